@@ -1,0 +1,83 @@
+# Every target that needs Python makes the environment first; a second run starts at once.
+PYTHON ?= python3
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+# `make train FORCE=1` and `make export FORCE=1` do again what is up to date.
+AGAIN  := $(if $(FORCE),--force)
+
+# `make -j train export` must not export before the training is done.
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help install demo train export serve serve-docker predict benchmark report test lint lock clean
+
+help:  ## show this list
+	@echo "tfship: train, export, serve, predict, compare. Start with: make demo"
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+$(STAMP): requirements.txt
+	@echo "install: $(VENV) with the locked packages (some 2.7 GB, about a minute)"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
+		|| { echo "error: $$($(PYTHON) --version) found; expected 3.10 to 3.13: make PYTHON=python3.12 …" >&2; exit 2; }
+	@# Debian's python3 has no ensurepip without python3-venv; its pip can install into another environment.
+	@$(PY) -c 'import sys' 2>/dev/null || $(PYTHON) -m venv $(VENV) >/dev/null 2>&1 \
+		|| $(PYTHON) -m venv --clear --without-pip $(VENV)
+	@if $(PY) -m pip --version >/dev/null 2>&1; then pip="$(PY) -m pip"; else pip="$(PYTHON) -m pip --python $(PY)"; fi; \
+		$$pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@touch $@
+
+install: $(STAMP)  ## make .venv and install the locked packages, nothing else
+	@echo "install: $(VENV) is ready"
+
+demo: $(STAMP)  ## the whole way once: train, export, serve, predict, benchmark
+	@$(PY) -m benchmarks.demo
+
+train: $(STAMP)  ## train both networks (MNIST_NPZ=file for full MNIST offline, FORCE=1 to train again)
+	@echo "train: models/nn.keras and models/cnn.keras"
+	@$(PY) -m train $(AGAIN)
+
+export: $(STAMP)  ## write the next version of both models: SavedModel and every TFLite format
+	@echo "export: models/<name>/<N>/"
+	@$(PY) -m export $(AGAIN)
+
+serve: $(STAMP)  ## serve both models with the embedded server: REST on 8501, gRPC on 8500
+	@echo "serve: models/ on REST port 8501 and gRPC port 8500; Ctrl-C stops"
+	@$(PY) -m serving --port=8500 --rest_api_port=8501 --model_config_file=serving/models.local.config
+
+serve-docker:  ## serve both models with the official tensorflow/serving image, on the same ports
+	@echo "serve-docker: tensorflow/serving with models/ on REST port 8501 and gRPC port 8500; Ctrl-C stops"
+	@docker compose -f serving/compose.yaml up
+
+predict: $(STAMP)  ## ask the running server about a picture: make predict IMAGE=digit.png
+	@test -n "$(IMAGE)" || { echo "error: no picture given; make predict IMAGE=client/samples/seven.png" >&2; exit 2; }
+	@echo "predict: $(IMAGE), over REST"
+	@$(PY) client/predict.py "$(IMAGE)"
+
+benchmark: $(STAMP)  ## measure every format and every way of serving; print the table
+	@echo "benchmark: accuracy, latency and size of every format"
+	@$(PY) -m benchmarks
+
+report: $(STAMP)  ## render the report of the last benchmark again
+	@echo "report: benchmarks/out/report.md"
+	@$(PY) -m benchmarks report
+
+test: $(STAMP)  ## run the tests
+	@echo "test: the whole suite"
+	@$(PY) -m pytest
+
+lint: $(STAMP)  ## check style, types, and that the README's tables are the measured ones
+	@echo "lint: ruff, mypy --strict, README"
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@$(PY) -m benchmarks readme --check
+
+lock:  ## choose the locked versions anew, from pyproject.toml (needs uv)
+	@echo "lock: requirements.txt"
+	@uv pip compile pyproject.toml --group dev --universal --python-version 3.10 --generate-hashes \
+		--custom-compile-command "make lock" --quiet --upgrade -o requirements.txt
+
+clean:  ## remove the environment, caches and benchmark results; models/ stays
+	@echo "clean: $(VENV), caches, benchmarks/out; models/ is left alone"
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
