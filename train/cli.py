@@ -1,0 +1,49 @@
+"""What all commands share: one line per error, exit codes that mean something, the look of `--help`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from train.errors import TfshipError
+
+__all__ = ["parser", "run"]
+
+EXIT_CODES = (
+    "exit codes: 0 done, 1 failed, 2 wrong usage, 3 unusable data or picture, 4 missing or damaged model, "
+    "5 server unreachable or refusing, 6 a check failed, 130 interrupted"
+)
+
+
+def parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """Return an argument parser whose help shows defaults and exit codes."""
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
+    """Run a command's `main` and return its exit code; a known error becomes one line on stderr."""
+    try:
+        code = main(argv)
+        # A closed pipe shows up only when the buffer is written: do it where it can still be caught.
+        sys.stdout.flush()
+    except TfshipError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        return 130
+    except BrokenPipeError:
+        # `… | head` closed the pipe; nothing more can be said, and that is no failure of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return code

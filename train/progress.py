@@ -1,0 +1,60 @@
+"""Progress of long work: a bar with rate and time left on a terminal, plain lines in a log."""
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+from tqdm import tqdm
+
+__all__ = ["Progress"]
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """A context manager; `advance` as the work gets done.
+
+    `total` counts `unit`s. Both forms go to stderr, so that results on stdout stay clean.
+    """
+
+    def __init__(self, label: str, total: int, unit: str, file: TextIO | None = None) -> None:
+        self._label, self._total, self._unit = label, total, unit
+        self._file = file or sys.stderr
+        self._done = 0
+        self._start = self._last = time.monotonic()
+        self._bar = (
+            tqdm(total=total, desc=label, unit=f" {unit}", file=self._file, leave=False, dynamic_ncols=True)
+            if self._file.isatty()
+            else None
+        )
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Count `count` more units as done; `note` is shown beside the figures."""
+        self._done += count
+        if self._bar is not None:
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(count)
+            return
+        now = time.monotonic()
+        if now - self._last < _SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        rate = self._done / (now - self._start)
+        left = (self._total - self._done) / rate
+        tail = f", {note}" if note else ""
+        print(
+            f"{self._label}: {self._done:,}/{self._total:,} {self._unit}, {rate:.3g}/s, {left:.0f} s left{tail}",
+            file=self._file,
+            flush=True,
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
