@@ -1,0 +1,78 @@
+"""The formats a model is exported in, as rows of one table.
+
+Export, verification, benchmarks, the README and the tests all iterate over `FORMATS`; a new format is a
+new row. The settings are those of TensorFlow's TFLiteConverter.
+"""
+
+from dataclasses import dataclass
+
+from train.errors import UsageError
+
+__all__ = ["FORMATS", "REFERENCE", "Format", "select"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One TFLite format.
+
+    `weights` and `activations` are the types that the file computes with, `edge` the dtype of its input
+    and output tensors, `calibrated` whether the converter needs images to find the activations' ranges.
+    """
+
+    name: str
+    weights: str
+    activations: str
+    edge: str
+    calibrated: bool
+    use: str
+
+    @property
+    def file(self) -> str:
+        """Where the file lies within a version directory."""
+        return f"tflite/{self.name}.tflite"
+
+
+FORMATS = {
+    row.name: row
+    for row in (
+        Format(
+            "float32", "float32", "float32", "float32", False, "the reference: what was trained, unchanged"
+        ),
+        Format(
+            "dynamic", "int8", "float32", "float32", False, "a quarter of the size, no calibration needed"
+        ),
+        Format(
+            "float16",
+            "float16",
+            "float32",
+            "float32",
+            False,
+            "half the size, for GPUs and ARMv8.2 processors",
+        ),
+        Format(
+            "int8", "int8", "int8", "float32", True, "integer arithmetic behind an unchanged float interface"
+        ),
+        Format(
+            "int8_uint8",
+            "int8",
+            "int8",
+            "uint8",
+            True,
+            "integer from edge to edge: raw pixels in, for devices",
+        ),
+        Format("int16x8", "int8", "int16", "float32", True, "finer activations, where int8 loses accuracy"),
+    )
+}
+
+# What every other format is compared with.
+REFERENCE = "float32"
+
+
+def select(names: str | None) -> list[Format]:
+    """Return the rows for a comma-separated list of names, or all of them; UsageError names an unknown one."""
+    if not names:
+        return list(FORMATS.values())
+    asked = [name.strip() for name in names.split(",") if name.strip()]
+    if unknown := [name for name in asked if name not in FORMATS]:
+        raise UsageError(f"no format is called {', '.join(unknown)}; there are {', '.join(FORMATS)}")
+    return [row for row in FORMATS.values() if row.name in asked]

@@ -1,0 +1,97 @@
+"""Run SavedModels with TensorFlow, loaded as TensorFlow Serving's own loader does it: into a session."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from export.runtime import Signature, TensorSpec
+from train import backend
+from train.errors import ArtifactError
+
+__all__ = ["SavedModel"]
+
+
+class SavedModel:
+    """A SavedModel directory, loaded; a `Runtime`.
+
+    `threads` is the size of both of TensorFlow's thread pools (0: one per core). Raises ArtifactError if
+    the directory is no SavedModel with the tag "serve" or can't be loaded.
+    """
+
+    def __init__(self, path: Path, threads: int = 0) -> None:
+        if not (path / "saved_model.pb").is_file():
+            raise ArtifactError(
+                f"{path}: holds no saved_model.pb; expected a version directory of `make export`"
+            )
+        tf = backend.tensorflow()
+        self._errors = tf.errors
+        config = tf.compat.v1.ConfigProto(
+            intra_op_parallelism_threads=threads,
+            inter_op_parallelism_threads=threads,
+            use_per_session_threads=True,
+        )
+        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+        try:
+            with self._translated(ArtifactError, f"{path}: TensorFlow can't load it"):
+                graph = tf.compat.v1.saved_model.loader.load(self._session, ["serve"], str(path))
+            self._signatures = {name: _signature(each) for name, each in graph.signature_def.items()}
+            self._callables = {
+                name: self._callable(each)
+                for name, each in self._signatures.items()
+                if each.method_name  # the initialiser's pseudo-signature has none, and can't be called
+            }
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """All signatures, the loader's own `__saved_model_init_op` among them, as TF Serving lists them."""
+        return self._signatures
+
+    def run(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """See `Runtime.run`."""
+        feeds = [inputs[name] for name in self._signatures[signature].inputs]
+        with self._translated(ValueError, None):
+            outputs = self._callables[signature](*feeds)
+        return dict(zip(self._signatures[signature].outputs, outputs, strict=True))
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        self._session.close()
+
+    def _callable(self, signature: Signature) -> Any:
+        from tensorflow.core.protobuf import config_pb2
+
+        # The public `make_callable` goes through `Session.run`, which is several times slower and refuses
+        # shapes that TensorFlow Serving takes. This is what Keras' own `function` is built on.
+        options = config_pb2.CallableOptions()
+        options.feed.extend(spec.name for spec in signature.inputs.values())
+        options.fetch.extend(spec.name for spec in signature.outputs.values())
+        return self._session._make_callable_from_options(options)
+
+    @contextlib.contextmanager
+    def _translated(self, error_type: type[Exception], where: str | None) -> Iterator[None]:
+        try:
+            yield
+        except self._errors.OpError as error:
+            raise error_type(f"{where} ({error.message})" if where else error.message) from error
+        except (RuntimeError, OSError) as error:
+            raise error_type(f"{where} ({error})" if where else str(error)) from error
+
+
+def _signature(definition: Any) -> Signature:
+    return Signature(
+        {name: _spec(info) for name, info in definition.inputs.items()},
+        {name: _spec(info) for name, info in definition.outputs.items()},
+        definition.method_name,
+    )
+
+
+def _spec(info: Any) -> TensorSpec:
+    shape = info.tensor_shape
+    sizes = None if shape.unknown_rank else tuple(each.size for each in shape.dim)
+    return TensorSpec(info.name, info.dtype, sizes)
