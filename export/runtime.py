@@ -91,7 +91,8 @@ class Runtime(Protocol):
         """Run `signature` on exactly its inputs, with its dtypes, and return all its outputs.
 
         Strings are arrays of dtype object that hold bytes. Raises ValueError, with the runtime's own
-        words, for inputs that the model refuses.
+        words, for inputs that the model refuses. Shapes from outside must be checked against the
+        signature before: TensorFlow ends the process on some that don't fit (`serving.predict` does it).
         """
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from export.litert import LiteRT
 from export.runtime import Classifier, Target
 from export.savedmodel import SavedModel
 from train import stats
+from train.backend import quiet
 from train.errors import ResultError
 from train.progress import Progress
 
@@ -25,7 +26,8 @@ _BATCH = 250
 def open_tflite(version: Path, row: Format, threads: int = 1) -> Classifier:
     """Return the TFLite file of format `row` in a version directory as a target."""
     path = version / row.file
-    return Classifier(LiteRT(path, threads), str(path))
+    with quiet():  # LiteRT announces its delegate
+        return Classifier(LiteRT(path, threads), str(path))
 
 
 def open_saved_model(version: Path, threads: int = 0) -> Classifier:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from conftest import ROOT
+
 from export import calibration, cards, formats, store, verify
 from export.__main__ import main
 from export.litert import LiteRT
+from export.runtime import Runtime
 from export.savedmodel import SavedModel
 from train import cli, data
 from train.data import Digits
@@ -36,8 +37,8 @@ def trained(tmp_path: Path, models: Path) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_stable_and_the_batch_is_free(models: Path, name: str) -> None:
     version = store.latest(models / name)
-    saved = SavedModel(version)
-    files = {row.name: LiteRT(version / row.file) for row in formats.FORMATS.values()}
+    saved: Runtime = SavedModel(version)
+    files: dict[str, Runtime] = {row.name: LiteRT(version / row.file) for row in formats.FORMATS.values()}
     for runtime in (saved, *files.values()):
         signature = runtime.signatures["serving_default"]
         assert list(signature.inputs) == ["image"]
@@ -58,7 +59,8 @@ def test_uint8_takes_raw_pixels(models: Path, sample: Digits) -> None:
     raw = sample.x_test[:200, ..., np.newaxis]
     quantization = runtime.signatures["serving_default"].inputs["image"].quantization
     assert quantization is not None
-    assert (quantization.scale, quantization.zero_point) == (pytest.approx(1 / 255), 0)
+    assert quantization.scale == pytest.approx(1 / 255)
+    assert quantization.zero_point == 0
     scores = runtime.run("serving_default", {"image": raw})["probabilities"]
     assert scores.dtype == np.uint8
     assert (scores.argmax(1) == sample.y_test[:200]).mean() > 0.8

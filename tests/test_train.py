@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from conftest import ROOT
+
 from train import cards, cli, data
 from train.__main__ import main
 from train.data import Digits
@@ -46,7 +46,7 @@ def test_card_tells_what_the_weights_were_made_of(models: Path, sample: Digits) 
     assert (card.data["train"], card.data["test"]) == (4000, 1000)
     assert (card.parameters, card.seed, card.epochs, card.steps) == (91_860, 1, 12, 12 * 31)
     assert card.recipe["peak_learning_rate"] == RECIPES["nn"].peak_learning_rate
-    assert card.environment["packages"]["tensorflow"]  # type: ignore[index]
+    assert card.environment["packages"]["tensorflow"]
     low, high = card.accuracy["interval95"]
     assert 0.85 < low < card.accuracy["value"] < high < 1
     assert card.accuracy["value"] == card.accuracy["correct"] / 1000

@@ -1,0 +1,87 @@
+"""Which models to serve: flags or a `--model_config_file` to a checked ModelServerConfig."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+
+from serving.protos import model_server_config_pb2
+from train.errors import UsageError
+
+__all__ = ["one_model", "parse_config", "read_config"]
+
+PLATFORM = "tensorflow"
+_URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+
+
+def one_model(name: str, base_path: str) -> Any:
+    """Return the ModelServerConfig of `--model_name` and `--model_base_path`. Raises UsageError."""
+    config = model_server_config_pb2.ModelServerConfig()
+    config.model_config_list.config.add(name=name, base_path=base_path, model_platform=PLATFORM)
+    _check(config, "--model_base_path")
+    return config
+
+
+def read_config(path: Path) -> Any:
+    """Return the ModelServerConfig in the text file `path`, base paths made absolute. Raises UsageError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--model_config_file: {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"--model_config_file: {path}: not a text file") from None
+    return parse_config(text, f"--model_config_file: {path}")
+
+
+def parse_config(text: str, source: str) -> Any:
+    """Return the ModelServerConfig in `text`, a text protobuf. Raises UsageError, which names `source`."""
+    if not text.strip():
+        raise UsageError(f"{source}: is empty; expected model_config_list {{ config {{ … }} }}")
+    try:
+        config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    except text_format.ParseError as error:
+        raise UsageError(f"{source}: not a ModelServerConfig in protobuf text format ({error})") from None
+    _check(config, source)
+    return config
+
+
+def _check(config: Any, source: str) -> None:
+    if config.WhichOneof("config") == "custom_model_config":
+        raise UsageError(f"{source}: custom_model_config is not supported; expected model_config_list")
+    names = set()
+    for model in config.model_config_list.config:
+        _check_model(model, source)
+        if model.name in names:
+            raise UsageError(f"{source}: illegal to list model {model.name} multiple times in config list")
+        names.add(model.name)
+        # TensorFlow Serving refuses relative paths; resolving them lets a config file travel with its models.
+        model.base_path = str(Path(model.base_path).absolute())
+    if not names:
+        raise UsageError(f"{source}: lists no model; expected model_config_list {{ config {{ … }} }}")
+
+
+def _check_model(model: Any, source: str) -> None:
+    if not model.name:
+        raise UsageError(f"{source}: a model has no name")
+    where = f"{source}: model {model.name}"
+    if not model.base_path:
+        raise UsageError(f"{where}: has no base_path")
+    if _URI.match(model.base_path):
+        raise UsageError(
+            f"{where}: base_path {model.base_path} is remote; only local directories are supported"
+        )
+    tensorflow_type = model_server_config_pb2.ModelType.Value("TENSORFLOW")
+    if not model.model_platform and not model.model_type:
+        raise UsageError(f'{where}: sets no model_platform; expected model_platform: "{PLATFORM}"')
+    if model.model_platform and model.model_type:
+        raise UsageError(
+            f"{where}: sets both model_platform and the deprecated model_type; keep model_platform"
+        )
+    if model.model_platform != PLATFORM and model.model_type != tensorflow_type:
+        raise UsageError(f'{where}: unsupported platform {model.model_platform}; expected "{PLATFORM}"')
+    if model.HasField("logging_config"):
+        raise UsageError(f"{where}: logging_config is not supported by this server yet; remove it")
+    policy = model.model_version_policy
+    if policy.WhichOneof("policy_choice") == "specific" and not policy.specific.versions:
+        raise UsageError(f"{where}: model_version_policy.specific lists no versions")

@@ -1,0 +1,133 @@
+"""PredictionService and ModelService over gRPC."""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import grpc
+
+from serving.predict import METADATA_FIELD, Predictor, Tensors
+from serving.protos import (
+    ModelServiceServicer,
+    PredictionServiceServicer,
+    add_ModelServiceServicer_to_server,
+    add_PredictionServiceServicer_to_server,
+    predict_pb2,
+)
+from serving.status import Code, StatusError
+from serving.tensors import from_proto, to_proto
+
+__all__ = ["OPTIONS", "add_services"]
+
+log = logging.getLogger(__name__)
+
+OPTIONS = (
+    ("grpc.max_receive_message_length", -1),  # protobuf's own 2 GiB, as in TensorFlow Serving
+    ("grpc.max_send_message_length", -1),
+    # A second server on the same port must be an error, not a silent half of the requests.
+    ("grpc.so_reuseport", 0),
+)
+
+_Service = TypeVar("_Service")
+_Method = Callable[[_Service, Any], Any]
+
+
+def add_services(server: grpc.Server, predictor: Predictor, *, packed_answers: bool = False) -> None:
+    """Register both services. `packed_answers`: send tensors as `tensor_content`, not in typed fields."""
+    add_PredictionServiceServicer_to_server(_PredictionService(predictor, packed_answers), server)
+    add_ModelServiceServicer_to_server(_ModelService(predictor), server)
+
+
+def _rpc(method: _Method[_Service]) -> Callable[[_Service, Any, grpc.ServicerContext], Any]:
+    """Turn a method of the request alone into a gRPC handler, and its errors into statuses."""
+
+    @functools.wraps(method)
+    def handler(service: _Service, request: Any, context: grpc.ServicerContext) -> Any:
+        try:
+            return method(service, request)
+        except StatusError as error:
+            code, message = grpc.StatusCode[error.code.name], error.message
+        except Exception:
+            log.exception("unexpected error in %s", method.__name__)
+            code, message = grpc.StatusCode.INTERNAL, "Internal error; the server's log has the details"
+        return context.abort(code, message)
+
+    return handler
+
+
+class _PredictionService(PredictionServiceServicer):  # type: ignore[misc] # generated code has no types
+    def __init__(self, predictor: Predictor, packed_answers: bool) -> None:
+        self._predictor = predictor
+        self._packed = packed_answers
+
+    @_rpc
+    def Predict(self, request: Any) -> Any:  # noqa: N802 - gRPC's name
+        _require_spec(request)
+        prediction = self._predictor.predict(
+            request.model_spec, lambda _: _tensors(request.inputs), request.output_filter
+        )
+        answer = predict_pb2.PredictResponse()
+        answer.model_spec.name = request.model_spec.name
+        answer.model_spec.version.value = prediction.version
+        answer.model_spec.signature_name = prediction.signature_name
+        for name, array in prediction.outputs.items():
+            answer.outputs[name].CopyFrom(to_proto(array, packed=self._packed))
+        return answer
+
+    @_rpc
+    def GetModelMetadata(self, request: Any) -> Any:  # noqa: N802
+        _require_spec(request)
+        if not request.metadata_field:
+            raise StatusError(
+                Code.INVALID_ARGUMENT, "GetModelMetadataRequest must specify at least one metadata_field"
+            )
+        for name in request.metadata_field:
+            if name != METADATA_FIELD:
+                raise StatusError(Code.INVALID_ARGUMENT, f"Metadata field {name} is not supported")
+        return self._predictor.metadata(request.model_spec)
+
+    @_rpc
+    def Classify(self, _request: Any) -> Any:  # noqa: N802
+        raise _unsupported("Classify")
+
+    @_rpc
+    def Regress(self, _request: Any) -> Any:  # noqa: N802
+        raise _unsupported("Regress")
+
+    @_rpc
+    def MultiInference(self, _request: Any) -> Any:  # noqa: N802
+        raise _unsupported("MultiInference")
+
+
+class _ModelService(ModelServiceServicer):  # type: ignore[misc]
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+
+    @_rpc
+    def GetModelStatus(self, request: Any) -> Any:  # noqa: N802
+        _require_spec(request)
+        return self._predictor.status(request.model_spec)
+
+    @_rpc
+    def HandleReloadConfigRequest(self, _request: Any) -> Any:  # noqa: N802
+        raise _unsupported("HandleReloadConfigRequest")
+
+
+def _require_spec(request: Any) -> None:
+    if not request.HasField("model_spec"):
+        raise StatusError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
+
+
+def _tensors(inputs: Any) -> Tensors:
+    tensors: Tensors = {}
+    for name, proto in inputs.items():
+        try:
+            tensors[name] = from_proto(proto)
+        except ValueError as error:
+            raise StatusError(Code.INVALID_ARGUMENT, f"tensor parsing error: {name} ({error})") from None
+    return tensors
+
+
+def _unsupported(method: str) -> StatusError:
+    return StatusError(Code.UNIMPLEMENTED, f"{method} is not supported by this server yet")

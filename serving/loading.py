@@ -1,0 +1,106 @@
+"""One version directory to one loaded model: which runtime runs it, and how strict its shapes are."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from export.runtime import Runtime
+from serving.protos import saved_model_pb2
+from train.errors import ArtifactError
+
+__all__ = ["Loaded", "Loader"]
+
+TFLITE_FILE = "model.tflite"
+WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
+
+# TensorFlow Serving never compares shapes with the signature, and people rely on it: its own documentation
+# sends vectors to a [-1, 1] input. But some kernels abort the whole process on a rank they don't expect
+# (Conv2D on rank 3). So shapes that don't match are let through only to graphs made of nothing but the
+# operators below, which work on any shape or check it and fail cleanly.
+_ELEMENTWISE = """
+    Abs Add AddN AddV2 BiasAdd Cast Ceil Complex Div DivNoNan Elu Equal Erf Exp Floor FloorDiv Greater
+    GreaterEqual LeakyRelu Less LessEqual Log LogSoftmax LogicalAnd LogicalNot LogicalOr Maximum Minimum
+    Mul Neg NotEqual Pow RealDiv Reciprocal Relu Relu6 Round Rsqrt Selu Sigmoid Sign Softmax Softplus
+    Softsign Sqrt Square SquaredDifference StringLength StringLower StringUpper Sub Tanh
+"""
+_SHAPES_REDUCTIONS_PRODUCTS = """
+    ArgMax ConcatV2 Fill MatMul Max Mean Min Pack Prod Reshape Shape Size StridedSlice Sum
+"""
+_CONTROL_CONSTANTS_VARIABLES = """
+    Assert Assign AssignAdd AssignAddVariableOp AssignVariableOp Const DisableCopyOnRead Identity
+    IdentityN MergeV2Checkpoints NoOp ParseExample PartitionedCall Placeholder PlaceholderWithDefault
+    ReadVariableOp RestoreV2 SaveV2 Select ShardedFilename StatefulPartitionedCall StaticRegexFullMatch
+    StringJoin VarHandleOp VarIsInitializedOp VariableV2
+"""
+_SAFE_OPERATORS = frozenset(
+    f"{_ELEMENTWISE} {_SHAPES_REDUCTIONS_PRODUCTS} {_CONTROL_CONSTANTS_VARIABLES}".split()
+)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is ready to run.
+
+    `any_shape` says that its runtime can be given shapes other than its signatures' without harm; `notes`
+    are what an operator should know about it, a line each.
+    """
+
+    runtime: Runtime
+    any_shape: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Loads version directories: SavedModels, or their TFLite files where `prefer_tflite` and there is one.
+
+    `threads` is for an inference: 0 leaves it to the runtime (TensorFlow: one per core; LiteRT: one).
+    """
+
+    prefer_tflite: bool = False
+    threads: int = 0
+
+    def load(self, path: Path) -> Loaded:
+        """Load the version directory `path`. Raises ArtifactError if it holds no model that can be run."""
+        tflite = path / TFLITE_FILE
+        if self.prefer_tflite and tflite.is_file():
+            # Each runtime is imported only when it is needed: TensorFlow takes seconds and half a gigabyte.
+            from export.litert import LiteRT
+
+            return Loaded(LiteRT(tflite, self.threads or 1), any_shape=False, notes=_notes(path))
+        graph = path / "saved_model.pb"
+        if not graph.is_file() and tflite.is_file():
+            raise ArtifactError(f"{path}: holds {TFLITE_FILE} and no SavedModel; pass --prefer_tflite_model")
+        any_shape = graph.is_file() and _operators(graph) <= _SAFE_OPERATORS
+        from export.savedmodel import SavedModel
+
+        return Loaded(SavedModel(path, self.threads), any_shape, _notes(path))
+
+
+def _notes(path: Path) -> tuple[str, ...]:
+    if (path / WARMUP_FILE).exists():
+        return (f"{path / WARMUP_FILE}: warm-up requests are not replayed by this server yet",)
+    return ()
+
+
+def _operators(path: Path) -> set[str]:
+    """Return the names of all operators in a SavedModel's graphs and functions."""
+    try:
+        model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    except DecodeError:
+        raise ArtifactError(f"{path}: damaged; expected a SavedModel protocol buffer") from None
+    used: set[str] = set()
+    for meta_graph in model.meta_graphs:
+        graph = meta_graph.graph_def
+        functions = {function.signature.name for function in graph.library.function}
+        used |= _names(graph.node) - functions
+        for function in graph.library.function:
+            used |= _names(function.node_def) - functions
+    return used
+
+
+def _names(nodes: Iterable[Any]) -> set[str]:
+    return {node.op for node in nodes}

@@ -1,0 +1,42 @@
+"""The one error that a request ends in, and the status codes that REST and gRPC share."""
+
+from enum import IntEnum
+
+__all__ = ["Code", "StatusError"]
+
+
+class Code(IntEnum):
+    """The canonical codes (google/rpc/code.proto); names as in `grpc.StatusCode`."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+    @classmethod
+    def of(cls, error: BaseException, otherwise: "Code") -> "Code":
+        """Return the code of the TensorFlow error that `error` was raised from, or `otherwise`."""
+        code = getattr(error.__cause__, "error_code", None)
+        return cls(code) if isinstance(code, int) and code in cls._value2member_map_ else otherwise
+
+
+class StatusError(Exception):
+    """A request can't be answered; `code` and `message` go to the client as they are."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message

@@ -1,0 +1,183 @@
+"""Tiny models, made once a run, and the clients that the server's tests call it with."""
+
+import contextlib
+import functools
+import http.client
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.config import parse_config
+from serving.loading import Loader
+from serving.models import LoadPolicy
+from serving.protos import ModelServiceStub, PredictionServiceStub, predict_pb2
+from serving.server import ANY_PORT, ModelServer, Settings
+from serving.tensors import from_proto, to_proto
+
+# Deleted when the interpreter ends.
+_FOLDER = tempfile.TemporaryDirectory(prefix="tfship-serving-")
+TFLITE = Loader(prefer_tflite=True)
+
+
+@functools.cache
+def tiny_models() -> Path:
+    """Return a folder of SavedModels: double, texts, conv, slow, pair."""
+    import tensorflow as tf
+
+    folder = Path(_FOLDER.name, "saved")
+
+    def save(name: str, function: Callable[..., Any], *specs: Any) -> None:
+        module = tf.Module()
+        module.f = tf.function(function, input_signature=specs)
+        tf.saved_model.save(module, str(folder / name / "1"), signatures={"serving_default": module.f})
+
+    row = tf.TensorSpec([None, 2], tf.float32, "x")
+    save("double", lambda x: {"y": 2.0 * x}, row)
+    save(
+        "texts",
+        lambda s: {"upper": tf.strings.upper(s), "copy_bytes": tf.identity(s)},
+        tf.TensorSpec([None], tf.string, "s"),
+    )
+    kernel = tf.ones([3, 3, 1, 1])
+    save(
+        "conv",
+        lambda image: {"y": tf.nn.conv2d(image, kernel, 1, "VALID")},
+        tf.TensorSpec([None, 4, 4, 1], tf.float32, "image"),
+    )
+    # Counts to n in a few microseconds a step: a request that lasts as long as the test wants.
+    save(
+        "slow",
+        lambda n: {"n": tf.while_loop(lambda i: i < n[0], lambda i: [i + 1], [0])[0] + tf.zeros_like(n)},
+        tf.TensorSpec([1], tf.int32, "n"),
+    )
+    save(
+        "pair",
+        lambda a, b: {"total": a + tf.cast(b, tf.float32), "a": tf.identity(a)},
+        tf.TensorSpec([None], tf.float32, "a"),
+        tf.TensorSpec([None], tf.int64, "b"),
+    )
+    return folder
+
+
+@functools.cache
+def tflite_times(factor: int) -> bytes:
+    """Return a TFLite file whose output y is its input x, float32 [batch, 2], times `factor`."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.f = tf.function(
+        lambda x: {"y": x * float(factor)}, input_signature=[tf.TensorSpec([None, 2], tf.float32, "x")]
+    )
+    folder = Path(_FOLDER.name, f"times-{factor}")
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.f})
+    data: bytes = tf.lite.TFLiteConverter.from_saved_model(str(folder)).convert()
+    return data
+
+
+def publish(base_path: Path, version: int, content: bytes | None = None) -> None:
+    """Make a version appear at once, as `make export` does: `times version`, or a file with `content`."""
+    stage = base_path / f".stage-{version}"
+    stage.mkdir(parents=True)
+    (stage / "model.tflite").write_bytes(tflite_times(version) if content is None else content)
+    stage.rename(base_path / str(version))
+
+
+def withdraw(base_path: Path, version: int) -> None:
+    """Make a version disappear."""
+    shutil.rmtree(base_path / str(version))
+
+
+def config_of(**base_paths: Path) -> Any:
+    """Return the ModelServerConfig of models by name."""
+    entries = (
+        f'config {{ name: "{name}" base_path: "{path}" model_platform: "tensorflow" }}'
+        for name, path in base_paths.items()
+    )
+    return parse_config(f"model_config_list {{ {' '.join(entries)} }}", "test")
+
+
+@dataclass(frozen=True)
+class Client:
+    """Both ways to a server on this machine."""
+
+    grpc_port: int
+    rest_port: int
+
+    def rest(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> tuple[int, Any]:
+        """Return the status and the parsed JSON; `body` is sent as it is if it is bytes, else as JSON."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        connection = http.client.HTTPConnection("127.0.0.1", self.rest_port, timeout=30)
+        with contextlib.closing(connection):
+            names = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method or ("GET" if body is None else "POST"), path, data, names)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+
+    @contextlib.contextmanager
+    def channel(self) -> Iterator[grpc.Channel]:
+        with grpc.insecure_channel(
+            f"127.0.0.1:{self.grpc_port}", options=[("grpc.max_receive_message_length", -1)]
+        ) as channel:
+            yield channel
+
+    def predict(self, model: str, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Predict over gRPC; raises grpc.RpcError."""
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = model
+        for name, array in inputs.items():
+            request.inputs[name].CopyFrom(to_proto(array))
+        return {name: from_proto(each) for name, each in self.call("Predict", request).outputs.items()}
+
+    def call(self, rpc: str, request: Any) -> Any:
+        with self.channel() as channel:
+            models = rpc in ("GetModelStatus", "HandleReloadConfigRequest")
+            stub = (ModelServiceStub if models else PredictionServiceStub)(channel)
+            return getattr(stub, rpc)(request, timeout=30)
+
+    def refusal(self, rpc: str, request: Any) -> tuple[str, str]:
+        """Return the status code's name and the details of a call that fails."""
+        try:
+            answer = self.call(rpc, request)
+        except grpc.RpcError as error:
+            return error.code().name, error.details()
+        raise AssertionError(f"{rpc} was answered: {answer}")
+
+    def states(self, model: str) -> dict[str, str]:
+        """Return each version's state."""
+        status, answer = self.rest(f"/v1/models/{model}")
+        assert status == 200, answer
+        return {each["version"]: each["state"] for each in answer["model_version_status"]}
+
+
+@contextlib.contextmanager
+def serving(
+    config: Any, settings: Settings | None = None, loading: LoadPolicy | None = None
+) -> Iterator[Client]:
+    """Run a server in this process, on free ports."""
+    settings = replace(settings or Settings(), grpc_port=ANY_PORT, rest_port=ANY_PORT)
+    server = ModelServer(config, replace(settings, loading=loading or LoadPolicy(poll_seconds=0.05)))
+    try:
+        server.start()
+        yield Client(server.grpc_port, server.rest_port)
+    finally:
+        server.stop(5)
+
+
+def eventually(check: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait until `check` holds."""
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, "didn't come true in time"
+        time.sleep(0.02)
+
+
+ROW = np.array([[1.0, 2.0]], np.float32)

@@ -1,0 +1,182 @@
+"""Config files and flags."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from serving import config, flags
+from serving.__main__ import main
+from train import cli
+from train.errors import UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVING = ROOT / "serving"
+
+MODEL = 'config { name: "a" base_path: "/x" model_platform: "tensorflow" }'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("model_config_list { }", "lists no model"),
+        ("model_config_list { nonsense: 1 }", "not a ModelServerConfig .*nonsense"),
+        (f"model_config_list {{ {MODEL} {MODEL} }}", "multiple times"),
+        ('model_config_list { config { base_path: "/x" model_platform: "tensorflow" } }', "no name"),
+        ('model_config_list { config { name: "a" model_platform: "tensorflow" } }', "no base_path"),
+        ('model_config_list { config { name: "a" base_path: "/x" } }', "sets no model_platform"),
+        (
+            'model_config_list { config { name: "a" base_path: "/x" model_platform: "foo" } }',
+            "unsupported platform foo",
+        ),
+        (
+            'model_config_list { config { name: "a" base_path: "gs://x" model_platform: "tensorflow" } }',
+            "only local directories",
+        ),
+        (
+            f"model_config_list {{ {MODEL[:-1]} model_version_policy {{ specific {{ }} }} }} }}",
+            "lists no versions",
+        ),
+        (f"model_config_list {{ {MODEL[:-1]} logging_config {{ }} }} }}", "logging_config"),
+        ("custom_model_config { }", "custom_model_config"),
+    ],
+)
+def test_bad_configs(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        config.parse_config(text, "test")
+
+
+def test_config_files_that_can_not_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        config.read_config(tmp_path / "none.config")
+    (tmp_path / "binary.config").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="not a text file"):
+        config.read_config(tmp_path / "binary.config")
+
+
+def test_relative_paths_are_resolved_and_the_old_model_type_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert config.one_model("a", "models/nn").model_config_list.config[0].base_path == f"{tmp_path}/models/nn"
+    text = 'model_config_list { config { name: "a" base_path: "/x" model_type: TENSORFLOW } }'
+    assert config.parse_config(text, "test").model_config_list.config[0].base_path == "/x"
+
+
+def test_both_config_files_serve_the_same_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    container = config.read_config(SERVING / "models.config").model_config_list.config
+    local = config.read_config(SERVING / "models.local.config").model_config_list.config
+    assert [(each.name, each.base_path) for each in container] == [
+        ("nn", "/models/nn"),
+        ("cnn", "/models/cnn"),
+    ]
+    assert [(each.name, each.base_path) for each in local] == [
+        ("nn", f"{ROOT}/models/nn"),
+        ("cnn", f"{ROOT}/models/cnn"),
+    ]
+
+
+def test_compose_runs_the_official_image_on_the_same_files() -> None:
+    text = (SERVING / "compose.yaml").read_text()
+    assert "\t" not in text
+    image = re.search(r"^    image: (.+)$", text, re.MULTILINE)
+    assert image is not None
+    assert image[1] == "tensorflow/serving:2.19.1"
+    assert re.findall(r'^      - "(.+)"$', text, re.MULTILINE) == [
+        "127.0.0.1:8500:8500",
+        "127.0.0.1:8501:8501",
+    ]
+    volumes = dict(re.findall(r"^      - (\.\S+):(/\S+):ro$", text, re.MULTILINE))
+    assert {(SERVING / source).resolve(): target for source, target in volumes.items()} == {
+        ROOT / "models": "/models",
+        SERVING / "models.config": "/config/models.config",
+    }
+    assert f"--model_config_file={volumes['./models.config']}" in text
+
+
+@pytest.mark.parametrize("name", flags.UNSUPPORTED)
+def test_known_flags_are_refused_by_name_unless_they_ask_for_nothing(name: str) -> None:
+    neutral = flags.UNSUPPORTED[name]
+    other = {"true": "false", "false": "true"}.get(neutral, "7")
+    flags.refuse_unsupported(flags.parser().parse_args([f"--{name}={neutral}"]))
+    for argv in ([f"--{name}={other}"], [f"--{name}", other]):
+        with pytest.raises(UsageError, match=f"--{name}: not supported by this server yet"):
+            flags.refuse_unsupported(flags.parser().parse_args(argv))
+
+
+def test_flags_in_all_of_their_forms() -> None:
+    parse = flags.parser().parse_args
+    assert parse(["--port=1", "--rest_api_port", "2"]).rest_api_port == 2
+    for argv in (
+        ["--prefer_tflite_model"],
+        ["--prefer_tflite_model=true"],
+        ["--prefer_tflite_model", "--port=1"],
+    ):
+        assert parse(argv).prefer_tflite_model is True
+    assert parse(["--prefer_tflite_model=false"]).prefer_tflite_model is False
+    settings = flags.settings(
+        parse(
+            [
+                "--port=-1",
+                "--load_retry_interval_micros=500000",
+                "--file_system_poll_wait_seconds=0",
+                "--tensorflow_session_parallelism=3",
+                "--grpc_max_threads=5",
+            ]
+        )
+    )
+    assert (settings.grpc_port, settings.grpc_threads, settings.loader.threads) == (-1, 5, 3)
+    assert (settings.loading.retry_seconds, settings.loading.poll_seconds) == (0.5, 0)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--foo=1"],
+        ["stray"],
+        ["-port=1"],
+        ["--port=x"],
+        ["--port=70000"],
+        ["--prefer_tflite_model=maybe"],
+        ["--file_system_poll_wait_seconds=-1"],
+    ],
+)
+def test_unknown_flags_and_values_are_wrong_usage(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*argv, "--model_base_path=x"])
+    assert end.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2  # a short usage and the error
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "message"),
+    [
+        ([], 2, "no model: pass --model_base_path"),
+        (["--model_base_path=/none", "--port=0"], 2, "--port=0"),
+        (["--model_base_path=/none", "--enable_batching"], 2, "--enable_batching: not supported"),
+        (["--model_base_path=/none", "--port=-1"], 4, "/none: no such directory"),
+        (["--model_base_path=/none", "--port=7", "--rest_api_port=7"], 2, "both 7"),
+        (["--model_config_file=/none.config"], 2, "/none.config"),
+        (["--model_base_path=/none", "--port=-1", "--host=no host"], 2, "--host no host"),
+    ],
+)
+def test_errors_are_one_line(
+    argv: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(main, argv) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    for name in (*flags.UNSUPPORTED, "port", "rest_api_port", "model_base_path", "ready_file", "version"):
+        assert f"--{name}" in shown

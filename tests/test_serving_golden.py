@@ -1,0 +1,168 @@
+"""The server against answers recorded from a real TensorFlow Serving, where they are at hand."""
+
+import base64
+import contextlib
+import http.client
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from serving.config import read_config
+from serving.models import LoadPolicy
+from serving.protos import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
+from serving.server import ANY_PORT, ModelServer, Settings
+from serving.tensors import from_proto
+
+GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "tfserving-golden"
+
+if not GOLDEN.is_dir():
+    pytest.skip("no recorded answers beside the repository", allow_module_level=True)
+
+# Why a recorded status or value isn't this server's. A case that starts to match must leave the list.
+KNOWN_DIFFERENCES = {
+    "str_b64_row": "bytes that aren't UTF-8 are sent as base64, not raw in the middle of JSON",
+    "type_int8_over": "out of range is an error, not wrapped",
+    "type_uint8_over": "out of range is an error, not wrapped",
+    "type_uint8_neg": "out of range is an error, not wrapped",
+}
+# Neither is about the answer: one depends on the client's clock, one on requests before the recording.
+NOT_COMPARABLE = {"predict_deadline_1us", "predict_counter_get"}
+# What the server refuses as a whole for now.
+LATER = (":classify", ":regress", "/Classify", "/Regress", "/MultiInference")
+
+
+def _cases(group: str, target: str) -> list[Any]:
+    cases = json.loads((GOLDEN / f"{group}.json").read_bytes())
+    wanted = [each for each in cases if not each[target].endswith(LATER)]
+    return [pytest.param(each, id=each["name"]) for each in wanted if each["name"] not in NOT_COMPARABLE]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ModelServer]:
+    with _inside(GOLDEN):  # its base paths are relative
+        config = read_config(Path("golden.config"))
+    server = ModelServer(
+        config,
+        Settings(grpc_port=ANY_PORT, rest_port=ANY_PORT, loading=LoadPolicy(labels_for_unavailable=True)),
+    )
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@pytest.mark.parametrize("case", _cases("rest", "path"))
+def test_rest(case: dict[str, Any], server: ModelServer) -> None:
+    status, body = _send(case, server.rest_port)
+    same = status == case["status"] and (
+        status != 200 or _alike(_json(body), _json(_bytes(case, "response")))
+    )
+    _check(case["name"], same, f"{status} {body[:300]!r}")
+    if case["method"] == "HEAD":
+        assert body == b""
+    elif status != 200:
+        assert list(_json(body)) == ["error"]
+
+
+@pytest.mark.parametrize("case", _cases("grpc", "rpc") + _cases("grpccrash2", "rpc"))
+def test_grpc(case: dict[str, Any], server: ModelServer) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        method = channel.unary_unary(case["rpc"], request_serializer=bytes, response_deserializer=bytes)
+        try:
+            answer = method(base64.b64decode(case["request_b64"] or ""), timeout=20)
+            status = "OK"
+        except grpc.RpcError as error:
+            answer, status = error.details(), error.code().name
+    same = status == case["status_code"]
+    if same and status == "OK":
+        same = _messages_alike(case["rpc"], answer, base64.b64decode(case["response_b64"]))
+    _check(case["name"], same, f"{status} {answer!r}")
+
+
+def _check(name: str, same: bool, found: str) -> None:
+    if name in KNOWN_DIFFERENCES:
+        assert not same, f"{name} matches now: remove it from KNOWN_DIFFERENCES"
+    else:
+        assert same, found
+
+
+def _send(case: dict[str, Any], port: int) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    with contextlib.closing(connection):
+        connection.putrequest(case["method"], case["path"], skip_host=True, skip_accept_encoding=True)
+        for name, value in case["request_headers"]:
+            connection.putheader(name, value)
+        connection.endheaders(_bytes(case, "request"))
+        response = connection.getresponse()
+        return response.status, response.read()
+
+
+def _bytes(case: dict[str, Any], side: str) -> bytes:
+    encoded = case.get(f"{side}_body_b64")
+    return base64.b64decode(encoded) if encoded else (case.get(f"{side}_body") or "").encode()
+
+
+def _json(body: bytes) -> Any:
+    return json.loads(body.decode(errors="replace"))
+
+
+def _alike(mine: Any, theirs: Any) -> bool:
+    if isinstance(theirs, float) and isinstance(mine, float):
+        both_nan = math.isnan(mine) and math.isnan(theirs)
+        return both_nan or math.isclose(mine, theirs, rel_tol=1e-5, abs_tol=1e-5)
+    if isinstance(theirs, list) and isinstance(mine, list):
+        return len(mine) == len(theirs) and all(map(_alike, mine, theirs))
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        return mine.keys() == theirs.keys() and all(_alike(mine[key], theirs[key]) for key in theirs)
+    return type(mine) is type(theirs) and bool(mine == theirs)
+
+
+def _messages_alike(rpc: str, mine: bytes, theirs: bytes) -> bool:
+    method = rpc.rsplit("/", 1)[1]
+    if method == "GetModelStatus":
+        kind = get_model_status_pb2.GetModelStatusResponse
+        return bool(kind.FromString(mine) == kind.FromString(theirs))
+    if method == "GetModelMetadata":
+        return bool(_metadata(mine) == _metadata(theirs))
+    ours, real = (predict_pb2.PredictResponse.FromString(each) for each in (mine, theirs))
+    if ours.model_spec != real.model_spec or ours.outputs.keys() != real.outputs.keys():
+        return False
+    return all(_tensors_alike(ours.outputs[key], real.outputs[key]) for key in real.outputs)
+
+
+def _metadata(answer: bytes) -> Any:
+    message = get_model_metadata_pb2.GetModelMetadataResponse.FromString(answer)
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    assert message.metadata["signature_def"].Unpack(signatures)
+    return message.model_spec, signatures
+
+
+def _tensors_alike(mine: Any, theirs: Any) -> bool:
+    # The same field must hold the values: clients read `float_val` directly.
+    fields = [{field.name for field, _ in each.ListFields()} for each in (mine, theirs)]
+    ours, real = from_proto(mine), from_proto(theirs)
+    if fields[0] != fields[1] or ours.dtype != real.dtype or ours.shape != real.shape:
+        return False
+    if real.dtype == np.object_:
+        return bool((ours == real).all())
+    return bool(
+        np.allclose(ours.astype(np.complex128), real.astype(np.complex128), 1e-5, 1e-5, equal_nan=True)
+    )

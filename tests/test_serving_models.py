@@ -1,0 +1,245 @@
+"""Versions that come, go and break while the server runs. TFLite files, since they load in no time."""
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from serving_fixtures import (
+    ROW,
+    TFLITE,
+    Client,
+    config_of,
+    eventually,
+    publish,
+    serving,
+    tflite_times,
+    tiny_models,
+    withdraw,
+)
+
+from serving.config import parse_config
+from serving.models import LoadPolicy, ModelManager, State
+from serving.protos import model_pb2
+from serving.server import Settings
+from train.errors import ArtifactError
+
+SETTINGS = Settings(loader=TFLITE)
+
+
+def _factor(client: Client, target: str = "m") -> float:
+    """Return what the model multiplies with, which is its version."""
+    status, answer = client.rest(f"/v1/models/{target}:predict", {"instances": [[1, 0]]})
+    assert status == 200, answer
+    return float(answer["predictions"][0][0])
+
+
+def test_a_new_version_replaces_the_old_without_a_failed_request(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    tflite_times(2)
+    seen: list[float] = []
+    done = threading.Event()
+    with serving(config_of(m=tmp_path), SETTINGS) as client:
+
+        def ask() -> None:
+            while not done.is_set():
+                seen.append(_factor(client))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        eventually(lambda: len(seen) > 5)
+        publish(tmp_path, 2)
+        eventually(lambda: client.states("m") == {"2": "AVAILABLE", "1": "END"})
+        after = len(seen)
+        eventually(lambda: len(seen) > after + 5)
+        done.set()
+        thread.join()
+        assert client.rest("/v1/models/m/versions/1:predict", {"instances": [[1, 0]]})[0] == 404
+    assert seen == sorted(seen)  # once the new one answered, the old one never did again
+    assert set(seen) == {1.0, 2.0}
+
+
+def test_versions_disappear_and_come_back(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    publish(tmp_path, 2)
+    with serving(config_of(m=tmp_path), SETTINGS) as client:
+        assert client.states("m") == {"2": "AVAILABLE"}
+        withdraw(tmp_path, 2)
+        eventually(lambda: client.states("m") == {"2": "END", "1": "AVAILABLE"})
+        assert _factor(client) == 1.0
+        withdraw(tmp_path, 1)
+        eventually(lambda: client.states("m") == {"2": "END", "1": "END"})
+        status, answer = client.rest("/v1/models/m:predict", {"instances": [[1, 0]]})
+        assert (status, answer["error"]) == (404, "Servable not found for request: Latest(m)")
+        publish(tmp_path, 2)
+        eventually(lambda: client.states("m")["2"] == "AVAILABLE")
+        assert _factor(client) == 2.0
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_broken_version_leaves_the_old_one_serving(tmp_path: Path, retries: int) -> None:
+    publish(tmp_path, 1)
+    loading = LoadPolicy(poll_seconds=0.05, retries=retries, retry_seconds=0.1)
+    with serving(config_of(m=tmp_path), SETTINGS, loading) as client:
+        publish(tmp_path, 2, b"no model at all")
+        eventually(lambda: client.states("m") == {"2": "END", "1": "AVAILABLE"})
+        _, answer = client.rest("/v1/models/m/versions/2")
+        status = answer["model_version_status"][0]["status"]
+        assert status["error_code"] == "UNKNOWN"
+        assert "LiteRT can't load it" in status["error_message"]
+        assert _factor(client) == 1.0
+        time.sleep(0.2)
+        assert client.states("m") == {"2": "END", "1": "AVAILABLE"}  # given up: not tried for ever
+        withdraw(tmp_path, 2)
+        time.sleep(0.2)
+        publish(tmp_path, 2)
+        eventually(lambda: client.states("m") == {"2": "AVAILABLE", "1": "END"})
+
+
+def test_a_version_that_is_still_being_copied_is_tried_again(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    whole = tflite_times(2)
+    with serving(
+        config_of(m=tmp_path), SETTINGS, LoadPolicy(poll_seconds=0.05, retries=50, retry_seconds=0)
+    ) as client:
+        publish(tmp_path, 2, whole[: len(whole) // 2])
+        eventually(lambda: client.states("m") == {"2": "LOADING", "1": "AVAILABLE"})
+        (tmp_path / "2" / "model.tflite").write_bytes(whole)
+        eventually(lambda: client.states("m") == {"2": "AVAILABLE", "1": "END"})
+
+
+def test_what_is_no_version_is_left_alone(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    for name in (".stage-7-3", "3.tmp", "-4", "latest", "1e3"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "5").write_text("a file")
+    with serving(config_of(m=tmp_path), SETTINGS) as client:
+        time.sleep(0.2)
+        assert client.states("m") == {"1": "AVAILABLE"}
+
+
+def test_a_vanished_base_path_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    publish(tmp_path / "m", 1)
+    with serving(config_of(m=tmp_path / "m"), SETTINGS) as client:
+        (tmp_path / "m").rename(tmp_path / "gone")
+        time.sleep(0.3)
+        assert _factor(client) == 1.0
+    assert caplog.text.count("can't be read") == 1  # one line, not one per look
+
+
+def _config(folder: Path, policy: str) -> str:
+    return (
+        f'model_config_list {{ config {{ name: "m" base_path: "{folder}" model_platform: "tensorflow" '
+        f"{policy} }} }}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("policy", "served"),
+    [
+        ("", {"3"}),
+        ("model_version_policy { latest { num_versions: 2 } }", {"2", "3"}),
+        ("model_version_policy { all {} }", {"1", "2", "3"}),
+        ("model_version_policy { specific { versions: 1 versions: 3 } }", {"1", "3"}),
+    ],
+)
+def test_policies(tmp_path: Path, policy: str, served: set[str]) -> None:
+    for version in (1, 2, 3):
+        publish(tmp_path, version)
+    with serving(parse_config(_config(tmp_path, policy), "test"), SETTINGS) as client:
+        assert client.states("m") == dict.fromkeys(served, "AVAILABLE")
+        for number in served:
+            assert _factor(client, f"m/versions/{number}") == float(number)
+
+
+def test_labels(tmp_path: Path) -> None:
+    for version in (1, 2):
+        publish(tmp_path, version)
+    policy = (
+        'model_version_policy { all {} } version_labels { key: "stable" value: 1 } '
+        'version_labels { key: "next" value: 3 }'
+    )
+    config = parse_config(_config(tmp_path, policy), "test")
+    with pytest.raises(ArtifactError, match="label next names version 3"), serving(config, SETTINGS):
+        pass
+    with serving(config, SETTINGS, LoadPolicy(0.05, labels_for_unavailable=True)) as client:
+        assert _factor(client, "m/labels/stable") == 1.0
+        assert client.rest("/v1/models/m/labels/next:predict", {"instances": [[1, 0]]})[0] == 404
+        publish(tmp_path, 3)
+        eventually(lambda: client.states("m").get("3") == "AVAILABLE")
+        assert _factor(client, "m/labels/next") == 3.0
+
+
+def test_a_version_is_unloaded_only_when_its_last_request_has_ended(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    manager = ModelManager(config_of(m=tmp_path), TFLITE, LoadPolicy(poll_seconds=0.05))
+    try:
+        manager.start()
+        with manager.use(model_pb2.ModelSpec(name="m")) as servable:
+            publish(tmp_path, 2)
+            eventually(
+                lambda: [each.state for each in manager.status("m")] == [State.AVAILABLE, State.UNLOADING]
+            )
+            outputs = servable.loaded.runtime.run("serving_default", {"x": ROW})
+            np.testing.assert_array_equal(outputs["y"], ROW)
+        eventually(lambda: manager.status("m", 1)[0].state is State.END)
+    finally:
+        manager.stop(5)
+
+
+def test_saved_models_are_swapped_as_well(tmp_path: Path) -> None:
+    source = tiny_models() / "double" / "1"
+    (tmp_path / "1").symlink_to(source)
+    with serving(config_of(m=tmp_path)) as client:
+        (tmp_path / "2").symlink_to(source)
+        eventually(lambda: client.states("m") == {"2": "AVAILABLE", "1": "END"})
+        assert _factor(client) == 2.0
+        (tmp_path / "3").mkdir()
+        (tmp_path / "3" / "saved_model.pb").write_bytes(b"\xff" * 100)
+        eventually(lambda: "damaged" in str(client.rest("/v1/models/m/versions/3")))
+        assert _factor(client) == 2.0
+
+
+def test_start_names_what_is_wrong(tmp_path: Path) -> None:
+    def refusal(config: object) -> str:
+        with pytest.raises(ArtifactError) as error, serving(config, SETTINGS):
+            pass
+        return str(error.value)
+
+    assert f"{tmp_path}/none: no such directory; run `make export`" in refusal(config_of(m=tmp_path / "none"))
+    assert f"{tmp_path}: holds no integer-named version directory; run `make export`" in refusal(
+        config_of(m=tmp_path)
+    )
+    publish(tmp_path, 1, b"broken")
+    assert "model m version 1 can't be loaded" in refusal(config_of(m=tmp_path))
+    specific = _config(tmp_path, "model_version_policy { specific { versions: 9 } }")
+    assert "none of the versions" in refusal(parse_config(specific, "test"))
+
+
+def test_a_tflite_file_needs_the_flag(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    with pytest.raises(ArtifactError, match="--prefer_tflite_model"), serving(config_of(m=tmp_path)):
+        pass
+
+
+def test_tflite_takes_only_the_shapes_of_its_signature(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    with serving(config_of(m=tmp_path), SETTINGS) as client:
+        for batch in (1, 3, 2):
+            rows = np.arange(2 * batch, dtype=np.float32).reshape(batch, 2)
+            np.testing.assert_array_equal(client.predict("m", x=rows)["y"], rows)
+        status, answer = client.rest("/v1/models/m:predict", {"instances": [1.0, 2.0]})
+        assert (status, "its signature expects [-1, 2]" in answer["error"]) == (400, True)
+        assert _factor(client) == 1.0
+
+
+def test_warm_up_requests_are_not_ignored_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(tmp_path, 1)
+    (tmp_path / "1" / "assets.extra").mkdir()
+    (tmp_path / "1" / "assets.extra" / "tf_serving_warmup_requests").touch()
+    with serving(config_of(m=tmp_path), SETTINGS):
+        pass
+    assert "warm-up requests are not replayed" in caplog.text

@@ -1,0 +1,139 @@
+"""The server as its users start it: a process, its files, its signals."""
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from serving_fixtures import ROW, Client, eventually, publish, tiny_models
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@contextlib.contextmanager
+def _process(*argv: str, ready: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "serving", *argv, *([f"--ready_file={ready}"] if ready else [])]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def _client(process: subprocess.Popen[str], ready: Path) -> Client:
+    eventually(lambda: ready.exists() or process.poll() is not None, 60)
+    assert process.poll() is None, process.communicate()
+    content = json.loads(ready.read_text())
+    assert content["pid"] == process.pid
+    return Client(content["grpc_port"], content["rest_port"])
+
+
+def test_a_tflite_server_never_loads_tensorflow(tmp_path: Path) -> None:
+    publish(tmp_path / "m", 1)
+    ready = tmp_path / "ready.json"
+    with _process(
+        f"--model_base_path={tmp_path}/m",
+        "--port=-1",
+        "--rest_api_port=-1",
+        "--prefer_tflite_model",
+        ready=ready,
+    ) as process:
+        client = _client(process, ready)
+        assert client.rest("/v1/models/default:predict", {"instances": [[1, 2]]})[0] == 200
+        np.testing.assert_array_equal(client.predict("default", x=ROW)["y"], ROW)
+        loaded = Path(f"/proc/{process.pid}/maps").read_text()
+        assert "ai_edge_litert" in loaded
+        assert "site-packages/tensorflow/" not in loaded
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (0, "")
+    assert not ready.exists()
+    lines = out.splitlines()
+    assert lines[0].startswith("model default version 1: available after ")
+    assert f"  try: curl http://127.0.0.1:{client.rest_port}/v1/models/default" in lines
+    assert lines.index("ready") < lines.index("stopping: requests in flight have 30 s")
+
+
+def test_sigterm_lets_requests_finish(tmp_path: Path) -> None:
+    ready = tmp_path / "ready.json"
+    answers: list[Any] = []
+    with _process(
+        f"--model_base_path={tiny_models()}/slow", "--port=-1", "--rest_api_port=-1", ready=ready
+    ) as process:
+        client = _client(process, ready)
+
+        def took(steps: int) -> float:
+            begin = time.monotonic()
+            client.predict("default", n=np.array([steps], np.int32))
+            return time.monotonic() - begin
+
+        took(10)
+        # As many steps as take a few seconds on this machine, whatever it is.
+        steps = int(3.0 / took(20_000) * 20_000)
+        begin = time.monotonic()
+        array = np.array([steps], np.int32)
+        threads = [
+            threading.Thread(target=lambda: answers.append(client.predict("default", n=array)["n"].tolist())),
+            threading.Thread(
+                target=lambda: answers.append(
+                    client.rest("/v1/models/default:predict", {"inputs": [steps]})[1]["outputs"]
+                )
+            ),
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.7)
+        assert not answers
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", client.rest_port), 1)
+        for thread in threads:
+            thread.join()
+        assert time.monotonic() - begin > 1.0
+        assert process.wait(20) == 0
+    assert answers == [[steps], [steps]]
+
+
+def test_sigterm_during_the_start_ends_it(tmp_path: Path) -> None:
+    with _process(f"--model_base_path={tiny_models()}/double", "--port=-1") as process:
+        time.sleep(1.5)  # importing TensorFlow takes longer
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+
+
+@pytest.mark.parametrize("flag", ["port", "rest_api_port"])
+def test_a_port_in_use_is_found_before_anything_is_loaded(flag: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        other = "--port=-1" if flag == "rest_api_port" else "--rest_api_port=-1"
+        with _process(f"--{flag}={port}", other, f"--model_base_path={tiny_models()}/double") as process:
+            out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (2, "")
+    assert err == f"error: 127.0.0.1:{port}: can't listen there (Address already in use)\n"
+
+
+def test_two_servers_can_not_share_a_grpc_port(tmp_path: Path) -> None:
+    publish(tmp_path / "m", 1)
+    ready = tmp_path / "ready.json"
+    argv = (f"--model_base_path={tmp_path}/m", "--prefer_tflite_model")
+    with _process(*argv, "--port=-1", ready=ready) as first:
+        port = _client(first, ready).grpc_port
+        with _process(*argv, f"--port={port}") as second:
+            _, err = second.communicate(timeout=30)
+        assert (second.returncode, "can't listen" in err) == (2, True)

@@ -1,0 +1,193 @@
+"""REST against a running server."""
+
+import gzip
+import http.client
+import json
+import socket
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from serving_fixtures import Client, config_of, serving, tiny_models
+
+from serving import rest
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    names = ("double", "texts", "conv", "pair")
+    with serving(config_of(**{name: tiny_models() / name for name in names})) as client:
+        yield client
+
+
+def test_predict_row_and_columnar(client: Client) -> None:
+    assert client.rest("/v1/models/double:predict", {"instances": [[1, 2], [3, 4]]}) == (
+        200,
+        {"predictions": [[2.0, 4.0], [6.0, 8.0]]},
+    )
+    assert client.rest("/v1/models/double/versions/1:predict", {"inputs": {"x": [[1, 2]]}}) == (
+        200,
+        {"outputs": [[2.0, 4.0]]},
+    )
+
+
+def test_several_inputs_and_outputs(client: Client) -> None:
+    assert client.rest("/v1/models/pair:predict", {"instances": [{"a": 1.5, "b": 2}, {"a": 0, "b": -1}]}) == (
+        200,
+        {"predictions": [{"a": 1.5, "total": 3.5}, {"a": 0.0, "total": -1.0}]},
+    )
+
+
+def test_strings(client: Client) -> None:
+    assert client.rest("/v1/models/texts:predict", {"inputs": ["ab", {"b64": "/w=="}]}) == (
+        200,
+        {"outputs": {"upper": ["AB", {"b64": "/w=="}], "copy_bytes": [{"b64": "YWI="}, {"b64": "/w=="}]}},
+    )
+
+
+def test_status_and_metadata(client: Client) -> None:
+    available = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+    assert client.rest("/v1/models/double") == (200, {"model_version_status": [available]})
+    status, answer = client.rest("/v1/models/double/versions/1/metadata")
+    assert status == 200
+    assert answer["model_spec"] == {"name": "double", "signature_name": "", "version": "1"}
+    signature = answer["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    assert signature["inputs"]["x"]["dtype"] == "DT_FLOAT"
+    assert [each["size"] for each in signature["inputs"]["x"]["tensor_shape"]["dim"]] == ["-1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "message"),
+    [
+        ("/v1/models/nope:predict", {"instances": [1]}, 404, "Servable not found for request: Latest(nope)"),
+        ("/v1/models/double/versions/7:predict", {"instances": [1]}, 404, "Specific(double, 7)"),
+        (
+            "/v1/models/double/labels/new:predict",
+            {"instances": [1]},
+            400,
+            "Unrecognized servable version label",
+        ),
+        ("/v1/models/double:predict", {"signature_name": "no", "instances": [1]}, 400, '"no" not found'),
+        ("/v1/models/double:predict", b"{", 400, "JSON Parse error"),
+        ("/v1/models/double:predict", b"\xff", 400, "not UTF-8"),
+        ("/v1/models/double:classify", {"examples": [{}]}, 501, ":classify is not supported"),
+        ("/v1/models/double:regress", {"examples": [{}]}, 501, ":regress is not supported"),
+        ("/v1/models/double", {}, 400, "Malformed request: POST /v1/models/double"),
+        ("/v1/models/double:predict?a=b", {}, 400, "Malformed request"),
+        ("/v1/models/double/versions/99999999999999999999:predict", {}, 400, "larger than an int64"),
+        ("/v1/models/../double", None, 400, "Malformed request"),
+        ("/v1/models/%2e%2e%2fdouble", None, 404, "any versions of model ../double"),
+        ("/v1/models/%ff", None, 400, "not UTF-8"),
+        ("/v1/models/%7", None, 400, "Malformed request"),
+        ("/v1/models", None, 400, "Missing model name"),
+        ("/nothing", None, 404, "Not found"),
+        ("/", None, 404, "Not found"),
+    ],
+)
+def test_refusals(client: Client, path: str, body: Any, status: int, message: str) -> None:
+    found, answer = client.rest(path, body)
+    assert (found, list(answer)) == (status, ["error"])
+    assert message in answer["error"]
+
+
+def test_shapes_that_abort_tensorflow_are_refused(client: Client) -> None:
+    for shape in ((4, 4, 1), (1, 4, 4), (4,), (), (1, 4, 4, 1, 1), (1, 5, 4, 1), (1, 0, 4, 1)):
+        status, answer = client.rest("/v1/models/conv:predict", {"inputs": np.zeros(shape).tolist()})
+        assert status == 400, answer
+    assert client.rest("/v1/models/conv:predict", {"inputs": np.ones((1, 4, 4, 1)).tolist()}) == (
+        200,
+        {"outputs": np.full((1, 2, 2, 1), 9.0).tolist()},
+    )
+
+
+def test_shapes_that_the_graph_can_take_are_let_through(client: Client) -> None:
+    # As TensorFlow Serving: its documentation sends [1.0, 2.0, 5.0] to a [-1, 1] input.
+    assert client.rest("/v1/models/double:predict", {"instances": [1.0, 2.0, 5.0]}) == (
+        200,
+        {"predictions": [2.0, 4.0, 10.0]},
+    )
+
+
+def test_head_has_no_body_and_unknown_methods_are_named(client: Client) -> None:
+    with socket.create_connection(("127.0.0.1", client.rest_port), 10) as connection:
+        connection.sendall(b"HEAD /v1/models/double HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.endswith(b"\r\n\r\n")
+    assert client.rest("/v1/models/double", method="FROB")[0] == 501
+
+
+def test_gzip_requests(client: Client) -> None:
+    body = json.dumps({"instances": [[1, 2]]}).encode()
+    packed = gzip.compress(body)
+    path = "/v1/models/double:predict"
+    assert client.rest(path, packed, Content_Encoding="gzip") == (200, {"predictions": [[2.0, 4.0]]})
+    for broken in (body, packed[:-3], packed + packed, b""):
+        assert client.rest(path, broken, Content_Encoding="gzip")[0] == 400
+    assert client.rest(path, body, Content_Encoding="br")[0] == 400
+
+
+def test_bodies_have_a_limit(client: Client) -> None:
+    path = "/v1/models/double:predict"
+    too_much = rest.MAX_BODY_BYTES + 1
+    assert client.rest(path, gzip.compress(b" " * too_much, 1), Content_Encoding="gzip")[0] == 413
+    connection = http.client.HTTPConnection("127.0.0.1", client.rest_port, timeout=10)
+    connection.putrequest("POST", path)
+    connection.putheader("Content-Length", str(too_much))
+    connection.endheaders()
+    assert connection.getresponse().status == 413  # at once, without waiting for the body
+    connection.close()
+
+
+def test_connections_are_kept_and_answers_come_at_once(client: Client) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", client.rest_port, timeout=10)
+    seconds = []
+    for _ in range(20):
+        begin = time.perf_counter()
+        connection.request("POST", "/v1/models/double:predict", b'{"instances": [[1, 2]]}')
+        assert json.loads(connection.getresponse().read()) == {"predictions": [[2.0, 4.0]]}
+        seconds.append(time.perf_counter() - begin)
+        assert connection.sock is not None
+    connection.close()
+    assert statistics.median(seconds) < 0.03  # Nagle's algorithm against delayed acknowledgements: 0.04
+
+
+PATHS = st.sampled_from(
+    [
+        "/v1/models/double:predict",
+        "/v1/models/texts:predict",
+        "/v1/models/conv:predict",
+        "/v1/models/pair:predict",
+    ]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.just({"b64": "/w=="}),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["x", "s", "a", "b", "image"]), inner, max_size=2)
+    ),
+    max_leaves=10,
+)
+BODIES = st.binary(max_size=40) | st.builds(
+    lambda key, value: json.dumps({key: value}).encode(), st.sampled_from(["inputs", "instances"]), JSON
+)
+
+
+@given(PATHS, BODIES)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_sent_is_answered_in_json(client: Client, path: str, body: bytes) -> None:
+    status, answer = client.rest(path, body)
+    assert status == 200 or (status, list(answer)) == (400, ["error"])
+
+
+@given(st.text(st.characters(codec="ascii", exclude_categories=["Cc", "Zs"]), max_size=20))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_asked_for_is_answered_in_json(client: Client, tail: str) -> None:
+    status, answer = client.rest(f"/v1/models/{tail}")
+    assert status in (200, 400, 404)
+    assert isinstance(answer, dict)
