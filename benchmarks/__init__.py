@@ -1,0 +1,1 @@
+"""Compare every format and every way of serving: accuracy, latency, size. One run, one table."""

@@ -1,0 +1,90 @@
+"""The embedded model server as a process of its own, for as long as something needs it."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from train.errors import ArtifactError, TargetError
+from train.files import read_json
+
+__all__ = ["Server", "embedded"]
+
+_ROOT = Path(__file__).resolve().parent.parent
+_START_SECONDS = 120.0
+_STOP_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server's addresses, host:port, and its process."""
+
+    rest: str
+    grpc: str
+    process: subprocess.Popen[bytes]
+
+
+@contextlib.contextmanager
+def embedded(models: Path, names: Sequence[str], *flags: str) -> Iterator[Server]:
+    """Start `python -m serving` for `models/<name>` on free ports of this machine; stop it at the end.
+
+    Raises TargetError with the server's own last words if it doesn't get ready.
+    """
+    with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
+        config, ready, log = (Path(folder) / name for name in ("models.config", "ready.json", "log"))
+        config.write_text(_config(models.resolve(), names))
+        command = [
+            sys.executable, "-m", "serving", "--port=-1", "--rest_api_port=-1",
+            f"--model_config_file={config}", f"--ready_file={ready}", *flags,
+        ]  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        try:
+            ports = _wait(process, ready, log)
+            yield Server(f"127.0.0.1:{ports['rest_port']}", f"127.0.0.1:{ports['grpc_port']}", process)
+        finally:
+            _stop(process)
+
+
+def _config(models: Path, names: Sequence[str]) -> str:
+    rows = [
+        f'  config {{ name: "{name}" base_path: "{models / name}" model_platform: "tensorflow" }}'
+        for name in names
+    ]
+    return "\n".join(["model_config_list {", *rows, "}\n"])
+
+
+def _wait(process: subprocess.Popen[bytes], ready: Path, log: Path) -> dict[str, int]:
+    end = time.monotonic() + _START_SECONDS
+    while time.monotonic() < end:
+        with contextlib.suppress(ArtifactError):
+            ports: dict[str, int] = read_json(ready)
+            return ports
+        if process.poll() is not None:
+            raise TargetError(
+                f"the model server ended with exit code {process.returncode}: {_last_words(log)}"
+            )
+        time.sleep(0.05)
+    raise TargetError(f"the model server was not ready after {_START_SECONDS:.0f} s: {_last_words(log)}")
+
+
+def _last_words(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return " | ".join(lines[-3:]) or "it said nothing"
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    process.wait()

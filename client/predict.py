@@ -1,0 +1,163 @@
+"""Ask a model which digit a picture shows.
+
+python client/predict.py digit.png                 over REST, from a server on this machine
+python client/predict.py --grpc a.png b.jpg scans/ several pictures and folders, over gRPC
+python client/predict.py --local digit.png         no server: a TFLite file in this process
+python client/predict.py --json digit.png          JSON, a line per picture
+"""
+
+if __name__ == "__main__" and not __package__:
+    # Run as a script, Python looks for modules beside it; they are imported from the repository's root.
+    import runpy
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    runpy.run_module("client.predict", run_name="__main__", alter_sys=True)
+    sys.exit()
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client import image
+from export.formats import FORMATS, REFERENCE
+from export.runtime import Target
+from train import cli
+from train.data import CLASSES
+from train.errors import DataError, UsageError
+
+__all__ = ["main"]
+
+# Small enough for any server's message limit, large enough that a folder doesn't wait on round trips.
+_BATCH = 64
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Classify the pictures, print a line for each, return the exit code."""
+    arguments = _parser().parse_args(argv)
+    paths = list(_expand(arguments.images))
+    target = _target(arguments)
+    bad = 0
+    try:
+        for start in range(0, len(paths), _BATCH):
+            readable: list[Path] = []
+            tensors: list[NDArray[np.float32]] = []
+            for path in paths[start : start + _BATCH]:
+                try:
+                    tensors.append(image.from_file(path))
+                    readable.append(path)
+                except DataError as error:
+                    # One bad picture must not cost the others their answer.
+                    bad += 1
+                    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+            if tensors:
+                for path, row in zip(readable, target.predict(np.stack(tensors)), strict=True):
+                    print(_json(path, row) if arguments.json else _line(path, row), flush=True)  # noqa: T201
+    finally:
+        target.close()
+    return DataError.exit_code if bad else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.parser("python client/predict.py", "Tell which digit each picture shows.")
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="picture files, or folders of them"
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--rest", action="store_true", help="ask a server over REST (this is the default)")
+    how.add_argument("--grpc", action="store_true", help="ask a server over gRPC")
+    how.add_argument("--local", action="store_true", help="no server: run a TFLite file in this process")
+    parser.add_argument("--server", metavar="HOST:PORT", help="(default: localhost:8501, with --grpc :8500)")
+    parser.add_argument("--model", default="cnn", help="the servable's name")
+    parser.add_argument("--version", type=int, metavar="N", help="of the servable (default: the latest)")
+    parser.add_argument(
+        "--timeout", type=float, default=10.0, metavar="SECONDS", help="for a server's answer"
+    )
+    parser.add_argument(
+        "--format", default=REFERENCE, choices=FORMATS, help="with --local: which TFLite format of the model"
+    )
+    parser.add_argument("--tflite", type=Path, metavar="FILE", help="with --local: this file instead")
+    parser.add_argument(
+        "--models", type=Path, default=Path("models"), help="with --local: the folder of models"
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object per picture")
+    return parser
+
+
+def _expand(images: Sequence[Path]) -> Iterator[Path]:
+    for path in images:
+        if not path.is_dir():
+            yield path
+            continue
+        inside = sorted(each for each in path.iterdir() if each.suffix.lower() in image.SUFFIXES)
+        if not inside:
+            raise DataError(
+                f"{path}: no pictures in this folder; looked for {', '.join(sorted(image.SUFFIXES))}"
+            )
+        yield from inside
+
+
+def _target(arguments: argparse.Namespace) -> Target:
+    """Return what answers; each kind's imports are paid for only when it is used."""
+    if arguments.timeout <= 0:
+        raise UsageError(f"--timeout {arguments.timeout:g}: expected more than 0 seconds")
+    if arguments.local:
+        return _local(arguments)
+    if arguments.grpc:
+        from client.grpc import Grpc
+
+        return Grpc(
+            arguments.server or "localhost:8500", arguments.model, arguments.version, arguments.timeout
+        )
+    from client.rest import Rest
+
+    return Rest(arguments.server or "localhost:8501", arguments.model, arguments.version, arguments.timeout)
+
+
+def _local(arguments: argparse.Namespace) -> Target:
+    from export import store
+    from export.litert import LiteRT
+    from export.runtime import Classifier
+    from train.backend import quiet
+
+    path = arguments.tflite
+    if path is None:
+        base = arguments.models / arguments.model
+        version = store.latest(base) if arguments.version is None else base / str(arguments.version)
+        path = version / FORMATS[arguments.format].file
+    with quiet():  # LiteRT announces its delegate
+        return Classifier(LiteRT(path), str(path))
+
+
+def _ranked(row: NDArray[np.float32]) -> list[tuple[str, float]]:
+    """Return (label, probability) pairs, most probable first; numbers where the classes have no names."""
+    labels = CLASSES if len(row) == len(CLASSES) else tuple(map(str, range(len(row))))
+    return [(labels[index], float(row[index])) for index in np.argsort(-row, kind="stable")]
+
+
+def _line(path: Path, row: NDArray[np.float32]) -> str:
+    (label, probability), (second, less), *_ = _ranked(row)
+    return f"{path}: {label} ({probability:.1%}), then {second} ({less:.1%})"
+
+
+def _json(path: Path, row: NDArray[np.float32]) -> str:
+    ranked = _ranked(row)
+    return json.dumps(
+        {
+            "image": str(path),
+            "label": ranked[0][0],
+            "probability": ranked[0][1],
+            "runner_up": {"label": ranked[1][0], "probability": ranked[1][1]},
+            "probabilities": dict(sorted(ranked)),
+        }
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,63 @@
+"""The structure that the README promises: imports point one way, and TensorFlow stays where it is needed."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+LAYERS = ("train", "export", "serving", "client", "benchmarks")
+# The only modules that import TensorFlow or Keras when they are imported, or inside a function.
+AT_IMPORT = {"train/fit.py", "train/models.py", "export/convert.py"}
+LATER = {"train/backend.py", "train/data.py", "export/publish.py", "export/savedmodel.py"}
+# Imports the generated messages from below a stand-in for the package; tested for what it is elsewhere.
+MESSAGES = {"serving/protos.py"}
+
+
+def modules() -> Iterator[Path]:
+    for layer in LAYERS:
+        yield from (ROOT / layer).rglob("*.py")
+
+
+def imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return [node.module]
+    return []
+
+
+def test_packages_import_only_those_before_them() -> None:
+    wrong = []
+    for path in modules():
+        layer = LAYERS.index(path.relative_to(ROOT).parts[0])
+        for node in ast.walk(ast.parse(path.read_text())):
+            later = [name for name in imported(node) if name.split(".")[0] in LAYERS[layer + 1 :]]
+            wrong += [f"{path.relative_to(ROOT)} imports {name}" for name in later]
+    assert wrong == []
+
+
+def test_tensorflow_is_confined_to_the_modules_that_need_it() -> None:
+    at_import, anywhere = set(), set()
+    for path in modules():
+        tree, name = ast.parse(path.read_text()), path.relative_to(ROOT).as_posix()
+        for node in ast.walk(tree):
+            if any(each.split(".")[0] in ("tensorflow", "keras") for each in imported(node)):
+                anywhere.add(name)
+                if node in tree.body:
+                    at_import.add(name)
+    assert at_import == AT_IMPORT
+    assert anywhere - at_import - MESSAGES == LATER
+
+
+@pytest.mark.parametrize("package", [*LAYERS, *(f"{layer}.__main__" for layer in LAYERS), "client.predict"])
+def test_importing_is_light(package: str) -> None:
+    script = f"import sys, {package}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert not loaded & {"tensorflow", "keras", "pandas", "sklearn", "matplotlib"}
