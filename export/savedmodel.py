@@ -71,6 +71,8 @@ class SavedModel:
         options = config_pb2.CallableOptions()
         options.feed.extend(spec.name for spec in signature.inputs.values())
         options.fetch.extend(spec.name for spec in signature.outputs.values())
+        # In the thread that calls: handing a small model over to a pool takes longer than running it.
+        options.run_options.inter_op_thread_pool = -1
         return self._session._make_callable_from_options(options)
 
     @contextlib.contextmanager
