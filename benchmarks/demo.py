@@ -1,0 +1,64 @@
+"""`make demo`: the whole way once, by the commands that a user types; each is printed before it runs."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.server import embedded
+from train import cli
+from train.errors import TfshipError
+from train.recipe import RECIPES
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, export, serve, predict over REST and gRPC, benchmark; return the exit code."""
+    parser = cli.parser(
+        "python -m benchmarks.demo", "Train, export, serve, predict, benchmark: the whole way once."
+    )
+    parser.add_argument("--data", metavar="PATH", help="a Keras mnist.npz or a folder of IDX files")
+    arguments = parser.parse_args(argv)
+    data = ["--data", arguments.data] if arguments.data else []
+    picture = "client/samples/seven.png"
+    _step("train", "-m", "train", *data)
+    _step("export", "-m", "export", *data)
+    _say("serve: python -m serving, on free ports of this machine")
+    with embedded(_ROOT / "models", list(RECIPES)) as server:
+        for model in RECIPES:
+            _step(
+                "predict over REST", "client/predict.py", picture, "--model", model, "--server", server.rest
+            )
+            _step(
+                "predict over gRPC",
+                "client/predict.py",
+                picture,
+                "--model",
+                model,
+                "--grpc",
+                "--server",
+                server.grpc,
+            )
+    _say("the server has stopped")
+    _step("predict without a server", "client/predict.py", picture, "--local", "--format", "int8")
+    _step("benchmark", "-m", "benchmarks", *data)
+    return 0
+
+
+def _step(title: str, *command: str) -> None:
+    _say(f"{title}: python {shlex.join(command)}")
+    code = subprocess.run([sys.executable, *command], cwd=_ROOT, check=False).returncode
+    if code:
+        raise TfshipError(
+            f"demo: `python {shlex.join(command)}` ended with exit code {code}; its message is above"
+        )
+
+
+def _say(text: str) -> None:
+    print(f"\n== {text}", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
