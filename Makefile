@@ -22,8 +22,10 @@ $(STAMP): requirements.txt
 	@# Debian's python3 has no ensurepip without python3-venv; its pip can install into another environment.
 	@$(PY) -c 'import sys' 2>/dev/null || $(PYTHON) -m venv $(VENV) >/dev/null 2>&1 \
 		|| $(PYTHON) -m venv --clear --without-pip $(VENV)
+	@# On a terminal pip shows what it is downloading; a log needs none of it.
 	@if $(PY) -m pip --version >/dev/null 2>&1; then pip="$(PY) -m pip"; else pip="$(PYTHON) -m pip --python $(PY)"; fi; \
-		$$pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+		test -t 1 && quiet= || quiet=--quiet; \
+		$$pip install $$quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	@touch $@
 
 install: $(STAMP)  ## make .venv and install the locked packages, nothing else
@@ -46,6 +48,10 @@ serve: $(STAMP)  ## serve both models with the embedded server: REST on 8501, gR
 
 serve-docker:  ## serve both models with the official tensorflow/serving image, on the same ports
 	@echo "serve-docker: tensorflow/serving with models/ on REST port 8501 and gRPC port 8500; Ctrl-C stops"
+	@docker compose version >/dev/null 2>&1 \
+		|| { echo "error: no docker with its compose plugin here; \`make serve\` needs neither" >&2; exit 2; }
+	@for name in nn cnn; do ls -d models/$$name/[0-9]* >/dev/null 2>&1 \
+		|| { echo "error: models/$$name holds no version; run \`make train export\` first" >&2; exit 4; }; done
 	@docker compose -f serving/compose.yaml up
 
 predict: $(STAMP)  ## ask the running server about a picture: make predict IMAGE=digit.png

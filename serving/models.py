@@ -289,6 +289,7 @@ class ModelManager:
     def _load(self, model: _Model, version: _Version, retries: int) -> None:
         with self._changed:
             version.state = State.LOADING
+        log.info("model %s version %d: loading, from %s", model.name, version.number, version.path)
         begin = time.monotonic()
         try:
             loaded = self._loader.load(version.path)
@@ -301,11 +302,10 @@ class ModelManager:
             version.state = State.AVAILABLE
             self._changed.notify_all()
         log.info(
-            "model %s version %d: available after %.2f s, from %s",
+            "model %s version %d: available after %.2f s",
             model.name,
             version.number,
             time.monotonic() - begin,
-            version.path,
         )
         for note in loaded.notes:
             log.warning("model %s version %d: %s", model.name, version.number, note)

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from benchmarks import __main__ as command
 from benchmarks import measure, report, run
 from benchmarks.server import embedded
 from client.rest import Rest
+from conftest import ROOT
 from export.formats import FORMATS
 from train import cli
 from train.data import Digits

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from benchmarks.server import Server, embedded
 from client import predict
 from client.draw_samples import FOLDER
 from client.grpc import Grpc
 from client.rest import Rest
+from conftest import ROOT
 from export import store, verify
 from export.formats import FORMATS
 from export.runtime import Target

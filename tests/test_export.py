@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
+from conftest import ROOT
 from export import calibration, cards, formats, store, verify
 from export.__main__ import main
 from export.litert import LiteRT

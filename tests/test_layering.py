@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from conftest import ROOT
 
 LAYERS = ("train", "export", "serving", "client", "benchmarks")

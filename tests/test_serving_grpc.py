@@ -7,11 +7,11 @@ import grpc
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from serving_fixtures import ROW, Client, config_of, serving, tiny_models
 
 from serving.protos import get_model_metadata_pb2, get_model_status_pb2, model_management_pb2, predict_pb2
 from serving.server import Settings
 from serving.tensors import to_proto
+from serving_fixtures import ROW, Client, config_of, serving, tiny_models
 
 
 @pytest.fixture(scope="module")

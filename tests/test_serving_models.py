@@ -6,6 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from serving.config import parse_config
+from serving.models import LoadPolicy, ModelManager, State
+from serving.protos import model_pb2
+from serving.server import Settings
 from serving_fixtures import (
     ROW,
     TFLITE,
@@ -18,11 +23,6 @@ from serving_fixtures import (
     tiny_models,
     withdraw,
 )
-
-from serving.config import parse_config
-from serving.models import LoadPolicy, ModelManager, State
-from serving.protos import model_pb2
-from serving.server import Settings
 from train.errors import ArtifactError
 
 SETTINGS = Settings(loader=TFLITE)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from serving_fixtures import ROW, Client, eventually, publish, tiny_models
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,7 +62,8 @@ def test_a_tflite_server_never_loads_tensorflow(tmp_path: Path) -> None:
     assert (process.returncode, err) == (0, "")
     assert not ready.exists()
     lines = out.splitlines()
-    assert lines[0].startswith("model default version 1: available after ")
+    assert lines[0].startswith("model default version 1: loading, from ")
+    assert lines[1].startswith("model default version 1: available after ")
     assert f"  try: curl http://127.0.0.1:{client.rest_port}/v1/models/default" in lines
     assert lines.index("ready") < lines.index("stopping: requests in flight have 30 s")
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving_fixtures import Client, config_of, serving, tiny_models
 
 from serving import rest
+from serving_fixtures import Client, config_of, serving, tiny_models
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
+from conftest import ROOT
 from train import cards, cli, data
 from train.__main__ import main
 from train.data import Digits

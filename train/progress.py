@@ -1,5 +1,6 @@
 """Progress of long work: a bar with rate and time left on a terminal, plain lines in a log."""
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -25,7 +26,7 @@ class Progress:
         self._start = self._last = time.monotonic()
         self._bar = (
             tqdm(total=total, desc=label, unit=f" {unit}", file=self._file, leave=False, dynamic_ncols=True)
-            if self._file.isatty()
+            if _has_width(self._file)
             else None
         )
 
@@ -58,3 +59,8 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _has_width(file: TextIO) -> bool:
+    """Tell whether `file` is a terminal that a bar can be drawn on; recorders open some without a width."""
+    return file.isatty() and os.get_terminal_size(file.fileno()).columns > 0
