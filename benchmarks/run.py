@@ -33,6 +33,8 @@ Timer = Callable[..., dict[str, measure.Timing]]
 SCHEMA = 1
 
 _THREADS = 1
+# What LiteRT's interpreter uses unless it is told otherwise; it says so when it starts.
+_DELEGATE = "XNNPACK"
 # One thread for each inference, as for the files that run in this process; requests still run in parallel.
 _SERVER_FLAGS = (f"--tensorflow_session_parallelism={_THREADS}",)
 # How many different images both clocks go through, over and over.
@@ -81,6 +83,7 @@ def run(models: Path, names: list[str], digits: Digits, timer: Timer = measure.i
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "environment": environment.describe(),
         "threads": _THREADS,
+        "delegate": _DELEGATE,
         "data": digits.describe(),
         "models": results,
     }

@@ -1,5 +1,7 @@
 import gzip
 import struct
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,25 @@ def test_sample_where_there_is_no_network(sample: Digits) -> None:
     # No image may be on both sides of the split.
     train = {image.tobytes() for image in sample.x_train}
     assert not train & {image.tobytes() for image in sample.x_test}
+
+
+@pytest.mark.parametrize(("status", "reason"), [(200, None), (403, "HTTP 403"), (503, "HTTP 503")])
+def test_a_network_that_refuses_is_no_network(status: int, reason: str | None) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.handle_request)
+        thread.start()
+        url = f"http://127.0.0.1:{running.server_port}/mnist.npz"
+        assert data._unreachable(url) == reason
+        thread.join()
+    assert data._unreachable(url) == "ConnectionError"
 
 
 def test_to_input_scales_to_one() -> None:

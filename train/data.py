@@ -91,7 +91,7 @@ def find(data: str | None = None, *, say: Callable[[str], None] = lambda _: None
     cached = _keras_cache()
     if cached.is_file():
         return _source("npz", "MNIST", cached)
-    if reason := _no_network():
+    if reason := _unreachable(_URL):
         say(f"no MNIST here and no network ({reason}); using {SAMPLE}")
         return _sample()
     say(f"downloading MNIST to {cached}")
@@ -144,18 +144,19 @@ def _keras_cache() -> Path:
     return (Path(home) if home else Path.home() / ".keras") / "datasets" / "mnist.npz"
 
 
-def _no_network() -> str | None:
-    """Return why the download can't work, or None if its host answers.
+def _unreachable(url: str) -> str | None:
+    """Return why `url` can't be downloaded, or None if it is there.
 
     Asked before Keras is imported (seconds), and with a limit (Keras' download has none).
     """
     import requests
 
     try:
-        requests.head(_URL, timeout=5)
+        answer = requests.head(url, timeout=5)
     except requests.RequestException as error:
         return type(error).__name__
-    return None
+    # A closed network may answer for every host, and refuse.
+    return None if answer.ok else f"HTTP {answer.status_code}"
 
 
 def _download(cached: Path) -> Source:
