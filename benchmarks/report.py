@@ -129,8 +129,8 @@ def _heading(results: dict[str, Any]) -> str:
     data, environment = results["data"], results["environment"]
     return (
         f"{data['label']}, {data['test']:,} test images; {environment['cpu']}, {environment['cores']} cores, "
-        f"{results['threads']} thread per inference, TFLite with the {results['delegate']} delegate, one image at a time; "
-        f"{results['created'][:10]}."
+        f"{results['threads']} thread per inference, TFLite with the {results['delegate']} delegate, "
+        f"one image at a time; {results['created'][:10]}."
     )
 
 

