@@ -45,10 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # TensorFlow, the client and the server's protocol are needed only here.
         from benchmarks.run import run
 
-        def say(text: str) -> None:
-            print(text, file=sys.stderr, flush=True)
-
-        digits = data.load(data.find(arguments.data, say=say))
+        digits = data.load(data.find(arguments.data, say=cli.say))
         results = run(arguments.models, arguments.model or list(RECIPES), digits)
         write_json(results_file, results)
     write_bytes(report_file, report.markdown(results).encode())

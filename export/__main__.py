@@ -45,10 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"no network is called {', '.join(unknown)}; there are {', '.join(RECIPES)}")
     rows = formats.select(arguments.formats)
 
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    source = data.find(arguments.data, say=say)
+    source = data.find(arguments.data, say=cli.say)
     digits = None
     done: list[ExportCard] = []
     for name in names:
@@ -62,15 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         version = cards.up_to_date(arguments.models / name, training.keras_sha256, rows)
         if version and not arguments.force:
-            say(f"{name}: {version} is up to date (--force, or `make export FORCE=1`, writes a new version)")
+            cli.say(
+                f"{name}: {version} is up to date (--force, or `make export FORCE=1`, writes a new version)"
+            )
             card = cards.read(version)
         else:
             if digits is None:
                 digits = data.load(source)
             from export.publish import export
 
-            version, card = export(name, arguments.models, digits, rows, say)
-            say(f"{name}: published {version}")
+            version, card = export(name, arguments.models, digits, rows, cli.say)
+            cli.say(f"{name}: published {version}")
         done.append(card)
         if not arguments.json:
             print(

@@ -5,13 +5,18 @@ built in a hidden stage and appears by one rename.
 """
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from train.errors import ArtifactError
 from train.files import publish, stage
 
-__all__ = ["Draft", "draft", "latest", "versions"]
+__all__ = ["Draft", "draft", "latest", "scan", "versions"]
+
+# ASCII digits only: `int` takes much more, such as "1_0". Hidden and staged directories don't match.
+_VERSION = re.compile(r"[0-9]+")
+_LARGEST = 2**63 - 1  # a version is an int64 in the protocol
 
 
 class Draft:
@@ -44,19 +49,19 @@ def draft(base: Path) -> Iterator[Draft]:
         yield Draft(base, folder)
 
 
-def versions(base: Path) -> dict[int, Path]:
-    """Return the version directories of the servable at `base` by number, lowest first.
-
-    The names that TensorFlow Serving takes: digits alone.
-    """
-    if not base.is_dir():
-        return {}
-    found = {
-        int(path.name): path
-        for path in base.iterdir()
-        if path.name.isascii() and path.name.isdigit() and path.is_dir()
-    }
+def scan(base: Path) -> dict[int, Path]:
+    """Return the integer-named directories in `base` by number, lowest first. Raises OSError if unreadable."""
+    found: dict[int, Path] = {}
+    # Sorted, so that of "1" and "01" it is always the same one that counts.
+    for path in sorted(base.iterdir()):
+        if _VERSION.fullmatch(path.name) and path.is_dir() and int(path.name) <= _LARGEST:
+            found.setdefault(int(path.name), path)
     return dict(sorted(found.items()))
+
+
+def versions(base: Path) -> dict[int, Path]:
+    """Return what `scan` finds, or nothing where the servable has no base path yet."""
+    return scan(base) if base.is_dir() else {}
 
 
 def latest(base: Path) -> Path:

@@ -15,6 +15,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from export import store
 from serving import versions
 from serving.loading import Loaded, Loader
 from serving.status import Code, StatusError
@@ -216,7 +217,7 @@ class ModelManager:
 
     def _load_first(self, model: _Model) -> None:
         try:
-            found = versions.find(model.base_path)
+            found = store.scan(model.base_path)
         except FileNotFoundError:
             raise ArtifactError(f"{model.base_path}: no such directory; {_REMEDY}") from None
         except OSError as error:
@@ -252,7 +253,7 @@ class ModelManager:
     def _refresh(self, model: _Model) -> None:
         """Bring what is loaded in line with what is on disk."""
         try:
-            found = versions.find(model.base_path)
+            found = store.scan(model.base_path)
         except OSError as error:
             # As TensorFlow Serving: a base path that can't be read changes nothing.
             self._complain(

@@ -41,11 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.seed < 0 or arguments.seed >= 2**32:
         raise UsageError(f"--seed {arguments.seed}: expected 0 to {2**32 - 1}")
 
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    source = data.find(arguments.data, say=say)
-    say(f"data: {source.label}; {', '.join(str(path) for path in source.files)}; sha256 {source.sha256}")
+    source = data.find(arguments.data, say=cli.say)
+    cli.say(f"data: {source.label}; {', '.join(str(path) for path in source.files)}; sha256 {source.sha256}")
     done: list[Card] = []
     # Now, and not after minutes of training, is the time to find out that this folder can't be written.
     arguments.models.mkdir(parents=True, exist_ok=True)
@@ -61,14 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             else cards.up_to_date(arguments.models, name, source, recipe, arguments.seed)
         )
         if card:
-            say(
+            cli.say(
                 f"{name}: up to date (same data, recipe and seed; --force, or `make train FORCE=1`, trains again)"
             )
         else:
             if digits is None:
                 digits = data.load(source)
-                say(f"data: {len(digits.x_train):,} training and {len(digits.x_test):,} test images")
-            say(f"{name}: training with seed {arguments.seed}")
+                cli.say(f"data: {len(digits.x_train):,} training and {len(digits.x_test):,} test images")
+            cli.say(f"{name}: training with seed {arguments.seed}")
             # TensorFlow takes seconds to load: not before there is something to train.
             backend.tensorflow()
             from train.fit import fit

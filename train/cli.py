@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from train.errors import TfshipError
 
-__all__ = ["parser", "run"]
+__all__ = ["parser", "run", "say"]
 
 EXIT_CODES = (
     "exit codes: 0 done, 1 failed, 2 wrong usage, 3 unusable data or picture, 4 missing or damaged model, "
@@ -56,3 +56,8 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)  # noqa: T201
         return 1
     return code
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal, on stderr: stdout is for results."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
