@@ -9,7 +9,7 @@ AGAIN  := $(if $(FORCE),--force)
 # `make -j train export` must not export before the training is done.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install demo train export serve serve-docker predict benchmark report test lint lock clean
+.PHONY: help install demo train export release serve serve-docker predict benchmark report test lint lock clean
 
 help:  ## show this list
 	@echo "tfship: train, export, serve, predict, compare. Start with: make demo"
@@ -34,13 +34,17 @@ install: $(STAMP)  ## make .venv and install the locked packages, nothing else
 demo: $(STAMP)  ## the whole way once: train, export, serve, predict, benchmark
 	@$(PY) -m benchmarks.demo
 
-train: $(STAMP)  ## train both networks (MNIST_NPZ=file for full MNIST offline, FORCE=1 to train again)
+train: $(STAMP)  ## train both networks (RECIPE=best SEEDS=5, MNIST_NPZ=file for full MNIST offline, FORCE=1)
 	@echo "train: models/nn.keras and models/cnn.keras"
-	@$(PY) -m train $(AGAIN)
+	@$(PY) -m train $(AGAIN) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(SEEDS),--seeds $(SEEDS))
 
 export: $(STAMP)  ## write the next version of both models: SavedModel and every TFLite format
 	@echo "export: models/<name>/<N>/"
 	@$(PY) -m export $(AGAIN)
+
+release: $(STAMP)  ## put what was trained and exported into models/released, to be committed
+	@echo "release: models/released/"
+	@$(PY) -m export.release
 
 serve: $(STAMP)  ## serve both models with the embedded server: REST on 8501, gRPC on 8500
 	@echo "serve: models/ on REST port 8501 and gRPC port 8500; Ctrl-C stops"

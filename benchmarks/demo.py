@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.server import embedded
 from train import cli
 from train.errors import TfshipError
-from train.recipe import RECIPES
+from train.recipe import NETWORKS
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _step("train", "-m", "train", *data)
     _step("export", "-m", "export", *data)
     _say("serve: python -m serving, on free ports of this machine")
-    with embedded(_ROOT / "models", list(RECIPES)) as server:
-        for model in RECIPES:
+    with embedded(_ROOT / "models", list(NETWORKS)) as server:
+        for model in NETWORKS:
             _step(
                 "predict over REST", "client/predict.py", picture, "--model", model, "--server", server.rest
             )

@@ -62,10 +62,10 @@ def run(models: Path, names: list[str], digits: Digits, timer: Timer = measure.i
     versions = {name: store.latest(models / name) for name in names}
     exported = {name: cards.read(version) for name, version in versions.items()}
     for name, card in exported.items():
-        if card.data["sha256"] != digits.source.sha256:
+        if card.data["sha256"] != digits.sha256:
             raise DataError(
                 f"{versions[name]} was made with {card.data['label']} (sha256 {card.data['sha256'][:12]}…), but "
-                f"the data found is {digits.source.label} ({digits.source.sha256[:12]}…); pass the same --data "
+                f"the data found is {digits.source.label} ({digits.sha256[:12]}…); pass the same --data "
                 "or MNIST_NPZ: other images may be among those it was trained on"
             )
     backend.tensorflow()  # now, so that no row's load time holds it

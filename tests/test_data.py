@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from train import data
 from train.data import Digits
 from train.errors import DataError
-from train.files import sha256
 
 Arrays = dict[str, Any]
 
@@ -46,7 +45,7 @@ def test_npz(tmp_path: Path, arrays: Arrays) -> None:
     path = tmp_path / "mnist.npz"
     np.savez_compressed(path, **arrays)
     source = data.find(str(path))
-    assert (source.kind, source.label, source.sha256) == ("npz", "MNIST", sha256(path))
+    assert (source.kind, source.label, source.files) == ("npz", "MNIST", (path,))
     same(data.load(source), arrays)
 
 
@@ -67,6 +66,17 @@ def test_idx_folder(tmp_path: Path, arrays: Arrays, zipped: bool, dot: bool) -> 
         else:
             (tmp_path / name).write_bytes(content)
     same(data.load(data.find(str(tmp_path))), arrays)
+
+
+def test_the_digest_is_of_the_images_whatever_file_they_came_in(tmp_path: Path, arrays: Arrays) -> None:
+    np.savez(tmp_path / "plain.npz", **arrays)
+    np.savez_compressed(tmp_path / "packed.npz", **arrays)
+    arrays["y_test"][0] ^= 1
+    np.savez(tmp_path / "other.npz", **arrays)
+    plain, packed, other = (
+        data.load(data.find(str(tmp_path / f"{name}.npz"))).sha256 for name in ("plain", "packed", "other")
+    )
+    assert plain == packed != other
 
 
 def test_environment_comes_after_the_argument(
@@ -98,7 +108,7 @@ def test_sample_where_there_is_no_network(sample: Digits) -> None:
     assert sample.describe() == {
         "label": source.label,
         "files": ["mnist_5k.csv.gz"],
-        "sha256": source.sha256,
+        "sha256": sample.sha256,
         "train": 4000,
         "test": 1000,
     }

@@ -2,8 +2,11 @@ import numpy as np
 import pytest
 
 from train.backend import tensorflow
+from train.recipe import NETWORKS
 
 tensorflow()
+
+import keras  # noqa: E402
 
 from train.models import MODELS, build  # noqa: E402
 
@@ -31,14 +34,17 @@ EXPECTED = {
     ],
 }
 TOTAL = {"nn": (91_860, 91_500), "cnn": (544_522, 544_522)}
+TEACHER = 226_434
 ACTIVATIONS = {"nn": ["relu", "relu", "relu", "softmax"], "cnn": ["relu", "relu", "relu", "softmax"]}
 
 
-def test_there_are_these_two() -> None:
-    assert set(MODELS) == set(EXPECTED)
+def test_there_are_these_two_and_their_teacher() -> None:
+    assert set(NETWORKS) == set(EXPECTED)
+    assert set(MODELS) == {*EXPECTED, "teacher"}
+    assert build("teacher", dropout=0.5).count_params() == TEACHER
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_architecture(name: str) -> None:
     model = build(name, dropout=0.5)
     layers = [(type(each).__name__, each.output.shape[1:], each.count_params()) for each in model.layers]
@@ -53,7 +59,13 @@ def test_architecture(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_answers_probabilities(name: str) -> None:
-    output = build(name, dropout=0.5).predict(np.zeros((3, 28, 28, 1), np.float32), verbose=0)
-    assert output.shape == (3, 10)
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_answers_probabilities_in_float32(name: str, policy: str) -> None:
+    before = keras.config.dtype_policy()
+    model = build(name, 0.5, policy)
+    assert keras.config.dtype_policy() == before
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    assert model.layers[1].compute_dtype == policy.removeprefix("mixed_")
+    output = model.predict(np.zeros((3, 28, 28, 1), np.float32), verbose=0)
+    assert (output.shape, output.dtype) == ((3, 10), np.float32)
     np.testing.assert_allclose(output.sum(1), 1, rtol=1e-5)

@@ -1,21 +1,27 @@
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from conftest import ROOT
-from train import cards, cli, data
+from train import cards, checkpoint, cli, data
 from train.__main__ import main
+from train.cards import Card
+from train.corruptions import CORRUPTIONS
 from train.data import Digits
-from train.errors import ArtifactError, ResultError
-from train.recipe import RECIPES
+from train.errors import ArtifactError, DataError, ResultError
+from train.recipe import NETWORKS, RECIPES, Augmentation, Teachers
+
+FAST = RECIPES["fast"]
 
 
 def train(folder: Path, *arguments: str) -> int:
@@ -27,7 +33,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path, sample: Digits) ->
 
     from train.fit import fit
 
-    recipe = replace(RECIPES["cnn"], epochs=1, min_steps=0)
+    recipe = replace(FAST["cnn"], epochs=1, min_steps=0)
     few = replace(sample, x_train=sample.x_train[:640], y_train=sample.y_train[:640])
     weights = []
     for number, seed in enumerate([7, 7, 8]):
@@ -42,10 +48,10 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path, sample: Digits) ->
 def test_card_tells_what_the_weights_were_made_of(models: Path, sample: Digits) -> None:
     card = cards.read(models, "nn")
     assert card.data["label"] == data.SAMPLE
-    assert card.data["sha256"] == sample.source.sha256
+    assert card.data["sha256"] == sample.sha256
     assert (card.data["train"], card.data["test"]) == (4000, 1000)
-    assert (card.parameters, card.seed, card.epochs, card.steps) == (91_860, 1, 12, 12 * 31)
-    assert card.recipe["peak_learning_rate"] == RECIPES["nn"].peak_learning_rate
+    assert (card.parameters, card.seed, card.epochs, card.steps) == (91_860, 1, 12, 12 * 28)
+    assert card.recipe["peak_learning_rate"] == FAST["nn"].peak_learning_rate
     assert card.environment["packages"]["tensorflow"]
     low, high = card.accuracy["interval95"]
     assert 0.85 < low < card.accuracy["value"] < high < 1
@@ -63,11 +69,12 @@ def test_what_is_up_to_date_is_not_trained_again(models: Path, capsys: pytest.Ca
 
 
 def test_other_seed_recipe_or_data_is_not_up_to_date(models: Path, sample: Digits) -> None:
-    recipe = replace(RECIPES["nn"], epochs=12, min_steps=0)
-    assert cards.up_to_date(models, "nn", sample.source, recipe, 1)
-    assert not cards.up_to_date(models, "nn", sample.source, recipe, 2)
-    assert not cards.up_to_date(models, "nn", sample.source, replace(recipe, epochs=13), 1)
-    assert not cards.up_to_date(models, "nn", replace(sample.source, sha256="0"), recipe, 1)
+    recipe = replace(FAST["nn"], epochs=12, min_steps=0)
+    assert cards.up_to_date(models, "nn", sample, recipe, 1)
+    assert not cards.up_to_date(models, "nn", sample, recipe, 2)
+    assert not cards.up_to_date(models, "nn", sample, replace(recipe, epochs=13), 1)
+    assert not cards.up_to_date(models, "nn", replace(sample, y_test=sample.y_test[::-1]), recipe, 1)
+    assert not cards.up_to_date(models, "nn", sample, recipe, 1, teachers=[cards.read(models, "cnn")])
 
 
 def test_weights_that_the_card_does_not_name_are_refused(tmp_path: Path, models: Path) -> None:
@@ -82,21 +89,220 @@ def test_weights_that_the_card_does_not_name_are_refused(tmp_path: Path, models:
         cards.read(tmp_path, "nn")
 
 
+def old_weights(folder: Path) -> dict[str, bytes]:
+    """Put something into the folder that a failing run must leave alone."""
+    (folder / "nn.keras").write_text("old")
+    (folder / "nn.card.json").write_text("old card")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return what lies in the folder, but for the log of a run, which also tells of those that failed."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "logs"}
+
+
+def test_a_loss_that_is_no_number_is_an_error_and_leaves_the_old_weights(
+    tmp_path: Path, sample: Digits
+) -> None:
+    from train.fit import fit
+
+    before = old_weights(tmp_path)
+    wild = replace(FAST["nn"], epochs=3, min_steps=0, peak_learning_rate=float("inf"))
+    with pytest.raises(ResultError, match="nn: the loss became .* lower the recipe's peak_learning_rate"):
+        fit("nn", wild, sample, 1, tmp_path)
+    assert files(tmp_path) == before
+
+
 def test_a_diverged_run_is_an_error_and_leaves_the_old_weights(tmp_path: Path, sample: Digits) -> None:
     from train.fit import fit
 
-    (tmp_path / "nn.keras").write_text("old")
-    wild = replace(RECIPES["nn"], epochs=3, min_steps=0, peak_learning_rate=float("inf"))
-    with pytest.raises(ResultError, match="nn: the loss became .* lower the recipe's peak_learning_rate"):
-        fit("nn", wild, sample, 1, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["nn.keras"]
-    assert (tmp_path / "nn.keras").read_text() == "old"
+    before = old_weights(tmp_path)
+    wild = replace(FAST["cnn"], epochs=2, min_steps=0, peak_learning_rate=30.0)
+    with pytest.raises(
+        ResultError, match="cnn: diverged: right about .* lower the recipe's peak_learning_rate"
+    ):
+        fit("cnn", wild, sample, 1, tmp_path)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("count", [1, 9, 140])
+def test_too_few_images_are_an_error(tmp_path: Path, sample: Digits, count: int) -> None:
+    few = tmp_path / "few.npz"
+    x_train, y_train = sample.x_train[:count], sample.y_train[:count]
+    np.savez(few, x_train=x_train, y_train=y_train, x_test=sample.x_test, y_test=sample.y_test)
+    folder = tmp_path / "models"
+    folder.mkdir()
+    before = old_weights(folder)
+    with pytest.raises(DataError, match=rf"{count} training images, .*; expected a batch of 128 or more"):
+        main(["nn", "--data", str(few), "--models", str(folder)])
+    assert files(folder) == before
+
+
+def without_times(card: Card) -> dict[str, object]:
+    """Return a card's fields but for those that tell when and how fast."""
+    return {
+        key: value for key, value in asdict(card).items() if key not in ("created", "seconds", "keras_sha256")
+    }
+
+
+def test_a_killed_best_run_goes_on_and_ends_with_the_same_card(tmp_path: Path) -> None:
+    """The command in a process of its own, killed for real; the recipe's teachers are fewer, to save time."""
+    script = """
+import sys
+from dataclasses import replace
+from train import cli
+from train.__main__ import main
+from train.recipe import RECIPES, Teachers
+best = RECIPES["best"]
+best["cnn"] = replace(best["cnn"], teachers=Teachers("teacher", count=1, views=2, weight=0.9))
+sys.exit(cli.run(main, ["cnn", "--recipe", "best", "--epochs", "4", "--models", sys.argv[1]]))
+"""
+
+    def start(folder: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", script, str(folder)]
+        return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    _, error = start(whole).communicate()
+    assert (whole / "cnn.keras").exists(), error
+    for checkpoint_file in (killed / "teachers" / "1" / "teacher", killed / "cnn"):
+        process = start(killed)
+        while not checkpoint_file.with_suffix(".checkpoint.npz").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+        assert not checkpoint_file.with_suffix(".keras").exists()
+    process = start(killed)
+    _, error = process.communicate()
+    assert process.returncode == 0, error
+    assert re.search(r"cnn: goes on from epoch [234] of 4", error)
+    assert "teacher: up to date" in error
+    assert without_times(cards.read(whole, "cnn")) == without_times(cards.read(killed, "cnn"))
+    assert len(cards.read(killed, "cnn").history) == 4
+    names = {path.name for path in killed.iterdir()}
+    assert names == {path.name for path in whole.iterdir()}
+    assert names == {"cnn.keras", "cnn.card.json", "cnn.curves.png", "cnn.confusion.png", "logs", "teachers"}
+
+
+def test_a_student_learns_from_its_teachers_and_goes_on_too(
+    tmp_path: Path, sample: Digits, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from train.fit import fit, prepare
+
+    few = replace(sample, x_train=sample.x_train[:1000], y_train=sample.y_train[:1000])
+    recipe = replace(
+        RECIPES["best"]["nn"],
+        epochs=12,
+        min_steps=0,
+        batch_size=64,
+        augmentation=Augmentation(shift=1),
+        plain=0.25,
+        teachers=Teachers("cnn", count=2, views=3, weight=0.9),
+    )
+    # The network is its own colleague: what counts here is that answers are averaged.
+    card = cards.read(models, "cnn")
+    shutil.copy(models / "cnn.keras", tmp_path)
+    lesson = prepare(recipe, few, {models: card, tmp_path: replace(card, weights_sha256="other")})
+    assert lesson is not None
+    assert lesson.teachers == [card.weights_sha256, "other"]
+    assert lesson.views.shape == (3 * 900, 28, 28)
+    np.testing.assert_array_equal(lesson.views[:900], few.x_train[:900])
+    assert not np.array_equal(lesson.views[900:1800], few.x_train[:900])
+    np.testing.assert_allclose(lesson.answers.sum(1), 1, atol=0.01)
+    assert np.mean(lesson.answers.argmax(1) == np.tile(few.y_train[:900], 3)) > 0.8
+
+    write = checkpoint.write
+
+    def interrupt(*arguments: Any) -> None:
+        write(*arguments)
+        if arguments[3].epochs == 5:
+            raise KeyboardInterrupt
+
+    whole = fit("nn", recipe, few, 3, tmp_path / "whole", lesson=lesson)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit("nn", recipe, few, 3, tmp_path / "interrupted", lesson=lesson)
+    resumed = fit("nn", recipe, few, 3, tmp_path / "interrupted", lesson=lesson)
+    assert without_times(whole) == without_times(resumed)
+    assert whole.teachers == lesson.teachers
+    assert whole.steps == 12 * (900 // 64)
+    assert whole.accuracy["value"] > 0.7
+
+
+def test_best_trains_the_teachers_first_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipes = RECIPES["best"]
+    quick = Teachers("teacher", count=2, views=2, weight=1.0)
+    for name in NETWORKS:
+        monkeypatch.setitem(recipes, name, replace(recipes[name], teachers=quick))
+    assert train(tmp_path, "nn", "--recipe", "best", "--epochs", "2") == 0
+    said = capsys.readouterr().err
+    assert "nn: learns from 2 teachers, which come first" in said
+    assert said.count("teacher: training with seed") == 2
+    teachers = [cards.read(tmp_path / "teachers" / str(seed), "teacher") for seed in (1, 2)]
+    assert cards.read(tmp_path, "nn").teachers == [each.weights_sha256 for each in teachers]
+    assert train(tmp_path, "--recipe", "best", "--epochs", "2") == 0
+    said = capsys.readouterr().err
+    assert "nn: up to date" in said
+    assert "teacher: training" not in said
+    assert "cnn: training with seed 1" in said
+    assert train(tmp_path, "--recipe", "best", "--epochs", "2", "--seed", "4") == 0
+    assert capsys.readouterr().err.count("training with seed 4") == 2
+
+
+def test_several_seeds_are_reported_and_the_best_on_validation_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["nn", "--seeds", "3", "--seed", "5", "--epochs", "2"]
+    assert train(tmp_path, *arguments) == 0
+    captured = capsys.readouterr()
+    card = cards.read(tmp_path, "nn")
+    runs = {seed: cards.read(tmp_path / "seeds" / str(seed), "nn") for seed in (5, 6, 7)}
+    assert [run["seed"] for run in card.seeds] == [5, 6, 7]
+    best = max(runs.values(), key=lambda run: (run.validation["value"], -run.validation["loss"]))
+    assert (card.seed, card.weights_sha256) == (best.seed, best.weights_sha256)
+    values = [run.accuracy["value"] for run in runs.values()]
+    assert f"nn: 3 seeds: accuracy {np.mean(values):.4f} on average" in captured.out
+    assert f"seed {best.seed} is the best on validation" in captured.out
+    for kind in ("curves", "confusion"):
+        assert (tmp_path / f"nn.{kind}.png").read_bytes().startswith(b"\x89PNG")
+    # Again: nothing is trained a second time.
+    assert train(tmp_path, *arguments) == 0
+    assert capsys.readouterr().err.count("nn: up to date") == 3
+
+
+def test_what_lies_beside_the_weights(tmp_path: Path) -> None:
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    assert train(tmp_path, "nn", "--epochs", "3") == 0
+    card = cards.read(tmp_path, "nn")
+    for kind in ("curves", "confusion"):
+        with Image.open(tmp_path / f"nn.{kind}.png") as picture:
+            assert min(picture.size) >= 400
+            assert len(picture.convert("RGB").getcolors(2**20) or []) > 20
+    for part, prefix in (("train", ""), ("validation", "val_")):
+        log = EventAccumulator(str(tmp_path / "logs" / "nn" / part), size_guidance={"tensors": 0})
+        log.Reload()
+        events = log.Tensors("epoch_accuracy")
+        assert [event.step for event in events] == [0, 1, 2]
+        logged = [float(make_ndarray(event.tensor_proto)) for event in events]
+        assert logged == pytest.approx([epoch[f"{prefix}accuracy"] for epoch in card.history])
+    assert 0.1 < card.corruptions["shift"] < card.accuracy["value"]
+    assert set(card.corruptions) == set(CORRUPTIONS)
+    assert 0 < card.validation["loss"] < 1
+    assert card.validation["images"] == 400
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["nm"], 2, "no network is called nm; there are nn, cnn"),
+        (["--seeds", "0"], 2, "--seeds 0: expected 1 or more"),
         (["--epochs", "0"], 2, "--epochs 0: expected 1 or more"),
         (["--seed", "-1"], 2, "--seed -1: expected 0 to 4294967295"),
         (["--data", "/no/such/file"], 3, "/no/such/file: no such file or folder"),
@@ -127,7 +333,7 @@ def test_killed_training_leaves_nothing_that_a_later_step_takes(tmp_path: Path) 
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} <= {"logs", "nn.checkpoint.npz"}
 
 
 def test_training_killed_while_it_writes_is_noticed(tmp_path: Path, sample: Digits) -> None:
@@ -147,7 +353,7 @@ def publish(staged, final):
         os.kill(os.getpid(), signal.SIGKILL)
     real(staged, final)
 files.publish = publish
-recipe = replace(RECIPES["nn"], epochs=1, min_steps=0)
+recipe = replace(RECIPES["fast"]["nn"], epochs=1, min_steps=0)
 fit.fit("nn", recipe, data.load(data.find()), 1, Path({str(tmp_path)!r}))
 """
     (tmp_path / "nn.keras").write_text("old weights")
@@ -155,10 +361,16 @@ fit.fit("nn", recipe, data.load(data.find()), 1, Path({str(tmp_path)!r}))
     assert process.returncode == -signal.SIGKILL
     with pytest.raises(ArtifactError, match="not the weights that nn.card.json describes"):
         cards.read(tmp_path, "nn")
-    recipe = replace(RECIPES["nn"], epochs=1, min_steps=0)
-    assert cards.up_to_date(tmp_path, "nn", sample.source, recipe, 1) is None
+    recipe = replace(FAST["nn"], epochs=1, min_steps=0)
+    assert cards.up_to_date(tmp_path, "nn", sample, recipe, 1) is None
     assert train(tmp_path, "nn", "--epochs", "1") == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["nn.card.json", "nn.keras"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "logs",
+        "nn.card.json",
+        "nn.confusion.png",
+        "nn.curves.png",
+        "nn.keras",
+    ]
 
 
 def test_ctrl_c_is_exit_code_130(tmp_path: Path) -> None:
@@ -173,7 +385,7 @@ def test_ctrl_c_is_exit_code_130(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert error.splitlines()[-1] == "interrupted"
     assert "Traceback" not in error
-    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} <= {"logs", "nn.checkpoint.npz"}
 
 
 def test_help_is_complete_and_quick() -> None:
@@ -184,7 +396,18 @@ def test_help_is_complete_and_quick() -> None:
         text=True,
         check=True,
     )
-    for flag in ("--data", "--models", "--seed", "--epochs", "--force", "--json", "exit codes"):
+    for flag in (
+        "--recipe",
+        "--seeds",
+        "TF_CONFIG",
+        "--data",
+        "--models",
+        "--seed",
+        "--epochs",
+        "--force",
+        "--json",
+        "exit codes",
+    ):
         assert flag in process.stdout
     assert "tensorflow" not in process.stderr
 

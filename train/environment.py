@@ -5,7 +5,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["describe"]
+__all__ = ["describe", "has_bfloat16"]
 
 _PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy", "pillow", "grpcio", "uvicorn", "starlette")
 
@@ -21,13 +21,24 @@ def describe() -> dict[str, object]:
     }
 
 
+def has_bfloat16() -> bool:
+    """Tell whether the processor multiplies bfloat16 numbers itself; elsewhere they are slower than float32."""
+    return bool({"avx512_bf16", "amx_bf16"} & set(_cpuinfo("flags").split()))
+
+
 def _cpu() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(field: str) -> str:
+    """Return a field of the first processor that Linux describes, or an empty text."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+            key, _, value = line.partition(":")
+            if key.strip() == field:
+                return value.strip()
+    return ""
 
 
 def _version(package: str) -> str | None:

@@ -6,13 +6,28 @@ import json
 import os
 import re
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from train.errors import ArtifactError
 
-__all__ = ["publish", "read_json", "sha256", "stage", "staged", "sweep", "write_bytes", "write_json"]
+__all__ = [
+    "DAMAGED",
+    "publish",
+    "read_json",
+    "sha256",
+    "stage",
+    "staged",
+    "sweep",
+    "write_bytes",
+    "write_json",
+]
+
+# What a damaged archive or compressed stream raises, in zipfile, gzip, zlib and numpy's header parser.
+DAMAGED = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 # Hidden, so that no glob for artefacts and no model server (which looks for integers) picks it up; the
 # process id lets a later run tell a stage that is being written from one whose writer died.

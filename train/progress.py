@@ -16,16 +16,25 @@ _SECONDS_BETWEEN_LINES = 10.0
 class Progress:
     """A context manager; `advance` as the work gets done.
 
-    `total` counts `unit`s. Both forms go to stderr, so that results on stdout stay clean.
+    `total` counts `unit`s, of which `done` were there before and say nothing of the rate. Both forms go to
+    stderr, so that results on stdout stay clean.
     """
 
-    def __init__(self, label: str, total: int, unit: str, file: TextIO | None = None) -> None:
+    def __init__(self, label: str, total: int, unit: str, file: TextIO | None = None, done: int = 0) -> None:
         self._label, self._total, self._unit = label, total, unit
         self._file = file or sys.stderr
-        self._done = 0
+        self._done = self._before = done
         self._start = self._last = time.monotonic()
         self._bar = (
-            tqdm(total=total, desc=label, unit=f" {unit}", file=self._file, leave=False, dynamic_ncols=True)
+            tqdm(
+                total=total,
+                initial=done,
+                desc=label,
+                unit=f" {unit}",
+                file=self._file,
+                leave=False,
+                dynamic_ncols=True,
+            )
             if _has_width(self._file)
             else None
         )
@@ -42,7 +51,7 @@ class Progress:
         if now - self._last < _SECONDS_BETWEEN_LINES:
             return
         self._last = now
-        rate = self._done / (now - self._start)
+        rate = (self._done - self._before) / (now - self._start)
         left = (self._total - self._done) / rate
         tail = f", {note}" if note else ""
         print(

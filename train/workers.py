@@ -1,0 +1,147 @@
+"""Training on several hosts at once: synchronous data parallelism over TensorFlow's collectives.
+
+The hosts are named in `TF_CONFIG`, TensorFlow's own convention. Keras 3's `fit` can't run under
+`MultiWorkerMirroredStrategy` (keras-team/keras#20585), so the strategy only joins the workers, and what
+training needs of it is done here in two places: gradients are averaged before each step, and once an epoch
+everything that the steps don't keep equal (batch normalization's statistics) is averaged too.
+
+Loads TensorFlow only where there are other workers.
+"""
+
+import json
+import os
+import threading
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train import backend
+from train.errors import Unreachable, UsageError
+
+__all__ = ["ALONE", "Workers", "connect"]
+
+_SECONDS_BETWEEN_LINES = 10
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The place of this process among all workers: `index` from 0, of `count`. Worker 0, the chief, writes."""
+
+    index: int
+    count: int
+
+    @property
+    def chief(self) -> bool:
+        """Whether this is the one that writes and reports."""
+        return self.index == 0
+
+    def mean(self, values: Sequence[Any]) -> list[Any]:
+        """Return float32 tensors averaged over all workers, which must all call this with the same shapes."""
+        return list(values) if self.count == 1 else self._reduce(values, "float32", "Div")
+
+    def from_chief(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return the chief's numbers, exactly, to all workers, which must call this with the same shapes."""
+        if self.count == 1:
+            return list(arrays)
+        # A sum in which the others' terms are zero; float64 holds every float32 and every 32-bit integer.
+        terms = arrays if self.chief else [np.zeros_like(each) for each in arrays]
+        sums = self._reduce([np.asarray(each) for each in terms], "float64", "Id")
+        return [each.numpy().astype(array.dtype) for each, array in zip(sums, arrays, strict=True)]
+
+    def text_from_chief(self, text: str) -> str:
+        """Return the chief's text to all workers."""
+        mine = np.frombuffer(text.encode(), np.uint8)
+        (size,) = self.from_chief([np.array(len(mine))])
+        (encoded,) = self.from_chief([mine if self.chief else np.zeros(size, np.uint8)])
+        return encoded.tobytes().decode()
+
+    def _reduce(self, values: Sequence[Any], dtype: str, final: str) -> list[Any]:
+        import tensorflow as tf
+
+        tensors = [tf.convert_to_tensor(value) for value in values]
+        # One vector for all of them: a message has a price whatever its size.
+        vector = tf.raw_ops.CollectiveReduceV2(
+            input=tf.concat([tf.reshape(tf.cast(each, dtype), [-1]) for each in tensors], 0),
+            group_size=self.count,
+            group_key=1,
+            # One for each kind of message: an instance has one shape and type for good.
+            instance_key=zlib.crc32(f"{dtype} {final} {[each.shape for each in tensors]}".encode()) >> 1,
+            ordering_token=[],
+            merge_op="Add",
+            final_op=final,
+        )
+        parts = tf.split(vector, [each.shape.num_elements() for each in tensors])
+        return [tf.reshape(part, each.shape) for part, each in zip(parts, tensors, strict=True)]
+
+    def average(self, variables: Sequence[Any]) -> None:
+        """Set each variable of floating-point type to its mean over all workers."""
+        if self.count == 1:
+            return
+        floats = [variable for variable in variables if "float" in str(variable.dtype)]
+        for variable, value in zip(floats, self.mean([each.value for each in floats]), strict=True):
+            variable.assign(value)
+
+
+ALONE = Workers(0, 1)
+
+
+def connect(say: Callable[[str], None], seconds: float = 600) -> Workers:
+    """Join the workers that `TF_CONFIG` names and return this one's place; ALONE where it isn't set.
+
+    Must come before TensorFlow has run anything. Waits for the others up to `seconds`, telling `say` so.
+    Raises UsageError if `TF_CONFIG` isn't what TensorFlow expects, Unreachable if not all workers came.
+    """
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        return ALONE
+    workers, addresses = _parse(text)
+    if workers.count == 1:
+        return ALONE
+    tf = backend.tensorflow()
+    failure: list[Exception] = []
+
+    def join() -> None:
+        try:
+            tf.distribute.MultiWorkerMirroredStrategy()
+        except Exception as error:  # noqa: BLE001 - carried over to the thread that waits
+            failure.append(error)
+
+    # In a thread, because TensorFlow waits an hour and can't be interrupted.
+    thread = threading.Thread(target=join, daemon=True)
+    thread.start()
+    begun = time.monotonic()
+    while thread.is_alive() and (left := begun + seconds - time.monotonic()) > 0:
+        say(f"worker {workers.index} of {workers.count}: waiting for {', '.join(addresses)}")
+        thread.join(min(_SECONDS_BETWEEN_LINES, left))
+    if thread.is_alive() or failure:
+        reason = str(failure[0]) if failure else f"not all had come after {seconds:.0f} s"
+        raise Unreachable(
+            f"TF_CONFIG: {reason}; start this command on every one of {', '.join(addresses)}, with its own index"
+        )
+    return workers
+
+
+def _parse(text: str) -> tuple[Workers, list[str]]:
+    expected = '{"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": N}}'
+    try:
+        config = json.loads(text)
+        addresses, task = config["cluster"]["worker"], config["task"]
+        index = task["index"]
+        valid = (
+            set(config["cluster"]) == {"worker"}
+            and task["type"] == "worker"
+            and isinstance(addresses, list)
+            and all(isinstance(each, str) and each.rpartition(":")[2].isdecimal() for each in addresses)
+            and type(index) is int
+            and 0 <= index < len(addresses)
+        )
+    except (ValueError, KeyError, TypeError):
+        valid = False
+    if not valid:
+        raise UsageError(f"TF_CONFIG is {text!r}; expected {expected}, N an index into that list")
+    return Workers(index, len(addresses)), addresses
