@@ -2,42 +2,50 @@
 
 python -m benchmarks                    measure both models, print the table, write JSON and Markdown
 python -m benchmarks report             render the report of the last run again
+python -m benchmarks training           train plainly and by the fast recipe, in turn; print the ratios
 python -m benchmarks readme [--check]   put the committed results into the README, or compare
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import report
-from train import cli, data
+from train import cards, cli, data
 from train.errors import ArtifactError, ResultError, UsageError
 from train.files import write_bytes, write_json
-from train.recipe import RECIPES
+from train.recipe import NETWORKS
 
 _FOLDER = Path(__file__).resolve().parent
 _OUT = _FOLDER / "out"
 # Measured on full MNIST and committed: where the README's tables come from.
 _COMMITTED = _FOLDER / "results.json"
+_RELEASED = _FOLDER.parent / "models" / cards.RELEASED
 _README = _FOLDER.parent / "README.md"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one of the three commands and return the exit code."""
+    """Run one of the four commands and return the exit code."""
     parser = cli.parser("python -m benchmarks", "Measure every format and every way of serving; report.")
-    parser.add_argument("command", nargs="?", default="run", choices=("run", "report", "readme"))
+    parser.add_argument("command", nargs="?", default="run", choices=("run", "report", "training", "readme"))
     parser.add_argument("--models", type=Path, default=Path("models"), help="the folder of exported models")
-    parser.add_argument("--model", action="append", choices=RECIPES, help="only this one (may be repeated)")
+    parser.add_argument("--model", action="append", choices=NETWORKS, help="only this one (may be repeated)")
     parser.add_argument("--data", metavar="PATH", help="the data that the models were trained on")
     parser.add_argument("--out", type=Path, default=_OUT, help="where results.json and report.md are")
     parser.add_argument("--json", action="store_true", help="print the results as JSON instead of the table")
+    parser.add_argument(
+        "--repeats", type=int, default=3, metavar="N", help="training: pairs of runs, by seed"
+    )
     parser.add_argument("--check", action="store_true", help="readme: change nothing, exit 6 if it differs")
     arguments = parser.parse_args(argv)
     if arguments.check and arguments.command != "readme":
         raise UsageError("--check belongs to `python -m benchmarks readme`")
     if arguments.command == "readme":
         return _readme(check=arguments.check)
+    if arguments.command == "training":
+        return _training(arguments)
     results_file, report_file = arguments.out / "results.json", arguments.out / "report.md"
     if arguments.command == "report":
         results = report.read(results_file)
@@ -46,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from benchmarks.run import run
 
         digits = data.load(data.find(arguments.data, say=cli.say))
-        results = run(arguments.models, arguments.model or list(RECIPES), digits)
+        results = run(arguments.models, arguments.model or list(NETWORKS), digits)
         write_json(results_file, results)
     write_bytes(report_file, report.markdown(results).encode())
     print(json.dumps(results, indent=2) if arguments.json else report.text(results))
@@ -54,19 +62,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _training(arguments: argparse.Namespace) -> int:
+    from benchmarks import training
+
+    if arguments.repeats < 1:
+        raise UsageError(f"--repeats {arguments.repeats}: expected 1 or more")
+    digits = data.load(data.find(arguments.data, say=cli.say))
+    results = training.compare(digits, arguments.repeats, say=cli.say)
+    file = arguments.out / "training.json"
+    write_json(file, results)
+    print(json.dumps(results, indent=2) if arguments.json else training.text(results))
+    print(f"\nwritten: {file}", file=sys.stderr)
+    return 0
+
+
 def _readme(*, check: bool) -> int:
-    block = report.readme_block(report.read(_COMMITTED))
-    before = _README.read_text(encoding="utf-8")
-    head, begin, rest = before.partition(report.BEGIN)
-    _, end, tail = rest.partition(report.END)
-    if not begin or not end:
-        raise ArtifactError(
-            f"{_README}: the markers of the results are gone; expected {report.BEGIN} … {report.END}"
-        )
-    after = head + block + tail
+    from benchmarks import training
+
+    released = {name: cards.read(_RELEASED, name) for name in NETWORKS}
+    blocks = {
+        "results": report.readme_block(report.read(_COMMITTED)),
+        "training": training.readme_block(released),
+    }
+    before = after = _README.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        begin = f"<!-- {name}: written by `python -m benchmarks readme`, not by hand -->"
+        end = f"<!-- end of {name} -->"
+        head, found, rest = after.partition(begin)
+        _, closed, tail = rest.partition(end)
+        if not found or not closed:
+            raise ArtifactError(f"{_README}: the markers of the {name} are gone; expected {begin} … {end}")
+        after = f"{head}{begin}\n\n{block}\n\n{end}{tail}"
     if check and after != before:
         raise ResultError(
-            f"{_README}: its tables are not those of {_COMMITTED}; run `python -m benchmarks readme`"
+            f"{_README}: its tables are not the measured ones; run `python -m benchmarks readme`"
         )
     if not check:
         write_bytes(_README, after.encode())

@@ -11,11 +11,7 @@ from export.formats import FORMATS, REFERENCE
 from train.errors import ArtifactError
 from train.files import read_json
 
-__all__ = ["BEGIN", "END", "markdown", "read", "readme_block", "text"]
-
-# The README's tables stand between these and are written by `python -m benchmarks readme`.
-BEGIN = "<!-- results: written by `python -m benchmarks readme`, not by hand -->"
-END = "<!-- end of results -->"
+__all__ = ["markdown", "read", "readme_block", "text"]
 
 # Ratios closer to 1 than the tolerance of a stable timing say nothing.
 _SLOWER = 1.10
@@ -65,10 +61,8 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def readme_block(results: dict[str, Any]) -> str:
-    """Return the README's part, markers included."""
-    return "\n".join(
-        [BEGIN, "", _formats(), "", _heading(results), "", _tables(results), "", *_remarks(results), "", END]
-    )
+    """Return the README's part on formats, in Markdown."""
+    return "\n".join([_formats(), "", _heading(results), "", _tables(results), "", *_remarks(results)])
 
 
 def _formats() -> str:

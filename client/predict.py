@@ -29,6 +29,7 @@ from client import image
 from export.formats import FORMATS, REFERENCE
 from export.runtime import Target
 from train import cli
+from train.cards import RELEASED
 from train.data import CLASSES
 from train.errors import DataError, UsageError
 
@@ -80,7 +81,10 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout", type=float, default=10.0, metavar="SECONDS", help="for a server's answer"
     )
     parser.add_argument(
-        "--format", default=REFERENCE, choices=FORMATS, help="with --local: which TFLite format of the model"
+        "--format",
+        choices=FORMATS,
+        help=f"with --local: which TFLite format of the model (default: {REFERENCE}, or int8 where only the released "
+        "models are there)",
     )
     parser.add_argument("--tflite", type=Path, metavar="FILE", help="with --local: this file instead")
     parser.add_argument(
@@ -121,18 +125,31 @@ def _target(arguments: argparse.Namespace) -> Target:
 
 
 def _local(arguments: argparse.Namespace) -> Target:
-    from export import store
     from export.litert import LiteRT
     from export.runtime import Classifier
     from train.backend import quiet
 
     path = arguments.tflite
     if path is None:
-        base = arguments.models / arguments.model
-        version = store.latest(base) if arguments.version is None else base / str(arguments.version)
-        path = version / FORMATS[arguments.format].file
+        path = _exported(arguments)
     with quiet():  # LiteRT announces its delegate
         return Classifier(LiteRT(path), str(path))
+
+
+def _exported(arguments: argparse.Namespace) -> Path:
+    """Return the TFLite file that was asked for: of an exported version, or else of the released model."""
+    from export import store
+
+    models: Path = arguments.models
+    base: Path = models / arguments.model
+    format_name = arguments.format or REFERENCE
+    if arguments.version is not None:
+        return base / str(arguments.version) / FORMATS[format_name].file
+    released = models / RELEASED / f"{arguments.model}.{arguments.format or 'int8'}.tflite"
+    if released.is_file() and not store.versions(base):
+        cli.say(f"{base} holds no version, so the released model answers: {released}")
+        return released
+    return store.latest(base) / FORMATS[format_name].file
 
 
 def _ranked(row: NDArray[np.float32]) -> list[tuple[str, float]]:

@@ -18,7 +18,7 @@ from export.cards import ExportCard
 from train import cards as training_cards
 from train import cli, data
 from train.errors import DataError, UsageError
-from train.recipe import RECIPES
+from train.recipe import NETWORKS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Write <models>/<name>/<N>/ with a SavedModel and TFLite files, N one above the last version.",
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"which of {', '.join(RECIPES)} (both if none)"
+        "names", nargs="*", metavar="NAME", help=f"which of {', '.join(NETWORKS)} (both if none)"
     )
     parser.add_argument("--data", metavar="PATH", help="the data that the networks were trained on")
     parser.add_argument("--models", type=Path, default=Path("models"), help="the folder to read and write")
@@ -40,22 +40,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print the export cards as JSON on stdout")
     arguments = parser.parse_args(argv)
-    names = list(dict.fromkeys(arguments.names)) or list(RECIPES)
-    if unknown := sorted(set(names) - set(RECIPES)):
-        raise UsageError(f"no network is called {', '.join(unknown)}; there are {', '.join(RECIPES)}")
+    names = list(dict.fromkeys(arguments.names)) or list(NETWORKS)
+    if unknown := sorted(set(names) - set(NETWORKS)):
+        raise UsageError(f"no network is called {', '.join(unknown)}; there are {', '.join(NETWORKS)}")
     rows = formats.select(arguments.formats)
 
-    source = data.find(arguments.data, say=cli.say)
-    digits = None
+    digits = data.load(data.find(arguments.data, say=cli.say))
     done: list[ExportCard] = []
     for name in names:
-        training = training_cards.read(arguments.models, name)
-        if training.data["sha256"] != source.sha256:
+        trained = training_cards.locate(arguments.models, name)
+        training = training_cards.read(trained, name)
+        if trained != arguments.models:
+            cli.say(f"{name}: not trained here, so the released weights are exported, {trained / name}.keras")
+        if training.data["sha256"] != digits.sha256:
             # Other images may be among those that it was trained on, and flatter it.
             raise DataError(
-                f"{arguments.models / name}.keras was trained on {training.data['label']} "
-                f"(sha256 {training.data['sha256'][:12]}…), but the data found is {source.label} "
-                f"({source.sha256[:12]}…); pass the same --data or MNIST_NPZ, or run `make train` again"
+                f"{trained / name}.keras was trained on {training.data['label']} "
+                f"(sha256 {training.data['sha256'][:12]}…), but the data found is {digits.source.label} "
+                f"({digits.sha256[:12]}…); pass the same --data or MNIST_NPZ, or run `make train` again"
             )
         version = cards.up_to_date(arguments.models / name, training.keras_sha256, rows)
         if version and not arguments.force:
@@ -64,11 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             card = cards.read(version)
         else:
-            if digits is None:
-                digits = data.load(source)
             from export.publish import export
 
-            version, card = export(name, arguments.models, digits, rows, cli.say)
+            version, card = export(name, trained, arguments.models, digits, rows, cli.say)
             cli.say(f"{name}: published {version}")
         done.append(card)
         if not arguments.json:

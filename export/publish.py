@@ -20,25 +20,25 @@ __all__ = ["export"]
 
 
 def export(
-    name: str, models: Path, digits: Digits, rows: list[Format], say: Callable[[str], None]
+    name: str, trained: Path, models: Path, digits: Digits, rows: list[Format], say: Callable[[str], None]
 ) -> tuple[Path, ExportCard]:
-    """Export `models/name.keras` as the next version of `models/name` and return its directory and card.
+    """Export `trained/name.keras` as the next version of `models/name` and return its directory and card.
 
     Every artefact is loaded back and run over all test images before anything is published. Raises
     ArtifactError if the weights are missing or damaged, ConversionError if a format can't be written and
     ResultError if what was written answers differently; nothing is published then.
     """
-    training = cards.read(models, name)
+    training = cards.read(trained, name)
     tensorflow()
     import keras
 
     from export import convert
 
     try:
-        model = keras.models.load_model(models / f"{name}.keras", compile=False)
+        model = keras.models.load_model(trained / f"{name}.keras", compile=False)
     except (ValueError, OSError) as error:
         raise ArtifactError(
-            f"{models / name}.keras: Keras can't load it ({error}); run `make train`"
+            f"{trained / name}.keras: Keras can't load it ({error}); run `make train`"
         ) from error
     images = to_input(digits.x_test)
     reference = model.predict(images, batch_size=1000, verbose=0)

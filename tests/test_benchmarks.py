@@ -118,7 +118,11 @@ def test_readme_check_finds_a_changed_figure(
     monkeypatch.setattr(command, "_README", readme)
     monkeypatch.setattr(command, "_COMMITTED", tmp_path / "results.json")
     (tmp_path / "results.json").write_text(json.dumps(results))
-    readme.write_text(f"before\n{report.BEGIN}\n{report.END}\nafter\n")
+    markers = [
+        f"<!-- {block}: written by `python -m benchmarks readme`, not by hand -->\n<!-- end of {block} -->"
+        for block in ("training", "results")
+    ]
+    readme.write_text("\n".join(["before", *markers, "after", ""]))
     assert cli.run(command.main, ["readme", "--check"]) == 6
     assert cli.run(command.main, ["readme"]) == 0
     assert cli.run(command.main, ["readme", "--check"]) == 0
@@ -128,7 +132,7 @@ def test_readme_check_finds_a_changed_figure(
     figure = f"{results['models']['nn']['rows'][0]['accuracy']['value']:.4f} ("
     readme.write_text(whole.replace(figure, "0.9999 (", 1))
     assert cli.run(command.main, ["readme", "--check"]) == 6
-    readme.write_text("no markers")
+    readme.write_text(markers[0])
     assert cli.run(command.main, ["readme", "--check"]) == 4
 
 

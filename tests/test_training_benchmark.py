@@ -1,0 +1,48 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import training
+from train import cli
+from train.data import Digits
+
+
+def test_both_recipes_are_trained_and_compared(
+    sample: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Real training on the sample, towards accuracies that it reaches, and one that nothing does."""
+    asked = {"nn": 0.85, "cnn": 0.80}
+    results = training.compare(sample, repeats=1, asked=asked)
+    assert list(results["networks"]) == ["nn", "cnn"]
+    for name, network in results["networks"].items():
+        (run,) = network["runs"]
+        for recipe in ("plain", "fast"):
+            assert run[recipe]["reached"]
+            assert asked[name] <= run[recipe]["accuracy"] <= 1
+            assert run[recipe]["seconds"] > 0
+        assert run["ratio"] == run["fast"]["seconds"] / run["plain"]["seconds"]
+    table = training.text(results)
+    assert "cnn: 0.8000 by fast in" in table
+    assert "of plain training's time (medians of 1 runs, of which 0 missed it)" in table
+
+    monkeypatch.setattr(training, "_MOST_EPOCHS", 1)
+    monkeypatch.setattr(training, "NETWORKS", ("nn",))
+    monkeypatch.setitem(training.ASKED, "nn", 1.0)
+    assert cli.run(command.main, ["training", "--repeats", "1", "--out", str(tmp_path)]) == 0
+    (run,) = json.loads((tmp_path / "training.json").read_text())["networks"]["nn"]["runs"]
+    assert (run["plain"]["epochs"], run["plain"]["reached"], run["fast"]["reached"], run["ratio"]) == (
+        1,
+        False,
+        False,
+        None,
+    )
+    shown = capsys.readouterr().out
+    assert "not in" in shown
+    assert "of which 1 missed it" in shown
+
+
+def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(command.main, ["training", "--repeats", "0"]) == 2
+    assert "--repeats 0: expected 1 or more" in capsys.readouterr().err
