@@ -2,6 +2,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -93,6 +94,7 @@ def test_two_workers_end_with_the_same_weights(tmp_path: Path) -> None:
         "{}",
         '{"cluster": {"worker": ["localhost:1"]}}',
         config(["localhost"], 0),
+        config(["localhost:65536"], 0),
         config(["localhost:1", "localhost:2"], 2),
         config(["localhost:1", "localhost:2"], -1),
         '{"cluster": {"worker": "localhost:1"}, "task": {"type": "worker", "index": 0}}',
@@ -118,28 +120,40 @@ def test_one_worker_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ALONE.text_from_chief("größer") == "größer"
 
 
-def test_workers_that_do_not_come_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("interrupt", [False, True])
+def test_waiting_for_workers_ends(interrupt: bool) -> None:
+    """By itself after a while, and at once by Ctrl-C."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    script = """
+    script = f"""
 import sys
 from train import cli, workers
 def main(argv):
-    workers.connect(cli.say, seconds=3)
+    workers.connect(cli.say, seconds={60 if interrupt else 3})
     return 0
 sys.exit(cli.run(main))
 """
-    process = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-c", script],
         cwd=ROOT,
         env={**os.environ, "TF_CONFIG": config(addresses, 1)},
-        capture_output=True,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
-        check=False,
-    )
-    assert process.returncode == 5
-    assert f"worker 1 of 2: waiting for {addresses[0]}, {addresses[1]}" in process.stderr
-    assert process.stderr.splitlines()[-1].startswith("error: TF_CONFIG: not all had come after 3 s")
+    ) as process:
+        assert process.stderr is not None
+        try:
+            waiting = f"worker 1 of 2: waiting for {addresses[0]}\n"
+            while (line := process.stderr.readline()) != waiting:
+                assert line
+            if interrupt:
+                process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    if interrupt:
+        assert (process.returncode, error.splitlines()[-1]) == (130, "interrupted")
+    else:
+        assert process.returncode == 5
+        assert error.splitlines()[-1].startswith(f"error: TF_CONFIG: no worker at {addresses[0]} after 3 s")
 
 
 def test_an_unusable_tf_config_is_one_line(

@@ -9,8 +9,10 @@ Loads TensorFlow only where there are other workers.
 """
 
 import json
+import math
 import os
-import threading
+import re
+import socket
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -26,6 +28,7 @@ from train.errors import Unreachable, UsageError
 __all__ = ["ALONE", "Workers", "connect"]
 
 _SECONDS_BETWEEN_LINES = 10
+_ADDRESS = re.compile(r".+:[0-9]{1,5}")
 
 
 @dataclass(frozen=True)
@@ -102,28 +105,52 @@ def connect(say: Callable[[str], None], seconds: float = 600) -> Workers:
     workers, addresses = _parse(text)
     if workers.count == 1:
         return ALONE
+    _meet(workers, addresses, say, seconds)
     tf = backend.tensorflow()
-    failure: list[Exception] = []
-
-    def join() -> None:
-        try:
-            tf.distribute.MultiWorkerMirroredStrategy()
-        except Exception as error:  # noqa: BLE001 - carried over to the thread that waits
-            failure.append(error)
-
-    # In a thread, because TensorFlow waits an hour and can't be interrupted.
-    thread = threading.Thread(target=join, daemon=True)
-    thread.start()
-    begun = time.monotonic()
-    while thread.is_alive() and (left := begun + seconds - time.monotonic()) > 0:
-        say(f"worker {workers.index} of {workers.count}: waiting for {', '.join(addresses)}")
-        thread.join(min(_SECONDS_BETWEEN_LINES, left))
-    if thread.is_alive() or failure:
-        reason = str(failure[0]) if failure else f"not all had come after {seconds:.0f} s"
+    try:
+        tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.OpError, RuntimeError) as error:
         raise Unreachable(
-            f"TF_CONFIG: {reason}; start this command on every one of {', '.join(addresses)}, with its own index"
-        )
+            f"TF_CONFIG: the workers could not join ({error}); start this command on all of them again"
+        ) from error
     return workers
+
+
+def _meet(workers: Workers, addresses: list[str], say: Callable[[str], None], seconds: float) -> None:
+    """Wait until every worker listens: on this worker's port first this function, then TensorFlow.
+
+    TensorFlow itself would wait an hour, in a call that neither Ctrl-C nor another thread can end.
+    """
+    missing = [each for index, each in enumerate(addresses) if index != workers.index]
+    begun, said = time.monotonic(), -math.inf
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("", int(addresses[workers.index].rpartition(":")[2])))
+        except OSError as error:
+            raise Unreachable(
+                f"TF_CONFIG: can't listen at {addresses[workers.index]} ({error.strerror}); take a free port"
+            ) from error
+        listener.listen()
+        while missing := [each for each in missing if not _listens(each)]:
+            if (now := time.monotonic()) > begun + seconds:
+                raise Unreachable(
+                    f"TF_CONFIG: no worker at {', '.join(missing)} after {seconds:.0f} s; start this command on every "
+                    "one of them, with its own index"
+                )
+            if now > said + _SECONDS_BETWEEN_LINES:
+                said = now
+                say(f"worker {workers.index} of {workers.count}: waiting for {', '.join(missing)}")
+            time.sleep(0.2)
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def _parse(text: str) -> tuple[Workers, list[str]]:
@@ -136,7 +163,8 @@ def _parse(text: str) -> tuple[Workers, list[str]]:
             set(config["cluster"]) == {"worker"}
             and task["type"] == "worker"
             and isinstance(addresses, list)
-            and all(isinstance(each, str) and each.rpartition(":")[2].isdecimal() for each in addresses)
+            and all(isinstance(each, str) and _ADDRESS.fullmatch(each) for each in addresses)
+            and all(int(each.rpartition(":")[2]) < 2**16 for each in addresses)
             and type(index) is int
             and 0 <= index < len(addresses)
         )
