@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client import image
+from export import formats
 from export.formats import FORMATS, REFERENCE
 from export.runtime import Target
 from train import cli
@@ -83,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--format",
         choices=FORMATS,
-        help=f"with --local: which TFLite format of the model (default: {REFERENCE}, or int8 where only the released "
-        "models are there)",
+        help=f"with --local: which TFLite format of the model (default: {REFERENCE}, or {formats.RELEASED} where "
+        "only the released models are there)",
     )
     parser.add_argument("--tflite", type=Path, metavar="FILE", help="with --local: this file instead")
     parser.add_argument(
@@ -145,7 +146,7 @@ def _exported(arguments: argparse.Namespace) -> Path:
     format_name = arguments.format or REFERENCE
     if arguments.version is not None:
         return base / str(arguments.version) / FORMATS[format_name].file
-    released = models / RELEASED / f"{arguments.model}.{arguments.format or 'int8'}.tflite"
+    released = models / RELEASED / f"{arguments.model}.{arguments.format or formats.RELEASED}.tflite"
     if released.is_file() and not store.versions(base):
         cli.say(f"{base} holds no version, so the released model answers: {released}")
         return released

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from train.errors import UsageError
 
-__all__ = ["FORMATS", "REFERENCE", "Format", "select"]
+__all__ = ["FORMATS", "REFERENCE", "RELEASED", "Format", "select"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ FORMATS = {
 
 # What every other format is compared with.
 REFERENCE = "float32"
+# What comes with the repository: the smallest file that runs by itself on every device.
+RELEASED = "int8"
 
 
 def select(names: str | None) -> list[Format]:

@@ -9,8 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export import cards, store
-from export.formats import FORMATS
+from export import cards, formats, store
 from train import cards as training_cards
 from train import cli
 from train.cards import RELEASED
@@ -19,10 +18,7 @@ from train.errors import ArtifactError
 from train.files import staged
 from train.recipe import NETWORKS
 
-__all__ = ["FORMAT", "main"]
-
-# The smallest file that a network is good for by itself, on every device.
-FORMAT = "int8"
+__all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,9 +45,9 @@ def _release(name: str, models: Path) -> list[Path]:
     if cards.read(version).keras_sha256 != card.keras_sha256:
         raise ArtifactError(f"{version} was exported from other weights than {name}.keras; run `make export`")
     released = models / RELEASED
-    file = released / f"{name}.{FORMAT}.tflite"
+    file = released / f"{name}.{formats.RELEASED}.tflite"
     with staged(file) as temporary:
-        shutil.copyfile(version / FORMATS[FORMAT].file, temporary)
+        shutil.copyfile(version / formats.FORMATS[formats.RELEASED].file, temporary)
     return [file, *training_cards.copy(card, models, released)]
 
 

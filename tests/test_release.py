@@ -12,7 +12,7 @@ from client import predict
 from client.draw_samples import FOLDER
 from conftest import ROOT
 from export import cards as export_cards
-from export import release, store
+from export import formats, release, store
 from export.__main__ import main as export
 from export.litert import LiteRT
 from export.runtime import Classifier
@@ -56,7 +56,7 @@ def test_released_files_are_of_the_same_network(name: str, sample: Digits) -> No
     assert model.count_params() == PARAMETERS[name]
     images = to_input(sample.x_test)
     expected = model.predict(images, verbose=0)
-    file = IN_REPOSITORY / f"{name}.{release.FORMAT}.tflite"
+    file = IN_REPOSITORY / f"{name}.{formats.RELEASED}.tflite"
     target = Classifier(LiteRT(file), str(file))
     found = target.predict(images)
     target.close()

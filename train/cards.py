@@ -15,8 +15,6 @@ __all__ = ["FIGURES", "RELEASED", "Card", "copy", "figure_path", "locate", "read
 
 # The pictures beside a card, <name>.<kind>.png.
 FIGURES = ("curves", "confusion")
-
-
 # The folder, below that of the models, of the weights that come with the repository.
 RELEASED = "released"
 
