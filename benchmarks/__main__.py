@@ -15,13 +15,14 @@ from pathlib import Path
 from benchmarks import report
 from train import cards, cli, data
 from train.errors import ArtifactError, ResultError, UsageError
-from train.files import write_bytes, write_json
+from train.files import read_json, write_bytes, write_json
 from train.recipe import NETWORKS
 
 _FOLDER = Path(__file__).resolve().parent
 _OUT = _FOLDER / "out"
 # Measured on full MNIST and committed: where the README's tables come from.
 _COMMITTED = _FOLDER / "results.json"
+_COMMITTED_TRAINING = _FOLDER / "training.json"
 _RELEASED = _FOLDER.parent / "models" / cards.RELEASED
 _README = _FOLDER.parent / "README.md"
 
@@ -82,7 +83,7 @@ def _readme(*, check: bool) -> int:
     released = {name: cards.read(_RELEASED, name) for name in NETWORKS}
     blocks = {
         "results": report.readme_block(report.read(_COMMITTED)),
-        "training": training.readme_block(released),
+        "training": training.readme_block(released, read_json(_COMMITTED_TRAINING)),
     }
     before = after = _README.read_text(encoding="utf-8")
     for name, block in blocks.items():

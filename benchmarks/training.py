@@ -80,11 +80,19 @@ def text(results: dict[str, Any]) -> str:
     headers = ["network", "seed", "recipe", "accuracy", "epochs", "seconds", "× plain"]
     align = ("left", "right", "left", *["right"] * 4)
     table: str = tabulate(rows, headers, disable_numparse=True, colalign=align)
-    return "\n".join([_heading(results), "", table, "", *_verdicts(results)])
+    return "\n".join(
+        [
+            _heading(results),
+            "",
+            table,
+            "",
+            *(f"{name}: {verdict}" for name, verdict in _verdicts(results).items()),
+        ]
+    )
 
 
-def readme_block(released: dict[str, Card]) -> str:
-    """Return the README's part on training, in Markdown: the released weights by their cards."""
+def readme_block(released: dict[str, Card], measured: dict[str, Any]) -> str:
+    """Return the README's part on training, in Markdown: the released weights by their cards, and `compare`'s run."""
     rows = []
     for name, card in released.items():
         low, high = card.accuracy["interval95"]
@@ -108,6 +116,10 @@ def readme_block(released: dict[str, Card]) -> str:
             table,
             "",
             "Accuracy on MNIST's test images, and of the released seed on nine corrupted copies of them.",
+            "",
+            f"Time to the accuracies that were asked for, {_heading(measured)}:",
+            "",
+            *(f"- `{name}`: {verdict}" for name, verdict in _verdicts(measured).items()),
         ]
     )
 
@@ -117,16 +129,16 @@ def _heading(results: dict[str, Any]) -> str:
     return f"{data['label']}, {data['test']:,} test images; {machine['cpu']}, {machine['cores']} cores"
 
 
-def _verdicts(results: dict[str, Any]) -> list[str]:
-    verdicts = []
+def _verdicts(results: dict[str, Any]) -> dict[str, str]:
+    verdicts = {}
     for name, network in results["networks"].items():
         runs = network["runs"]
         ratios = [run["ratio"] for run in runs if run["ratio"]]
         seconds = statistics.median(run["fast"]["seconds"] for run in runs)
         share = f", {statistics.median(ratios):.2f} of plain training's time" if ratios else ""
         missed = sum(not run["fast"]["reached"] for run in runs)
-        verdicts.append(
-            f"{name}: {network['asked']:.4f} by fast in {seconds:.1f} s{share} (medians of {len(runs)} runs, of which "
+        verdicts[name] = (
+            f"{network['asked']:.4f} by fast in {seconds:.1f} s{share} (medians of {len(runs)} runs, of which "
             f"{missed} missed it)"
         )
     return verdicts
