@@ -26,12 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client import image
+from export import contract as contracts
 from export import formats
 from export.formats import FORMATS, REFERENCE
 from export.runtime import Target
 from train import cli
 from train.cards import RELEASED
-from train.data import CLASSES
 from train.errors import DataError, UsageError
 
 __all__ = ["main"]
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Classify the pictures, print a line for each, return the exit code."""
     arguments = _parser().parse_args(argv)
     paths = list(_expand(arguments.images))
+    contract = _contract(arguments)
     target = _target(arguments)
     bad = 0
     try:
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tensors: list[NDArray[np.float32]] = []
             for path in paths[start : start + _BATCH]:
                 try:
-                    tensors.append(image.from_file(path))
+                    tensors.append(image.from_file(path, contract))
                     readable.append(path)
                 except DataError as error:
                     # One bad picture must not cost the others their answer.
@@ -60,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     print(f"error: {error}", file=sys.stderr)  # noqa: T201
             if tensors:
                 for path, row in zip(readable, target.predict(np.stack(tensors)), strict=True):
-                    print(_json(path, row) if arguments.json else _line(path, row), flush=True)  # noqa: T201
+                    ranked = _ranked(row, contract.labels)
+                    print(_json(path, ranked) if arguments.json else _line(path, ranked), flush=True)  # noqa: T201
     finally:
         target.close()
     return DataError.exit_code if bad else 0
@@ -153,19 +155,33 @@ def _exported(arguments: argparse.Namespace) -> Path:
     return store.latest(base) / FORMATS[format_name].file
 
 
-def _ranked(row: NDArray[np.float32]) -> list[tuple[str, float]]:
+def _contract(arguments: argparse.Namespace) -> contracts.Contract:
+    """Return what the model takes: as its version says where one is at hand, else what the digit networks take."""
+    from export import store
+
+    path: Path | None = arguments.tflite if arguments.local else None
+    if path is not None:
+        folder = next((each for each in path.parents if (each / contracts.CONTRACT).is_file()), None)
+    else:
+        found = store.versions(arguments.models / arguments.model)
+        folder = found.get(arguments.version or max(found, default=0))
+    if folder is None or not (folder / contracts.CONTRACT).is_file():
+        return contracts.digits(arguments.model)
+    return contracts.read(folder)
+
+
+def _ranked(row: NDArray[np.float32], labels: Sequence[str]) -> list[tuple[str, float]]:
     """Return (label, probability) pairs, most probable first; numbers where the classes have no names."""
-    labels = CLASSES if len(row) == len(CLASSES) else tuple(map(str, range(len(row))))
-    return [(labels[index], float(row[index])) for index in np.argsort(-row, kind="stable")]
+    names = labels if len(row) == len(labels) else tuple(map(str, range(len(row))))
+    return [(names[index], float(row[index])) for index in np.argsort(-row, kind="stable")]
 
 
-def _line(path: Path, row: NDArray[np.float32]) -> str:
-    (label, probability), (second, less), *_ = _ranked(row)
+def _line(path: Path, ranked: list[tuple[str, float]]) -> str:
+    (label, probability), (second, less), *_ = ranked
     return f"{path}: {label} ({probability:.1%}), then {second} ({less:.1%})"
 
 
-def _json(path: Path, row: NDArray[np.float32]) -> str:
-    ranked = _ranked(row)
+def _json(path: Path, ranked: list[tuple[str, float]]) -> str:
     return json.dumps(
         {
             "image": str(path),

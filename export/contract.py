@@ -1,0 +1,180 @@
+"""The input contract: what a model takes and answers, and how a picture becomes its input; `<N>/contract.json`.
+
+Everything that prepares a picture for a model goes by it: the graph of the signature `serving_bytes`
+(`export.prepare`), the client (`client.image`) and the calibration. A picture is always brought to 8-bit pixels
+uint8 [height, width, channels] first, and pixels to the model's values by one line, `scale`.
+
+Methods of preparation, each after the picture was decoded, turned upright by its EXIF orientation, and laid on
+white paper where it is transparent:
+
+`resize`: stretched to height × width, each channel by itself. Grey models get ITU-R 601 luma.
+
+`digit`: brought into the form that MNIST's own images have (LeCun et al., "The MNIST database of handwritten
+digits"): bright ink on black, the digit's longer side 20 of 28 pixels, its centre of mass in the middle.
+
+1. Grey (ITU-R 601 luma); pictures of at least `SPECKLED` pixels each way go through a 3×3 median.
+2. The median of the border is the paper; ink is the distance from it, dark or light; what is weaker than the
+   share `INK` of the strongest becomes paper, and the strongest becomes 255.
+3. The ink's bounding box is scaled to `BOX` of `FIELD` of the model's size, keeping its proportions (Lanczos
+   of three lobes, which reaches further where it makes smaller), and placed by its centre of mass.
+
+A picture that is of the model's size already, with black paper and ink of MNIST's extent, passes unchanged.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
+from train.data import CLASSES
+from train.errors import ArtifactError
+from train.files import read_json, write_json
+
+__all__ = [
+    "BOX", "CLASSIFY", "CONTRACT", "EXAMPLE_FEATURE", "FAINTEST", "FIELD", "INK", "MOST_PIXELS", "SERVING_BYTES",
+    "SERVING_UINT8", "SLACK", "SPECKLED", "Contract", "digits", "read",
+]  # fmt: skip
+
+CONTRACT = "contract.json"
+
+SERVING_UINT8 = "serving_uint8"
+SERVING_BYTES = "serving_bytes"
+CLASSIFY = "classify"
+# The feature of a tf.Example that holds an encoded picture, by TensorFlow's own convention.
+EXAMPLE_FEATURE = "image/encoded"
+
+# The digit's longer side and the field it is placed in, of MNIST's images.
+BOX, FIELD = 20, 28
+# A digit in a picture of the model's size may be this much larger or smaller than BOX and pass unchanged.
+SLACK = 2
+# Ink is what stands out from the paper by this share of the strongest difference: above the noise of
+# scanners and JPEG, below the grey of an anti-aliased edge.
+INK = 0.25
+# From this size on, single pixels are no strokes but dirt or dithering, and would be taken for the digit's ends.
+SPECKLED = 64
+# Differences below this (of 255) are an empty page.
+FAINTEST = 32
+# Pillow's own limit, beyond which a small file that unpacks to gigabytes is suspected.
+MOST_PIXELS = 89_478_485
+
+_SCHEMA = 1
+_METHODS = ("digit", "resize")
+_CHANNELS = {1: "grey", 3: "RGB"}
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What one model takes and answers.
+
+    An image is float32 [N, `height`, `width`, `channels`], channels 1 (grey) or 3 (RGB), each value from `low`
+    (pixel 0) to `high` (pixel 255); `labels` name the classes in the order of the probabilities [N, classes].
+    `preparation` is the method, "digit" or "resize".
+    """
+
+    model: str
+    labels: tuple[str, ...]
+    height: int
+    width: int
+    channels: int
+    low: float
+    high: float
+    preparation: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return self.height, self.width, self.channels
+
+    def scaled(self, pixels: Any) -> Any:
+        """Return pixels 0…255, an array or a tensor of float32, as the model's values.
+
+        In this order of operations, 0…1 and 0…255 come out to the bit as networks see them in training.
+        """
+        return pixels * (self.high - self.low) / 255 + self.low
+
+    def scale(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return pixels uint8 [N, H, W, C] (or, of a grey model, [N, H, W]) as the model's values, float32."""
+        values: NDArray[np.float32] = self.scaled(pixels.astype(np.float32)).reshape(-1, *self.shape)
+        return values
+
+    def write(self, version: Path) -> None:
+        """Write the contract into a version directory."""
+        write_json(version / CONTRACT, self.describe())
+
+    def describe(self) -> dict[str, Any]:
+        """Return the contract as it is written: for people and other programs, tensor by tensor."""
+        image = {"dtype": "float32", "shape": [None, *self.shape]}
+        probabilities = {"dtype": "float32", "shape": [None, len(self.labels)]}
+        texts, scores = {"dtype": "string", "shape": [None]}, {"dtype": "float32", "shape": [None]}
+        return {
+            "schema": _SCHEMA,
+            "model": self.model,
+            "labels": list(self.labels),
+            "image": {
+                **image,
+                "layout": "NHWC",
+                "channels": _CHANNELS[self.channels],
+                "range": [self.low, self.high],
+            },
+            "preparation": self.preparation,
+            "signatures": {
+                DEFAULT_SIGNATURE: {"inputs": {IMAGE: image}, "outputs": {PROBABILITIES: probabilities}},
+                SERVING_UINT8: {
+                    "inputs": {IMAGE: {**image, "dtype": "uint8"}},
+                    "outputs": {PROBABILITIES: probabilities},
+                },
+                SERVING_BYTES: {
+                    "inputs": {"image_bytes": texts},
+                    "outputs": {PROBABILITIES: probabilities, "label": texts, "score": scores},
+                },
+                CLASSIFY: {
+                    "inputs": {"inputs": texts},
+                    "outputs": {
+                        "classes": {"dtype": "string", "shape": [None, len(self.labels)]},
+                        "scores": probabilities,
+                    },
+                },
+            },
+        }
+
+
+def digits(model: str) -> Contract:
+    """Return the contract of the digit networks: MNIST's form, 0.0 paper to 1.0 ink."""
+    return Contract(model, CLASSES, FIELD, FIELD, channels=1, low=0.0, high=1.0, preparation="digit")
+
+
+def read(version: Path) -> Contract:
+    """Read the contract of a version directory; ArtifactError if there is none or it is damaged."""
+    path = version / CONTRACT
+    values = read_json(path)
+    try:
+        if values["schema"] != _SCHEMA:
+            raise ValueError(f"schema {values['schema']}")
+        _, height, width, channels = values["image"]["shape"]
+        low, high = map(float, values["image"]["range"])
+        contract = Contract(
+            str(values["model"]),
+            _texts(values["labels"]),
+            height,
+            width,
+            channels,
+            low,
+            high,
+            values["preparation"],
+        )
+        if contract.preparation not in _METHODS or channels not in _CHANNELS or contract.describe() != values:
+            raise ValueError("its parts don't agree")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{path}: not an input contract of this version ({error}); export the model again"
+        ) from error
+    return contract
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
+        raise ValueError("labels are no list of texts")
+    return tuple(values)

@@ -1,0 +1,177 @@
+"""The graph of `serving_bytes` and the client prepare the same picture the same way."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from client import draw_samples, image
+from export import contract
+from export.contract import Contract
+from train.data import Digits
+from train.errors import ArtifactError, DataError
+
+DIGITS = contract.digits("cnn")
+PHOTOS = Contract("photos", ("a", "b"), 32, 48, 3, -1.0, 1.0, "resize")
+GREY = Contract("grey", ("a", "b"), 20, 20, 1, 0.0, 255.0, "resize")
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def in_graph(rules: Contract, data: bytes) -> NDArray[np.uint8]:
+    from export.prepare import prepared
+
+    found: NDArray[np.uint8] = prepared(rules, [data])[0]
+    return found
+
+
+def refusal(kind: type[Exception], function: Callable[[], object]) -> str:
+    """Return what it says when it refuses, or nothing."""
+    try:
+        function()
+    except kind as error:
+        return str(error)
+    return ""
+
+
+def assert_same(rules: Contract, data: bytes) -> None:
+    client, graph = image.pixels(data, rules), in_graph(rules, data)
+    assert client.shape == graph.shape == rules.shape
+    # The bound that users were promised is one step of 255 for each value.
+    assert int(np.abs(client.astype(int) - graph).max()) <= 1
+    scaled = np.abs(rules.scale(client[np.newaxis]) - rules.scale(graph[np.newaxis])).max()
+    assert scaled <= (rules.high - rules.low) / 255 + 1e-6
+
+
+def drawn() -> list[Image.Image]:
+    return [draw_samples.draw(each) for each in draw_samples.SAMPLES]
+
+
+def photo() -> Image.Image:
+    """A real photograph, that matplotlib ships."""
+    import matplotlib
+
+    return Image.open(Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")).convert("RGB")
+
+
+@pytest.mark.parametrize("rules", [DIGITS, PHOTOS, GREY], ids=lambda each: each.model)
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "RGBA", "LA", "1", "I;16", "transparent P"])
+def test_png_of_every_mode(rules: Contract, mode: str) -> None:
+    for picture in drawn():
+        if mode == "I;16":
+            changed = Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 250 + 77)
+        elif mode == "transparent P":
+            changed = picture.convert("P")
+            changed.info["transparency"] = 0
+        elif mode in ("LA", "RGBA"):
+            changed = picture.convert(mode)
+            # Half transparent in a gradient, so that laying it on paper shows every rounding.
+            changed.putalpha(Image.linear_gradient("L").resize(picture.size))
+        else:
+            changed = picture.convert(mode)
+        assert_same(rules, encoded(changed))
+
+
+@pytest.mark.parametrize("rules", [DIGITS, PHOTOS], ids=lambda each: each.model)
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_jpeg(rules: Contract, subsampling: int) -> None:
+    for picture in [*drawn(), photo()]:
+        assert_same(rules, encoded(picture, "JPEG", quality=60, subsampling=subsampling))
+        assert_same(rules, encoded(picture.convert("L"), "JPEG", progressive=True))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_jpeg_is_turned_upright(orientation: int, order: str) -> None:
+    exif = Image.Exif()
+    exif.endian = order
+    exif[0x010F] = "a maker's name"
+    exif[0x0112] = orientation
+    picture = draw_samples.draw(draw_samples.SAMPLES[-1])
+    data = encoded(picture, "JPEG", exif=exif.tobytes())
+    assert_same(DIGITS, data)
+    upright = in_graph(PHOTOS, encoded(picture, "JPEG"))
+    assert (in_graph(PHOTOS, data) == upright).all() == (orientation in (0, 1, 9))
+
+
+def test_mnist_images_pass_unchanged(sample: Digits) -> None:
+    for pixels in sample.x_test[:100]:
+        data = encoded(Image.fromarray(pixels))
+        np.testing.assert_array_equal(in_graph(DIGITS, data), image.pixels(data, DIGITS))
+
+
+@given(
+    size=st.tuples(st.integers(1, 150), st.integers(1, 150)),
+    paper=st.integers(0, 255),
+    strokes=st.lists(
+        st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(1, 40), st.integers(0, 255)), max_size=4
+    ),
+    noise=st.integers(0, 40),
+)
+@settings(max_examples=150, deadline=None)
+def test_any_picture(
+    size: tuple[int, int], paper: int, strokes: list[tuple[float, float, int, int]], noise: int
+) -> None:
+    """Noise, blots, symmetric shapes, single pixels: both say the same, or both refuse."""
+    width, height = size
+    page = np.full((height, width), paper, np.float64)
+    for x, y, side, ink in strokes:
+        row, column = int(y * height), int(x * width)
+        page[row : row + side, column : column + side] = ink
+    page += np.random.default_rng(0).uniform(-noise, noise, page.shape)
+    data = encoded(Image.fromarray(page.clip(0, 255).astype(np.uint8)))
+    assert_same(GREY, data)
+    client = refusal(DataError, lambda: image.pixels(data, DIGITS))
+    import tensorflow as tf
+
+    graph = refusal(tf.errors.InvalidArgumentError, lambda: in_graph(DIGITS, data))
+    for reason in ("nothing to see", "only scattered dots"):
+        assert (reason in client) == (reason in graph)
+    assert bool(client) == bool(graph)
+    if not client:
+        assert_same(DIGITS, data)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "neither a PNG nor a JPEG"),
+        (b"no picture", "neither a PNG nor a JPEG"),
+        (encoded(Image.new("L", (30, 30)), "GIF"), "neither a PNG nor a JPEG"),
+        (encoded(Image.new("L", (30, 30), 9))[:-30], "PNG"),
+        (encoded(Image.new("L", (90, 90), 9), "JPEG")[:150], "JPEG"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xff\xff\0\0\xff\xff\x08\0\0\0\0", "89,478,485 pixels"),
+        (encoded(Image.new("L", (30, 30), 200)), "nothing to see"),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_words(data: bytes, reason: str) -> None:
+    import tensorflow as tf
+
+    with pytest.raises(tf.errors.InvalidArgumentError, match=reason):
+        in_graph(DIGITS, data)
+
+
+@pytest.mark.parametrize("rules", [DIGITS, PHOTOS, GREY], ids=lambda each: each.model)
+def test_contract_survives_its_file(tmp_path: Path, rules: Contract) -> None:
+    rules.write(tmp_path)
+    assert contract.read(tmp_path) == rules
+    path = tmp_path / contract.CONTRACT
+    path.write_text(path.read_text().replace('"resize"', '"crop"').replace('"digit"', '"crop"'))
+    with pytest.raises(ArtifactError, match="not an input contract"):
+        contract.read(tmp_path)
+
+
+def test_pixels_become_the_models_values() -> None:
+    pixels = np.array([0, 51, 255], np.uint8)
+    for rules, expected in ((DIGITS, [0, 0.2, 1]), (PHOTOS, [-1, -0.6, 1]), (GREY, [0, 51, 255])):
+        np.testing.assert_allclose(rules.scaled(pixels.astype(np.float32)), expected, rtol=1e-6)
