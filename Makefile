@@ -3,8 +3,6 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
-# `make train FORCE=1` and `make export FORCE=1` do again what is up to date.
-AGAIN  := $(if $(FORCE),--force)
 
 # `make -j train export` must not export before the training is done.
 .NOTPARALLEL:
@@ -36,11 +34,11 @@ demo: $(STAMP)  ## the whole way once: train, export, serve, predict, benchmark
 
 train: $(STAMP)  ## train both networks (RECIPE=best SEEDS=5, MNIST_NPZ=file for full MNIST offline, FORCE=1)
 	@echo "train: models/nn.keras and models/cnn.keras"
-	@$(PY) -m train $(AGAIN) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(SEEDS),--seeds $(SEEDS))
+	@$(PY) -m train $(if $(FORCE),--force) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(SEEDS),--seeds $(SEEDS))
 
 export: $(STAMP)  ## write the next version of both models: SavedModel and every TFLite format
 	@echo "export: models/<name>/<N>/"
-	@$(PY) -m export $(AGAIN)
+	@$(PY) -m export $(if $(FORCE),--new)
 
 release: $(STAMP)  ## put what was trained and exported into models/released, to be committed
 	@echo "release: models/released/"

@@ -18,7 +18,7 @@ from benchmarks.server import Server, embedded
 from client import image
 from client.grpc import Grpc
 from client.rest import Rest
-from export import cards, formats, store, verify
+from export import cards, contract, formats, store, verify
 from export.runtime import Classifier, Target
 from train import backend, environment, stats
 from train.data import Digits, to_input
@@ -76,7 +76,7 @@ def run(models: Path, names: list[str], digits: Digits, timer: Timer = measure.i
             results[name] = {
                 "version": int(versions[name].name),
                 "keras_sha256": exported[name].keras_sha256,
-                "rows": _measure(name, rows, digits, timer),
+                "rows": _measure(name, contract.read(versions[name]), rows, digits, timer),
             }
     return {
         "schema": SCHEMA,
@@ -110,7 +110,9 @@ def _rows(name: str, version: Path, card: cards.ExportCard, server: Server) -> l
     ]
 
 
-def _measure(name: str, rows: list[Row], digits: Digits, timer: Timer) -> list[dict[str, Any]]:
+def _measure(
+    name: str, rules: contract.Contract, rows: list[Row], digits: Digits, timer: Timer
+) -> list[dict[str, Any]]:
     images = to_input(digits.x_test)
     with contextlib.ExitStack() as stack:
         targets, measured = {}, {}
@@ -131,10 +133,10 @@ def _measure(name: str, rows: list[Row], digits: Digits, timer: Timer) -> list[d
             }
         for row_name, timing in _model_only(name, targets, images, timer).items():
             measured[row_name]["model_only"] = timing
-        for row_name, timing in _end_to_end(name, targets, digits, timer).items():
+        for row_name, timing in _end_to_end(name, rules, targets, digits, timer).items():
             measured[row_name]["end_to_end"] = timing
         classes = {
-            row_name: verify.predict_all(target, images, f"{name} {row_name}: accuracy").argmax(1)
+            row_name: verify.predict_all([target], images, f"{name} {row_name}: accuracy").argmax(1)
             for row_name, target in targets.items()
         }
     for row_name, predicted in classes.items():
@@ -162,14 +164,14 @@ def _model_only(
 
 
 def _end_to_end(
-    name: str, targets: dict[str, Target], digits: Digits, timer: Timer
+    name: str, rules: contract.Contract, targets: dict[str, Target], digits: Digits, timer: Timer
 ) -> dict[str, dict[str, object]]:
     """Time from an encoded picture to its label, preparation and transport included."""
     pictures = [_png(each) for each in digits.x_test[:_PICTURES]]
 
     def call(target: Target) -> Callable[[int], object]:
         return lambda number: target.predict(
-            image.from_bytes(pictures[number % len(pictures)])[np.newaxis]
+            image.from_bytes(pictures[number % len(pictures)], rules)[np.newaxis]
         ).argmax()
 
     return _timed(f"{name}: end to end", {key: call(target) for key, target in targets.items()}, timer)

@@ -1,5 +1,7 @@
 """Export cards: what a version directory holds, in `<N>/export.json`."""
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from export.formats import Format
 from train.errors import ArtifactError
 from train.files import read_json, sha256, write_json
 
-__all__ = ["CARD", "ExportCard", "read", "up_to_date"]
+__all__ = ["CARD", "SAVED_MODEL", "ExportCard", "damage", "listing", "read", "up_to_date"]
 
 CARD = "export.json"
 SAVED_MODEL = "savedmodel"
@@ -19,48 +21,100 @@ SAVED_MODEL = "savedmodel"
 class ExportCard:
     """The record of one export.
 
-    `keras_sha256` says which weights; `data` which images the artefacts were checked with. `artefacts` is a
+    `keras_sha256` says which weights, `request` is the digest of all that was asked with (`export.source`), `data`
+    says which images the artefacts were verified with. `artefacts` is a
     list in the order of writing, each with `format`, `files`, `bytes`, `sha256` (of the files one after the
-    other) and the figures of `export.verify.compare`.
+    other) and the figures of `export.verify.compare`; `unconverted` gives the converter's reason by format.
+    `equalized` are the layers rescaled to lose less in int8,
+    `serves` is the format that `model.tflite` is a copy of. `blessing` is the gate's record (`export.gate`),
+    `layers` the report on each format that didn't pass it. `files` are all files of the version but this one
+    with their sha256, and `card_sha256` is that of the card without it.
     """
 
     model: str
     created: str
     keras_sha256: str
+    request: str
     classes: list[str]
     data: dict[str, Any]
     calibration: dict[str, Any]
+    equalized: list[str]
     keras_accuracy: dict[str, Any]
     artefacts: list[dict[str, Any]]
+    unconverted: dict[str, str]
+    serves: str
+    warmup: list[str]
+    blessing: dict[str, Any]
+    layers: dict[str, list[dict[str, Any]]]
+    seconds: dict[str, float]
+    files: dict[str, str]
     environment: dict[str, Any]
 
     def write(self, version: Path) -> None:
         """Write the card into a version directory."""
-        write_json(version / CARD, asdict(self))
+        write_json(version / CARD, {**asdict(self), "card_sha256": self._sha256()})
+
+    def _sha256(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 def read(version: Path) -> ExportCard:
     """Read the card of a version directory; ArtifactError if there is none or it is damaged."""
     path = version / CARD
     values = read_json(path)
-    if not isinstance(values, dict) or set(values) != {field.name for field in fields(ExportCard)}:
+    if not isinstance(values, dict) or set(values) - {"card_sha256"} != {
+        field.name for field in fields(ExportCard)
+    }:
         raise ArtifactError(f"{path}: not an export card of this version; run `make export`")
-    return ExportCard(**values)
+    found = values.pop("card_sha256", None)
+    card = ExportCard(**values)
+    if card._sha256() != found:
+        raise ArtifactError(f"{path}: was changed since it was written; export the model again")
+    return card
 
 
-def up_to_date(base: Path, keras_sha256: str, rows: list[Format]) -> Path | None:
-    """Return the latest version of the servable at `base` if it holds these weights in these formats."""
+def listing(version: Path) -> dict[str, str]:
+    """Return the sha256 of every file in a version directory but its card, by path within it."""
+    return {
+        path.relative_to(version).as_posix(): sha256(path)
+        for path in sorted(version.rglob("*"))
+        if path.is_file() and path != version / CARD
+    }
+
+
+def damage(version: Path) -> list[str]:
+    """Hash a published version again; return what differs from its card, a line each."""
+    try:
+        expected = read(version).files
+        found = listing(version)
+    except (ArtifactError, OSError) as error:
+        return [str(error)]
+    return (
+        [f"{name} is gone" for name in expected if name not in found]
+        + [f"{name} was added" for name in found if name not in expected]
+        + [f"{name} was changed" for name in found if name in expected and found[name] != expected[name]]
+    )
+
+
+def up_to_date(
+    base: Path, request: str, rows: list[Format], serves: str, gate: dict[str, float], *, force: bool
+) -> Path | None:
+    """Return the latest version of the servable at `base` if it is whole and what would be written now, else None.
+
+    That is: made from the same `request`, with these formats and `model.tflite`, judged by the same gate, and
+    blessed, or else forced as it would be now.
+    """
     found = store.versions(base)
     if not found:
         return None
     version = found[max(found)]
-    try:
-        card = read(version)
-        whole = all(
-            sha256(*(version / file for file in each["files"])) == each["sha256"] for each in card.artefacts
-        )
-    except (ArtifactError, OSError):
+    if damage(version):
         return None
-    formats = {each["format"] for each in card.artefacts}
-    wanted = {row.name for row in rows}
-    return version if whole and card.keras_sha256 == keras_sha256 and wanted <= formats else None
+    card = read(version)
+    formats = {each["format"] for each in card.artefacts} | set(card.unconverted)
+    same = (
+        (card.request, card.serves, card.blessing["gate"]) == (request, serves, gate)
+        and {row.name for row in rows} <= formats
+        and (card.blessing["blessed"] or force)
+    )
+    return version if same else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from train.errors import UsageError
 
-__all__ = ["FORMATS", "REFERENCE", "RELEASED", "Format", "select"]
+__all__ = ["FORMATS", "REFERENCE", "RELEASED", "SERVED_FILE", "Format", "select"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Format:
     """One TFLite format.
 
     `weights` and `activations` are the types that the file computes with, `edge` the dtype of its input
-    and output tensors, `calibrated` whether the converter needs images to find the activations' ranges.
+    and output tensors, `calibrated` whether images are needed to find the activations' ranges; `selective`
+    formats keep in float32 the layers that lose accuracy (`export.selective`).
     """
 
     name: str
@@ -25,11 +26,22 @@ class Format:
     edge: str
     calibrated: bool
     use: str
+    selective: bool = False
 
     @property
     def file(self) -> str:
         """Where the file lies within a version directory."""
         return f"tflite/{self.name}.tflite"
+
+    @property
+    def exact(self) -> bool:
+        """Whether it computes what Keras does, to the last bits of float32."""
+        return self.weights == "float32"
+
+    @property
+    def integer(self) -> bool:
+        """Whether all layers compute in int8, as TensorFlow Lite Micro's kernels do."""
+        return self.activations == "int8" and not self.selective
 
 
 FORMATS = {
@@ -61,11 +73,22 @@ FORMATS = {
             "integer from edge to edge: raw pixels in, for devices",
         ),
         Format("int16x8", "int8", "int16", "float32", True, "finer activations, where int8 loses accuracy"),
+        Format(
+            "selective",
+            "int8",
+            "int8",
+            "float32",
+            True,
+            "int8, but for the layers that lose accuracy by it, which stay float32",
+            selective=True,
+        ),
     )
 }
 
 # What every other format is compared with.
 REFERENCE = "float32"
+# What TensorFlow Serving serves with --prefer_tflite_model: a copy of one of the files.
+SERVED_FILE = "model.tflite"
 # What comes with the repository: the smallest file that runs by itself on every device.
 RELEASED = "int8"
 

@@ -14,11 +14,11 @@ LAYERS = ("train", "export", "serving", "client", "benchmarks")
 # The only modules that import TensorFlow or Keras when they are imported, or inside a function.
 AT_IMPORT = {
     *(f"train/{module}.py" for module in ("augment", "batches", "callbacks", "distill", "fit", "models")),
-    "export/convert.py",
+    *(f"export/{module}.py" for module in ("convert", "equalize", "prepare", "warmup")),
 }
 LATER = {
     *(f"train/{module}.py" for module in ("backend", "data", "workers")),
-    *(f"export/{module}.py" for module in ("publish", "savedmodel")),
+    *(f"export/{module}.py" for module in ("savedmodel", "source")),
     "benchmarks/training.py",
 }
 # Imports the generated messages from below a stand-in for the package; tested for what it is elsewhere.

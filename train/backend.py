@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 __all__ = ["quiet", "tensorflow"]
@@ -28,8 +28,8 @@ def tensorflow() -> Any:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Hold back what C++ code writes to stderr past every log level.
+def quiet() -> Iterator[Callable[[], str]]:
+    """Hold back what C++ code writes to stderr past every log level; yield a function that returns it so far.
 
     If the body raises, what was held back is shown: it may say why. For commands with one thread: what
     other threads say meanwhile is held back too.
@@ -38,11 +38,15 @@ def quiet() -> Iterator[None]:
     kept = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
+
+        def said() -> str:
             held.seek(0)
-            os.write(kept, held.read())
+            return held.read().decode(errors="replace")
+
+        try:
+            yield said
+        except BaseException:
+            os.write(kept, said().encode())
             raise
         finally:
             os.dup2(kept, 2)

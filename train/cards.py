@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from train.data import Digits
-from train.errors import ArtifactError
+from train.errors import ArtifactError, DataError
 from train.files import read_json, sha256, staged, write_json
 from train.recipe import Recipe
 
-__all__ = ["FIGURES", "RELEASED", "Card", "copy", "figure_path", "locate", "read", "up_to_date"]
+__all__ = ["FIGURES", "RELEASED", "Card", "check_data", "copy", "figure_path", "locate", "read", "up_to_date"]
 
 # The pictures beside a card, <name>.<kind>.png.
 FIGURES = ("curves", "confusion")
@@ -117,6 +117,19 @@ def read(folder: Path, name: str) -> Card:
             "was changed); run `make train`"
         )
     return card
+
+
+def check_data(card: Card, folder: Path, digits: Digits) -> None:
+    """Raise DataError if `digits` aren't what the network of `card` in `folder` was trained on.
+
+    Other images may be among those that it has seen, and flatter it.
+    """
+    if card.data["sha256"] != digits.sha256:
+        raise DataError(
+            f"{folder / card.model}.keras was trained on {card.data['label']} (sha256 {card.data['sha256'][:12]}…), "
+            f"but the data found is {digits.source.label} ({digits.sha256[:12]}…); pass the same --data or "
+            "MNIST_NPZ, or run `make train` again"
+        )
 
 
 def up_to_date(

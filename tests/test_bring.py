@@ -1,0 +1,351 @@
+"""Models that were not trained here: RGB with names and logits, SavedModels, and some that can't be exported whole."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from client import predict
+from export import cards, contract, formats, store
+from export.__main__ import main
+from export.litert import LiteRT
+from export.runtime import Classifier
+from export.savedmodel import SavedModel
+from train import cli
+from train.data import Digits
+
+NAMES = ["portrait", "temple", "flower"]
+SIZE = 32
+
+
+def photos() -> list[NDArray[np.uint8]]:
+    """Real photographs that come with matplotlib and scikit-learn, one for each class."""
+    import matplotlib
+    import sklearn.datasets
+
+    pictures = Path(sklearn.datasets.__file__).parent / "images"
+    paths = [
+        Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg"),
+        pictures / "china.jpg",
+        pictures / "flower.jpg",
+    ]
+    return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+
+
+def patches(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Cut squares out of the photographs, some 100 pixels wide, and scale them down: [N, 32, 32, 3] and classes."""
+    generator = np.random.default_rng(seed)
+    images, classes = [], generator.integers(0, len(NAMES), count)
+    pictures = photos()
+    for number in classes:
+        picture = pictures[number]
+        top, left = (int(generator.integers(0, side - 120)) for side in picture.shape[:2])
+        square = Image.fromarray(picture[top : top + 120, left : left + 120])
+        images.append(np.asarray(square.resize((SIZE, SIZE), Image.Resampling.BILINEAR)))
+    return np.stack(images), classes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: photos.keras, trained here; labels.txt, eval.npz, and calibration/<class>/*.png."""
+    from train.backend import tensorflow
+
+    tensorflow()
+    import keras
+
+    path = tmp_path_factory.mktemp("own")
+    keras.utils.set_random_seed(1)
+    x, y = patches(900, 0)
+    model = keras.Sequential(
+        [
+            keras.layers.Input((SIZE, SIZE, 3)),
+            keras.layers.Rescaling(1 / 127.5, -1),
+            keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Conv2D(32, 3, strides=2, activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(len(NAMES)),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"], jit_compile=False)
+    model.fit(x.astype(np.float32), y, batch_size=32, epochs=12, verbose=0)
+    model.save(path / "photos.keras")
+    model.export(path / "saved", verbose=False)
+    (path / "labels.txt").write_text("\n".join(NAMES) + "\n")
+    x, y = patches(400, 1)
+    np.savez(path / "eval.npz", x=x, y=y)
+    for number, (image, name) in enumerate(zip(*patches(60, 2), strict=True)):
+        file = path / "calibration" / NAMES[name] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    return path
+
+
+def export(folder: Path, model: str, *arguments: str, name: str = "photos") -> int:
+    own = ["--name", name, "--eval", str(folder / "eval.npz"), "--models", str(folder / "models")]
+    return cli.run(main, [str(folder / model), *own, *arguments])
+
+
+def test_an_rgb_model_with_logits_answers_in_every_format_with_its_names(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (
+        "--labels",
+        str(folder / "labels.txt"),
+        "--calibration",
+        str(folder / "calibration"),
+        "--serve",
+        "int8",
+    )
+    assert export(folder, "photos.keras", *arguments) == 0
+    said = capsys.readouterr().err
+    assert "photos: 32 × 32 RGB images with values 0 to 255, 3 classes, logits, which get a softmax" in said
+    version = store.latest(folder / "models" / "photos")
+    card, rules = cards.read(version), contract.read(version)
+    assert card.classes == list(rules.labels) == NAMES
+    assert (rules.shape, rules.low, rules.high) == ((SIZE, SIZE, 3), 0, 255)
+    assert [each["format"] for each in card.artefacts] == ["savedmodel", *formats.FORMATS]
+    assert (version / "model.tflite").read_bytes() == (version / "tflite" / "int8.tflite").read_bytes()
+    assert len(card.calibration["pictures"]) == 60
+    assert len(card.equalized) == 1
+
+    x, y = patches(60, 3)
+    for each in card.artefacts:
+        assert each["accuracy"]["value"] > 0.85
+        if each["format"] in formats.FORMATS:
+            path = version / formats.FORMATS[each["format"]].file
+            target = Classifier(LiteRT(path), str(path))
+            probabilities = target.predict(rules.scale(x))
+            target.close()
+            np.testing.assert_allclose(probabilities.sum(1), 1, atol=0.02)
+            assert (
+                np.mean(
+                    [NAMES[row.argmax()] == NAMES[truth] for row, truth in zip(probabilities, y, strict=True)]
+                )
+                > 0.8
+            )
+
+    runtime = SavedModel(version)
+    large = [Image.fromarray(picture) for picture in photos()]
+    encoded = [io.BytesIO() for _ in large]
+    for picture, buffer in zip(large, encoded, strict=True):
+        picture.crop((100, 100, 260, 260)).save(buffer, "JPEG", quality=95)
+    data = np.array([buffer.getvalue() for buffer in encoded], object)
+    answer = runtime.run("serving_bytes", {"image_bytes": data})
+    assert [label.decode() for label in answer["label"]] == NAMES
+    runtime.close()
+
+    # The client goes by the contract too.
+    for number, picture in enumerate(data):
+        (folder / f"{number}.jpg").write_bytes(picture)
+    files = [str(folder / f"{number}.jpg") for number in range(len(data))]
+    for format_name in formats.FORMATS:
+        local = [
+            "--local",
+            "--json",
+            "--model",
+            "photos",
+            "--models",
+            str(folder / "models"),
+            "--format",
+            format_name,
+        ]
+        assert cli.run(predict.main, [*files, *local]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [row["label"] for row in rows] == NAMES
+
+    # Asked again, it is up to date; with other names, it isn't.
+    assert export(folder, "photos.keras", *arguments) == 0
+    assert "is up to date" in capsys.readouterr().err
+    other = folder / "other.txt"
+    other.write_text("a\nb\nc\n")
+    assert export(folder, "photos.keras", "--labels", str(other), "--formats", "float32") == 0
+    assert contract.read(folder / "models" / "photos" / "2").labels == ("a", "b", "c")
+
+
+def test_a_saved_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--range", "0,255", "--formats", "float32,int8", "--calibration", str(folder / "eval.npz"))
+    assert export(folder, "saved", *arguments, name="from_saved") == 0
+    card = cards.read(store.latest(folder / "models" / "from_saved"))
+    assert card.classes == ["0", "1", "2"]
+    assert [each["accuracy"]["value"] > 0.85 for each in card.artefacts] == [True] * 3
+
+
+def save(path: Path, build: Callable[[Any], Any]) -> Path:
+    """Save a network 28 × 28 → 10 whose layers `build` makes from its input tensor."""
+    import keras
+
+    image = keras.Input((28, 28, 1))
+    keras.Model(image, build(image)).save(path)
+    return path
+
+
+@pytest.fixture
+def digits(tmp_path: Path, sample: Digits) -> Path:
+    np.savez(tmp_path / "eval.npz", x=sample.x_test, y=sample.y_test)
+    np.savez(tmp_path / "calibration.npz", x=sample.x_train, y=sample.y_train)
+    return tmp_path
+
+
+def test_a_layer_that_int8_ruins_is_named_and_selective_keeps_it(
+    digits: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The trained nn with one unit of a layer made 3,000 times larger, and its weights in the next as much smaller."""
+    import keras
+
+    model = keras.models.load_model(models / "nn.keras", compile=False)
+    first, second = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)][-2:]
+    kernel, bias = first.get_weights()
+    unit, factor = int(np.abs(kernel).sum(0).argmax()), 3000
+    kernel[:, unit] *= factor
+    bias[unit] *= factor
+    first.set_weights([kernel, bias])
+    kernel, bias = second.get_weights()
+    kernel[unit] /= factor
+    second.set_weights([kernel, bias])
+    model.save(digits / "outlier.keras")
+
+    calibration = ("--calibration", str(digits / "calibration.npz"))
+    assert (
+        export(digits, "outlier.keras", *calibration, "--formats", "float32,int8,selective", name="outlier")
+        == 6
+    )
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "outlier: not blessed, so nothing was published: int8: accuracy against Keras' float32" in error
+    astray = error.split("in int8 the output of ")[1].split(" is the first to go astray")[0]
+    assert first.name in astray.split(" + ")
+    assert "selective: accuracy" not in error
+    assert "--formats float32,selective leaves out what failed" in error
+    assert store.versions(digits / "models" / "outlier") == {}
+    record = json.loads((digits / "models" / "outlier.not-blessed.json").read_text())
+    assert next(each["name"] for each in record["layers"]["int8"] if each["diverges"]) == astray
+
+    assert (
+        export(digits, "outlier.keras", *calibration, "--formats", "float32,selective", name="outlier") == 0
+    )
+    card = cards.read(store.latest(digits / "models" / "outlier"))
+    (artefact,) = [each for each in card.artefacts if each["format"] == "selective"]
+    assert astray in artefact["float_layers"]
+    assert len(artefact["float_layers"]) <= 3  # of the four that have weights
+    assert artefact["accuracy"]["value"] >= card.keras_accuracy["value"] - 0.005
+
+
+def test_what_cannot_be_converted_is_said_and_the_rest_comes_out(
+    digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import keras
+
+    keras.utils.set_random_seed(1)
+    # There is no int8 kernel of this one, and no TFLite operator for the other.
+    for name, function, missing in (
+        ("angle", lambda x: keras.ops.arctan2(x, 0.5 * x + 1), {"int8", "int8_uint8", "int16x8"}),
+        ("erfinv", keras.ops.erfinv, set(formats.FORMATS)),
+    ):
+
+        def build(image: Any, function: Any = function) -> Any:
+            hidden = keras.layers.Dense(10)(keras.layers.Flatten()(image))
+            return keras.layers.Softmax()(function(keras.ops.tanh(hidden) * 0.5))
+
+        save(digits / f"{name}.keras", build)
+        code = export(digits, f"{name}.keras", "--calibration", str(digits / "calibration.npz"), name=name)
+        said = capsys.readouterr().err
+        if missing == set(formats.FORMATS):
+            assert code == 4
+            assert "error: model.tflite was to be float32" in said
+            continue
+        assert code == 0
+        card = cards.read(store.latest(digits / "models" / name))
+        assert set(card.unconverted) == missing
+        for format_name, reason in card.unconverted.items():
+            assert "\n" not in reason
+            assert f"{name} {reason}; left out" in said
+            assert format_name in reason
+        assert {each["format"] for each in card.artefacts} == {"savedmodel", *formats.FORMATS} - missing
+        # Asked for by name, what is missing is a failure.
+        assert export(digits, f"{name}.keras", "--formats", "float32,int8", name=name) == 4
+
+
+def test_without_calibration_the_calibrated_formats_are_left_out(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(folder, "photos.keras", name="uncalibrated") == 0
+    assert (
+        "int8: needs images to find the activations' ranges; give --calibration; left out"
+        in capsys.readouterr().err
+    )
+    card = cards.read(store.latest(folder / "models" / "uncalibrated"))
+    assert set(card.unconverted) == {row.name for row in formats.FORMATS.values() if row.calibrated}
+
+
+def test_a_grey_model_without_an_axis_for_channels(digits: Path) -> None:
+    import keras
+
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [keras.layers.Input((28, 28)), keras.layers.Flatten(), keras.layers.Dense(10, "softmax")]
+    )
+    model.save(digits / "flat.keras")
+    assert (
+        export(digits, "flat.keras", "--formats", "float32,float16", "--preparation", "digit", name="flat")
+        == 0
+    )
+    assert contract.read(store.latest(digits / "models" / "flat")).shape == (28, 28, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "code", "message"),
+    [
+        ("none.keras", [], 2, "no network is called that"),
+        ("eval.npz", [], 4, "Keras can't load it"),
+        ("calibration", [], 4, "TensorFlow can't load it"),
+        ("photos.keras", ["--labels", "eval.npz"], 2, "can't be read"),
+        ("photos.keras", ["--labels", "two.txt"], 2, "names 2 classes, 2 of them different; the model has 3"),
+        ("photos.keras", ["--eval", "labels.txt"], 3, "no .npz file that can be read"),
+        (
+            "photos.keras",
+            ["--eval", "grey.npz"],
+            3,
+            "x is uint8 [5, 28, 28, 1]; expected pixels uint8 [N, 32, 32, 3]",
+        ),
+        ("photos.keras", ["--eval", "many.npz"], 3, "holds class 7, but the model has 3 classes"),
+        (
+            "photos.keras",
+            ["--eval", "odd.npz"],
+            3,
+            "holds a, b; expected arrays x_test and y_test or x and y",
+        ),
+        ("photos.keras", ["--calibration", "models"], 3, "holds no PNG or JPEG pictures"),
+        ("photos.keras", ["--calibration", "broken"], 3, "neither a PNG nor a JPEG picture"),
+        ("photos.keras", ["--name", "cnn"], 2, "--name cnn: expected a name"),
+        ("photos.keras", ["--name", "../up"], 2, "--name ../up: expected a name"),
+        ("photos.keras", ["--min-accuracy", "0.9999"], 6, "not blessed, so nothing was published"),
+    ],
+)
+def test_what_cannot_be_exported(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    model: str,
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    (folder / "two.txt").write_text("a\nb\n")
+    (folder / "broken").mkdir(exist_ok=True)
+    (folder / "broken" / "a.png").write_bytes(b"no picture")
+    (folder / "models").mkdir(exist_ok=True)
+    x, y = patches(5, 4)
+    np.savez(folder / "grey.npz", x=np.zeros((5, 28, 28), np.uint8), y=y)
+    np.savez(folder / "many.npz", x=x, y=y + 7 - y.max())
+    np.savez(folder / "odd.npz", a=x, b=y)
+    values = [str(folder / each) if (folder / each).exists() else each for each in arguments]
+    assert export(folder, model, "--formats", "float32", *values, name="wrong") == code
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert message in error
+    assert store.versions(folder / "models" / "wrong") == {}
