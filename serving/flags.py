@@ -15,12 +15,11 @@ from train.errors import UsageError
 __all__ = ["UNSUPPORTED", "parser", "refuse_unsupported", "settings"]
 
 # Flags of tensorflow_model_server that this server knows and can't obey yet, with the value that asks for
-# nothing: what TensorFlow Serving does without the flag or, for warm-up, what this server does.
+# nothing: what TensorFlow Serving does without the flag.
 UNSUPPORTED = {
     "batching_parameters_file": "",
     "enable_batching": "false",
     "enable_grpc_healthcheck_service": "false",
-    "enable_model_warmup": "false",
     "enable_per_model_batching_parameters": "false",
     "enable_profiler": "false",
     "enable_signature_method_name_check": "false",
@@ -101,7 +100,9 @@ def settings(flags: argparse.Namespace) -> Settings:
         grpc_threads=flags.grpc_max_threads or defaults.grpc_threads,
         rest_threads=flags.rest_api_num_threads or defaults.rest_threads,
         packed_answers=flags.enable_serialization_as_tensor_content,
-        loader=Loader(flags.prefer_tflite_model, flags.tensorflow_session_parallelism),
+        loader=Loader(
+            flags.prefer_tflite_model, flags.tensorflow_session_parallelism, flags.enable_model_warmup
+        ),
         loading=LoadPolicy(
             poll_seconds=flags.file_system_poll_wait_seconds,
             retries=flags.max_num_load_retries,
@@ -173,6 +174,12 @@ def _add_network(flags: argparse.ArgumentParser) -> None:
 def _add_runtime(flags: argparse.ArgumentParser) -> None:
     group = flags.add_argument_group("runtime")
     _add_bool(
+        group,
+        "enable_model_warmup",
+        "run the requests in assets.extra/tf_serving_warmup_requests before a version is available",
+        default=True,
+    )
+    _add_bool(
         group, "prefer_tflite_model", "serve model.tflite where a version has one; TensorFlow stays unloaded"
     )
     group.add_argument(
@@ -203,9 +210,15 @@ def _add_unsupported(flags: argparse.ArgumentParser) -> None:
             group.add_argument(f"--{name}", metavar="VALUE", help=description)
 
 
-def _add_bool(group: Any, name: str, description: str) -> None:
+def _add_bool(group: Any, name: str, description: str, *, default: bool = False) -> None:
     group.add_argument(
-        f"--{name}", nargs="?", type=_bool, const=True, default=False, metavar="true|false", help=description
+        f"--{name}",
+        nargs="?",
+        type=_bool,
+        const=True,
+        default=default,
+        metavar="true|false",
+        help=description,
     )
 
 

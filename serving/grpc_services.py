@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 
 import grpc
 
-from serving.predict import METADATA_FIELD, Predictor, Tensors
+from serving.execution import Tensors
+from serving.inference import Inference
+from serving.predict import METADATA_FIELD, Predictor
 from serving.protos import (
     ModelServiceServicer,
     PredictionServiceServicer,
@@ -33,9 +35,11 @@ _Service = TypeVar("_Service")
 _Method = Callable[[_Service, Any], Any]
 
 
-def add_services(server: grpc.Server, predictor: Predictor, *, packed_answers: bool = False) -> None:
+def add_services(
+    server: grpc.Server, predictor: Predictor, inference: Inference, *, packed_answers: bool = False
+) -> None:
     """Register both services. `packed_answers`: send tensors as `tensor_content`, not in typed fields."""
-    add_PredictionServiceServicer_to_server(_PredictionService(predictor, packed_answers), server)
+    add_PredictionServiceServicer_to_server(_PredictionService(predictor, inference, packed_answers), server)
     add_ModelServiceServicer_to_server(_ModelService(predictor), server)
 
 
@@ -57,8 +61,9 @@ def _rpc(method: _Method[_Service]) -> Callable[[_Service, Any, grpc.ServicerCon
 
 
 class _PredictionService(PredictionServiceServicer):  # type: ignore[misc] # generated code has no types
-    def __init__(self, predictor: Predictor, packed_answers: bool) -> None:
+    def __init__(self, predictor: Predictor, inference: Inference, packed_answers: bool) -> None:
         self._predictor = predictor
+        self._inference = inference
         self._packed = packed_answers
 
     @_rpc
@@ -88,16 +93,18 @@ class _PredictionService(PredictionServiceServicer):  # type: ignore[misc] # gen
         return self._predictor.metadata(request.model_spec)
 
     @_rpc
-    def Classify(self, _request: Any) -> Any:  # noqa: N802
-        raise _unsupported("Classify")
+    def Classify(self, request: Any) -> Any:  # noqa: N802
+        _require_spec(request)
+        return self._inference.classify(request.model_spec, request.input)
 
     @_rpc
-    def Regress(self, _request: Any) -> Any:  # noqa: N802
-        raise _unsupported("Regress")
+    def Regress(self, request: Any) -> Any:  # noqa: N802
+        _require_spec(request)
+        return self._inference.regress(request.model_spec, request.input)
 
     @_rpc
-    def MultiInference(self, _request: Any) -> Any:  # noqa: N802
-        raise _unsupported("MultiInference")
+    def MultiInference(self, request: Any) -> Any:  # noqa: N802
+        return self._inference.multi(request)
 
 
 class _ModelService(ModelServiceServicer):  # type: ignore[misc]

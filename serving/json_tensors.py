@@ -2,13 +2,9 @@
 
 Row: `{"instances": [one value or object per example]}`, answered by `{"predictions": […]}`.
 Columnar: `{"inputs": a whole tensor, or an object of them}`, answered by `{"outputs": …}`.
-
-Bytes are objects `{"b64": "…"}`. NaN, Infinity and -Infinity may stand bare, as in TensorFlow Serving.
 """
 
 import base64
-import binascii
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -18,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.runtime import DEFAULT_SIGNATURE, TensorSpec
+from serving.json_text import dump, excerpt, invalid, is_base64, kind, parse_object, to_bytes
 from serving.status import Code, StatusError
 from serving.tensors import MAX_RANK, DType, dtype_of
 
@@ -26,9 +23,6 @@ __all__ = ["PredictBody", "decode_inputs", "encode_outputs", "parse_predict"]
 # TensorFlow Serving converts neither 16-bit floats, complex numbers nor uint16 from or to JSON.
 _FLOATS = {"float", "double"}
 _INTEGERS = {"int8", "int16", "int32", "int64", "uint8", "uint32", "uint64"}
-_WHITESPACE = " \t\r\n"
-# An error shows the client where it went wrong; it doesn't send the whole batch back.
-_EXCERPT = 200
 
 
 @dataclass(frozen=True)
@@ -42,26 +36,20 @@ class PredictBody:
 
 def parse_predict(body: bytes) -> PredictBody:
     """Parse a `:predict` body. Raises StatusError(INVALID_ARGUMENT) if it isn't one."""
-    document = _parse(body)
-    if not isinstance(document, dict):
-        raise _invalid(f"JSON Value: {_excerpt(document)} Is not object")
+    document = parse_object(body)
     name = document.get("signature_name", "")
-    if not isinstance(name, str):
-        raise _invalid(
-            f"JSON Value: {_excerpt(document)} not formatted correctly. 'signature_name' key must be a string value."
-        )
     if "inputs" in document and "instances" in document:
-        raise _invalid(
-            f"JSON Value: {_excerpt(document)} Not formatted correctly expecting only one of 'inputs' or "
+        raise invalid(
+            f"JSON Value: {excerpt(document)} Not formatted correctly expecting only one of 'inputs' or "
             "'instances' keys to exist "
         )
     if "inputs" in document:
         return PredictBody(name, document["inputs"], is_row=False)
     if "instances" not in document:
-        raise _invalid("Missing 'inputs' or 'instances' key")
+        raise invalid("Missing 'inputs' or 'instances' key")
     instances = document["instances"]
     if not isinstance(instances, list):
-        raise _invalid(f"JSON Value: {_excerpt(document)} Expecting 'instances' to be an list/array")
+        raise invalid(f"JSON Value: {excerpt(document)} Expecting 'instances' to be an list/array")
     return PredictBody(name, instances, is_row=True)
 
 
@@ -72,7 +60,7 @@ def decode_inputs(body: PredictBody, specs: Mapping[str, TensorSpec]) -> dict[st
     or, in the row format, unknown, and for a signature without inputs, which REST can't call.
     """
     if not specs:
-        raise _invalid(f"Failed to get input map for signature: {body.signature_name or DEFAULT_SIGNATURE}")
+        raise invalid(f"Failed to get input map for signature: {body.signature_name or DEFAULT_SIGNATURE}")
     dtypes = {name: dtype for name, spec in specs.items() if (dtype := dtype_of(spec.dtype))}
     return _from_row(body.values, dtypes) if body.is_row else _from_columns(body.values, dtypes)
 
@@ -89,46 +77,18 @@ def encode_outputs(outputs: Mapping[str, NDArray[Any]], *, is_row: bool) -> byte
         _check_batch(outputs)
     values = {name: _to_json(name, array) for name, array in outputs.items()}
     if is_row:
-        return _dump({"predictions": _rows(values)})
-    return _dump({"outputs": next(iter(values.values())) if len(values) == 1 else values})
-
-
-def _parse(body: bytes) -> Any:
-    try:
-        text = body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _invalid(f"JSON Parse error: not UTF-8. at offset: {error.start}") from None
-    start = len(text) - len(text.lstrip(_WHITESPACE))
-    if start == len(text):
-        raise _invalid("JSON Parse error: The document is empty")
-    try:
-        # Like TensorFlow Serving, this reads the first value and leaves what follows it unread.
-        document, _ = _DECODER.raw_decode(text, start)
-    except json.JSONDecodeError as error:
-        raise _invalid(f"JSON Parse error: {error.msg}. at offset: {error.pos}") from None
-    except RecursionError:
-        raise _invalid("JSON Parse error: nested too deeply") from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise _invalid(f"JSON Parse error: {error}") from None
-    return document
-
-
-def _first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    return members if len(members) == len(pairs) else dict(reversed(pairs))
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_first_wins)
+        return dump({"predictions": _rows(values)})
+    return dump({"outputs": next(iter(values.values())) if len(values) == 1 else values})
 
 
 def _from_columns(inputs: Any, dtypes: Mapping[str, DType]) -> dict[str, NDArray[Any]]:
     if _is_named(inputs):
         for name in sorted(dtypes):
             if name not in inputs:
-                raise _invalid(f"Missing named input: {name} in 'inputs' object.")
+                raise invalid(f"Missing named input: {name} in 'inputs' object.")
         return {name: _tensor(inputs[name], dtype) for name, dtype in dtypes.items()}
     if len(dtypes) > 1:
-        raise _invalid(
+        raise invalid(
             "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
             "tensorinfo_map"
         )
@@ -137,18 +97,18 @@ def _from_columns(inputs: Any, dtypes: Mapping[str, DType]) -> dict[str, NDArray
 
 def _from_row(instances: list[Any], dtypes: Mapping[str, DType]) -> dict[str, NDArray[Any]]:
     if not instances:
-        raise _invalid("'instances' is an empty list; a batch has at least one element")
+        raise invalid("'instances' is an empty list; a batch has at least one element")
     named = _is_named(instances[0])
     if not named and len(dtypes) > 1:
-        raise _invalid(
+        raise invalid(
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
             "tensorinfo_map"
         )
     for index, instance in enumerate(instances):
         if named and not _is_named(instance):
-            raise _invalid(f"Expecting object but got list at item {index} of input list")
+            raise invalid(f"Expecting object but got list at item {index} of input list")
         if not named and _is_named(instance):
-            raise _invalid(f"Expecting value/list but got object at item {index} of input list")
+            raise invalid(f"Expecting value/list but got object at item {index} of input list")
         if named:
             _check_keys(index, instance, dtypes)
     if not named:
@@ -162,13 +122,13 @@ def _from_row(instances: list[Any], dtypes: Mapping[str, DType]) -> dict[str, ND
 def _check_keys(index: int, instance: dict[str, Any], dtypes: Mapping[str, DType]) -> None:
     for key in instance:
         if key not in dtypes:
-            raise _invalid(
+            raise invalid(
                 f"Failed to process element: {index} key: {key} of 'instances' list. Error: INVALID_ARGUMENT: "
                 f"JSON object: does not have named input: {key}"
             )
     if len(instance) != len(dtypes):
-        raise _invalid(
-            f"Failed to process element: {index} of 'instances' list. JSON object: {_excerpt(instance)} keys must "
+        raise invalid(
+            f"Failed to process element: {index} of 'instances' list. JSON object: {excerpt(instance)} keys must "
             f"be equal to: {','.join(sorted(dtypes))}"
         )
 
@@ -184,9 +144,9 @@ def _batch(values: list[Any], dtype: DType, key: str) -> NDArray[Any]:
             try:
                 tensor = _tensor(value, dtype)
             except StatusError as error:
-                raise _invalid(f"{where}{error.code.name}: {error.message}") from None
+                raise invalid(f"{where}{error.code.name}: {error.message}") from None
             if shape is not None and tensor.shape != shape:
-                raise _invalid(f"{where}INVALID_ARGUMENT: {_shape_mismatch(shape, tensor.shape)}") from None
+                raise invalid(f"{where}INVALID_ARGUMENT: {_shape_mismatch(shape, tensor.shape)}") from None
             shape = tensor.shape
         raise whole
 
@@ -212,11 +172,11 @@ def _tensor(value: Any, dtype: DType) -> NDArray[Any]:
         if len(sizes) > 1:
             expected = len(level[0])
             found = next(len(each) for each in level if len(each) != expected)
-            raise _invalid(
+            raise invalid(
                 f"Encountered list at unexpected size: {found} at level: {len(shape)} expected size: {expected}"
             )
         if len(shape) == MAX_RANK:
-            raise _invalid(f"Encountered more than {MAX_RANK} nested lists")
+            raise invalid(f"Encountered more than {MAX_RANK} nested lists")
         shape.append(sizes.pop())
         level = list(chain.from_iterable(level))
     return _leaves(level, dtype).reshape(shape)
@@ -224,7 +184,7 @@ def _tensor(value: Any, dtype: DType) -> NDArray[Any]:
 
 def _mixed(level: list[Any], dtype: DType) -> StatusError:
     if isinstance(level[0], list):
-        return _invalid("Encountered a value where a list was expected: all elements must be equally deep")
+        return invalid("Encountered a value where a list was expected: all elements must be equally deep")
     return _wrong_type(next(each for each in level if isinstance(each, list)), dtype)
 
 
@@ -241,7 +201,7 @@ def _leaves(values: list[Any], dtype: DType) -> NDArray[Any]:
     elif dtype.name == "bool":
         allowed = {bool}
     else:
-        shown = _excerpt(values[0]) if values else "[]"
+        shown = excerpt(values[0]) if values else "[]"
         raise StatusError(Code.UNIMPLEMENTED, f"Conversion of JSON Value: {shown} to type: {dtype.name}")
     if not set(map(type, values)) <= allowed:
         raise _wrong_type(next(each for each in values if type(each) not in allowed), dtype)
@@ -263,26 +223,14 @@ def _fits(value: float, dtype: DType) -> bool:
 
 
 def _string(value: Any, dtype: DType) -> bytes:
-    if isinstance(value, str):
-        try:
-            return value.encode()
-        except UnicodeEncodeError:
-            raise _invalid("JSON Value holds half of a surrogate pair, which is no text") from None
-    if not _is_base64(value):
+    found = to_bytes(value)
+    if found is None:
         raise _wrong_type(value, dtype)
-    encoded = value["b64"]
-    try:
-        return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise _invalid("Unable to base64 decode") from None
+    return found
 
 
 def _is_named(value: Any) -> bool:
-    return isinstance(value, dict) and not _is_base64(value)
-
-
-def _is_base64(value: Any) -> bool:
-    return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
+    return isinstance(value, dict) and not is_base64(value)
 
 
 def _to_json(name: str, array: NDArray[Any]) -> Any:
@@ -294,7 +242,7 @@ def _to_json(name: str, array: NDArray[Any]) -> Any:
         return _nested([_text(each, as_base64) for each in array.ravel()], array.shape)
     if array.dtype == np.float64 or array.dtype == np.bool_ or array.dtype.name in _INTEGERS:
         return array.tolist()
-    raise _invalid(f"Failed to write JSON value for tensor type: {array.dtype.name}")
+    raise invalid(f"Failed to write JSON value for tensor type: {array.dtype.name}")
 
 
 def _text(value: bytes, as_base64: bool) -> str | dict[str, str]:
@@ -316,11 +264,9 @@ def _check_batch(outputs: Mapping[str, NDArray[Any]]) -> None:
     batch: int | None = None
     for name, array in sorted(outputs.items()):
         if not array.shape:
-            raise _invalid(f"Tensor name: {name} has no shape information ")
+            raise invalid(f"Tensor name: {name} has no shape information ")
         if batch is not None and len(array) != batch:
-            raise _invalid(
-                f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {batch}"
-            )
+            raise invalid(f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {batch}")
         batch = len(array)
 
 
@@ -330,39 +276,5 @@ def _rows(values: Mapping[str, list[Any]]) -> list[Any]:
     return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
 
-def _dump(document: Any) -> bytes:
-    return json.dumps(document, ensure_ascii=False).encode()
-
-
 def _wrong_type(value: Any, dtype: DType) -> StatusError:
-    return _invalid(
-        f"JSON Value: {_excerpt(value)} Type: {_kind(value)} is not of expected type: {dtype.name}"
-    )
-
-
-def _kind(value: Any) -> str:
-    """Return what TensorFlow Serving's parser calls the value's type."""
-    match value:
-        case None:
-            return "Null"
-        case bool():
-            return str(value)
-        case str():
-            return "String"
-        case list():
-            return "Array"
-        case dict():
-            return "Object"
-    return "Number"
-
-
-def _excerpt(value: Any) -> str:
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except (RecursionError, ValueError):
-        return "…"
-    return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}…"
-
-
-def _invalid(message: str) -> StatusError:
-    return StatusError(Code.INVALID_ARGUMENT, message)
+    return invalid(f"JSON Value: {excerpt(value)} Type: {kind(value)} is not of expected type: {dtype.name}")

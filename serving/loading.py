@@ -1,20 +1,20 @@
 """One version directory to one loaded model: which runtime runs it, and how strict its shapes are."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from export.runtime import Runtime
+from serving import warmup
+from serving.execution import Loaded
 from serving.protos import saved_model_pb2
 from train.errors import ArtifactError
 
-__all__ = ["Loaded", "Loader"]
+__all__ = ["Loader"]
 
 TFLITE_FILE = "model.tflite"
-WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
 
 # TensorFlow Serving never compares shapes with the signature, and people rely on it: its own documentation
 # sends vectors to a [-1, 1] input. But some kernels abort the whole process on a rank they don't expect
@@ -41,27 +41,16 @@ _SAFE_OPERATORS = frozenset(
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A model that is ready to run.
-
-    `any_shape` says that its runtime can be given shapes other than its signatures' without harm; `notes`
-    are what an operator should know about it, a line each.
-    """
-
-    runtime: Runtime
-    any_shape: bool
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Loader:
     """Loads version directories: SavedModels, or their TFLite files where `prefer_tflite` and there is one.
 
+    With `warmup`, the requests that a version brings are run before it counts as loaded (`serving.warmup`).
     `threads` is for an inference: 0 leaves it to the runtime (TensorFlow: one per core; LiteRT: one).
     """
 
     prefer_tflite: bool = False
     threads: int = 0
+    warmup: bool = True
 
     def load(self, path: Path) -> Loaded:
         """Load the version directory `path`. Raises ArtifactError if it holds no model that can be run."""
@@ -70,20 +59,23 @@ class Loader:
             # Each runtime is imported only when it is needed: TensorFlow takes seconds and half a gigabyte.
             from export.litert import LiteRT
 
-            return Loaded(LiteRT(tflite, self.threads or 1), any_shape=False, notes=_notes(path))
+            loaded = Loaded(LiteRT(tflite, self.threads or 1), any_shape=False)
+            return self._warmed(path, loaded, fitting=True)
         graph = path / "saved_model.pb"
         if not graph.is_file() and tflite.is_file():
             raise ArtifactError(f"{path}: holds {TFLITE_FILE} and no SavedModel; pass --prefer_tflite_model")
         any_shape = graph.is_file() and _operators(graph) <= _SAFE_OPERATORS
         from export.savedmodel import SavedModel
 
-        return Loaded(SavedModel(path, self.threads), any_shape, _notes(path))
+        return self._warmed(path, Loaded(SavedModel(path, self.threads), any_shape), fitting=False)
 
-
-def _notes(path: Path) -> tuple[str, ...]:
-    if (path / WARMUP_FILE).exists():
-        return (f"{path / WARMUP_FILE}: warm-up requests are not replayed by this server yet",)
-    return ()
+    def _warmed(self, path: Path, loaded: Loaded, *, fitting: bool) -> Loaded:
+        try:
+            count = warmup.replay(path, loaded, fitting=fitting) if self.warmup else 0
+        except BaseException:
+            loaded.runtime.close()
+            raise
+        return replace(loaded, notes=(f"warmed up with {count} requests",)) if count else loaded
 
 
 def _operators(path: Path) -> set[str]:

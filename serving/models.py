@@ -17,7 +17,8 @@ from typing import Any
 
 from export import store
 from serving import versions
-from serving.loading import Loaded, Loader
+from serving.execution import Loaded
+from serving.loading import Loader
 from serving.status import Code, StatusError
 from train.errors import ArtifactError
 
@@ -309,7 +310,7 @@ class ModelManager:
             time.monotonic() - begin,
         )
         for note in loaded.notes:
-            log.warning("model %s version %d: %s", model.name, version.number, note)
+            log.info("model %s version %d: %s", model.name, version.number, note)
 
     def _failed(self, model: _Model, version: _Version, error: Exception, retries: int) -> None:
         known = isinstance(error, ArtifactError)

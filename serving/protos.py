@@ -20,13 +20,20 @@ __all__ = [
     "PredictionServiceStub",
     "add_ModelServiceServicer_to_server",
     "add_PredictionServiceServicer_to_server",
+    "classification_pb2",
+    "example_pb2",
+    "feature_pb2",
     "get_model_metadata_pb2",
     "get_model_status_pb2",
+    "inference_pb2",
+    "input_pb2",
     "meta_graph_pb2",
     "model_management_pb2",
     "model_pb2",
     "model_server_config_pb2",
     "predict_pb2",
+    "prediction_log_pb2",
+    "regression_pb2",
     "saved_model_pb2",
     "tensor_pb2",
     "tensor_shape_pb2",
@@ -52,14 +59,20 @@ def _bare_tensorflow() -> Iterator[None]:
 
 
 with _bare_tensorflow():
+    from tensorflow.core.example import example_pb2, feature_pb2
     from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
     from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
     from tensorflow_serving.apis import (
+        classification_pb2,
         get_model_metadata_pb2,
         get_model_status_pb2,
+        inference_pb2,
+        input_pb2,
         model_management_pb2,
         model_pb2,
         predict_pb2,
+        prediction_log_pb2,
+        regression_pb2,
     )
     from tensorflow_serving.apis.model_service_pb2_grpc import (
         ModelServiceServicer,

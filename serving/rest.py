@@ -3,6 +3,8 @@
     GET  /v1/models/NAME[/versions/N|/labels/L]            status
     GET  /v1/models/NAME[/versions/N|/labels/L]/metadata   signatures
     POST /v1/models/NAME[/versions/N|/labels/L]:predict    predictions
+    POST /v1/models/NAME[/versions/N|/labels/L]:classify   classes and scores of tf.Examples
+    POST /v1/models/NAME[/versions/N|/labels/L]:regress    numbers of tf.Examples
 
 Every answer is JSON; an error is `{"error": "…"}`. Work runs in a pool of threads, so that a long inference
 doesn't hold up other connections.
@@ -23,6 +25,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from serving.inference import Inference
+from serving.json_examples import encode_classifications, encode_regressions, parse_examples
 from serving.json_tensors import decode_inputs, encode_outputs, parse_predict
 from serving.predict import METADATA_FIELD, Predictor
 from serving.protos import get_model_metadata_pb2, model_pb2
@@ -66,8 +70,15 @@ _HTTP_STATUS = {
 class RestApi:
     """The ASGI application. `threads` runs the requests; bodies beyond `max_body_bytes` are refused (413)."""
 
-    def __init__(self, predictor: Predictor, threads: Executor, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        inference: Inference,
+        threads: Executor,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
         self._predictor = predictor
+        self._inference = inference
         self._threads = threads
         self._max_body_bytes = max_body_bytes
 
@@ -94,19 +105,16 @@ class RestApi:
         if _BAD_ESCAPE.search(path):
             return _error(400, f"Malformed request: {method} {path}: % is followed by no hexadecimal number")
         if not query and method == "POST" and (match := _PREDICT.fullmatch(path)):
-            return await self._predict(request, match)
+            return await self._infer(request, match)
         if not query and method == "GET" and _NO_MODEL.fullmatch(path):
             return _error(400, "Missing model name in request.")
         if not query and method == "GET" and (match := _LOOK.fullmatch(path)):
             return await self._run(lambda: self._look(match))
         return _error(400, f"Malformed request: {method} {path}{'?' if query else ''}{query}")
 
-    async def _predict(self, request: Request, match: re.Match[str]) -> Response:
-        if (verb := match["verb"].lower()) != "predict":
-            raise StatusError(
-                Code.UNIMPLEMENTED, f":{verb} is not supported by this server yet; use :predict"
-            )
-        spec = _spec(match)
+    async def _infer(self, request: Request, match: re.Match[str]) -> Response:
+        work = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
+        verb, spec = match["verb"].lower(), _spec(match)
         encoding = request.headers.get("content-encoding", "identity").lower()
         if encoding not in ("identity", "gzip"):
             return _error(400, f"Content-Encoding {encoding} is not supported; expected gzip or none")
@@ -118,14 +126,27 @@ class RestApi:
             plain = self._gunzip(body) if encoding == "gzip" else body
             if plain is None:
                 return self._too_large()
-            document = parse_predict(plain)
-            spec.signature_name = document.signature_name
-            prediction = self._predictor.predict(
-                spec, lambda signature: decode_inputs(document, signature.inputs)
-            )
-            return _json(encode_outputs(prediction.outputs, is_row=document.is_row))
+            return _json(work[verb](spec, plain))
 
         return await self._run(answer)
+
+    def _predict(self, spec: Any, body: bytes) -> bytes:
+        document = parse_predict(body)
+        spec.signature_name = document.signature_name
+        prediction = self._predictor.predict(
+            spec, lambda signature: decode_inputs(document, signature.inputs)
+        )
+        return encode_outputs(prediction.outputs, is_row=document.is_row)
+
+    def _classify(self, spec: Any, body: bytes) -> bytes:
+        document = parse_examples(body)
+        spec.signature_name = document.signature_name
+        return encode_classifications(self._inference.classify(spec, document.examples).result)
+
+    def _regress(self, spec: Any, body: bytes) -> bytes:
+        document = parse_examples(body)
+        spec.signature_name = document.signature_name
+        return encode_regressions(self._inference.regress(spec, document.examples).result)
 
     def _look(self, match: re.Match[str]) -> Response:
         if match["metadata"]:

@@ -14,6 +14,7 @@ import grpc
 import uvicorn
 
 from serving.grpc_services import OPTIONS, add_services
+from serving.inference import Inference
 from serving.loading import Loader
 from serving.models import LoadPolicy, ModelManager
 from serving.predict import Predictor
@@ -73,15 +74,16 @@ class ModelServer:
             if port:
                 _listener(settings.host, max(0, port)).close()
         self._models.start()
-        predictor = Predictor(self._models)
+        predictor, inference = Predictor(self._models), Inference(self._models)
         if settings.rest_port:
+            pool = ThreadPoolExecutor(settings.rest_threads, thread_name_prefix="rest")
             listener = _listener(settings.host, max(0, settings.rest_port))
             self.rest_port = listener.getsockname()[1]
-            self._rest = _RestServer(predictor, listener, settings.rest_threads)
+            self._rest = _RestServer(RestApi(predictor, inference, pool), pool, listener)
         self._grpc = grpc.server(
             ThreadPoolExecutor(settings.grpc_threads, thread_name_prefix="grpc"), options=OPTIONS
         )
-        add_services(self._grpc, predictor, packed_answers=settings.packed_answers)
+        add_services(self._grpc, predictor, inference, packed_answers=settings.packed_answers)
         address = f"{_bracketed(settings.host)}:{max(0, settings.grpc_port)}"
         try:
             self.grpc_port = self._grpc.add_insecure_port(address)
@@ -103,14 +105,14 @@ class ModelServer:
 
 
 class _RestServer:
-    """uvicorn in a thread of its own."""
+    """uvicorn in a thread of its own; `pool` is what the API runs its requests in."""
 
-    def __init__(self, predictor: Predictor, listener: socket.socket, threads: int) -> None:
+    def __init__(self, api: RestApi, pool: ThreadPoolExecutor, listener: socket.socket) -> None:
         self._listener = listener
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="rest")
+        self._pool = pool
         self._server = uvicorn.Server(
             uvicorn.Config(
-                RestApi(predictor, self._pool),
+                api,
                 http="h11",  # the same behaviour whatever else is installed
                 loop="asyncio",
                 ws="none",

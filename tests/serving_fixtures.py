@@ -30,7 +30,7 @@ TFLITE = Loader(prefer_tflite=True)
 
 @functools.cache
 def tiny_models() -> Path:
-    """Return a folder of SavedModels: double, texts, conv, slow, pair."""
+    """Return a folder of SavedModels: double, texts, conv, slow, pair, examples."""
     import tensorflow as tf
 
     folder = Path(_FOLDER.name, "saved")
@@ -65,7 +65,40 @@ def tiny_models() -> Path:
         tf.TensorSpec([None], tf.float32, "a"),
         tf.TensorSpec([None], tf.int64, "b"),
     )
+    _save_examples(folder / "examples" / "1")
     return folder
+
+
+def _save_examples(folder: Path) -> None:
+    """Save a model of tf.Examples with the float feature x: signatures that are right, and some that aren't."""
+    import tensorflow as tf
+
+    module = tf.Module()
+
+    def signature(function: Callable[[Any], Any]) -> Any:
+        def serve(inputs: Any) -> Any:
+            features = tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([1], tf.float32)})
+            return function(features["x"])
+
+        return tf.function(serve, input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+
+    def labels(x: Any) -> Any:
+        return tf.tile([["small", "gro\u00df"]], [tf.shape(x)[0], 1])
+
+    signatures = {
+        "classify": signature(lambda x: {"classes": labels(x), "scores": tf.concat([1 - x, x], 1)}),
+        "scores": signature(lambda x: {"scores": tf.concat([1 - x, x], 1)}),
+        "classes": signature(lambda x: {"classes": labels(x)}),
+        "regress": signature(lambda x: {"outputs": x / 2 + 2}),
+        "flat": signature(lambda x: {"outputs": x[:, 0]}),
+        "wide": signature(lambda x: {"outputs": tf.concat([x, x], 1)}),
+        "flat_scores": signature(lambda x: {"scores": x[:, 0]}),
+        "integers": signature(lambda x: {"outputs": tf.cast(x, tf.int64)}),
+        "one_row": signature(lambda x: {"scores": x[:1]}),
+        "not_text": signature(lambda x: {"classes": tf.fill(tf.shape(x), b"\xff")}),
+    }
+    module.functions = signatures
+    tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
 @functools.cache

@@ -232,14 +232,3 @@ def test_tflite_takes_only_the_shapes_of_its_signature(tmp_path: Path) -> None:
         status, answer = client.rest("/v1/models/m:predict", {"instances": [1.0, 2.0]})
         assert (status, "its signature expects [-1, 2]" in answer["error"]) == (400, True)
         assert _factor(client) == 1.0
-
-
-def test_warm_up_requests_are_not_ignored_in_silence(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    publish(tmp_path, 1)
-    (tmp_path / "1" / "assets.extra").mkdir()
-    (tmp_path / "1" / "assets.extra" / "tf_serving_warmup_requests").touch()
-    with serving(config_of(m=tmp_path), SETTINGS):
-        pass
-    assert "warm-up requests are not replayed" in caplog.text
