@@ -41,6 +41,17 @@ def add_services(
     """Register both services. `packed_answers`: send tensors as `tensor_content`, not in typed fields."""
     add_PredictionServiceServicer_to_server(_PredictionService(predictor, inference, packed_answers), server)
     add_ModelServiceServicer_to_server(_ModelService(predictor), server)
+    server.add_generic_rpc_handlers((_Unknown(),))
+
+
+class _Unknown(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Refuses every other method, with no words, as TensorFlow Serving does."""
+
+    def service(self, _details: Any) -> Any:
+        def refuse(_request: bytes, context: grpc.ServicerContext) -> bytes:
+            return context.abort(grpc.StatusCode.UNIMPLEMENTED, "")  # type: ignore[no-any-return]
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
 
 
 def _rpc(method: _Method[_Service]) -> Callable[[_Service, Any, grpc.ServicerContext], Any]:

@@ -6,6 +6,8 @@ Bytes are objects `{"b64": "…"}`. NaN, Infinity and -Infinity may stand bare, 
 import base64
 import binascii
 import json
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from serving.status import Code, StatusError
@@ -15,6 +17,7 @@ __all__ = ["dump", "excerpt", "invalid", "is_base64", "kind", "parse_object", "t
 _WHITESPACE = " \t\r\n"
 # An error shows the client where it went wrong; it doesn't send the whole batch back.
 _EXCERPT = 200
+_INDENT = " " * 4
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -36,20 +39,77 @@ def _parse(body: bytes) -> Any:
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise invalid(f"JSON Parse error: not UTF-8. at offset: {error.start}") from None
+        raise _unparsed("not UTF-8", error.start) from None
     start = len(text) - len(text.lstrip(_WHITESPACE))
     if start == len(text):
-        raise invalid("JSON Parse error: The document is empty")
+        raise _unparsed("The document is empty", start or None)
     try:
         # Like TensorFlow Serving, this reads the first value and leaves what follows it unread.
         document, _ = _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
-        raise invalid(f"JSON Parse error: {error.msg}. at offset: {error.pos}") from None
+        reason, at = _explained(error, text)
+        raise _unparsed(reason, len(text[:at].encode())) from None
     except RecursionError:
-        raise invalid("JSON Parse error: nested too deeply") from None
+        raise _unparsed("nested too deeply", None) from None
     except ValueError as error:  # an integer of thousands of digits
-        raise invalid(f"JSON Parse error: {error}") from None
+        raise _unparsed(str(error), None) from None
     return document
+
+
+def _unparsed(reason: str, offset: int | None) -> StatusError:
+    where = "" if offset is None else f". at offset: {offset}"
+    return invalid(f"JSON Parse error: {reason}{where}")
+
+
+def _explained(error: json.JSONDecodeError, text: str) -> tuple[str, int]:
+    """Return an error in the words of TensorFlow Serving's parser, RapidJSON, and where that one stops."""
+    message, at = error.msg, error.pos
+    if message.startswith("Illegal trailing comma"):  # since Python 3.13; there, the comma itself is fine
+        at += 1 + len(text[at + 1 :]) - len(text[at + 1 :].lstrip(_WHITESPACE))
+        message = "Expecting value" if message.endswith("array") else "Expecting property name"
+    if message.startswith("Expecting ',' delimiter"):
+        return f"Missing a comma or {_MISSING[_inside(text[:at])]}", at
+    if message.startswith("Expecting value"):
+        # It reads a name as far as that is one of those it knows.
+        return "Invalid value", at + max(_shared(text[at : at + 8], name) for name in _NAMES)
+    if message.startswith("Unterminated string"):
+        return _NO_QUOTE, len(text)
+    if message.startswith("Invalid control character") and text[at] == "\0":
+        return _NO_QUOTE, at
+    return next((ours for theirs, ours in _REASONS.items() if message.startswith(theirs)), message), at
+
+
+def _shared(one: str, other: str) -> int:
+    """Return how many letters two texts begin alike."""
+    return next(
+        (count for count, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
+
+
+def _inside(text: str) -> str:
+    """Return the bracket that is open at the end of a text."""
+    depth = 0
+    for bracket in reversed(_BRACKETS.findall(_STRINGS.sub("", text))[-_LOOKED_BACK:]):
+        depth += 1 if bracket in "]}" else -1
+        if depth < 0:
+            return str(bracket)
+    return "["
+
+
+_NAMES = ("null", "true", "false", "NaN", "Infinity")
+_NO_QUOTE = "Missing a closing quotation mark in string"
+_MISSING = {"[": "']' after an array element", "{": "'}' after an object member"}
+_REASONS = {
+    "Expecting property name": "Missing a name for object member",
+    "Expecting ':' delimiter": "Missing a colon after a name of object member",
+    "Invalid control character": "Invalid encoding in string",
+    "Invalid \\uXXXX escape": "Incorrect hex digit after \\u escape in string",
+    "Invalid \\escape": "Invalid escape character in string",
+}
+_BRACKETS, _STRINGS = re.compile(r"[\[\]{}]"), re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# So many brackets are looked at: a message isn't worth more.
+_LOOKED_BACK = 10_000
 
 
 def _first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -103,12 +163,33 @@ def kind(value: Any) -> str:
 
 
 def excerpt(value: Any) -> str:
-    """Return a value as JSON, cut short for a message."""
+    """Return a value as TensorFlow Serving shows it, objects over several lines and lists on one; cut short."""
+    text = ""
     try:
-        text = json.dumps(value, ensure_ascii=False)
+        for piece in _pieces(value, 0):
+            text += piece
+            if len(text) > _EXCERPT:
+                return f"{text[:_EXCERPT]}…"
     except (RecursionError, ValueError):
         return "…"
-    return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}…"
+    return text
+
+
+def _pieces(value: Any, depth: int) -> Iterator[str]:
+    if isinstance(value, dict) and value:
+        yield "{"
+        for index, (name, member) in enumerate(value.items()):
+            yield f"{',' if index else ''}\n{_INDENT * (depth + 1)}{json.dumps(name, ensure_ascii=False)}: "
+            yield from _pieces(member, depth + 1)
+        yield f"\n{_INDENT * depth}}}"
+    elif isinstance(value, list):
+        yield "["
+        for index, member in enumerate(value):
+            yield ", " if index else ""
+            yield from _pieces(member, depth)
+        yield "]"
+    else:
+        yield json.dumps(value, ensure_ascii=False)
 
 
 def invalid(message: str) -> StatusError:

@@ -6,8 +6,8 @@
     POST /v1/models/NAME[/versions/N|/labels/L]:classify   classes and scores of tf.Examples
     POST /v1/models/NAME[/versions/N|/labels/L]:regress    numbers of tf.Examples
 
-Every answer is JSON; an error is `{"error": "…"}`. Work runs in a pool of threads, so that a long inference
-doesn't hold up other connections.
+Every answer of the API is JSON; an error is `{"error": "…"}`. What isn't the API's gets a page of HTML. Work
+runs in a pool of threads, so that a long inference doesn't hold up other connections.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ import re
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Executor
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -99,11 +100,11 @@ class RestApi:
     async def _respond(self, request: Request) -> Response:
         method, path, query = request.method, request.scope["raw_path"].decode("latin-1"), request.url.query
         if method not in _METHODS:
-            return _error(501, f"Method {method} is not supported")
+            return _page(501)
         if not _API.match(path) and not _NO_MODEL.fullmatch(path):
-            return _error(404, f"Not found: {path}")
+            return _page(404)
         if _BAD_ESCAPE.search(path):
-            return _error(400, f"Malformed request: {method} {path}: % is followed by no hexadecimal number")
+            return _page(400)
         if not query and method == "POST" and (match := _PREDICT.fullmatch(path)):
             return await self._infer(request, match)
         if not query and method == "GET" and _NO_MODEL.fullmatch(path):
@@ -233,3 +234,12 @@ def _json(body: bytes) -> Response:
 
 def _error(status: int, message: str) -> Response:
     return Response(json.dumps({"error": message}).encode(), status, media_type="application/json")
+
+
+def _page(status: int) -> Response:
+    """Return what TensorFlow Serving's HTTP server says by itself, of what isn't the API's."""
+    phrase = HTTPStatus(status).phrase
+    page = (
+        f"<HTML><HEAD>\n<TITLE>{status} {phrase}</TITLE>\n</HEAD><BODY>\n<H1>{phrase}</H1>\n</BODY></HTML>\n"
+    )
+    return Response(page, status, media_type="text/html")

@@ -146,14 +146,16 @@ class Client:
     rest_port: int
 
     def rest(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> tuple[int, Any]:
-        """Return the status and the parsed JSON; `body` is sent as it is if it is bytes, else as JSON."""
+        """Return the status and the answer, parsed if it is JSON; `body` is sent as it is if bytes, else as JSON."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection = http.client.HTTPConnection("127.0.0.1", self.rest_port, timeout=30)
         with contextlib.closing(connection):
             names = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method or ("GET" if body is None else "POST"), path, data, names)
             response = connection.getresponse()
-            return response.status, json.loads(response.read())
+            answer = response.read()
+            is_json = (response.getheader("content-type") or "").startswith("application/json")
+            return response.status, json.loads(answer) if is_json else answer.decode()
 
     @contextlib.contextmanager
     def channel(self) -> Iterator[grpc.Channel]:
