@@ -27,7 +27,6 @@ UNSUPPORTED = {
     "grpc_channel_arguments": "",
     "grpc_socket_path": "",
     "mixed_precision": "",
-    "model_config_file_poll_wait_seconds": "0",
     "monitoring_config_file": "",
     "num_load_threads": "0",
     "num_request_iterations_for_warmup": "0",
@@ -100,6 +99,8 @@ def settings(flags: argparse.Namespace) -> Settings:
         grpc_threads=flags.grpc_max_threads or defaults.grpc_threads,
         rest_threads=flags.rest_api_num_threads or defaults.rest_threads,
         packed_answers=flags.enable_serialization_as_tensor_content,
+        config_file=flags.model_config_file,
+        config_poll_seconds=flags.model_config_file_poll_wait_seconds,
         loader=Loader(
             flags.prefer_tflite_model, flags.tensorflow_session_parallelism, flags.enable_model_warmup
         ),
@@ -124,6 +125,10 @@ def _add_models(flags: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="several models: a ModelServerConfig in text format",
     )
+    group.add_argument(
+        "--model_config_file_poll_wait_seconds", type=_at_least(0), default=0, metavar="S",
+        help="how often to look whether that file has changed; 0: never",
+    )  # fmt: skip
     group.add_argument(
         "--file_system_poll_wait_seconds", type=_at_least(0), default=1, metavar="S",
         help="how often to look for new versions; 0: only at the start",

@@ -15,6 +15,7 @@ from serving.protos import (
     PredictionServiceServicer,
     add_ModelServiceServicer_to_server,
     add_PredictionServiceServicer_to_server,
+    model_management_pb2,
     predict_pb2,
 )
 from serving.status import Code, StatusError
@@ -128,8 +129,14 @@ class _ModelService(ModelServiceServicer):  # type: ignore[misc]
         return self._predictor.status(request.model_spec)
 
     @_rpc
-    def HandleReloadConfigRequest(self, _request: Any) -> Any:  # noqa: N802
-        raise _unsupported("HandleReloadConfigRequest")
+    def HandleReloadConfigRequest(self, request: Any) -> Any:  # noqa: N802
+        self._predictor.reload(request.config)
+        answer = model_management_pb2.ReloadConfigResponse()
+        # Set even when it says OK: TensorFlow Serving always sends it.
+        answer.status.SetInParent()
+        for name in sorted(set(request.metric_names)):
+            answer.metric.add(name=name, int64_value_increase=0)
+        return answer
 
 
 def _require_spec(request: Any) -> None:
@@ -145,7 +152,3 @@ def _tensors(inputs: Any) -> Tensors:
         except ValueError as error:
             raise StatusError(Code.INVALID_ARGUMENT, f"tensor parsing error: {name} ({error})") from None
     return tensors
-
-
-def _unsupported(method: str) -> StatusError:
-    return StatusError(Code.UNIMPLEMENTED, f"{method} is not supported by this server yet")

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -93,7 +93,15 @@ class _Model:
     policy: Any
     labels: Mapping[str, int]
     versions: dict[int, _Version] = field(default_factory=dict)
+    # Taken out of the config: only its versions' last states are still told.
+    removed: bool = False
     complaint: str = ""  # the last one that was logged: a problem on disk is one line, not one per look
+
+
+def _model(config: Any) -> _Model:
+    return _Model(
+        config.name, Path(config.base_path), config.model_version_policy, dict(config.version_labels)
+    )
 
 
 class ModelManager:
@@ -102,12 +110,9 @@ class ModelManager:
     def __init__(self, config: Any, loader: Loader, policy: LoadPolicy | None = None) -> None:
         self._loader = loader
         self._policy = policy or LoadPolicy()
-        self._models = {
-            each.name: _Model(
-                each.name, Path(each.base_path), each.model_version_policy, dict(each.version_labels)
-            )
-            for each in config.model_config_list.config
-        }
+        self._models = {each.name: _model(each) for each in config.model_config_list.config}
+        # Held while models are loaded and unloaded, by the look at the disk or by a reload.
+        self._editing = threading.Lock()
         # Guards every version's fields; notified when a state or a count of requests changes.
         self._changed = threading.Condition()
         self._started = threading.Event()
@@ -139,6 +144,65 @@ class ModelManager:
             for version in model.versions.values():
                 if version.loaded:
                     self._unload(model, version, deadline)
+
+    def reload(self, config: Any) -> None:
+        """Serve the models of another ModelServerConfig, a model_config_list, from now on: all of it or nothing.
+
+        New models and new base paths are loaded before anything that they replace is unloaded. Raises StatusError
+        if one of them can't be, or if a label names a version that isn't available yet.
+        """
+        with self._editing:
+            self._check_new_labels(config)
+            fresh: dict[str, _Model] = {}
+            kept: dict[str, Any] = {}
+            for each in config.model_config_list.config:
+                known = self._models.get(each.name)
+                if known and not known.removed and known.base_path == Path(each.base_path):
+                    kept[each.name] = each
+                else:
+                    fresh[each.name] = _model(each)
+            try:
+                for model in fresh.values():
+                    self._load_first(model)
+            except ArtifactError as error:
+                self._unload_all(fresh.values())
+                raise StatusError(Code.of(error, Code.FAILED_PRECONDITION), str(error)) from error
+            with self._changed:
+                replaced = [
+                    model
+                    for name, model in self._models.items()
+                    if name in fresh or (name not in kept and not model.removed)
+                ]
+                for model in replaced:
+                    model.removed, model.labels = True, {}
+                self._models |= fresh
+                for name, each in kept.items():
+                    self._models[name].policy = each.model_version_policy
+                    self._models[name].labels = dict(each.version_labels)
+            for name in kept:
+                self._refresh(self._models[name])
+            self._unload_all(replaced)
+        log.info("config reloaded: %s", ", ".join(sorted({*fresh, *kept})) or "no models")
+
+    def _unload_all(self, models: Iterable[_Model]) -> None:
+        for model in models:
+            for version in list(model.versions.values()):
+                if version.state is State.AVAILABLE:
+                    self._unload(model, version)
+
+    def _check_new_labels(self, config: Any) -> None:
+        if self._policy.labels_for_unavailable:
+            return
+        for each in config.model_config_list.config:
+            known = self._models.get(each.name)
+            for number in each.version_labels.values():
+                version = known.versions.get(number) if known else None
+                if version is None or version.state is not State.AVAILABLE:
+                    raise StatusError(
+                        Code.FAILED_PRECONDITION,
+                        f"Request to assign label to version {number} of model {each.name}, which is not currently "
+                        "available for inference",
+                    )
 
     @contextlib.contextmanager
     def use(self, spec: Any) -> Iterator[Servable]:
@@ -213,8 +277,10 @@ class ModelManager:
         if not self._policy.poll_seconds:
             return
         while not self._stopping.wait(self._policy.poll_seconds):
-            for model in self._models.values():
-                self._refresh(model)
+            with self._editing:
+                for model in self._models.values():
+                    if not model.removed:
+                        self._refresh(model)
 
     def _load_first(self, model: _Model) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What Predict, GetModelMetadata and GetModelStatus mean, whether they come by REST or by gRPC.
+"""What Predict, GetModelMetadata, GetModelStatus and reloads mean, whether they come by REST or by gRPC.
 
 Every error is a StatusError.
 """
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from export.runtime import DEFAULT_SIGNATURE, Signature
+from serving.config import check_request
 from serving.execution import Tensors, check_inputs, find, names, run
 from serving.models import ModelManager
 from serving.protos import get_model_metadata_pb2, get_model_status_pb2
@@ -51,6 +52,11 @@ class Predictor:
             wanted = _outputs(signature, output_filter)
             outputs = run(servable.loaded, name, tensors)
             return Prediction(servable.version, name, {key: outputs[key] for key in wanted})
+
+    def reload(self, config: Any) -> None:
+        """Serve the models of `config`, a ModelServerConfig, from now on (`ModelManager.reload`)."""
+        check_request(config)
+        self._models.reload(config)
 
     def metadata(self, spec: Any) -> Any:
         """Return the GetModelMetadataResponse with the model's signatures."""

@@ -8,11 +8,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
 import uvicorn
 
+from serving.config_file import ConfigFile
 from serving.grpc_services import OPTIONS, add_services
 from serving.inference import Inference
 from serving.loading import Loader
@@ -34,7 +36,11 @@ _MAX_HEADER_BYTES = 128 * 1024
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything about a server but its models. Ports: ANY_PORT takes a free one; `rest_port` 0 is no REST."""
+    """Everything about a server but its models.
+
+    Ports: ANY_PORT takes a free one; `rest_port` 0 is no REST. `config_file` is looked at every
+    `config_poll_seconds`, if that isn't 0.
+    """
 
     host: str = "127.0.0.1"
     grpc_port: int = 8500
@@ -42,6 +48,8 @@ class Settings:
     grpc_threads: int = _THREADS
     rest_threads: int = _THREADS
     packed_answers: bool = False
+    config_file: Path | None = None
+    config_poll_seconds: float = 0.0
     loader: Loader = field(default_factory=Loader)
     loading: LoadPolicy = field(default_factory=LoadPolicy)
 
@@ -58,6 +66,7 @@ class ModelServer:
         self._models = ModelManager(config, settings.loader, settings.loading)
         self._grpc: grpc.Server | None = None
         self._rest: _RestServer | None = None
+        self._config: ConfigFile | None = None
         self.grpc_port = 0
         self.rest_port = 0
 
@@ -92,10 +101,15 @@ class ModelServer:
         self._grpc.start()
         if self._rest:
             self._rest.start()
+        if settings.config_file and settings.config_poll_seconds:
+            self._config = ConfigFile(settings.config_file, settings.config_poll_seconds, self._models.reload)
+            self._config.start()
 
     def stop(self, grace_seconds: float = 0.0) -> None:
         """Take no more requests, give those that run `grace_seconds` to end, and unload the models."""
         deadline = time.monotonic() + grace_seconds
+        if self._config:
+            self._config.stop()
         grpc_stopped = self._grpc.stop(grace_seconds) if self._grpc else None
         if self._rest:
             self._rest.stop(grace_seconds)

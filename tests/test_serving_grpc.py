@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from serving.protos import get_model_metadata_pb2, get_model_status_pb2, model_management_pb2, predict_pb2
+from serving.protos import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
 from serving.server import Settings
 from serving.tensors import to_proto
 from serving_fixtures import ROW, Client, config_of, serving, tiny_models
@@ -112,11 +112,3 @@ def test_status_and_metadata(client: Client) -> None:
     assert signatures.signature_def["serving_default"].outputs["y"].dtype == 1
     metadata.metadata_field[:] = ["other"]
     assert client.refusal("GetModelMetadata", metadata)[0] == "INVALID_ARGUMENT"
-
-
-def test_what_is_not_there_yet_says_so(client: Client) -> None:
-    request = model_management_pb2.ReloadConfigRequest()
-    assert client.refusal("HandleReloadConfigRequest", request) == (
-        "UNIMPLEMENTED",
-        "HandleReloadConfigRequest is not supported by this server yet",
-    )

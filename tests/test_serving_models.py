@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.config import parse_config
+from serving.config import parse_config, read_config
 from serving.models import LoadPolicy, ModelManager, State
-from serving.protos import model_pb2
+from serving.protos import model_management_pb2, model_pb2
 from serving.server import Settings
 from serving_fixtures import (
     ROW,
@@ -232,3 +232,98 @@ def test_tflite_takes_only_the_shapes_of_its_signature(tmp_path: Path) -> None:
         status, answer = client.rest("/v1/models/m:predict", {"instances": [1.0, 2.0]})
         assert (status, "its signature expects [-1, 2]" in answer["error"]) == (400, True)
         assert _factor(client) == 1.0
+
+
+def _reload(client: Client, text: str) -> None:
+    request = model_management_pb2.ReloadConfigRequest(config=parse_config(text, "test"))
+    assert client.call("HandleReloadConfigRequest", request).status.error_code == 0
+
+
+def _entry(name: str, path: Path, more: str = "") -> str:
+    return f'config {{ name: "{name}" base_path: "{path}" model_platform: "tensorflow" {more} }}'
+
+
+def test_a_reload_moves_a_model_without_a_failed_request(tmp_path: Path) -> None:
+    """The same version number from another place, a model more, a model less; asked all the time."""
+    old, new, other = (tmp_path / name for name in ("old", "new", "other"))
+    publish(old, 1)
+    publish(other, 3)
+    publish(new, 1, tflite_times(5))
+    seen: list[float] = []
+    done = threading.Event()
+    with serving(config_of(m=old), SETTINGS) as client:
+
+        def ask() -> None:
+            while not done.is_set():
+                seen.append(_factor(client))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        eventually(lambda: len(seen) > 5)
+        _reload(client, f"model_config_list {{ {_entry('m', new)} {_entry('n', other)} }}")
+        assert (_factor(client), _factor(client, "n")) == (5.0, 3.0)
+        _reload(client, f"model_config_list {{ {_entry('m', new)} }}")
+        assert client.states("n") == {"3": "END"}
+        assert client.rest("/v1/models/n:predict", {"instances": [[1, 0]]})[0] == 404
+        # What was taken out may come back, and versions are still looked for.
+        _reload(client, f"model_config_list {{ {_entry('m', new)} {_entry('n', other)} }}")
+        assert _factor(client, "n") == 3.0
+        publish(other, 4)
+        eventually(lambda: _factor(client, "n") == 4.0)
+        after = len(seen)
+        eventually(lambda: len(seen) > after + 5)
+        done.set()
+        thread.join()
+    assert seen == sorted(seen)
+    assert set(seen) == {1.0, 5.0}
+
+
+def test_a_reload_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
+    good, broken, empty = (tmp_path / name for name in ("good", "broken", "empty"))
+    publish(good, 1)
+    publish(broken, 1, b"no model")
+    empty.mkdir()
+    with serving(config_of(m=good), SETTINGS) as client:
+        for path, reason in (
+            (broken, "can't be loaded"),
+            (empty, "holds no integer-named"),
+            (tmp_path / "x", "no such"),
+        ):
+            request = model_management_pb2.ReloadConfigRequest(
+                config=parse_config(
+                    f"model_config_list {{ {_entry('n', good)} {_entry('o', path)} }}", "test"
+                )
+            )
+            code, details = client.refusal("HandleReloadConfigRequest", request)
+            assert code == "FAILED_PRECONDITION"
+            assert reason in details
+            assert _factor(client) == 1.0
+            assert client.rest("/v1/models/n")[0] == 404
+
+
+def test_labels_move_by_a_reload_to_what_is_available(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    publish(tmp_path, 2)
+    policy = "model_version_policy { all {} }"
+    with serving(config_of(m=tmp_path), SETTINGS) as client:
+        _reload(client, f"model_config_list {{ {_entry('m', tmp_path, policy)} }}")
+        assert client.states("m") == {"1": "AVAILABLE", "2": "AVAILABLE"}
+        for number in (1, 2):
+            label = f'version_labels {{ key: "stable" value: {number} }}'
+            _reload(client, f"model_config_list {{ {_entry('m', tmp_path, policy + label)} }}")
+            assert _factor(client, "m/labels/stable") == number
+
+
+def test_a_config_file_is_looked_at_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    publish(tmp_path / "one", 1)
+    publish(tmp_path / "two", 2)
+    file = tmp_path / "models.config"
+    file.write_text(f"model_config_list {{ {_entry('m', tmp_path / 'one')} }}")
+    settings = Settings(loader=TFLITE, config_file=file, config_poll_seconds=0.05)
+    with serving(read_config(file), settings) as client:
+        assert _factor(client) == 1.0
+        file.write_text("not a config")
+        eventually(lambda: "isn't taken" in caplog.text)
+        assert _factor(client) == 1.0
+        file.write_text(f"model_config_list {{ {_entry('m', tmp_path / 'two')} }}")
+        eventually(lambda: _factor(client) == 2.0)
