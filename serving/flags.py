@@ -19,7 +19,6 @@ __all__ = ["UNSUPPORTED", "parser", "refuse_unsupported", "settings"]
 UNSUPPORTED = {
     "batching_parameters_file": "",
     "enable_batching": "false",
-    "enable_grpc_healthcheck_service": "false",
     "enable_per_model_batching_parameters": "false",
     "enable_profiler": "false",
     "enable_signature_method_name_check": "false",
@@ -36,7 +35,6 @@ UNSUPPORTED = {
     "per_process_gpu_memory_fraction": "0",
     "platform_config_file": "",
     "remove_unused_fields_from_bundle_metagraph": "true",
-    "rest_api_enable_cors_support": "false",
     "rest_api_timeout_in_ms": "30000",
     "saved_model_tags": "serve",
     "skip_initialize_tpu": "false",
@@ -99,6 +97,8 @@ def settings(flags: argparse.Namespace) -> Settings:
         grpc_threads=flags.grpc_max_threads or defaults.grpc_threads,
         rest_threads=flags.rest_api_num_threads or defaults.rest_threads,
         packed_answers=flags.enable_serialization_as_tensor_content,
+        cors=flags.rest_api_enable_cors_support,
+        health=flags.enable_grpc_healthcheck_service,
         config_file=flags.model_config_file,
         config_poll_seconds=flags.model_config_file_poll_wait_seconds,
         loader=Loader(
@@ -169,6 +169,8 @@ def _add_network(flags: argparse.ArgumentParser) -> None:
         "--rest_api_num_threads", type=_at_least(0), default=0, metavar="N",
         help="REST requests at a time; 0: 4 per core",
     )  # fmt: skip
+    _add_bool(group, "rest_api_enable_cors_support", "let browsers call REST from pages of other servers")
+    _add_bool(group, "enable_grpc_healthcheck_service", "answer grpc.health.v1.Health on the gRPC port")
     _add_bool(
         group,
         "enable_serialization_as_tensor_content",

@@ -21,7 +21,7 @@ from serving.protos import (
 from serving.status import Code, StatusError
 from serving.tensors import from_proto, to_proto
 
-__all__ = ["OPTIONS", "add_services"]
+__all__ = ["OPTIONS", "SERVICES", "add_services"]
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,9 @@ OPTIONS = (
     # A second server on the same port must be an error, not a silent half of the requests.
     ("grpc.so_reuseport", 0),
 )
+
+# What a health check may ask about, besides the server as a whole; TensorFlow Serving's names.
+SERVICES = ("PredictionService", "ModelService")
 
 _Service = TypeVar("_Service")
 _Method = Callable[[_Service, Any], Any]

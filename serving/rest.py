@@ -49,6 +49,14 @@ _API = re.compile(r"/v1/", re.IGNORECASE)
 _NO_MODEL = re.compile(r"/v1/models", re.IGNORECASE)
 _BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
 
+# What any page of the Web may do, where CORS is supported; with TensorFlow Serving's values.
+_CORS = {
+    "access-control-allow-origin": "*",
+    "access-control-allow-methods": "POST, GET",
+    "access-control-allow-headers": "Content-Type",
+}
+_WEB = re.compile(r"https?://", re.IGNORECASE)
+
 _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"}
 _HTTP_STATUS = {
     Code.OK: 200,
@@ -69,7 +77,11 @@ _HTTP_STATUS = {
 
 
 class RestApi:
-    """The ASGI application. `threads` runs the requests; bodies beyond `max_body_bytes` are refused (413)."""
+    """The ASGI application.
+
+    `threads` runs the requests; bodies beyond `max_body_bytes` are refused (413). With `cors`, browsers may call
+    it from pages of other servers.
+    """
 
     def __init__(
         self,
@@ -77,11 +89,14 @@ class RestApi:
         inference: Inference,
         threads: Executor,
         max_body_bytes: int = MAX_BODY_BYTES,
+        *,
+        cors: bool = False,
     ) -> None:
         self._predictor = predictor
         self._inference = inference
         self._threads = threads
         self._max_body_bytes = max_body_bytes
+        self._cors = cors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request (the ASGI interface)."""
@@ -95,6 +110,8 @@ class RestApi:
         except Exception:  # one request's bug must not end as a broken connection
             log.exception("unexpected error in %s %s", request.method, scope["path"])
             response = _error(500, "Internal error; the server's log has the details")
+        if self._cors and response.media_type != "text/html":
+            response.headers.update(_CORS)
         await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
@@ -105,6 +122,10 @@ class RestApi:
             return _page(404)
         if _BAD_ESCAPE.search(path):
             return _page(400)
+        if method == "OPTIONS":
+            # A browser's question whether its page may ask; the page's address decides.
+            allowed = self._cors and _WEB.match(request.headers.get("origin", ""))
+            return Response(status_code=200 if allowed else 400)
         if not query and method == "POST" and (match := _PREDICT.fullmatch(path)):
             return await self._infer(request, match)
         if not query and method == "GET" and _NO_MODEL.fullmatch(path):

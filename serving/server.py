@@ -13,9 +13,10 @@ from typing import Any
 
 import grpc
 import uvicorn
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from serving.config_file import ConfigFile
-from serving.grpc_services import OPTIONS, add_services
+from serving.grpc_services import OPTIONS, SERVICES, add_services
 from serving.inference import Inference
 from serving.loading import Loader
 from serving.models import LoadPolicy, ModelManager
@@ -48,6 +49,8 @@ class Settings:
     grpc_threads: int = _THREADS
     rest_threads: int = _THREADS
     packed_answers: bool = False
+    cors: bool = False
+    health: bool = False
     config_file: Path | None = None
     config_poll_seconds: float = 0.0
     loader: Loader = field(default_factory=Loader)
@@ -67,6 +70,7 @@ class ModelServer:
         self._grpc: grpc.Server | None = None
         self._rest: _RestServer | None = None
         self._config: ConfigFile | None = None
+        self._health: health.HealthServicer | None = None
         self.grpc_port = 0
         self.rest_port = 0
 
@@ -88,10 +92,15 @@ class ModelServer:
             pool = ThreadPoolExecutor(settings.rest_threads, thread_name_prefix="rest")
             listener = _listener(settings.host, max(0, settings.rest_port))
             self.rest_port = listener.getsockname()[1]
-            self._rest = _RestServer(RestApi(predictor, inference, pool), pool, listener)
+            self._rest = _RestServer(RestApi(predictor, inference, pool, cors=settings.cors), pool, listener)
         self._grpc = grpc.server(
             ThreadPoolExecutor(settings.grpc_threads, thread_name_prefix="grpc"), options=OPTIONS
         )
+        if settings.health:
+            self._health = health.HealthServicer()
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+            for name in ("", *SERVICES):
+                self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         add_services(self._grpc, predictor, inference, packed_answers=settings.packed_answers)
         address = f"{_bracketed(settings.host)}:{max(0, settings.grpc_port)}"
         try:
@@ -108,6 +117,9 @@ class ModelServer:
     def stop(self, grace_seconds: float = 0.0) -> None:
         """Take no more requests, give those that run `grace_seconds` to end, and unload the models."""
         deadline = time.monotonic() + grace_seconds
+        if self._health:
+            # First of all, so that nothing new is sent here.
+            self._health.enter_graceful_shutdown()
         if self._config:
             self._config.stop()
         grpc_stopped = self._grpc.stop(grace_seconds) if self._grpc else None

@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,6 @@ OTHER_TEXTS = {
     "version_overflow": "an empty answer there",
     "method_HEAD_predict": "an answer to HEAD has no body",
     "method_HEAD_status": "an answer to HEAD has no body",
-    "method_OPTIONS_predict": "an empty answer there",
-    "cors_preflight_null_origin": "an empty answer there",
     "gzip_request_bad": "what gunzip didn't like, not what came of parsing nothing",
     "gzip_request_no_header": "bytes that aren't UTF-8 are named as such",
     "gzip_request_truncated": "what gunzip didn't like, not what came of parsing nothing",
@@ -55,6 +54,7 @@ OTHER_TEXTS = {
     "deflate_request": "an encoding that isn't supported is named as such",
     "predict_empty_tensorproto": "with the reason",
     "predict_overflow_shape": "with the reason",
+    "health_unknown": "grpcio's health service says no more than NOT_FOUND",
     "predict_cnn_rank4_wrong_hw": "refused by the signature, before TensorFlow sees it",
     "predict_cnn_rank5": "refused by the signature, before TensorFlow sees it",
 }
@@ -72,19 +72,27 @@ def _cases(group: str) -> list[Any]:
     return [pytest.param(each, id=each["name"]) for each in cases if each["name"] not in NOT_COMPARABLE]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ModelServer]:
+def _started(settings: Settings) -> Iterator[ModelServer]:
     with _inside(GOLDEN):  # its base paths are relative
         config = read_config(Path("golden.config"))
-    server = ModelServer(
-        config,
-        Settings(grpc_port=ANY_PORT, rest_port=ANY_PORT, loading=LoadPolicy(labels_for_unavailable=True)),
-    )
+    loading = LoadPolicy(labels_for_unavailable=True)
+    server = ModelServer(config, replace(settings, grpc_port=ANY_PORT, rest_port=ANY_PORT, loading=loading))
     try:
         server.start()
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ModelServer]:
+    yield from _started(Settings())
+
+
+@pytest.fixture(scope="module")
+def with_flags() -> Iterator[ModelServer]:
+    """As the groups `cors` and `grpcflags` were recorded."""
+    yield from _started(Settings(cors=True, health=True, packed_answers=True))
 
 
 @contextlib.contextmanager
@@ -188,12 +196,40 @@ def test_most_error_texts_are_the_same() -> None:
     ]
     errors += [
         case["name"]
-        for group in ("grpc", "grpccrash2")
+        for group in ("grpc", "grpccrash2", "grpcflags")
         for case in json.loads((GOLDEN / f"{group}.json").read_bytes())
         if case["status_code"] != "OK"
     ]
     assert set(OTHER_TEXTS) <= set(errors)
     assert len(OTHER_TEXTS) <= 0.1 * len(errors)
+
+
+@pytest.mark.parametrize("case", _cases("cors"))
+def test_cors(case: dict[str, Any], with_flags: ModelServer) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", with_flags.rest_port, timeout=20)
+    with contextlib.closing(connection):
+        body = (case.get("request_body") or "").encode()
+        connection.request(case["method"], case["path"], body, dict(case["request_headers"]))
+        response = connection.getresponse()
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        answer = response.read()
+    theirs = {name.lower(): value for name, value in case["response_headers"]}
+    assert response.status == case["status"]
+    for name in (
+        "access-control-allow-origin",
+        "access-control-allow-methods",
+        "access-control-allow-headers",
+    ):
+        assert headers.get(name) == theirs.get(name)
+    if case["status"] == 200 and answer:
+        assert _alike(_json(answer), _json(_bytes(case, "response")))
+    else:
+        assert bool(answer) == bool(_bytes(case, "response"))
+
+
+@pytest.mark.parametrize("case", _cases("grpcflags"))
+def test_grpc_with_flags(case: dict[str, Any], with_flags: ModelServer) -> None:
+    test_grpc(case, with_flags)
 
 
 def _check(name: str, same: bool, found: str) -> None:
@@ -263,6 +299,8 @@ def _messages_alike(rpc: str, mine: bytes, theirs: bytes) -> bool:
         return bool(reloaded[0].status == reloaded[1].status) and metrics[0] == metrics[1]
     if method == "GetModelMetadata":
         return bool(_metadata(mine) == _metadata(theirs))
+    if method == "Check":
+        return mine == theirs
     ours, real = (predict_pb2.PredictResponse.FromString(each) for each in (mine, theirs))
     if ours.model_spec != real.model_spec or ours.outputs.keys() != real.outputs.keys():
         return False

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from serving_fixtures import ROW, Client, eventually, publish, tiny_models
 
@@ -107,6 +108,22 @@ def test_sigterm_lets_requests_finish(tmp_path: Path) -> None:
         assert time.monotonic() - begin > 1.0
         assert process.wait(20) == 0
     assert answers == [[steps], [steps]]
+
+
+def test_health_says_no_before_the_server_goes(tmp_path: Path) -> None:
+    publish(tmp_path / "m", 1)
+    ready = tmp_path / "ready.json"
+    arguments = ("--prefer_tflite_model", "--enable_grpc_healthcheck_service", "--port=-1")
+    with _process(f"--model_base_path={tmp_path}/m", *arguments, ready=ready) as process:
+        client = _client(process, ready)
+        with client.channel() as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            states = stub.Watch(health_pb2.HealthCheckRequest(service="ModelService"), timeout=30)
+            assert next(states).status == health_pb2.HealthCheckResponse.SERVING
+            process.send_signal(signal.SIGTERM)
+            assert next(states).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            states.cancel()
+        assert process.wait(20) == 0
 
 
 def test_sigterm_during_the_start_ends_it(tmp_path: Path) -> None:
