@@ -18,6 +18,7 @@ from tabulate import tabulate
 
 from export import cards, formats, gate, manage, source
 from export.cards import ExportCard
+from export.publish import Plan, export
 from train import cards as training_cards
 from train import cli, data
 from train.errors import ConversionError, UsageError
@@ -38,8 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bounds = gate.Gate(arguments.min_accuracy, arguments.max_drop)
     names = [row.name for row in rows]
     serves = arguments.serve or (formats.REFERENCE if formats.REFERENCE in names else names[0])
-    if serves not in names:
-        raise UsageError(f"--serve {serves}: not among the formats asked for, {', '.join(names)}")
+    plan = Plan(rows, serves, bounds, force=arguments.force)
 
     done: list[ExportCard] = []
     missing: list[str] = []
@@ -52,9 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             card = cards.read(version)
         else:
-            from export.publish import Plan, export
-
-            plan = Plan(rows, serves, bounds, force=arguments.force)
             version, card = export(load(), arguments.models, plan, cli.say)
             cli.say(f"{name}: published {version} after {sum(card.seconds.values()):.0f} s")
         done.append(card)

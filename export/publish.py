@@ -32,6 +32,8 @@ __all__ = ["Plan", "export", "refusal_path"]
 _SOME = 100
 # Float arithmetic in another order, in float32.
 _SAME = 1e-4
+# Each holds the model once more.
+_MOST_INTERPRETERS = 8
 # On so many images a failed format is compared layer by layer.
 _LAYER_IMAGES = 100
 
@@ -106,7 +108,6 @@ class _Work:
         source, plan = self._source, self._plan
         contract = source.contract
         with self._step("keras"):
-            self._images = contract.scale(self._pixels)
             self._reference = source.predict(self._pixels)
             self._accuracy = stats.accuracy(self._reference.argmax(1), self._truth)
         with self._step(SAVED_MODEL):
@@ -124,9 +125,11 @@ class _Work:
             try:
                 with self._step(row.name):
                     self._format(row)
-            except ConversionError as error:
-                unconverted[row.name] = str(error)
-                self._say(f"{self._name} {error}; left out")
+            except ArtifactError as error:  # it can't be converted, or no runtime takes what came out
+                (self._folder / row.file).unlink(missing_ok=True)
+                reason = str(error) if isinstance(error, ConversionError) else f"{row.name}: {error}"
+                unconverted[row.name] = reason
+                self._say(f"{self._name} {reason}; left out")
         if plan.serves in unconverted:
             raise ConversionError(
                 f"model.tflite was to be {unconverted[plan.serves]}; choose another with --serve"
@@ -187,7 +190,7 @@ class _Work:
     def _micro(self, row: Format) -> dict[str, Any]:
         """Run some images in TensorFlow Lite Micro and compare with LiteRT; a file it can't run is no failure."""
         path, target = self._folder / row.file, verify.open_tflite(self._folder, row)
-        tensors = target.prepare(self._images[:_SOME])
+        tensors = target.prepare(self._some(_SOME))
         try:
             found = micro.predict(path, tensors).argmax(1)
             expected = target.infer(tensors).argmax(1)
@@ -200,7 +203,9 @@ class _Work:
 
     def _opened(self, row: Format) -> list[Classifier]:
         # One interpreter runs one inference at a time; together they use the whole processor.
-        return [verify.open_tflite(self._folder, row) for _ in range(os.cpu_count() or 1)]
+        return [
+            verify.open_tflite(self._folder, row) for _ in range(min(os.cpu_count() or 1, _MOST_INTERPRETERS))
+        ]
 
     def _verify(
         self,
@@ -215,7 +220,7 @@ class _Work:
             for target in targets:
                 stack.callback(target.close)
             label = f"{self._name} {format_name}: verifying"
-            probabilities = verify.predict_all(targets, self._images, label)
+            probabilities = verify.predict_all(targets, self._pixels, label, self._source.contract.scale)
         figures = verify.compare(f"{self._name} {format_name}", probabilities, self._reference, self._truth)
         self._checks += self._plan.gate.checks(
             format_name,
@@ -235,6 +240,10 @@ class _Work:
             }
         )
 
+    def _some(self, count: int) -> NDArray[np.float32]:
+        """Return the first evaluation images as the model takes them."""
+        return self._source.contract.scale(self._pixels[:count])
+
     def _write_warmup(self) -> None:
         """Write one request for each signature, the first evaluation image in each of their forms."""
         from export import warmup
@@ -250,7 +259,7 @@ class _Work:
 
         pictures = np.array([prepare.png(each) for each in self._pixels[:_SOME]], object)
         return {
-            DEFAULT_SIGNATURE: {IMAGE: self._images[:_SOME]},
+            DEFAULT_SIGNATURE: {IMAGE: self._some(_SOME)},
             SERVING_UINT8: {IMAGE: self._pixels[:_SOME]},
             SERVING_BYTES: {"image_bytes": pictures},
             CLASSIFY: {"inputs": np.array([warmup.example(each) for each in pictures], object)},
@@ -261,7 +270,13 @@ class _Work:
         from export import prepare
 
         requests = self._requests()
-        answers = {name: runtime.run(name, inputs) for name, inputs in requests.items()}
+        try:
+            answers = {name: runtime.run(name, inputs) for name, inputs in requests.items()}
+        except ValueError as error:
+            # An empty page, for instance, among images that are to be prepared as digits.
+            raise ResultError(
+                f"{self._name}: a signature refuses evaluation images ({error}); nothing was published"
+            ) from error
         default = answers[DEFAULT_SIGNATURE][PROBABILITIES]
         self._same(SERVING_UINT8, answers[SERVING_UINT8][PROBABILITIES], default)
         contract = self._source.contract
@@ -289,7 +304,7 @@ class _Work:
                 for each in layers.compare(
                     reference,
                     self._folder / FORMATS[name].file,
-                    self._images[:_LAYER_IMAGES],
+                    self._some(_LAYER_IMAGES),
                     self._source.layers,
                 )
             ]

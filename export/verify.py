@@ -1,7 +1,7 @@
 """Every artefact, loaded by the runtime that will serve it and compared with the Keras model on real images."""
 
 import queue
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,16 @@ def open_saved_model(version: Path, threads: int = 0) -> Classifier:
     return Classifier(SavedModel(version, threads), str(version))
 
 
-def predict_all(targets: Sequence[Target], images: NDArray[np.float32], label: str) -> NDArray[np.float32]:
+def predict_all(
+    targets: Sequence[Target],
+    images: NDArray[Any],
+    label: str,
+    scale: Callable[[NDArray[Any]], NDArray[np.float32]] = lambda images: images,
+) -> NDArray[np.float32]:
     """Return the targets' probabilities [N, classes] for images [N, H, W, C], asked in batches.
 
-    The targets are of one kind and share the work, each asked by one thread at a time.
+    The targets are of one kind and share the work, each asked by one thread at a time. `scale` makes of a batch
+    what they take, float32: of a whole data set, that would be four times the memory of its pixels.
     """
     free: queue.SimpleQueue[Target] = queue.SimpleQueue()
     for target in targets:
@@ -48,7 +54,7 @@ def predict_all(targets: Sequence[Target], images: NDArray[np.float32], label: s
     def ask(start: int) -> NDArray[np.float32]:
         target = free.get()
         try:
-            answer = target.predict(images[start : start + _BATCH])
+            answer = target.predict(scale(images[start : start + _BATCH]))
         finally:
             free.put(target)
         return answer

@@ -284,7 +284,7 @@ def test_without_calibration_the_calibrated_formats_are_left_out(
     assert set(card.unconverted) == {row.name for row in formats.FORMATS.values() if row.calibrated}
 
 
-def test_a_grey_model_without_an_axis_for_channels(digits: Path) -> None:
+def test_a_grey_model_without_an_axis_for_channels(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import keras
 
     keras.utils.set_random_seed(1)
@@ -297,6 +297,18 @@ def test_a_grey_model_without_an_axis_for_channels(digits: Path) -> None:
         == 0
     )
     assert contract.read(store.latest(digits / "models" / "flat")).shape == (28, 28, 1)
+
+    # Evaluated on an empty page too, which can't be prepared as a digit.
+    with np.load(digits / "eval.npz") as arrays:
+        x, y = arrays["x"].copy(), arrays["y"]
+    x[3] = 0
+    np.savez(digits / "eval.npz", x=x, y=y)
+    arguments = ("--formats", "float32", "--preparation", "digit", "--new")
+    assert export(digits, "flat.keras", *arguments, name="flat") == 6
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "a signature refuses evaluation images" in error
+    assert "nothing to see on the picture" in error
+    assert list(store.versions(digits / "models" / "flat")) == [1]
 
 
 @pytest.mark.parametrize(
