@@ -5,6 +5,7 @@ signature has the input `inputs` and one or both of the outputs `classes` and `s
 `inputs` and `outputs`. Every error is a StatusError.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -41,23 +42,20 @@ class Inference:
 
     def classify(self, spec: Any, examples: Any) -> Any:
         """Return the ClassificationResponse for `examples`, an Input message, by the model that `spec` names."""
-        with self._models.use(spec) as servable:
-            name = spec.signature_name or DEFAULT_SIGNATURE
-            signature = _signature(servable, name, "No signature was found with the name: ")
-            result = _classify(servable, name, signature, examples)
-            return classification_pb2.ClassificationResponse(
-                result=result, model_spec=_answering(servable, spec.signature_name)
-            )
+        return self._answer(spec, examples, _classify, classification_pb2.ClassificationResponse)
 
     def regress(self, spec: Any, examples: Any) -> Any:
         """Return the RegressionResponse for `examples`, an Input message, by the model that `spec` names."""
+        return self._answer(spec, examples, _regress, regression_pb2.RegressionResponse)
+
+    def _answer(
+        self, spec: Any, examples: Any, infer: Callable[..., Any], response: Callable[..., Any]
+    ) -> Any:
         with self._models.use(spec) as servable:
             name = spec.signature_name or DEFAULT_SIGNATURE
             signature = _signature(servable, name, "No signature was found with the name: ")
-            result = _regress(servable, name, signature, examples)
-            return regression_pb2.RegressionResponse(
-                result=result, model_spec=_answering(servable, spec.signature_name)
-            )
+            result = infer(servable, name, signature, examples)
+            return response(result=result, model_spec=_answering(servable, spec.signature_name))
 
     def multi(self, request: Any) -> Any:
         """Return the MultiInferenceResponse: several signatures of one model, on the same examples."""

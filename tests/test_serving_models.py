@@ -1,7 +1,9 @@
 """Versions that come, go and break while the server runs. TFLite files, since they load in no time."""
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,26 +37,34 @@ def _factor(client: Client, target: str = "m") -> float:
     return float(answer["predictions"][0][0])
 
 
+@contextlib.contextmanager
+def _asked(client: Client) -> Iterator[list[float]]:
+    """Ask the model all the time, in a thread, and yield the answers so far; each must be one."""
+    seen: list[float] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            seen.append(_factor(client))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        eventually(lambda: len(seen) > 5)
+        yield seen
+    finally:
+        done.set()
+        thread.join()
+
+
 def test_a_new_version_replaces_the_old_without_a_failed_request(tmp_path: Path) -> None:
     publish(tmp_path, 1)
     tflite_times(2)
-    seen: list[float] = []
-    done = threading.Event()
-    with serving(config_of(m=tmp_path), SETTINGS) as client:
-
-        def ask() -> None:
-            while not done.is_set():
-                seen.append(_factor(client))
-
-        thread = threading.Thread(target=ask)
-        thread.start()
-        eventually(lambda: len(seen) > 5)
+    with serving(config_of(m=tmp_path), SETTINGS) as client, _asked(client) as seen:
         publish(tmp_path, 2)
         eventually(lambda: client.states("m") == {"2": "AVAILABLE", "1": "END"})
         after = len(seen)
         eventually(lambda: len(seen) > after + 5)
-        done.set()
-        thread.join()
         assert client.rest("/v1/models/m/versions/1:predict", {"instances": [[1, 0]]})[0] == 404
     assert seen == sorted(seen)  # once the new one answered, the old one never did again
     assert set(seen) == {1.0, 2.0}
@@ -249,17 +259,7 @@ def test_a_reload_moves_a_model_without_a_failed_request(tmp_path: Path) -> None
     publish(old, 1)
     publish(other, 3)
     publish(new, 1, tflite_times(5))
-    seen: list[float] = []
-    done = threading.Event()
-    with serving(config_of(m=old), SETTINGS) as client:
-
-        def ask() -> None:
-            while not done.is_set():
-                seen.append(_factor(client))
-
-        thread = threading.Thread(target=ask)
-        thread.start()
-        eventually(lambda: len(seen) > 5)
+    with serving(config_of(m=old), SETTINGS) as client, _asked(client) as seen:
         _reload(client, f"model_config_list {{ {_entry('m', new)} {_entry('n', other)} }}")
         assert (_factor(client), _factor(client, "n")) == (5.0, 3.0)
         _reload(client, f"model_config_list {{ {_entry('m', new)} }}")
@@ -272,8 +272,6 @@ def test_a_reload_moves_a_model_without_a_failed_request(tmp_path: Path) -> None
         eventually(lambda: _factor(client, "n") == 4.0)
         after = len(seen)
         eventually(lambda: len(seen) > after + 5)
-        done.set()
-        thread.join()
     assert seen == sorted(seen)
     assert set(seen) == {1.0, 5.0}
 
