@@ -6,6 +6,8 @@ import http.client
 import json
 import math
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from serving.config import one_model, read_config
+from serving.config import one_model, parse_config, read_config
 from serving.models import LoadPolicy
 from serving.protos import (
     classification_pb2,
@@ -230,6 +232,69 @@ def test_cors(case: dict[str, Any], with_flags: ModelServer) -> None:
 @pytest.mark.parametrize("case", _cases("grpcflags"))
 def test_grpc_with_flags(case: dict[str, Any], with_flags: ModelServer) -> None:
     test_grpc(case, with_flags)
+
+
+# As TensorFlow Serving's documentation prints them ("RESTful API", "TensorFlow Serving with Docker"): the arguments
+# of curl, and the answer; /v1/models/half_plus_… on localhost:8501 there. The half_plus_three at hand takes no
+# examples, so they go to half_plus_two.
+DOCUMENTED = (
+    (
+        ("-d", '{"instances": [1.0, 2.0, 5.0]}', "-X", "POST", "half_plus_two:predict"),
+        {"predictions": [2.5, 3.0, 4.5]},
+    ),
+    (
+        ("-d", '{"inputs": [[1.0], [2.0], [5.0]]}', "half_plus_two:predict"),
+        {"outputs": [[2.5], [3.0], [4.5]]},
+    ),
+    (
+        (
+            "-d",
+            '{"signature_name": "regress_x_to_y", "examples": [{"x": 1.0}, {"x": 2.0}]}',
+            "-X",
+            "POST",
+            "half_plus_two:regress",
+        ),
+        {"results": [2.5, 3.0]},
+    ),
+    (
+        ("half_plus_three",),
+        {
+            "model_version_status": [
+                {"version": "123", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+            ]
+        },
+    ),
+)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl isn't installed")
+def test_documented_commands_work_as_printed() -> None:
+    models = {
+        "half_plus_two": "saved_model_half_plus_two_cpu",
+        "half_plus_three": "saved_model_half_plus_three",
+    }
+    entries = "".join(
+        f'config {{ name: "{name}" base_path: "{GOLDEN}/models/{folder}" model_platform: "tensorflow" }} '
+        for name, folder in models.items()
+    )
+    server = ModelServer(
+        parse_config(f"model_config_list {{ {entries} }}", "test"),
+        Settings(grpc_port=ANY_PORT, rest_port=ANY_PORT),
+    )
+    try:
+        server.start()
+        for (*arguments, target), expected in DOCUMENTED:
+            url = f"http://localhost:{server.rest_port}/v1/models/{target}"
+            done = subprocess.run(["curl", "-s", *arguments, url], capture_output=True, check=True)
+            assert json.loads(done.stdout) == expected
+        url = f"http://localhost:{server.rest_port}/v1/models/half_plus_three/metadata"
+        metadata = json.loads(subprocess.run(["curl", "-s", url], capture_output=True, check=True).stdout)
+        assert metadata["model_spec"] == {"name": "half_plus_three", "signature_name": "", "version": "123"}
+        signature = metadata["metadata"]["signature_def"]["signature_def"]["serving_default"]
+        assert signature["method_name"] == "tensorflow/serving/predict"
+        assert signature["inputs"]["x"]["dtype"] == "DT_FLOAT"
+    finally:
+        server.stop()
 
 
 def _check(name: str, same: bool, found: str) -> None:
