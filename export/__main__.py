@@ -133,7 +133,8 @@ def _parser() -> argparse.ArgumentParser:
         "--range",
         type=_range,
         metavar="LOW,HIGH",
-        help="the values that pixels 0 and 255 become (default: 0,255 where the model rescales, else 0,1)",
+        help="the values that pixels 0 and 255 become, as in --range=-1,1 (default: 0,255 where the model rescales, "
+        "else 0,1)",
     )
     own.add_argument(
         "--preparation",
@@ -209,9 +210,9 @@ def _range(text: str) -> tuple[float, float]:
     try:
         low, high = map(float, text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected two numbers, such as -1,1") from None
+        raise argparse.ArgumentTypeError(f"{text!r}: expected two numbers, as in --range=-1,1") from None
     if not low < high:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected the lower one first, such as -1,1")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected the lower one first, as in --range=-1,1")
     return low, high
 
 

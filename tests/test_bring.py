@@ -272,6 +272,14 @@ def test_what_cannot_be_converted_is_said_and_the_rest_comes_out(
         assert export(digits, f"{name}.keras", "--formats", "float32,int8", name=name) == 4
 
 
+@pytest.mark.parametrize("text", ["1", "a,b", "1,0", "0,1,2"])
+def test_impossible_ranges(folder: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        export(folder, "photos.keras", f"--range={text}")
+    assert ended.value.code == 2
+    assert "as in --range=-1,1" in capsys.readouterr().err
+
+
 def test_without_calibration_the_calibrated_formats_are_left_out(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
