@@ -203,7 +203,8 @@ def _brought(arguments: argparse.Namespace, path: Path) -> tuple[str, str, Calla
         arguments.range,
         arguments.preparation,
     )
-    return name, asked.digest(), lambda: source.brought(asked, cli.say)
+    request = asked.digest()
+    return name, request, lambda: source.brought(asked, request, cli.say)
 
 
 def _range(text: str) -> tuple[float, float]:

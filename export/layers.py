@@ -14,6 +14,8 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
+from export.runtime import Quantization
+
 __all__ = ["DIVERGES", "Layer", "compare", "name"]
 
 # Below this many decibels, a tenth of a channel's amplitude is noise; int8 leaves 30 to 40 in a layer.
@@ -95,9 +97,10 @@ def _outputs(path: Path, images: NDArray[np.float32]) -> list[tuple[str, str, ND
     interpreter.allocate_tensors()
     scale, zero_point = input_["quantization"]
     if scale:
-        limits = np.iinfo(input_["dtype"])
-        images = np.rint(images / scale + zero_point).clip(limits.min, limits.max).astype(input_["dtype"])
-    interpreter.set_tensor(input_["index"], images)
+        quantization = Quantization(float(scale), int(zero_point))
+        interpreter.set_tensor(input_["index"], quantization.quantize(images, np.dtype(input_["dtype"])))
+    else:
+        interpreter.set_tensor(input_["index"], images)
     interpreter.invoke()
     outputs = []
     tensors = {each["index"]: each for each in interpreter.get_tensor_details()}
@@ -108,7 +111,7 @@ def _outputs(path: Path, images: NDArray[np.float32]) -> list[tuple[str, str, ND
             values, details = interpreter.get_tensor(int(index)), tensors[int(index)]
             scale, zero_point = details["quantization"]
             if scale:
-                values = ((values.astype(np.float32) - zero_point) * scale).astype(np.float32)
+                values = Quantization(float(scale), int(zero_point)).dequantize(values)
             outputs.append((operator["op_name"], details["name"], values))
     return outputs
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -97,6 +97,7 @@ class _Work:
         self._source, self._folder, self._plan, self._before, self._say = source, folder, plan, before, say
         self._name = source.contract.model
         self._pixels, self._truth = source.evaluation.pixels, source.evaluation.classes
+        self._calibration = _calibration(source)
         self._artefacts: list[dict[str, Any]] = []
         self._checks: list[Check] = []
         self._seconds: dict[str, float] = {}
@@ -114,10 +115,14 @@ class _Work:
             convert.to_saved_model(source.exported, source.tracked, contract, self._folder)
             contract.write(self._folder)
             files = [path for path in self._folder.rglob("*") if path.is_file()]
-            self._write_warmup()
+            requests = self._requests()
+            firsts = {
+                key: {name: value[:1] for name, value in each.items()} for key, each in requests.items()
+            }
+            warmup.write(self._folder, self._name, firsts)
             runtime = SavedModel(self._folder)
             with contextlib.closing(Classifier(runtime, str(self._folder))) as target:
-                self._check_signatures(runtime)
+                self._check_signatures(runtime, requests)
                 warmed = warmup.replay(self._folder, runtime)
                 self._verify(SAVED_MODEL, sorted(files), [target], exact=True, extra={})
         unconverted: dict[str, str] = {}
@@ -164,25 +169,19 @@ class _Work:
         path = self._folder / row.file
         path.parent.mkdir(exist_ok=True)
         extra: dict[str, Any] = {}
-        calibration = self._source.calibration
-        values = None if calibration is None else self._source.contract.scale(calibration)
-        if values is not None:
-            # The ends of the range stand in it, whatever the images hold: a pixel's step at the input is then
-            # the contract's, and raw pixels mean what they should.
-            values[0, 0, 0, 0], values[0, -1, -1, -1] = self._source.contract.low, self._source.contract.high
         if row.selective:
-            extra["float_layers"] = self._selective(path, values)
+            extra["float_layers"] = self._selective(path)
         else:
-            path.write_bytes(convert.to_tflite(self._folder, row, values))
+            path.write_bytes(convert.to_tflite(self._folder, row, self._calibration))
         if row.integer and micro.AVAILABLE:
             extra["micro"] = self._micro(row)
         self._verify(row.name, [path], self._opened(row), exact=row.exact, extra=extra)
 
-    def _selective(self, path: Path, calibration: NDArray[np.float32] | None) -> list[str]:
+    def _selective(self, path: Path) -> list[str]:
         reference = self._folder / FORMATS[REFERENCE].file
-        if calibration is None or not reference.is_file():
+        if self._calibration is None or not reference.is_file():
             raise ConversionError(f"{path.stem}: needs the format {REFERENCE} beside it, and --calibration")
-        data, kept = selective.quantize(reference, calibration, self._source.layers)
+        data, kept = selective.quantize(reference, self._calibration, self._source.layers)
         path.write_bytes(data)
         self._say(f"{self._name} {path.stem}: {', '.join(kept) if kept else 'no layer'} kept in float32")
         return kept
@@ -244,15 +243,6 @@ class _Work:
         """Return the first evaluation images as the model takes them."""
         return self._source.contract.scale(self._pixels[:count])
 
-    def _write_warmup(self) -> None:
-        """Write one request for each signature, the first evaluation image in each of their forms."""
-        from export import warmup
-
-        requests = {
-            name: {key: value[:1] for key, value in each.items()} for name, each in self._requests().items()
-        }
-        warmup.write(self._folder, self._name, requests)
-
     def _requests(self) -> dict[str, dict[str, NDArray[Any]]]:
         """Return the inputs of each signature for the first of the evaluation images, as users send them."""
         from export import prepare, warmup
@@ -265,11 +255,10 @@ class _Work:
             CLASSIFY: {"inputs": np.array([warmup.example(each) for each in pictures], object)},
         }
 
-    def _check_signatures(self, runtime: Runtime) -> None:
+    def _check_signatures(self, runtime: Runtime, requests: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
         """Compare what the SavedModel's signatures answer for the same images."""
         from export import prepare
 
-        requests = self._requests()
         try:
             answers = {name: runtime.run(name, inputs) for name, inputs in requests.items()}
         except ValueError as error:
@@ -318,6 +307,19 @@ class _Work:
         yield
         self._seconds[label] = round(time.perf_counter() - start, 2)
         self._say(f"{self._name} {label}: written and verified in {self._seconds[label]:.1f} s")
+
+
+def _calibration(source: Source) -> NDArray[np.float32] | None:
+    """Return the calibration images as the model takes them, or None if there are none.
+
+    The ends of the range stand in them, whatever the images hold: a pixel's step at the input is then the
+    contract's, and raw pixels mean what they should.
+    """
+    if source.calibration is None:
+        return None
+    values = source.contract.scale(source.calibration)
+    values[0, 0, 0, 0], values[0, -1, -1, -1] = source.contract.low, source.contract.high
+    return values
 
 
 def _last_blessed(base: Path, data_sha256: str) -> dict[str, float]:

@@ -112,8 +112,10 @@ def request(card: cards.Card) -> str:
     return hashlib.sha256(f"{card.keras_sha256} {card.data['sha256']}".encode()).hexdigest()
 
 
-def brought(asked: Brought, say: Callable[[str], None]) -> Source:
+def brought(asked: Brought, request: str, say: Callable[[str], None]) -> Source:
     """Return a user's own model, told apart by its file: a `.keras` file or a SavedModel's folder.
+
+    `request` is `asked.digest()`, which reads all the files once.
 
     Its outputs may be probabilities or logits, which get a softmax; its input one image, grey or RGB, of a
     fixed size, with the channels last or, of a grey one, with no axis for them. Where the command line gives no
@@ -161,7 +163,7 @@ def brought(asked: Brought, say: Callable[[str], None]) -> Source:
         loaded.layers,
         loaded.equalized,
         digest(path),
-        asked.digest(),
+        request,
         evaluation,
         pixels,
         record,

@@ -13,17 +13,15 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow_serving.apis import prediction_log_pb2
 
-from export.contract import CLASSIFY, EXAMPLE_FEATURE
+from export.contract import CLASSIFY, EXAMPLE_FEATURE, WARMUP
 from export.runtime import Runtime
 
-__all__ = ["FILE", "example", "replay", "write"]
-
-FILE = Path("assets.extra", "tf_serving_warmup_requests")
+__all__ = ["example", "replay", "write"]
 
 
 def write(version: Path, model: str, requests: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
     """Write one request for each signature: its inputs by name, strings as arrays of dtype object."""
-    path = version / FILE
+    path = version / WARMUP
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as records:
         for signature, inputs in requests.items():
@@ -36,7 +34,7 @@ def replay(version: Path, runtime: Runtime) -> list[str]:
     Raises ValueError, with the runtime's words, for a request that the model refuses.
     """
     called = []
-    for record in tf.data.TFRecordDataset(str(version / FILE)).as_numpy_iterator():
+    for record in tf.data.TFRecordDataset(str(version / WARMUP)).as_numpy_iterator():
         log = prediction_log_pb2.PredictionLog.FromString(record)
         if log.WhichOneof("log_type") == "classify_log":
             request = log.classify_log.request

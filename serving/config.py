@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf import text_format
 
 from serving.protos import model_server_config_pb2
-from serving.status import Code, StatusError
+from serving.status import invalid
 from train.errors import UsageError
 
 __all__ = ["check_request", "one_model", "parse_config", "read_config"]
@@ -53,37 +53,33 @@ def check_request(config: Any) -> None:
     Its base paths must be absolute: whoever sends it needn't know this server's working directory.
     """
     if config.WhichOneof("config") != "model_config_list":
-        raise _invalid(
+        raise invalid(
             "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
             "supported"
         )
     names = set()
     for model in config.model_config_list.config:
         if model.name in names:
-            raise _invalid(f"Illegal to list model {model.name} multiple times in config list")
+            raise invalid(f"Illegal to list model {model.name} multiple times in config list")
         names.add(model.name)
         if not model.model_platform and not model.model_type:
-            raise _invalid(
+            raise invalid(
                 "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
                 f"ModelServerConfig::model_platform, model name is {model.name}"
             )
         if not _URI.match(model.base_path) and not Path(model.base_path).is_absolute():
-            raise _invalid(
+            raise invalid(
                 f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
             )
         if model.model_platform not in ("", PLATFORM):
-            raise _invalid(
+            raise invalid(
                 f"Illegal to change a model's platform. For model {model.name} platform was {PLATFORM} and new "
                 f"platform requested is {model.model_platform}"
             )
         try:
             _check_model(model, "reload")
         except UsageError as error:
-            raise _invalid(str(error)) from None
-
-
-def _invalid(message: str) -> StatusError:
-    return StatusError(Code.INVALID_ARGUMENT, message)
+            raise invalid(str(error)) from None
 
 
 def _check(config: Any, source: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.runtime import Runtime, Signature, TensorSpec
-from serving.status import Code, StatusError
+from serving.status import Code, StatusError, invalid
 from serving.tensors import DTYPES, DType, dtype_of
 
 __all__ = ["Loaded", "Tensors", "check_inputs", "find", "names", "run", "serialized"]
@@ -61,24 +61,22 @@ def check_inputs(loaded: Loaded, signature: Signature, tensors: Tensors) -> None
     specs = signature.inputs
     if len(tensors) != len(specs):
         extra, missing = tensors.keys() - specs.keys(), specs.keys() - tensors.keys()
-        raise _invalid(
+        raise invalid(
             f"input size does not match signature: {len(tensors)}!={len(specs)} len({names(tensors)}) != "
             f"len({names(specs)}). Sent extra: {names(extra)}. Missing but required: {names(missing)}."
         )
     for index, name in enumerate(sorted(specs)):
         spec = specs[name]
         if name not in tensors:
-            raise _invalid(
+            raise invalid(
                 f"Signature input alias: {name}(feed name: {spec.name}) not found in request and no default value "
                 f"provided. Inputs expected to be in the request {names(tensors)}, or default input alias set: "
             )
         tensor, expected = tensors[name], _dtype(spec)
         if tensor.dtype != expected.numpy:
-            raise _invalid(
-                f"Expects arg[{index}] to be {expected.name} but {_dtype_name(tensor)} is provided"
-            )
+            raise invalid(f"Expects arg[{index}] to be {expected.name} but {_dtype_name(tensor)} is provided")
         if not loaded.any_shape and not _fits(tensor.shape, spec.shape):
-            raise _invalid(
+            raise invalid(
                 f"input {name} has shape {list(tensor.shape)}; its signature expects {list(spec.shape or ())}"
                 " (-1: any size)"
             )
@@ -114,7 +112,7 @@ def serialized(examples: Any) -> NDArray[Any]:
         context = examples.example_list_with_context.context.SerializeToString()
     found = getattr(examples, kind).examples if kind else ()
     if not found:
-        raise _invalid("Input is empty.")
+        raise invalid("Input is empty.")
     rows = np.empty(len(found), np.object_)
     # Two messages one after the other are one merged, in which the second's features count.
     rows[:] = [context + each.SerializeToString() for each in found]
@@ -124,7 +122,3 @@ def serialized(examples: Any) -> NDArray[Any]:
 def names(found: Iterable[str]) -> str:
     """Return names as TensorFlow Serving's messages list them."""
     return f"{{{','.join(sorted(found))}}}"
-
-
-def _invalid(message: str) -> StatusError:
-    return StatusError(Code.INVALID_ARGUMENT, message)

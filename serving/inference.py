@@ -23,7 +23,7 @@ from serving.protos import (
     model_pb2,
     regression_pb2,
 )
-from serving.status import Code, StatusError
+from serving.status import Code, StatusError, invalid
 
 __all__ = ["CLASSIFY", "REGRESS", "Inference"]
 
@@ -65,12 +65,12 @@ class Inference:
             seen: set[str] = set()
             for task in request.tasks:
                 if task.model_spec.name != first.name:
-                    raise _invalid(
+                    raise invalid(
                         "All ModelSpecs in a MultiInferenceRequest must access the same model name."
                     )
                 name = task.model_spec.signature_name or DEFAULT_SIGNATURE
                 if name in seen:
-                    raise _invalid(f"Duplicate evaluation of signature: {name}")
+                    raise invalid(f"Duplicate evaluation of signature: {name}")
                 seen.add(name)
                 signature = _signature(servable, name, "Requested signature not found in model graph: ")
                 result = answer.results.add(model_spec=_answering(servable, name))
@@ -88,15 +88,15 @@ class Inference:
 def _signature(servable: Servable, name: str, missing: str) -> Signature:
     signature = find(servable.loaded, name)
     if signature is None:
-        raise _invalid(f"{missing}{name}")
+        raise invalid(f"{missing}{name}")
     return signature
 
 
 def _classify(servable: Servable, name: str, signature: Signature, examples: Any) -> Any:
     if _INPUTS not in signature.inputs:
-        raise _invalid(f"No classification inputs found in SignatureDef: {_text(signature)}")
+        raise invalid(f"No classification inputs found in SignatureDef: {_text(signature)}")
     if not signature.outputs.keys() & {"classes", "scores"}:
-        raise _invalid(
+        raise invalid(
             'Expected classification signature outputs to contain at least one of "classes" or "scores". '
             f"Signature was: {_text(signature)}"
         )
@@ -107,7 +107,7 @@ def _classify(servable: Servable, name: str, signature: Signature, examples: Any
     _check_scores("classes", classes, np.dtype(object), "string", len(rows))
     _check_scores("scores", scores, np.dtype(np.float32), "float", len(rows))
     if classes is not None and scores is not None and classes.shape != scores.shape:
-        raise _invalid(
+        raise invalid(
             f"Expected classes and scores Tensors to have the same shape. Got: {_shape(classes)} and {_shape(scores)}"
         )
     result = classification_pb2.ClassificationResult()
@@ -129,27 +129,25 @@ def _check_scores(
     if values is None:
         return
     if values.dtype != dtype:
-        raise _invalid(f"Expected {name} Tensor of {dtype_name}. Got: {values.dtype}")
+        raise invalid(f"Expected {name} Tensor of {dtype_name}. Got: {values.dtype}")
     if values.ndim != 2:
-        raise _invalid(
-            f"Expected {name} Tensor shape to be [batch_size num_classes] but got {_shape(values)}"
-        )
+        raise invalid(f"Expected {name} Tensor shape to be [batch_size num_classes] but got {_shape(values)}")
     if len(values) != examples:
-        raise _invalid(f"Expected {name} output batch size of {examples}. Got: {len(values)}")
+        raise invalid(f"Expected {name} output batch size of {examples}. Got: {len(values)}")
 
 
 def _regress(servable: Servable, name: str, signature: Signature, examples: Any) -> Any:
     if _INPUTS not in signature.inputs:
-        raise _invalid(f"No regression inputs found in SignatureDef: {_text(signature)}")
+        raise invalid(f"No regression inputs found in SignatureDef: {_text(signature)}")
     if "outputs" not in signature.outputs:
-        raise _invalid(f"No regression outputs found in SignatureDef: {_text(signature)}")
+        raise invalid(f"No regression outputs found in SignatureDef: {_text(signature)}")
     rows = serialized(examples)
     check_inputs(servable.loaded, signature, {_INPUTS: rows})
     values = run(servable.loaded, name, {_INPUTS: rows})["outputs"]
     if values.dtype != np.float32:
-        raise _invalid(f"Expected output Tensor of float. Got: {values.dtype}")
+        raise invalid(f"Expected output Tensor of float. Got: {values.dtype}")
     if values.shape not in ((len(rows),), (len(rows), 1)):
-        raise _invalid(
+        raise invalid(
             f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] for {len(rows)} "
             f"examples, but got {_shape(values)}"
         )
@@ -177,12 +175,8 @@ def _label(value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        raise _invalid(f"a class name isn't UTF-8, which a Class message must be: {value!r}") from None
+        raise invalid(f"a class name isn't UTF-8, which a Class message must be: {value!r}") from None
 
 
 def _shape(values: NDArray[Any]) -> str:
     return f"[{','.join(map(str, values.shape))}]"
-
-
-def _invalid(message: str) -> StatusError:
-    return StatusError(Code.INVALID_ARGUMENT, message)

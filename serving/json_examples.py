@@ -3,13 +3,15 @@
 `{"examples": [{feature: value or list}, …], "context": {…}}`, answered by `{"results": […]}`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from serving.json_text import dump, excerpt, invalid, is_base64, kind, parse_object, to_bytes
+from serving.json_text import dump, excerpt, is_base64, kind, parse_object, shortest, to_bytes
 from serving.protos import example_pb2, feature_pb2, input_pb2
+from serving.status import invalid
 
 __all__ = ["ExamplesBody", "encode_classifications", "encode_regressions", "parse_examples"]
 
@@ -49,18 +51,21 @@ def parse_examples(body: bytes) -> ExamplesBody:
 
 def encode_classifications(result: Any) -> bytes:
     """Return a ClassificationResult as lists of [label, score] pairs, one list for each example."""
+    rows = [[each.label for each in row.classes] for row in result.classifications]
+    scores = [_numbers(each.score for each in row.classes) for row in result.classifications]
     return dump(
-        {
-            "results": [
-                [[each.label, _float(each.score)] for each in row.classes] for row in result.classifications
-            ]
-        }
+        {"results": [list(map(list, zip(*pair, strict=True))) for pair in zip(rows, scores, strict=True)]}
     )
 
 
 def encode_regressions(result: Any) -> bytes:
     """Return a RegressionResult as a list of numbers."""
-    return dump({"results": [_float(each.value) for each in result.regressions]})
+    return dump({"results": _numbers(each.value for each in result.regressions)})
+
+
+def _numbers(values: Iterable[float]) -> list[float]:
+    numbers: list[float] = shortest(np.fromiter(values, np.float32))
+    return numbers
 
 
 def _example(value: Any) -> Any:
@@ -94,8 +99,3 @@ def _feature(name: str, values: list[Any]) -> Any:
         if before not in (None, feature.WhichOneof("kind")):
             raise invalid(f"Feature: {name} has elements of several types; expected all alike")
     return feature
-
-
-def _float(value: float) -> float:
-    """Return a float32 as the double that JSON writes with the fewest digits."""
-    return float(str(np.float32(value)))

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.runtime import DEFAULT_SIGNATURE, TensorSpec
-from serving.json_text import dump, excerpt, invalid, is_base64, kind, parse_object, to_bytes
-from serving.status import Code, StatusError
+from serving.json_text import dump, excerpt, is_base64, kind, parse_object, shortest, to_bytes
+from serving.status import Code, StatusError, invalid
 from serving.tensors import MAX_RANK, DType, dtype_of
 
 __all__ = ["PredictBody", "decode_inputs", "encode_outputs", "parse_predict"]
@@ -235,8 +235,7 @@ def _is_named(value: Any) -> bool:
 
 def _to_json(name: str, array: NDArray[Any]) -> Any:
     if array.dtype == np.float32:
-        # numpy's text of a float32 is the shortest that reads back, and json writes a double the same way.
-        return array.astype("U").astype(np.float64).tolist()
+        return shortest(array)
     if array.dtype == np.object_:
         as_base64 = name.endswith("_bytes")
         return _nested([_text(each, as_base64) for each in array.ravel()], array.shape)

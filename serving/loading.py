@@ -7,6 +7,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from export.formats import SERVED_FILE
 from serving import warmup
 from serving.execution import Loaded
 from serving.protos import saved_model_pb2
@@ -14,7 +15,6 @@ from train.errors import ArtifactError
 
 __all__ = ["Loader"]
 
-TFLITE_FILE = "model.tflite"
 
 # TensorFlow Serving never compares shapes with the signature, and people rely on it: its own documentation
 # sends vectors to a [-1, 1] input. But some kernels abort the whole process on a rank they don't expect
@@ -54,7 +54,7 @@ class Loader:
 
     def load(self, path: Path) -> Loaded:
         """Load the version directory `path`. Raises ArtifactError if it holds no model that can be run."""
-        tflite = path / TFLITE_FILE
+        tflite = path / SERVED_FILE
         if self.prefer_tflite and tflite.is_file():
             # Each runtime is imported only when it is needed: TensorFlow takes seconds and half a gigabyte.
             from export.litert import LiteRT
@@ -63,7 +63,7 @@ class Loader:
             return self._warmed(path, loaded, fitting=True)
         graph = path / "saved_model.pb"
         if not graph.is_file() and tflite.is_file():
-            raise ArtifactError(f"{path}: holds {TFLITE_FILE} and no SavedModel; pass --prefer_tflite_model")
+            raise ArtifactError(f"{path}: holds {SERVED_FILE} and no SavedModel; pass --prefer_tflite_model")
         any_shape = graph.is_file() and _operators(graph) <= _SAFE_OPERATORS
         from export.savedmodel import SavedModel
 

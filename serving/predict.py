@@ -12,7 +12,7 @@ from serving.config import check_request
 from serving.execution import Tensors, check_inputs, find, names, run
 from serving.models import ModelManager
 from serving.protos import get_model_metadata_pb2, get_model_status_pb2
-from serving.status import Code, StatusError
+from serving.status import Code, StatusError, invalid
 
 __all__ = ["METADATA_FIELD", "Prediction", "Predictor", "describe"]
 
@@ -87,12 +87,12 @@ def _outputs(signature: Signature, output_filter: Sequence[str]) -> list[str]:
     wanted: list[str] = []
     for name in output_filter:
         if name not in signature.outputs:
-            raise _invalid(
+            raise invalid(
                 f"output tensor alias not found in signature: {name} Outputs expected to be in the set "
                 f"{names(signature.outputs)}."
             )
         if name in wanted:
-            raise _invalid(f"duplicate output tensor alias: {name}")
+            raise invalid(f"duplicate output tensor alias: {name}")
         wanted.append(name)
     return wanted or list(signature.outputs)
 
@@ -110,7 +110,3 @@ def describe(signature: Signature, definition: Any) -> None:
                 info.tensor_shape.unknown_rank = True
             for size in spec.shape or ():
                 info.tensor_shape.dim.add(size=size)
-
-
-def _invalid(message: str) -> StatusError:
-    return StatusError(Code.INVALID_ARGUMENT, message)

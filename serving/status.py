@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-__all__ = ["Code", "StatusError"]
+__all__ = ["Code", "StatusError", "invalid"]
 
 
 class Code(IntEnum):
@@ -40,3 +40,8 @@ class StatusError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+def invalid(message: str) -> StatusError:
+    """Return the error for what a client sent."""
+    return StatusError(Code.INVALID_ARGUMENT, message)

@@ -12,6 +12,7 @@ from typing import Any
 import google_crc32c
 from google.protobuf.message import DecodeError
 
+from export.contract import WARMUP
 from export.runtime import DEFAULT_SIGNATURE
 from serving.execution import Loaded, Tensors, check_inputs, find, run, serialized
 from serving.protos import prediction_log_pb2
@@ -19,9 +20,7 @@ from serving.status import StatusError
 from serving.tensors import from_proto
 from train.errors import ArtifactError
 
-__all__ = ["FILE", "replay"]
-
-FILE = Path("assets.extra", "tf_serving_warmup_requests")
+__all__ = ["replay"]
 
 _MOST = 1000
 # The records' own format: length, its checksum, the data, its checksum (tensorflow/core/lib/io/record_writer.h).
@@ -35,7 +34,7 @@ def replay(version: Path, loaded: Loaded, *, fitting: bool = False) -> int:
     signatures its TFLite file may have fewer. Raises ArtifactError, naming the record, if the file is damaged or
     a request fails.
     """
-    path, ran = version / FILE, 0
+    path, ran = version / WARMUP, 0
     if not path.is_file():
         return 0
     for count, record in enumerate(_records(path), 1):
@@ -45,12 +44,12 @@ def replay(version: Path, loaded: Loaded, *, fitting: bool = False) -> int:
             )
         try:
             for name, tensors in _requests(prediction_log_pb2.PredictionLog.FromString(record)):
-                if fitting and not _fits(loaded, name, tensors):
-                    continue
-                signature = find(loaded, name)
-                if signature is None:
-                    raise ValueError(f"there is no signature {name}")
-                check_inputs(loaded, signature, tensors)
+                try:
+                    _check_request(loaded, name, tensors)
+                except (StatusError, ValueError):
+                    if fitting:
+                        continue
+                    raise
                 run(loaded, name, tensors)
                 ran += 1
         except (DecodeError, StatusError, ValueError) as error:
@@ -58,14 +57,11 @@ def replay(version: Path, loaded: Loaded, *, fitting: bool = False) -> int:
     return ran
 
 
-def _fits(loaded: Loaded, name: str, tensors: Tensors) -> bool:
-    try:
-        signature = find(loaded, name)
-        if signature is not None:
-            check_inputs(loaded, signature, tensors)
-    except StatusError:
-        return False
-    return signature is not None
+def _check_request(loaded: Loaded, name: str, tensors: Tensors) -> None:
+    signature = find(loaded, name)
+    if signature is None:
+        raise ValueError(f"there is no signature {name}")
+    check_inputs(loaded, signature, tensors)
 
 
 def _requests(log: Any) -> Iterator[tuple[str, Tensors]]:

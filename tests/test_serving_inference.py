@@ -74,33 +74,28 @@ def test_several_signatures_at_once(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("signature", "message"),
+    ("rpc", "signature", "message"),
     [
-        ("flat_scores", "Expected scores Tensor shape to be [batch_size num_classes] but got [2]"),
-        ("one_row", "Expected scores output batch size of 2. Got: 1"),
-        ("not_text", "a class name isn't UTF-8"),
-        ("regress", 'to contain at least one of "classes" or "scores". Signature was: inputs {'),
-        ("__saved_model_init_op", "No signature was found with the name: __saved_model_init_op"),
+        (
+            "Classify",
+            "flat_scores",
+            "Expected scores Tensor shape to be [batch_size num_classes] but got [2]",
+        ),
+        ("Classify", "one_row", "Expected scores output batch size of 2. Got: 1"),
+        ("Classify", "not_text", "a class name isn't UTF-8"),
+        ("Classify", "regress", 'to contain at least one of "classes" or "scores". Signature was: inputs {'),
+        ("Classify", "__saved_model_init_op", "No signature was found with the name: __saved_model_init_op"),
+        ("Regress", "wide", "either [batch_size] or [batch_size, 1] for 2 examples, but got [2,2]"),
+        ("Regress", "integers", "Expected output Tensor of float. Got: int64"),
+        ("Regress", "classify", "No regression outputs found in SignatureDef"),
     ],
 )
-def test_signatures_that_do_not_classify(client: Client, signature: str, message: str) -> None:
-    request = filled(classification_pb2.ClassificationRequest(), signature, 1.0, 2.0)
-    code, found = client.refusal("Classify", request)
-    assert code == "INVALID_ARGUMENT"
-    assert message in found
-
-
-@pytest.mark.parametrize(
-    ("signature", "message"),
-    [
-        ("wide", "either [batch_size] or [batch_size, 1] for 2 examples, but got [2,2]"),
-        ("integers", "Expected output Tensor of float. Got: int64"),
-        ("classify", "No regression outputs found in SignatureDef"),
-    ],
-)
-def test_signatures_that_do_not_regress(client: Client, signature: str, message: str) -> None:
-    request = filled(regression_pb2.RegressionRequest(), signature, 1.0, 2.0)
-    code, found = client.refusal("Regress", request)
+def test_signatures_that_do_not_do(client: Client, rpc: str, signature: str, message: str) -> None:
+    requests = {
+        "Classify": classification_pb2.ClassificationRequest,
+        "Regress": regression_pb2.RegressionRequest,
+    }
+    code, found = client.refusal(rpc, filled(requests[rpc](), signature, 1.0, 2.0))
     assert code == "INVALID_ARGUMENT"
     assert message in found
 

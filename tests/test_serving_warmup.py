@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from export import store
+from export.contract import WARMUP
 from serving import warmup
 from serving.execution import Loaded
 from serving.loading import Loader
@@ -104,7 +105,7 @@ def test_a_request_that_fails_is_a_version_that_fails(
     path = version(tmp_path, "double", {"serving_default": {"x": ROW}, **requests})
     with pytest.raises(ArtifactError) as refused:
         Loader().load(path)
-    assert f"{path / warmup.FILE}: warm-up request" in str(refused.value)
+    assert f"{path / WARMUP}: warm-up request" in str(refused.value)
     assert reason in str(refused.value)
     Loader(warmup=False).load(path).runtime.close()
 
@@ -118,7 +119,7 @@ def test_the_old_version_goes_on_when_the_new_one_fails_its_warm_up(tmp_path: Pa
         stage = tmp_path / "m" / ".stage-2"
         shutil.copytree(tmp_path / "m" / "1", stage)
         write(stage, "m", {"serving_default": {"x": ROW}})
-        file = stage / warmup.FILE
+        file = stage / WARMUP
         file.write_bytes(file.read_bytes()[:-1])
         stage.rename(tmp_path / "m" / "2")
         wait_for(client, "ends within a record")
@@ -144,7 +145,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(data=st.data())
 def test_a_damaged_file_is_found(whole: Path, data: st.DataObject) -> None:
     """Any changed byte and any missing end."""
-    file = whole / warmup.FILE
+    file = whole / WARMUP
     original = file.read_bytes()
     changed = bytearray(original)
     at = data.draw(st.integers(0, len(original) - 1))
@@ -164,7 +165,7 @@ def test_a_damaged_file_is_found(whole: Path, data: st.DataObject) -> None:
 
 def test_more_requests_than_there_may_be(tmp_path: Path) -> None:
     path = version(tmp_path, "double", {"serving_default": {"x": ROW}})
-    file = path / warmup.FILE
+    file = path / WARMUP
     file.write_bytes(file.read_bytes() * 1001)
     with pytest.raises(ArtifactError, match="more than 1,000 warm-up requests"):
         Loader().load(path)
