@@ -3,6 +3,7 @@
 TensorFlow aborts the whole process on some inputs. Every error is a StatusError.
 """
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.runtime import Runtime, Signature, TensorSpec
+from serving.calls import Call
 from serving.status import Code, StatusError, invalid
 from serving.tensors import DTYPES, DType, dtype_of
 
@@ -46,13 +48,21 @@ def find(loaded: Loaded, name: str) -> Signature | None:
     return signature
 
 
-def run(loaded: Loaded, name: str, tensors: Tensors) -> Tensors:
-    """Run a signature on inputs that were checked and return all its outputs; StatusError in the runtime's words."""
+def run(loaded: Loaded, name: str, tensors: Tensors, call: Call | None = None) -> Tensors:
+    """Run a signature on inputs that were checked and return all its outputs; StatusError in the runtime's words.
+
+    For a `call` whose deadline has passed, nothing is run.
+    """
     signature = loaded.runtime.signatures[name]
+    if call:
+        call.check_deadline()
+    begin = time.monotonic()
     try:
         outputs = loaded.runtime.run(name, tensors)
     except ValueError as error:
         raise StatusError(Code.of(error, Code.INVALID_ARGUMENT), str(error)) from error
+    if call:
+        call.inference += time.monotonic() - begin
     return {key: _array(value, signature.outputs[key]) for key, value in outputs.items()}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from serving.loading import Loader
 from serving.models import LoadPolicy
-from serving.server import ANY_PORT, Settings
+from serving.settings import ANY_PORT, Settings, cores
 from train import cli
 from train.errors import UsageError
 
@@ -94,6 +94,7 @@ def settings(flags: argparse.Namespace) -> Settings:
         host=flags.host,
         grpc_port=flags.port,
         rest_port=flags.rest_api_port,
+        workers=flags.workers,
         grpc_threads=flags.grpc_max_threads or defaults.grpc_threads,
         rest_threads=flags.rest_api_num_threads or defaults.rest_threads,
         packed_answers=flags.enable_serialization_as_tensor_content,
@@ -200,6 +201,10 @@ def _add_process(flags: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--ready_file", type=Path, metavar="PATH",
         help="write {grpc_port, rest_port, pid} there as JSON when all models are available",
+    )  # fmt: skip
+    group.add_argument(
+        "--workers", type=_at_least(0), default=cores(), metavar="N",
+        help="processes that share the ports; each loads all models. 0: serve from this process",
     )  # fmt: skip
     group.add_argument(
         "--shutdown_grace_seconds", type=_at_least(0), default=30, metavar="S",

@@ -2,11 +2,13 @@
 
 import functools
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import grpc
 
+from serving.calls import Call
 from serving.execution import Tensors
 from serving.inference import Inference
 from serving.predict import METADATA_FIELD, Predictor
@@ -21,22 +23,18 @@ from serving.protos import (
 from serving.status import Code, StatusError
 from serving.tensors import from_proto, to_proto
 
-__all__ = ["OPTIONS", "SERVICES", "add_services"]
+__all__ = ["SERVICES", "add_services"]
 
 log = logging.getLogger(__name__)
-
-OPTIONS = (
-    ("grpc.max_receive_message_length", -1),  # protobuf's own 2 GiB, as in TensorFlow Serving
-    ("grpc.max_send_message_length", -1),
-    # A second server on the same port must be an error, not a silent half of the requests.
-    ("grpc.so_reuseport", 0),
-)
 
 # What a health check may ask about, besides the server as a whole; TensorFlow Serving's names.
 SERVICES = ("PredictionService", "ModelService")
 
+# Where a method isn't called what its metrics are.
+_APIS = {"HandleReloadConfigRequest": "ReloadConfig"}
+
 _Service = TypeVar("_Service")
-_Method = Callable[[_Service, Any], Any]
+_Method = Callable[[_Service, Any, Call], Any]
 
 
 def add_services(
@@ -59,12 +57,16 @@ class _Unknown(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 def _rpc(method: _Method[_Service]) -> Callable[[_Service, Any, grpc.ServicerContext], Any]:
-    """Turn a method of the request alone into a gRPC handler, and its errors into statuses."""
+    """Turn a method of a request and a Call into a gRPC handler, and its errors into statuses."""
+    api = _APIS.get(method.__name__, method.__name__)
 
     @functools.wraps(method)
     def handler(service: _Service, request: Any, context: grpc.ServicerContext) -> Any:
+        call = Call(api, "GRPC")
+        if (left := context.time_remaining()) is not None:
+            call.deadline = call.begin + left
         try:
-            return method(service, request)
+            return method(service, request, call)
         except StatusError as error:
             code, message = grpc.StatusCode[error.code.name], error.message
         except Exception:
@@ -82,21 +84,23 @@ class _PredictionService(PredictionServiceServicer):  # type: ignore[misc] # gen
         self._packed = packed_answers
 
     @_rpc
-    def Predict(self, request: Any) -> Any:  # noqa: N802 - gRPC's name
+    def Predict(self, request: Any, call: Call) -> Any:  # noqa: N802 - gRPC's name
         _require_spec(request)
         prediction = self._predictor.predict(
-            request.model_spec, lambda _: _tensors(request.inputs), request.output_filter
+            request.model_spec, lambda _: _tensors(request.inputs), call, request.output_filter
         )
+        begin = time.monotonic()
         answer = predict_pb2.PredictResponse()
         answer.model_spec.name = request.model_spec.name
         answer.model_spec.version.value = prediction.version
         answer.model_spec.signature_name = prediction.signature_name
         for name, array in prediction.outputs.items():
             answer.outputs[name].CopyFrom(to_proto(array, packed=self._packed))
+        call.encode = time.monotonic() - begin
         return answer
 
     @_rpc
-    def GetModelMetadata(self, request: Any) -> Any:  # noqa: N802
+    def GetModelMetadata(self, request: Any, _call: Call) -> Any:  # noqa: N802
         _require_spec(request)
         if not request.metadata_field:
             raise StatusError(
@@ -108,18 +112,18 @@ class _PredictionService(PredictionServiceServicer):  # type: ignore[misc] # gen
         return self._predictor.metadata(request.model_spec)
 
     @_rpc
-    def Classify(self, request: Any) -> Any:  # noqa: N802
+    def Classify(self, request: Any, call: Call) -> Any:  # noqa: N802
         _require_spec(request)
-        return self._inference.classify(request.model_spec, request.input)
+        return self._inference.classify(request.model_spec, request.input, call)
 
     @_rpc
-    def Regress(self, request: Any) -> Any:  # noqa: N802
+    def Regress(self, request: Any, call: Call) -> Any:  # noqa: N802
         _require_spec(request)
-        return self._inference.regress(request.model_spec, request.input)
+        return self._inference.regress(request.model_spec, request.input, call)
 
     @_rpc
-    def MultiInference(self, request: Any) -> Any:  # noqa: N802
-        return self._inference.multi(request)
+    def MultiInference(self, request: Any, call: Call) -> Any:  # noqa: N802
+        return self._inference.multi(request, call)
 
 
 class _ModelService(ModelServiceServicer):  # type: ignore[misc]
@@ -127,12 +131,12 @@ class _ModelService(ModelServiceServicer):  # type: ignore[misc]
         self._predictor = predictor
 
     @_rpc
-    def GetModelStatus(self, request: Any) -> Any:  # noqa: N802
+    def GetModelStatus(self, request: Any, _call: Call) -> Any:  # noqa: N802
         _require_spec(request)
         return self._predictor.status(request.model_spec)
 
     @_rpc
-    def HandleReloadConfigRequest(self, request: Any) -> Any:  # noqa: N802
+    def HandleReloadConfigRequest(self, request: Any, _call: Call) -> Any:  # noqa: N802
         self._predictor.reload(request.config)
         answer = model_management_pb2.ReloadConfigResponse()
         # Set even when it says OK: TensorFlow Serving always sends it.

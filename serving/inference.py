@@ -13,8 +13,8 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 
 from export.runtime import DEFAULT_SIGNATURE, Signature
+from serving.calls import Call
 from serving.execution import check_inputs, find, run, serialized
-from serving.models import ModelManager, Servable
 from serving.predict import describe
 from serving.protos import (
     classification_pb2,
@@ -23,6 +23,7 @@ from serving.protos import (
     model_pb2,
     regression_pb2,
 )
+from serving.servables import Servable, Servables
 from serving.status import Code, StatusError, invalid
 
 __all__ = ["CLASSIFY", "REGRESS", "Inference"]
@@ -35,29 +36,34 @@ _INPUTS = "inputs"
 
 
 class Inference:
-    """Answers requests that carry examples from the models of a ModelManager, from any thread."""
+    """Answers requests that carry examples by a process' servables, from any thread."""
 
-    def __init__(self, models: ModelManager) -> None:
+    def __init__(self, models: Servables) -> None:
         self._models = models
 
-    def classify(self, spec: Any, examples: Any) -> Any:
+    def classify(self, spec: Any, examples: Any, call: Call) -> Any:
         """Return the ClassificationResponse for `examples`, an Input message, by the model that `spec` names."""
-        return self._answer(spec, examples, _classify, classification_pb2.ClassificationResponse)
+        return self._answer(spec, examples, call, _classify, classification_pb2.ClassificationResponse)
 
-    def regress(self, spec: Any, examples: Any) -> Any:
+    def regress(self, spec: Any, examples: Any, call: Call) -> Any:
         """Return the RegressionResponse for `examples`, an Input message, by the model that `spec` names."""
-        return self._answer(spec, examples, _regress, regression_pb2.RegressionResponse)
+        return self._answer(spec, examples, call, _regress, regression_pb2.RegressionResponse)
 
     def _answer(
-        self, spec: Any, examples: Any, infer: Callable[..., Any], response: Callable[..., Any]
+        self,
+        spec: Any,
+        examples: Any,
+        call: Call,
+        infer: Callable[..., Any],
+        response: Callable[..., Any],
     ) -> Any:
         with self._models.use(spec) as servable:
             name = spec.signature_name or DEFAULT_SIGNATURE
             signature = _signature(servable, name, "No signature was found with the name: ")
-            result = infer(servable, name, signature, examples)
+            result = infer(servable, name, signature, examples, call)
             return response(result=result, model_spec=_answering(servable, spec.signature_name))
 
-    def multi(self, request: Any) -> Any:
+    def multi(self, request: Any, call: Call) -> Any:
         """Return the MultiInferenceResponse: several signatures of one model, on the same examples."""
         answer = inference_pb2.MultiInferenceResponse()
         first = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
@@ -75,9 +81,13 @@ class Inference:
                 signature = _signature(servable, name, "Requested signature not found in model graph: ")
                 result = answer.results.add(model_spec=_answering(servable, name))
                 if task.method_name == CLASSIFY:
-                    result.classification_result.CopyFrom(_classify(servable, name, signature, request.input))
+                    result.classification_result.CopyFrom(
+                        _classify(servable, name, signature, request.input, call)
+                    )
                 elif task.method_name == REGRESS:
-                    result.regression_result.CopyFrom(_regress(servable, name, signature, request.input))
+                    result.regression_result.CopyFrom(
+                        _regress(servable, name, signature, request.input, call)
+                    )
                 else:
                     raise StatusError(
                         Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}"
@@ -92,7 +102,7 @@ def _signature(servable: Servable, name: str, missing: str) -> Signature:
     return signature
 
 
-def _classify(servable: Servable, name: str, signature: Signature, examples: Any) -> Any:
+def _classify(servable: Servable, name: str, signature: Signature, examples: Any, call: Call) -> Any:
     if _INPUTS not in signature.inputs:
         raise invalid(f"No classification inputs found in SignatureDef: {_text(signature)}")
     if not signature.outputs.keys() & {"classes", "scores"}:
@@ -102,7 +112,7 @@ def _classify(servable: Servable, name: str, signature: Signature, examples: Any
         )
     rows = serialized(examples)
     check_inputs(servable.loaded, signature, {_INPUTS: rows})
-    outputs = run(servable.loaded, name, {_INPUTS: rows})
+    outputs = run(servable.loaded, name, {_INPUTS: rows}, call)
     classes, scores = outputs.get("classes"), outputs.get("scores")
     _check_scores("classes", classes, np.dtype(object), "string", len(rows))
     _check_scores("scores", scores, np.dtype(np.float32), "float", len(rows))
@@ -136,14 +146,14 @@ def _check_scores(
         raise invalid(f"Expected {name} output batch size of {examples}. Got: {len(values)}")
 
 
-def _regress(servable: Servable, name: str, signature: Signature, examples: Any) -> Any:
+def _regress(servable: Servable, name: str, signature: Signature, examples: Any, call: Call) -> Any:
     if _INPUTS not in signature.inputs:
         raise invalid(f"No regression inputs found in SignatureDef: {_text(signature)}")
     if "outputs" not in signature.outputs:
         raise invalid(f"No regression outputs found in SignatureDef: {_text(signature)}")
     rows = serialized(examples)
     check_inputs(servable.loaded, signature, {_INPUTS: rows})
-    values = run(servable.loaded, name, {_INPUTS: rows})["outputs"]
+    values = run(servable.loaded, name, {_INPUTS: rows}, call)["outputs"]
     if values.dtype != np.float32:
         raise invalid(f"Expected output Tensor of float. Got: {values.dtype}")
     if values.shape not in ((len(rows),), (len(rows), 1)):

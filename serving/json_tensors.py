@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.runtime import DEFAULT_SIGNATURE, TensorSpec
+from serving import json_numbers
 from serving.json_text import dump, excerpt, is_base64, kind, parse_object, shortest, to_bytes
 from serving.status import Code, StatusError, invalid
 from serving.tensors import MAX_RANK, DType, dtype_of
@@ -27,7 +28,10 @@ _INTEGERS = {"int8", "int16", "int32", "int64", "uint8", "uint32", "uint64"}
 
 @dataclass(frozen=True)
 class PredictBody:
-    """The body of a `:predict` call: its signature's name ("" if none is given) and its undecoded values."""
+    """The body of a `:predict` call: its signature's name ("" if none is given) and its undecoded values.
+
+    A `Numbers` in place of the values is the same, faster: see `serving.json_numbers`.
+    """
 
     signature_name: str
     values: Any
@@ -36,6 +40,12 @@ class PredictBody:
 
 def parse_predict(body: bytes) -> PredictBody:
     """Parse a `:predict` body. Raises StatusError(INVALID_ARGUMENT) if it isn't one."""
+    if numbers := json_numbers.read(body):
+        return PredictBody(numbers.signature_name, numbers, numbers.is_row)
+    return _parse(body)
+
+
+def _parse(body: bytes) -> PredictBody:
     document = parse_object(body)
     name = document.get("signature_name", "")
     if "inputs" in document and "instances" in document:
@@ -62,6 +72,11 @@ def decode_inputs(body: PredictBody, specs: Mapping[str, TensorSpec]) -> dict[st
     if not specs:
         raise invalid(f"Failed to get input map for signature: {body.signature_name or DEFAULT_SIGNATURE}")
     dtypes = {name: dtype for name, spec in specs.items() if (dtype := dtype_of(spec.dtype))}
+    if isinstance(body.values, json_numbers.Numbers):
+        array = body.values.tensor(next(iter(dtypes.values()))) if len(dtypes) == 1 else None
+        if array is not None:
+            return dict.fromkeys(dtypes, array)
+        body = _parse(body.values.body)
     return _from_row(body.values, dtypes) if body.is_row else _from_columns(body.values, dtypes)
 
 
@@ -75,6 +90,8 @@ def encode_outputs(outputs: Mapping[str, NDArray[Any]], *, is_row: bool) -> byte
     """
     if is_row:
         _check_batch(outputs)
+    if len(outputs) == 1 and (content := json_numbers.write(*outputs.values())) is not None:
+        return b'{"predictions": %b}' % content if is_row else b'{"outputs": %b}' % content
     values = {name: _to_json(name, array) for name, array in outputs.items()}
     if is_row:
         return dump({"predictions": _rows(values)})

@@ -1,40 +1,29 @@
-"""The models being served, from the disk to the request: found, loaded, used, replaced, unloaded.
+"""Which versions are served: found on disk, loaded, replaced, retried, unloaded.
 
-One thread watches the base paths. A new version is loaded before the one that it replaces is unloaded, and
-a version is unloaded only when the last request that uses it has ended. A version that can't be loaded says
-so in its status, while the others go on serving.
+One thread watches the base paths. A new version is loaded before the one that it replaces is unloaded. A
+version that can't be loaded says so in its status, while the others go on serving. Where versions are loaded
+is the fleet's business (`serving.servables`).
 """
 
-import contextlib
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from export import store
 from serving import versions
-from serving.execution import Loaded
-from serving.loading import Loader
+from serving.servables import Fleet, ModelView, State, VersionStatus
 from serving.status import Code, StatusError
 from train.errors import ArtifactError
 
-__all__ = ["LoadPolicy", "ModelManager", "Servable", "State", "VersionStatus"]
+__all__ = ["LoadPolicy", "ModelManager"]
 
 log = logging.getLogger(__name__)
-
-
-class State(IntEnum):
-    """A version's life (ModelVersionStatus.State)."""
-
-    START = 10
-    LOADING = 20
-    AVAILABLE = 30
-    UNLOADING = 40
-    END = 50
 
 
 @dataclass(frozen=True)
@@ -43,43 +32,26 @@ class LoadPolicy:
 
     `poll_seconds` is the time between two looks at the base paths, 0 for a single one at the start. A version
     that appears later and can't be loaded is tried `retries` more times, every `retry_seconds`. At the start
-    nothing is retried: whoever starts the server wants to know.
+    nothing is retried: whoever starts the server wants to know. Models are loaded `load_threads` at a time, and
+    unloaded, each when its last request has ended, `unload_threads` at a time.
     """
 
     poll_seconds: float = 1.0
     retries: int = 5
     retry_seconds: float = 60.0
     labels_for_unavailable: bool = False
-
-
-@dataclass(frozen=True)
-class VersionStatus:
-    """What GetModelStatus says about a version; `code` is OK unless it couldn't be loaded."""
-
-    version: int
-    state: State
-    code: Code
-    message: str
-
-
-@dataclass(frozen=True)
-class Servable:
-    """A version that a request holds on to: it isn't unloaded meanwhile."""
-
-    name: str
-    version: int
-    loaded: Loaded
+    load_threads: int = 1
+    unload_threads: int = 1
 
 
 @dataclass
 class _Version:
     number: int
     path: Path
+    key: int
     state: State = State.START
     code: Code = Code.OK
     message: str = ""
-    loaded: Loaded | None = None
-    in_flight: int = 0
     failures: int = 0
     retry_at: float = 0.0
     # Set when the policy stopped wanting it: only then does the same number mean a new version.
@@ -107,14 +79,15 @@ def _model(config: Any) -> _Model:
 class ModelManager:
     """Keeps the models of a ModelServerConfig available. Its methods may be called from any thread."""
 
-    def __init__(self, config: Any, loader: Loader, policy: LoadPolicy | None = None) -> None:
-        self._loader = loader
+    def __init__(self, config: Any, fleet: Fleet, policy: LoadPolicy | None = None) -> None:
+        self._fleet = fleet
         self._policy = policy or LoadPolicy()
+        self._keys = itertools.count(1)
         self._models = {each.name: _model(each) for each in config.model_config_list.config}
         # Held while models are loaded and unloaded, by the look at the disk or by a reload.
         self._editing = threading.Lock()
-        # Guards every version's fields; notified when a state or a count of requests changes.
-        self._changed = threading.Condition()
+        # Guards the models' and versions' fields, and keeps views in their order.
+        self._lock = threading.Lock()
         self._started = threading.Event()
         self._stopping = threading.Event()
         self._failure: ArtifactError | None = None
@@ -131,19 +104,16 @@ class ModelManager:
         if self._failure:
             raise self._failure
 
-    def stop(self, grace_seconds: float = 0.0) -> None:
-        """Unload everything, after at most `grace_seconds` for the requests that still run."""
+    def stop(self) -> None:
+        """Load and unload nothing any more; what is loaded stays, for the requests that still run."""
         self._stopping.set()
-        with self._changed:
-            self._changed.notify_all()
+        self._fleet.release()
+
+    def join(self) -> None:
+        """Wait until what was begun before `stop` is done."""
         if self._watcher.is_alive():
             # A load can't be interrupted. Leaving the process in the middle of one would crash it instead.
             self._watcher.join()
-        deadline = time.monotonic() + grace_seconds
-        for model in self._models.values():
-            for version in model.versions.values():
-                if version.loaded:
-                    self._unload(model, version, deadline)
 
     def reload(self, config: Any) -> None:
         """Serve the models of another ModelServerConfig, a model_config_list, from now on: all of it or nothing.
@@ -162,12 +132,11 @@ class ModelManager:
                 else:
                     fresh[each.name] = _model(each)
             try:
-                for model in fresh.values():
-                    self._load_first(model)
+                self._load_all(fresh.values())
             except ArtifactError as error:
                 self._unload_all(fresh.values())
                 raise StatusError(Code.of(error, Code.FAILED_PRECONDITION), str(error)) from error
-            with self._changed:
+            with self._lock:
                 replaced = [
                     model
                     for name, model in self._models.items()
@@ -179,16 +148,23 @@ class ModelManager:
                 for name, each in kept.items():
                     self._models[name].policy = each.model_version_policy
                     self._models[name].labels = dict(each.version_labels)
+                self._publish()
             for name in kept:
                 self._refresh(self._models[name])
             self._unload_all(replaced)
         log.info("config reloaded: %s", ", ".join(sorted({*fresh, *kept})) or "no models")
 
+    def _load_all(self, models: Iterable[_Model]) -> None:
+        _each(self._policy.load_threads, self._load_first, models)
+
     def _unload_all(self, models: Iterable[_Model]) -> None:
-        for model in models:
-            for version in list(model.versions.values()):
-                if version.state is State.AVAILABLE:
-                    self._unload(model, version)
+        found = [
+            (model, version)
+            for model in models
+            for version in model.versions.values()
+            if version.state is State.AVAILABLE
+        ]
+        _each(self._policy.unload_threads, lambda each: self._unload(*each), found)
 
     def _check_new_labels(self, config: Any) -> None:
         if self._policy.labels_for_unavailable:
@@ -204,67 +180,9 @@ class ModelManager:
                         "available for inference",
                     )
 
-    @contextlib.contextmanager
-    def use(self, spec: Any) -> Iterator[Servable]:
-        """Hold the version that `spec`, a ModelSpec, asks for. Raises StatusError if it isn't available."""
-        with self._changed:
-            version = self._resolve(spec)
-            assert version.loaded is not None, "an available version is loaded"  # noqa: S101
-            servable = Servable(spec.name, version.number, version.loaded)
-            version.in_flight += 1
-        try:
-            yield servable
-        finally:
-            with self._changed:
-                version.in_flight -= 1
-                self._changed.notify_all()
-
-    def status(self, name: str, number: int | None = None) -> list[VersionStatus]:
-        """Return the status of all versions ever seen, newest first, or of one.
-
-        Raises StatusError(NOT_FOUND) for a model or version that isn't known.
-        """
-        with self._changed:
-            known = self._models[name].versions if name in self._models else {}
-            found = [
-                VersionStatus(each.number, each.state, each.code, each.message)
-                for each in sorted(known.values(), key=lambda each: each.number, reverse=True)
-                if number is None or each.number == number
-            ]
-        if found:
-            return found
-        if number is None:
-            raise StatusError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
-        raise StatusError(Code.NOT_FOUND, f"Could not find version {number} of model {name}")
-
-    def _resolve(self, spec: Any) -> _Version:
-        if not spec.name:
-            raise StatusError(Code.INVALID_ARGUMENT, "ModelSpec has no name specified.")
-        model = self._models.get(spec.name)
-        choice = spec.WhichOneof("version_choice")
-        if choice == "version_label":
-            labels = model.labels if model else {}
-            if spec.version_label not in labels:
-                raise StatusError(
-                    Code.INVALID_ARGUMENT, f"Unrecognized servable version label: {spec.version_label}"
-                )
-            wanted: int | None = labels[spec.version_label]
-        else:
-            wanted = spec.version.value if choice == "version" else None
-        available = [
-            version
-            for number, version in (model.versions if model else {}).items()
-            if version.state is State.AVAILABLE and wanted in (None, number)
-        ]
-        if not available:
-            asked = f"Latest({spec.name})" if wanted is None else f"Specific({spec.name}, {wanted})"
-            raise StatusError(Code.NOT_FOUND, f"Servable not found for request: {asked}")
-        return max(available, key=lambda version: version.number)
-
     def _watch(self) -> None:
         try:
-            for model in self._models.values():
-                self._load_first(model)
+            self._load_all(self._models.values())
         except ArtifactError as error:
             self._failure = error
             return
@@ -343,81 +261,87 @@ class ModelManager:
                 self._unload(model, version)
 
     def _add(self, model: _Model, number: int, path: Path) -> _Version:
-        with self._changed:
-            model.versions[number] = version = _Version(number, path)
+        with self._lock:
+            model.versions[number] = version = _Version(number, path, next(self._keys))
         return version
 
     def _retire(self, model: _Model, wanted: Mapping[int, Path]) -> None:
-        with self._changed:
-            for version in model.versions.values():
-                if version.number not in wanted and version.state is not State.AVAILABLE:
-                    version.retired = True
-                    version.state = State.END
+        for version in model.versions.values():
+            if version.number not in wanted and version.state is not State.AVAILABLE and not version.retired:
+                version.retired = True
+                self._enter(version, State.END)
 
     def _load(self, model: _Model, version: _Version, retries: int) -> None:
-        with self._changed:
-            version.state = State.LOADING
+        self._enter(version, State.LOADING)
         log.info("model %s version %d: loading, from %s", model.name, version.number, version.path)
         begin = time.monotonic()
         try:
-            loaded = self._loader.load(version.path)
-        except Exception as error:  # noqa: BLE001 - files can be broken in any way, and the server outlives all
+            notes = self._fleet.load(version.key, version.path)
+        except StatusError as error:
             self._failed(model, version, error, retries)
             return
-        with self._changed:
-            version.loaded = loaded
-            version.code, version.message = Code.OK, ""
-            version.state = State.AVAILABLE
-            self._changed.notify_all()
-        log.info(
-            "model %s version %d: available after %.2f s",
-            model.name,
-            version.number,
-            time.monotonic() - begin,
-        )
-        for note in loaded.notes:
+        version.code, version.message = Code.OK, ""
+        self._enter(version, State.AVAILABLE)
+        seconds = time.monotonic() - begin
+        log.info("model %s version %d: available after %.2f s", model.name, version.number, seconds)
+        for note in notes:
             log.info("model %s version %d: %s", model.name, version.number, note)
 
-    def _failed(self, model: _Model, version: _Version, error: Exception, retries: int) -> None:
-        known = isinstance(error, ArtifactError)
-        message = str(error) if known else f"{version.path}: {type(error).__name__}: {error}"
-        with self._changed:
-            version.failures += 1
-            version.code, version.message = Code.of(error, Code.UNKNOWN), message
-            version.retry_at = time.monotonic() + self._policy.retry_seconds
-            again = version.failures <= retries
-            if not again:
-                version.state = State.END
-            self._changed.notify_all()
+    def _failed(self, model: _Model, version: _Version, error: StatusError, retries: int) -> None:
+        version.failures += 1
+        version.code, version.message = error.code, error.message
+        version.retry_at = time.monotonic() + self._policy.retry_seconds
+        again = version.failures <= retries
+        self._enter(version, State.LOADING if again else State.END)
         then = f"next try in {max(0.0, self._policy.retry_seconds):g} s" if again else "giving up"
         if retries:
             log.warning(
-                "model %s version %d: can't be loaded: %s; %s", model.name, version.number, message, then
+                "model %s version %d: can't be loaded: %s; %s",
+                model.name,
+                version.number,
+                error.message,
+                then,
             )
 
-    def _unload(self, model: _Model, version: _Version, deadline: float | None = None) -> None:
-        """Unload `version` when its last request has ended; past `deadline`, leave it loaded."""
-        with self._changed:
-            version.state = State.UNLOADING
-            if deadline is None:
-                self._changed.wait_for(lambda: not version.in_flight or self._stopping.is_set())
-            else:
-                self._changed.wait_for(lambda: not version.in_flight, max(0.0, deadline - time.monotonic()))
-            if version.in_flight:
-                return
-            loaded, version.loaded = version.loaded, None
-        if loaded:
-            loaded.runtime.close()
-        with self._changed:
-            version.retired = True
-            version.state = State.END
-            self._changed.notify_all()
+    def _unload(self, model: _Model, version: _Version) -> None:
+        self._enter(version, State.UNLOADING)
+        self._fleet.unload(version.key)
+        version.retired = True
+        self._enter(version, State.END)
         log.info("model %s version %d: unloaded", model.name, version.number)
+
+    def _enter(self, version: _Version, state: State) -> None:
+        with self._lock:
+            version.state = state
+            self._publish()
+
+    def _publish(self) -> None:
+        """Tell the fleet how things stand; to be called with the lock held."""
+        self._fleet.publish({name: _view(model) for name, model in self._models.items()})
 
     def _complain(self, model: _Model, complaint: str) -> None:
         if complaint and complaint != model.complaint:
             log.warning("model %s: %s", model.name, complaint)
         model.complaint = complaint
+
+
+def _view(model: _Model) -> ModelView:
+    newest_first = sorted(model.versions.values(), key=lambda each: each.number, reverse=True)
+    return ModelView(
+        tuple(VersionStatus(each.number, each.state, each.code, each.message) for each in newest_first),
+        model.labels,
+        {each.number: each.key for each in newest_first if each.state is State.AVAILABLE},
+    )
+
+
+_T = TypeVar("_T")
+
+
+def _each(threads: int, work: Callable[[_T], None], items: Iterable[_T]) -> None:
+    """Do `work` for all items, so many at a time, and raise the first error when all are done."""
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        for done in [pool.submit(work, each) for each in items]:
+            done.result()
 
 
 _NO_VERSIONS = "holds no integer-named version directory"

@@ -3,15 +3,17 @@
 Every error is a StatusError.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from export.runtime import DEFAULT_SIGNATURE, Signature
+from serving.calls import Call
 from serving.config import check_request
 from serving.execution import Tensors, check_inputs, find, names, run
-from serving.models import ModelManager
 from serving.protos import get_model_metadata_pb2, get_model_status_pb2
+from serving.servables import Servables
 from serving.status import Code, StatusError, invalid
 
 __all__ = ["METADATA_FIELD", "Prediction", "Predictor", "describe"]
@@ -29,13 +31,21 @@ class Prediction:
 
 
 class Predictor:
-    """Answers requests from the models of a ModelManager. Its methods may be called from any thread."""
+    """Answers requests from a process' servables. Its methods may be called from any thread.
 
-    def __init__(self, models: ModelManager) -> None:
+    `reload` is called with the ModelServerConfig to be served from then on (`ModelManager.reload`).
+    """
+
+    def __init__(self, models: Servables, reload: Callable[[Any], None]) -> None:
         self._models = models
+        self._reload = reload
 
     def predict(
-        self, spec: Any, inputs: Callable[[Signature], Tensors], output_filter: Sequence[str] = ()
+        self,
+        spec: Any,
+        inputs: Callable[[Signature], Tensors],
+        call: Call,
+        output_filter: Sequence[str] = (),
     ) -> Prediction:
         """Run the model that `spec`, a ModelSpec, names.
 
@@ -47,16 +57,18 @@ class Predictor:
             signature = find(servable.loaded, name)
             if signature is None:
                 raise StatusError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+            begin = time.monotonic()
             tensors = inputs(signature)
+            call.decode += time.monotonic() - begin
             check_inputs(servable.loaded, signature, tensors)
             wanted = _outputs(signature, output_filter)
-            outputs = run(servable.loaded, name, tensors)
+            outputs = run(servable.loaded, name, tensors, call)
             return Prediction(servable.version, name, {key: outputs[key] for key in wanted})
 
     def reload(self, config: Any) -> None:
         """Serve the models of `config`, a ModelServerConfig, from now on (`ModelManager.reload`)."""
         check_request(config)
-        self._models.reload(config)
+        self._reload(config)
 
     def metadata(self, spec: Any) -> Any:
         """Return the GetModelMetadataResponse with the model's signatures."""

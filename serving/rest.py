@@ -6,39 +6,40 @@
     POST /v1/models/NAME[/versions/N|/labels/L]:classify   classes and scores of tf.Examples
     POST /v1/models/NAME[/versions/N|/labels/L]:regress    numbers of tf.Examples
 
-Every answer of the API is JSON; an error is `{"error": "…"}`. What isn't the API's gets a page of HTML. Work
-runs in a pool of threads, so that a long inference doesn't hold up other connections.
+Every answer of the API is JSON; an error is `{"error": "…"}`. What isn't the API's gets a page of HTML.
+
+A short request is run at once, by the thread that reads the connections: handing it to another would take
+longer than answering it. What has been seen to take long runs in a pool of threads, so that it holds up no
+other connection.
 """
 
 import asyncio
 import json
 import logging
 import re
+import time
 import zlib
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from google.protobuf import json_format
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
+from serving.calls import Call
 from serving.inference import Inference
 from serving.json_examples import encode_classifications, encode_regressions, parse_examples
 from serving.json_tensors import decode_inputs, encode_outputs, parse_predict
 from serving.predict import METADATA_FIELD, Predictor
 from serving.protos import get_model_metadata_pb2, model_pb2
+from serving.settings import Settings
 from serving.status import Code, StatusError
 
-__all__ = ["MAX_BODY_BYTES", "RestApi"]
+__all__ = ["Answer", "RestApi", "page"]
 
 log = logging.getLogger(__name__)
-
-# Room for some 30,000 MNIST images as JSON; without a limit, one request could take all the memory.
-MAX_BODY_BYTES = 256 * 2**20
 
 # Matched against the path as it was sent, case-insensitively, before %-escapes are decoded: as TensorFlow
 # Serving does it, so that an escaped slash is part of a name and can't lead anywhere else.
@@ -76,137 +77,269 @@ _HTTP_STATUS = {
 }  # all others: 500
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What is sent back."""
+
+    status: int
+    content: bytes = b""
+    media_type: str = "application/json"
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def phrase(self) -> str:
+        """The status' name."""
+        return HTTPStatus(self.status).phrase
+
+
 class RestApi:
-    """The ASGI application.
+    """The ASGI application of one process."""
 
-    `threads` runs the requests; bodies beyond `max_body_bytes` are refused (413). With `cors`, browsers may call
-    it from pages of other servers.
-    """
-
-    def __init__(
-        self,
-        predictor: Predictor,
-        inference: Inference,
-        threads: Executor,
-        max_body_bytes: int = MAX_BODY_BYTES,
-        *,
-        cors: bool = False,
-    ) -> None:
+    def __init__(self, predictor: Predictor, inference: Inference, settings: Settings) -> None:
         self._predictor = predictor
         self._inference = inference
-        self._threads = threads
-        self._max_body_bytes = max_body_bytes
-        self._cors = cors
+        self._settings = settings
+        self._limits = settings.limits
+        self._threads = ThreadPoolExecutor(settings.rest_threads, thread_name_prefix="rest")
+        self._pace = _Pace()
+        self._requests = 0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def close(self) -> None:
+        """Begin nothing that is still queued."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one HTTP request (the ASGI interface)."""
-        request = Request(scope, receive)
+        self._requests += 1
         try:
-            response = await self._respond(request)
+            answer = await self._respond(_Request(scope, receive))
         except StatusError as error:
-            response = _error(_HTTP_STATUS.get(error.code, 500), error.message)
-        except ClientDisconnect:
+            answer = _error(_HTTP_STATUS.get(error.code, 500), error.message)
+        except _Gone:
             return
         except Exception:  # one request's bug must not end as a broken connection
-            log.exception("unexpected error in %s %s", request.method, scope["path"])
-            response = _error(500, "Internal error; the server's log has the details")
-        if self._cors and response.media_type != "text/html":
-            response.headers.update(_CORS)
-        await response(scope, receive, send)
+            log.exception("unexpected error in %s %s", scope["method"], scope["path"])
+            answer = _error(500, "Internal error; the server's log has the details")
+        finally:
+            self._requests -= 1
+        headers = {
+            "content-type": answer.media_type,
+            "content-length": str(len(answer.content)),
+            **answer.headers,
+            **(_CORS if self._settings.cors and answer.media_type != "text/html" else {}),
+        }
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": answer.status, "headers": raw})
+        await send({"type": "http.response.body", "body": answer.content})
 
-    async def _respond(self, request: Request) -> Response:
-        method, path, query = request.method, request.scope["raw_path"].decode("latin-1"), request.url.query
+    async def _respond(self, request: "_Request") -> Answer:
+        method, path, query = request.method, request.path, request.query
         if method not in _METHODS:
-            return _page(501)
+            return page(501)
         if not _API.match(path) and not _NO_MODEL.fullmatch(path):
-            return _page(404)
+            return page(404)
         if _BAD_ESCAPE.search(path):
-            return _page(400)
+            return page(400)
         if method == "OPTIONS":
             # A browser's question whether its page may ask; the page's address decides.
-            allowed = self._cors and _WEB.match(request.headers.get("origin", ""))
-            return Response(status_code=200 if allowed else 400)
+            allowed = self._settings.cors and _WEB.match(request.header("origin"))
+            return Answer(200 if allowed else 400)
         if not query and method == "POST" and (match := _PREDICT.fullmatch(path)):
             return await self._infer(request, match)
         if not query and method == "GET" and _NO_MODEL.fullmatch(path):
             return _error(400, "Missing model name in request.")
         if not query and method == "GET" and (match := _LOOK.fullmatch(path)):
-            return await self._run(lambda: self._look(match))
+            return self._look(match)
         return _error(400, f"Malformed request: {method} {path}{'?' if query else ''}{query}")
 
-    async def _infer(self, request: Request, match: re.Match[str]) -> Response:
-        work = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
-        verb, spec = match["verb"].lower(), _spec(match)
-        encoding = request.headers.get("content-encoding", "identity").lower()
+    async def _infer(self, request: "_Request", match: re.Match[str]) -> Answer:
+        if self._requests > self._limits.requests:
+            # Before the body is read: what can't be answered soon must not take up memory.
+            raise StatusError(
+                Code.RESOURCE_EXHAUSTED,
+                f"{self._limits.requests} requests are being answered already; try again later",
+            )
+        encoding = request.header("content-encoding", "identity").lower()
         if encoding not in ("identity", "gzip"):
             return _error(400, f"Content-Encoding {encoding} is not supported; expected gzip or none")
         body = await self._body(request)
         if body is None:
             return self._too_large()
+        verb, spec = match["verb"].lower(), _spec(match)
+        call = Call(verb.capitalize(), "REST", model=spec.name)
+        call.deadline = call.begin + self._settings.rest_timeout_seconds
+        packs = "gzip" in request.header("accept-encoding")
 
-        def answer() -> Response:
+        def answer() -> Answer:
+            call.starts()
             plain = self._gunzip(body) if encoding == "gzip" else body
             if plain is None:
                 return self._too_large()
-            return _json(work[verb](spec, plain))
+            content = _VERBS[verb](self, spec, plain, call)
+            if packs and len(content) >= _WORTH_PACKING:
+                return Answer(200, _gzip(content), headers={"content-encoding": "gzip"})
+            return Answer(200, content)
 
-        return await self._run(answer)
+        if self._pace.is_short(request.path, len(body)):
+            with self._pace.timed(request.path, len(body)):
+                return answer()
 
-    def _predict(self, spec: Any, body: bytes) -> bytes:
+        def measured() -> Answer:
+            with self._pace.timed(request.path, len(body)):
+                return answer()
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, measured)
+
+    def _predict(self, spec: Any, body: bytes, call: Call) -> bytes:
+        begin = time.monotonic()
         document = parse_predict(body)
+        call.decode = time.monotonic() - begin
         spec.signature_name = document.signature_name
         prediction = self._predictor.predict(
-            spec, lambda signature: decode_inputs(document, signature.inputs)
+            spec, lambda signature: decode_inputs(document, signature.inputs), call
         )
-        return encode_outputs(prediction.outputs, is_row=document.is_row)
+        return _encoded(call, lambda: encode_outputs(prediction.outputs, is_row=document.is_row))
 
-    def _classify(self, spec: Any, body: bytes) -> bytes:
+    def _classify(self, spec: Any, body: bytes, call: Call) -> bytes:
         document = parse_examples(body)
         spec.signature_name = document.signature_name
-        return encode_classifications(self._inference.classify(spec, document.examples).result)
+        answer = self._inference.classify(spec, document.examples, call)
+        return _encoded(call, lambda: encode_classifications(answer.result))
 
-    def _regress(self, spec: Any, body: bytes) -> bytes:
+    def _regress(self, spec: Any, body: bytes, call: Call) -> bytes:
         document = parse_examples(body)
         spec.signature_name = document.signature_name
-        return encode_regressions(self._inference.regress(spec, document.examples).result)
+        answer = self._inference.regress(spec, document.examples, call)
+        return _encoded(call, lambda: encode_regressions(answer.result))
 
-    def _look(self, match: re.Match[str]) -> Response:
+    def _look(self, match: re.Match[str]) -> Answer:
         if match["metadata"]:
-            return _json(_metadata(self._predictor.metadata(_spec(match))))
-        return _json(_dump(_to_dict(self._predictor.status(_spec(match)))))
+            return Answer(200, _metadata(self._predictor.metadata(_spec(match))))
+        return Answer(200, _dump(_to_dict(self._predictor.status(_spec(match)))))
 
-    async def _run(self, work: Callable[[], Response]) -> Response:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-    async def _body(self, request: Request) -> bytes | None:
+    async def _body(self, request: "_Request") -> bytes | None:
         """Return the body, or None if it is too large; then it isn't read to the end."""
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > self._max_body_bytes:
+        most = self._limits.body_bytes
+        declared = request.header("content-length")
+        if declared.isdigit() and int(declared) > most:
             return None
-        body = bytearray()
-        async for chunk in request.stream():
+        first, more = await request.receive()
+        if not more:
+            return first if len(first) <= most else None
+        body = bytearray(first)
+        while more:
+            chunk, more = await request.receive()
             body += chunk
-            if len(body) > self._max_body_bytes:
+            if len(body) > most:
                 return None
         return bytes(body)
 
     def _gunzip(self, body: bytes) -> bytes | None:
         """Return the decompressed body, or None if it is too large."""
+        most = self._limits.body_bytes
         decompressor = zlib.decompressobj(wbits=31)
         try:
-            plain = decompressor.decompress(body, self._max_body_bytes + 1)
+            plain = decompressor.decompress(body, most + 1)
         except zlib.error:
             raise StatusError(
                 Code.INVALID_ARGUMENT, "The body is not gzip, as Content-Encoding says"
             ) from None
-        if len(plain) > self._max_body_bytes:
+        if len(plain) > most:
             return None
         if not decompressor.eof or decompressor.unused_data:
             raise StatusError(Code.INVALID_ARGUMENT, "The body is not one whole gzip member")
         return plain
 
-    def _too_large(self) -> Response:
-        return _error(413, f"The body is larger than {self._max_body_bytes} bytes")
+    def _too_large(self) -> Answer:
+        return _error(413, f"The body is larger than {self._limits.body_bytes} bytes")
+
+
+_VERBS = {"predict": RestApi._predict, "classify": RestApi._classify, "regress": RestApi._regress}
+
+
+class _Gone(Exception):  # noqa: N818
+    """The client has closed the connection."""
+
+
+class _Request:
+    """What ASGI says about a request."""
+
+    def __init__(self, scope: Any, receive: Any) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["raw_path"].decode("latin-1")
+        self.query: str = scope["query_string"].decode("latin-1")
+        self._headers = scope["headers"]
+        self._receive = receive
+
+    def header(self, name: str, default: str = "") -> str:
+        """Return the first header of that name, in lower case."""
+        wanted = name.encode()
+        return next((value.decode("latin-1") for key, value in self._headers if key == wanted), default)
+
+    async def receive(self) -> tuple[bytes, bool]:
+        """Return the next piece of the body, and whether there is more."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise _Gone
+        return message.get("body", b""), message.get("more_body", False)
+
+
+class _Pace:
+    """Guesses from the requests before it whether a request is short enough to hold up all others."""
+
+    def __init__(self) -> None:
+        self._seconds_per_byte: dict[str, float] = {}
+
+    def is_short(self, path: str, size: int) -> bool:
+        """Tell whether a request like this is expected to take less than `_SHORT_SECONDS`."""
+        known = self._seconds_per_byte.get(path)
+        return known is not None and known * max(size, _SMALL) < _SHORT_SECONDS
+
+    def timed(self, path: str, size: int) -> "_Timed":
+        """Measure how long a request takes, while the context lasts."""
+        return _Timed(self, path, size)
+
+    def learn(self, path: str, size: int, seconds: float) -> None:
+        """Believe a long time at once, and a short one little by little."""
+        found = seconds / max(size, _SMALL)
+        known = self._seconds_per_byte.get(path, 0.0)
+        if path not in self._seconds_per_byte and len(self._seconds_per_byte) >= _MOST_PATHS:
+            self._seconds_per_byte.clear()
+        self._seconds_per_byte[path] = max(found, known * 0.9 + found * 0.1)
+
+
+class _Timed:
+    def __init__(self, pace: _Pace, path: str, size: int) -> None:
+        self._pace, self._path, self._size = pace, path, size
+
+    def __enter__(self) -> None:
+        self._begin = time.monotonic()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._pace.learn(self._path, self._size, time.monotonic() - self._begin)
+
+
+_SHORT_SECONDS = 0.005
+# Below so many bytes, a request's size says nothing about the time that it takes.
+_SMALL = 4096
+# Clients choose the paths; only answered ones are kept, and no more than this.
+_MOST_PATHS = 10_000
+
+# Answers beyond this size are compressed for clients that take it.
+_WORTH_PACKING = 16 * 1024
+
+
+def _gzip(content: bytes) -> bytes:
+    packer = zlib.compressobj(1, wbits=31)
+    return packer.compress(content) + packer.flush()
+
+
+def _encoded(call: Call, encode: Callable[[], bytes]) -> bytes:
+    begin = time.monotonic()
+    content = encode()
+    call.encode = time.monotonic() - begin
+    return content
 
 
 def _spec(match: re.Match[str]) -> Any:
@@ -249,18 +382,14 @@ def _dump(document: Any) -> bytes:
     return json.dumps(document, indent=1).encode()
 
 
-def _json(body: bytes) -> Response:
-    return Response(body, media_type="application/json")
+def _error(status: int, message: str) -> Answer:
+    return Answer(status, json.dumps({"error": message}).encode())
 
 
-def _error(status: int, message: str) -> Response:
-    return Response(json.dumps({"error": message}).encode(), status, media_type="application/json")
-
-
-def _page(status: int) -> Response:
+def page(status: int) -> Answer:
     """Return what TensorFlow Serving's HTTP server says by itself, of what isn't the API's."""
     phrase = HTTPStatus(status).phrase
-    page = (
+    text = (
         f"<HTML><HEAD>\n<TITLE>{status} {phrase}</TITLE>\n</HEAD><BODY>\n<H1>{phrase}</H1>\n</BODY></HTML>\n"
     )
-    return Response(page, status, media_type="text/html")
+    return Answer(status, text.encode(), "text/html")

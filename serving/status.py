@@ -37,9 +37,12 @@ class StatusError(Exception):
     """A request can't be answered; `code` and `message` go to the client as they are."""
 
     def __init__(self, code: Code, message: str) -> None:
-        super().__init__(message)
+        super().__init__(code, message)
         self.code = code
         self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def invalid(message: str) -> StatusError:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from serving.config import parse_config, read_config
-from serving.models import LoadPolicy, ModelManager, State
+from serving.models import LoadPolicy, ModelManager
 from serving.protos import model_management_pb2, model_pb2
+from serving.servables import Servables, State
 from serving.server import Settings
 from serving_fixtures import (
     ROW,
@@ -183,19 +184,22 @@ def test_labels(tmp_path: Path) -> None:
 
 def test_a_version_is_unloaded_only_when_its_last_request_has_ended(tmp_path: Path) -> None:
     publish(tmp_path, 1)
-    manager = ModelManager(config_of(m=tmp_path), TFLITE, LoadPolicy(poll_seconds=0.05))
+    servables = Servables(TFLITE)
+    manager = ModelManager(config_of(m=tmp_path), servables, LoadPolicy(poll_seconds=0.05))
     try:
         manager.start()
-        with manager.use(model_pb2.ModelSpec(name="m")) as servable:
+        with servables.use(model_pb2.ModelSpec(name="m")) as servable:
             publish(tmp_path, 2)
             eventually(
-                lambda: [each.state for each in manager.status("m")] == [State.AVAILABLE, State.UNLOADING]
+                lambda: [each.state for each in servables.status("m")] == [State.AVAILABLE, State.UNLOADING]
             )
             outputs = servable.loaded.runtime.run("serving_default", {"x": ROW})
             np.testing.assert_array_equal(outputs["y"], ROW)
-        eventually(lambda: manager.status("m", 1)[0].state is State.END)
+        eventually(lambda: servables.status("m", 1)[0].state is State.END)
     finally:
-        manager.stop(5)
+        manager.stop()
+        manager.join()
+        servables.close(5)
 
 
 def test_saved_models_are_swapped_as_well(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from serving.settings import cores
 from serving_fixtures import ROW, Client, eventually, publish, tiny_models
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +33,10 @@ def _process(*argv: str, ready: Path | None = None) -> Iterator[subprocess.Popen
         finally:
             if process.poll() is None:
                 process.kill()
+
+
+def _workers(process: subprocess.Popen[str]) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
 def _client(process: subprocess.Popen[str], ready: Path) -> Client:
@@ -55,9 +60,13 @@ def test_a_tflite_server_never_loads_tensorflow(tmp_path: Path) -> None:
         client = _client(process, ready)
         assert client.rest("/v1/models/default:predict", {"instances": [[1, 2]]})[0] == 200
         np.testing.assert_array_equal(client.predict("default", x=ROW)["y"], ROW)
-        loaded = Path(f"/proc/{process.pid}/maps").read_text()
-        assert "ai_edge_litert" in loaded
-        assert "site-packages/tensorflow/" not in loaded
+        workers = _workers(process)
+        assert len(workers) == cores()
+        for pid in workers:
+            loaded = Path(f"/proc/{pid}/maps").read_text()
+            assert "ai_edge_litert" in loaded
+            assert "site-packages/tensorflow/" not in loaded
+        assert "ai_edge_litert" not in Path(f"/proc/{process.pid}/maps").read_text()
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (0, "")

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving import rest
+from serving.settings import Limits
 from serving_fixtures import Client, config_of, serving, tiny_models
 
 
@@ -152,7 +152,7 @@ def test_gzip_requests(client: Client) -> None:
 
 def test_bodies_have_a_limit(client: Client) -> None:
     path = "/v1/models/double:predict"
-    too_much = rest.MAX_BODY_BYTES + 1
+    too_much = Limits().body_bytes + 1
     assert client.rest(path, gzip.compress(b" " * too_much, 1), Content_Encoding="gzip")[0] == 413
     connection = http.client.HTTPConnection("127.0.0.1", client.rest_port, timeout=10)
     connection.putrequest("POST", path)

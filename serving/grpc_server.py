@@ -1,0 +1,57 @@
+"""The gRPC port."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from serving.grpc_services import SERVICES, add_services
+from serving.inference import Inference
+from serving.ports import address
+from serving.predict import Predictor
+from serving.settings import Settings
+from train.errors import UsageError
+
+__all__ = ["GrpcServer"]
+
+
+class GrpcServer:
+    """grpcio's server with all services. Raises UsageError if the port can't be had."""
+
+    def __init__(self, predictor: Predictor, inference: Inference, settings: Settings, port: int) -> None:
+        threads = ThreadPoolExecutor(settings.grpc_threads, thread_name_prefix="grpc")
+        options = (
+            ("grpc.max_receive_message_length", -1),  # protobuf's own 2 GiB, as in TensorFlow Serving
+            ("grpc.max_send_message_length", -1),
+            # Only workers of one server share a port: a second server there must be an error, not a silent half
+            # of the requests.
+            ("grpc.so_reuseport", int(settings.workers > 0)),
+        )
+        self._server = grpc.server(threads, options=options)
+        self._health: health.HealthServicer | None = None
+        if settings.health:
+            self._health = health.HealthServicer()
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+            for name in ("", *SERVICES):
+                self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        add_services(self._server, predictor, inference, packed_answers=settings.packed_answers)
+        where = address(settings.host, max(0, port))
+        try:
+            self.port = self._server.add_insecure_port(where)
+        except RuntimeError:
+            raise UsageError(f"{where}: can't listen there; is the port in use?") from None
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._server.start()
+
+    def stop(self, grace_seconds: float) -> None:
+        """Take no more requests, and give those that run `grace_seconds` to end; returns at once."""
+        if self._health:
+            # First of all, so that nothing new is sent here.
+            self._health.enter_graceful_shutdown()
+        self._stopped = self._server.stop(grace_seconds)
+
+    def wait(self) -> None:
+        """Wait until `stop` is done."""
+        self._stopped.wait()

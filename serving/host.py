@@ -1,0 +1,70 @@
+"""One process that serves: versions loaded here, answered here over REST and gRPC."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from serving.grpc_server import GrpcServer
+from serving.inference import Inference
+from serving.predict import Predictor
+from serving.rest import RestApi
+from serving.rest_server import RestServer
+from serving.servables import Servables, View
+from serving.settings import Settings
+
+__all__ = ["Host"]
+
+log = logging.getLogger(__name__)
+
+
+class Host:
+    """A `Fleet` of one process, and its ports. `reload` is called with the ModelServerConfig of a reload by RPC."""
+
+    def __init__(self, settings: Settings, reload: Callable[[Any], None]) -> None:
+        self._settings = settings
+        self._servables = Servables(settings.loader)
+        self._predictor = Predictor(self._servables, reload)
+        self._inference = Inference(self._servables)
+        self._grpc: GrpcServer | None = None
+        self._rest: RestServer | None = None
+
+    def load(self, key: int, path: Path) -> tuple[str, ...]:
+        """See `Fleet.load`."""
+        return self._servables.load(key, path)
+
+    def unload(self, key: int) -> None:
+        """See `Fleet.unload`."""
+        self._servables.unload(key)
+
+    def publish(self, view: View) -> None:
+        """See `Fleet.publish`."""
+        self._servables.publish(view)
+
+    def release(self) -> None:
+        """See `Fleet.release`."""
+        self._servables.release()
+
+    def open(self, grpc_port: int, rest_port: int) -> tuple[int, int]:
+        """Open the ports, and return them; 0 for gRPC is any free one, ANY_PORT for REST too. Raises UsageError."""
+        settings = self._settings
+        if rest_port:
+            api = RestApi(self._predictor, self._inference, settings)
+            self._rest = RestServer(api, settings, rest_port)
+        self._grpc = GrpcServer(self._predictor, self._inference, settings, grpc_port)
+        self._grpc.start()
+        if self._rest:
+            self._rest.start()
+        return self._grpc.port, self._rest.port if self._rest else 0
+
+    def close(self, grace_seconds: float = 0.0) -> None:
+        """Take no more requests, give those that run `grace_seconds` to end, and unload everything."""
+        deadline = time.monotonic() + grace_seconds
+        if self._grpc:
+            self._grpc.stop(grace_seconds)
+        if self._rest:
+            self._rest.stop(max(0.0, deadline - time.monotonic()))
+        if self._grpc:
+            self._grpc.wait()
+        self._servables.close(max(0.0, deadline - time.monotonic()))

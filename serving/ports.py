@@ -1,0 +1,53 @@
+"""Listening sockets: opened, shared by several processes, or found to be taken."""
+
+import contextlib
+import socket
+
+from train.errors import UsageError
+
+__all__ = ["address", "bound", "bracketed", "check_free"]
+
+
+def bound(host: str, port: int, *, shared: bool = False, listening: bool = True) -> socket.socket:
+    """Return a TCP socket bound to the address; port 0 is any free one.
+
+    With `shared`, other sockets that are shared may be bound to it as well, and the system deals connections
+    out to those that listen. Raises UsageError if the address can't be had.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise UsageError(f"--host {host}: {error.strerror}") from None
+    # The protocol is spelled out because asyncio sets TCP_NODELAY only where it sees it; without, every answer
+    # on a kept connection waits 40 ms for the client's acknowledgement of its headers.
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        # Otherwise the port stays taken for a minute after a server with open connections has ended.
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        found.bind(address)
+        if listening:
+            found.listen(4096)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            found.close()
+        raise UsageError(f"{bracketed(host)}:{port}: can't listen there ({error.strerror})") from None
+    return found
+
+
+def check_free(host: str, port: int) -> None:
+    """Raise UsageError if something listens there already, even if it would share."""
+    bound(host, port).close()
+
+
+def address(host: str, port: int) -> str:
+    """Return host:port as text."""
+    return f"{bracketed(host)}:{port}"
+
+
+def bracketed(host: str) -> str:
+    """Return a host as it stands before a colon and a port."""
+    return f"[{host}]" if ":" in host else host

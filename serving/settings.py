@@ -1,0 +1,64 @@
+"""Everything about a server but its models."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from serving.loading import Loader
+from serving.models import LoadPolicy
+
+__all__ = ["ANY_PORT", "Limits", "Settings", "cores"]
+
+ANY_PORT = -1
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may ask for; past it, the answer is an error at once (HTTP 413, 429, 431, 503).
+
+    All are per process. `body_bytes` has room for some 30,000 MNIST images as JSON; `header_bytes` is the
+    request line and the headers together (TensorFlow Serving lets 200 kB pass);
+    `request_seconds` is how long a request may take to arrive, plus a second per `slowest_bytes_per_second`.
+    """
+
+    body_bytes: int = 256 * 2**20
+    header_bytes: int = 256 * 1024
+    json_depth: int = 200
+    tensor_elements: int = 2**28
+    connections: int = 20_000
+    requests: int = 1024
+    request_seconds: float = 30.0
+    slowest_bytes_per_second: int = 10_000
+    idle_seconds: float = 300.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything about a server but its models.
+
+    Ports: ANY_PORT takes a free one; `rest_port` 0 is no REST. `workers` is the number of processes that
+    share them, 0 to serve from the process that starts the server. `config_file` is looked at every
+    `config_poll_seconds`, if that isn't 0. `rest_timeout_seconds` is what a request over REST has until its
+    inference must have begun.
+    """
+
+    host: str = "127.0.0.1"
+    grpc_port: int = 8500
+    rest_port: int = 0
+    workers: int = 0
+    grpc_threads: int = 4 * cores()
+    rest_threads: int = 4 * cores()
+    rest_timeout_seconds: float = 30.0
+    packed_answers: bool = False
+    cors: bool = False
+    health: bool = False
+    config_file: Path | None = None
+    config_poll_seconds: float = 0.0
+    loader: Loader = field(default_factory=Loader)
+    loading: LoadPolicy = field(default_factory=LoadPolicy)
+    limits: Limits = field(default_factory=Limits)
