@@ -3,6 +3,7 @@
 python -m benchmarks                    measure both models, print the table, write JSON and Markdown
 python -m benchmarks report             render the report of the last run again
 python -m benchmarks training           train plainly and by the fast recipe, in turn; print the ratios
+python -m benchmarks server             the embedded server's speed against TensorFlow Serving's (see its --help)
 python -m benchmarks readme [--check]   put the committed results into the README, or compare
 """
 
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import report
+from benchmarks import report, speed_command
 from train import cards, cli, data
 from train.errors import ArtifactError, ResultError, UsageError
 from train.files import read_json, write_bytes, write_json
@@ -23,13 +24,21 @@ _OUT = _FOLDER / "out"
 # Measured on full MNIST and committed: where the README's tables come from.
 _COMMITTED = _FOLDER / "results.json"
 _COMMITTED_TRAINING = _FOLDER / "training.json"
+_COMMITTED_SPEED = _FOLDER / "server.json"
 _RELEASED = _FOLDER.parent / "models" / cards.RELEASED
 _README = _FOLDER.parent / "README.md"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one of the four commands and return the exit code."""
-    parser = cli.parser("python -m benchmarks", "Measure every format and every way of serving; report.")
+    """Run one of the five commands and return the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] == speed_command.COMMAND:
+        return speed_command.main(argv[1:])
+    parser = cli.parser(
+        "python -m benchmarks",
+        "Measure every format and every way of serving; report. The server's speed under load has options of its "
+        "own: python -m benchmarks server --help.",
+    )
     parser.add_argument("command", nargs="?", default="run", choices=("run", "report", "training", "readme"))
     parser.add_argument("--models", type=Path, default=Path("models"), help="the folder of exported models")
     parser.add_argument("--model", action="append", choices=NETWORKS, help="only this one (may be repeated)")
@@ -78,12 +87,15 @@ def _training(arguments: argparse.Namespace) -> int:
 
 
 def _readme(*, check: bool) -> int:
-    from benchmarks import training
+    from benchmarks import speed_table, training
 
     released = {name: cards.read(_RELEASED, name) for name in NETWORKS}
     blocks = {
         "results": report.readme_block(report.read(_COMMITTED)),
         "training": training.readme_block(released, read_json(_COMMITTED_TRAINING)),
+        "server": speed_table.readme_block(
+            speed_table.read(_COMMITTED_SPEED) if _COMMITTED_SPEED.is_file() else None
+        ),
     }
     before = after = _README.read_text(encoding="utf-8")
     for name, block in blocks.items():

@@ -1,0 +1,97 @@
+"""TensorFlow Serving's speed, and what share of it is asked of the embedded server.
+
+TensorFlow Serving 2.20.0, `--grpc_max_threads=128`, the better of batching on and off, serving the float32
+SavedModels of the two digit networks on a two-core AMD EPYC, with the load generator on the same two cores;
+medians of three runs of 4 s.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["FORMAT", "MACHINE", "RATES", "YARDSTICKS", "Bar", "Cell", "Figures", "bar"]
+
+MACHINE: Final = "TensorFlow Serving 2.20.0 on a two-core AMD EPYC"
+# The precision that the figures were taken with; bars are for this one.
+FORMAT: Final = "float32"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Requests per second, and the latency's median and 99th percentile in milliseconds."""
+
+    rate: float
+    p50: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is asked: `batch` images in a request to `model` over `protocol`, "rest" or "grpc"."""
+
+    model: str
+    batch: int
+    protocol: str
+
+    @property
+    def name(self) -> str:
+        """The name on the command line."""
+        return f"{self.model}-{self.batch}-{self.protocol}"
+
+
+# By cell, and by the number of connections.
+RATES: Final = {
+    Cell(model, batch, protocol): {1: Figures(*at_1), 8: Figures(*at_8), 32: Figures(*at_32)}
+    for model, batch, protocol, at_1, at_8, at_32 in (
+        ("nn", 1, "rest", (2243, 0.42, 0.73), (6578, 1.14, 2.45), (8983, 3.44, 5.76)),
+        ("nn", 1, "grpc", (2610, 0.37, 0.56), (6654, 1.14, 2.43), (6816, 4.58, 8.35)),
+        ("nn", 64, "rest", (250, 3.74, 6.11), (556, 14, 27), (607, 52, 69)),
+        ("nn", 64, "grpc", (1495, 0.63, 0.93), (3102, 2.47, 5.19), (3146, 10, 16)),
+        ("cnn", 1, "rest", (1304, 0.72, 1.23), (2998, 2.62, 4.27), (2860, 11, 15)),
+        ("cnn", 1, "grpc", (1338, 0.70, 1.14), (2802, 2.8, 4.9), (3970, 8.0, 13.9)),
+        ("cnn", 64, "rest", (85, 11, 16), (107, 73, 120), (101, 296, 541)),
+        ("cnn", 64, "grpc", (109, 9.0, 13), (127, 64, 103), (126, 258, 394)),
+    )
+}
+
+# How fast that machine is by itself: microseconds for one image in this process, by LiteRT with one thread.
+YARDSTICKS: Final = {
+    "nn": {"float32": 7.6, "int8": 2.3},
+    "cnn": {"float32": 236.0, "int8": 70.0},
+}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a measurement must reach: a "rate" of at least `share` of the reference's, or a "p50" of at most that."""
+
+    figure: str
+    share: float
+
+    def allows(self, ratio: float) -> bool:
+        """Tell whether a figure that is `ratio` of the reference's will do."""
+        return ratio >= self.share if self.figure == "rate" else ratio <= self.share
+
+
+_SHARES = {
+    ("cnn", 1, "rest"): 1.0,
+    ("cnn", 1, "grpc"): 1.0,
+    ("nn", 1, "rest"): 0.8,
+    ("nn", 1, "grpc"): 0.6,
+    ("cnn", 64, "rest"): 2.0,
+    ("nn", 64, "rest"): 2.0,
+    ("cnn", 64, "grpc"): 1.0,
+    ("nn", 64, "grpc"): 0.7,
+}
+
+
+def bar(cell: Cell, connections: int) -> Bar | None:
+    """Return what is asked of a cell, None where there is no reference.
+
+    One image on one connection of the cnn is about the time to an answer, everything else about requests per
+    second.
+    """
+    if connections not in RATES.get(cell, {}):
+        return None
+    if (cell.model, cell.batch, connections) == ("cnn", 1, 1):
+        return Bar("p50", 1.0)
+    return Bar("rate", _SHARES[cell.model, cell.batch, cell.protocol])

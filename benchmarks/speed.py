@@ -1,0 +1,343 @@
+"""The embedded server's speed, cell by cell: requests per second and latency under load, with proof of the answers.
+
+The method is that of the reference (`benchmarks.reference`): real digits; REST bodies with a decimal number for each
+pixel, gRPC requests with the tensor's bytes; generator and server on the same cores; the median rate of several
+runs of a few seconds, each after a warm-up that doesn't count. Runs go round robin, once through all cells before
+the second run of any: what the machine does meanwhile hits all of them alike.
+
+Before and after every run one request, the very bytes that the generator sends, must be answered with what the
+model file answers in this process. `benchmarks.load` tells what went wrong in between.
+
+The machine is compared by yardstick: LiteRT's time for one image, taken before, between and after the rounds. The
+reference's requests per second times (its yardstick / the median of ours) are what it would reach here; its
+latencies are divided by the same.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import struct
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import requests
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from benchmarks import load, measure, reference, yardstick
+from benchmarks.reference import Cell
+from benchmarks.server import Server, embedded
+from export import formats, store, verify
+from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
+from serving import tensors
+from serving.protos import predict_pb2
+from train import environment
+from train.data import Digits, to_input
+from train.errors import ArtifactError, ResultError, Unreachable
+from train.files import sha256
+from train.progress import Progress
+
+__all__ = ["SCHEMA", "Plan", "run"]
+
+# Counted up when a field of the result file changes its meaning.
+SCHEMA = 1
+
+_METHOD = "/tensorflow.serving.PredictionService/Predict"
+_WARM_UP_SECONDS = 1
+# A pixel as clients send it: 255 greys need no more than four decimals.
+_DECIMALS = 4
+# What runtimes and encodings may differ by.
+_TOLERANCE = 1e-5
+_ANSWER_SECONDS = 60.0
+# Rates of runs that differ by more than this belong to a machine that had other things to do.
+_AGREEMENT = 1.10
+_YARDSTICK_FORMATS = ("float32", "int8")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: the cells, each with each number of connections, `repeats` runs of `seconds`.
+
+    `formats` are those of the served files; `flags` are given to the server besides those that it needs.
+    """
+
+    cells: Sequence[Cell] = tuple(reference.RATES)
+    connections: Sequence[int] = (1, 8, 32)
+    seconds: int = 4
+    repeats: int = 3
+    formats: Sequence[str] = (reference.FORMAT,)
+    flags: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A cell with what is sent, on disk as the generator wants it, and what must come back."""
+
+    cell: Cell
+    url: str
+    address: str  # of gRPC
+    file: Path
+    expected: NDArray[np.float32]
+
+    def ask(self) -> int:
+        """Have the request answered once and return the answer's size, of gRPC the frame's.
+
+        Raises Unreachable if no answer comes, ResultError if it isn't the right one.
+        """
+        size, answer = self._rest() if self.cell.protocol == "rest" else self._grpc()
+        if answer.shape != self.expected.shape or not np.allclose(answer, self.expected, 0, _TOLERANCE):
+            raise ResultError(
+                f"{self.cell.name}: the server's answer differs from the model file's in this process"
+            )
+        return size
+
+    def _rest(self) -> tuple[int, NDArray[np.float32]]:
+        try:
+            answer = requests.post(self.url, data=self.file.read_bytes(), timeout=_ANSWER_SECONDS)
+        except requests.RequestException as error:
+            raise Unreachable(f"{self.cell.name}: the server doesn't answer ({error})") from error
+        try:
+            return len(answer.content), np.array(answer.json()["predictions"], np.float32)
+        except (ValueError, KeyError, TypeError):
+            raise ResultError(
+                f"{self.cell.name}: expected predictions; the server answered {answer.status_code}: {answer.text[:200]}"
+            ) from None
+
+    def _grpc(self) -> tuple[int, NDArray[np.float32]]:
+        with grpc.insecure_channel(self.address) as channel:
+            try:
+                answer = channel.unary_unary(_METHOD)(
+                    _unframed(self.file.read_bytes()), timeout=_ANSWER_SECONDS
+                )
+            except grpc.RpcError as error:
+                what = f"{error.code().name}: {error.details()}"
+                if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                    raise Unreachable(f"{self.cell.name}: the server doesn't answer ({what})") from error
+                raise ResultError(
+                    f"{self.cell.name}: expected predictions; the server answered {what}"
+                ) from error
+        try:
+            output = predict_pb2.PredictResponse.FromString(answer).outputs[PROBABILITIES]
+        except DecodeError as error:
+            raise ResultError(f"{self.cell.name}: the server's answer is no PredictResponse") from error
+        return len(_framed(answer)), tensors.from_proto(output)
+
+    def load(self, connections: int, seconds: int, answer_bytes: int) -> load.Run:
+        """Run the generator once."""
+        if self.cell.protocol == "rest":
+            return load.wrk(self.url, self.file, connections, seconds)
+        return load.h2load(self.url, self.file, connections, seconds, answer_bytes)
+
+
+def run(models: Path, plan: Plan, digits: Digits) -> dict[str, Any]:
+    """Measure the plan on the latest versions in `models` and return the result file's contents.
+
+    Raises TfshipError if a generator isn't installed, ArtifactError if a model or a format of it isn't there,
+    TargetError if the server can't be started, dies or hangs, ResultError if it answers wrongly between the runs.
+    """
+    load.require()
+    names = list(dict.fromkeys(cell.model for cell in plan.cells))
+    found = {name: store.latest(models / name) for name in names}
+    for name in names:
+        for each in (*plan.formats, *_YARDSTICK_FORMATS):
+            file = _file(found[name], each)
+            if not file.is_file():
+                raise ArtifactError(f"{file}: no such file; `make export` writes every format")
+    pixels = to_input(digits.x_test[: max(cell.batch for cell in plan.cells)])
+    images = pixels.astype(np.float64).round(_DECIMALS)
+    busy = os.getloadavg()[0]
+    sticks: list[dict[str, dict[str, float]]] = []
+    tables: dict[str, list[dict[str, Any]]] = {}
+
+    def take_yardsticks() -> None:
+        one = images[:1].astype(np.float32)
+        sticks.append(
+            {
+                name: {
+                    each: yardstick.microseconds(_file(found[name], each), one) for each in _YARDSTICK_FORMATS
+                }
+                for name in names
+            }
+        )
+
+    take_yardsticks()
+    total = len(plan.formats) * len(plan.cells) * len(plan.connections) * plan.repeats
+    with Progress("server speed", total, "runs") as progress:
+        for each in plan.formats:
+            tables[each] = _table(found, plan, each, images, take_yardsticks, progress)
+    yardsticks = _yardsticks(names, sticks)
+    return {
+        "schema": SCHEMA,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "environment": environment.describe(),
+        "generators": load.versions(),
+        "load_before": round(busy, 2),
+        "data": digits.describe(),
+        "seconds": plan.seconds,
+        "repeats": plan.repeats,
+        "server_flags": list(plan.flags),
+        "models": {
+            name: {
+                "version": int(found[name].name),
+                "sha256": {each: sha256(_file(found[name], each)) for each in plan.formats},
+            }
+            for name in names
+        },
+        "yardsticks": yardsticks,
+        "tables": {each: [_judged(row, each, yardsticks) for row in rows] for each, rows in tables.items()},
+    }
+
+
+def _file(version: Path, name: str) -> Path:
+    return version / formats.FORMATS[name].file
+
+
+def _table(
+    found: dict[str, Path],
+    plan: Plan,
+    format_name: str,
+    images: NDArray[np.float64],
+    after_round: Callable[[], None],
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Serve one format, measure all cells, return a row for each and each number of connections."""
+    runs: dict[tuple[Cell, int], list[load.Run]] = {}
+    with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
+        served = Path(folder) / "models"
+        for name, version in found.items():
+            (served / name / version.name).mkdir(parents=True)
+            shutil.copy(_file(version, format_name), served / name / version.name / formats.SERVED_FILE)
+        with embedded(served, list(found), "--prefer_tflite_model", *plan.flags) as server:
+            cases = [
+                _case(cell, found[cell.model], format_name, server, images, Path(folder))
+                for cell in plan.cells
+            ]
+            for _ in range(plan.repeats):
+                for case in cases:
+                    for connections in plan.connections:
+                        size = case.ask()
+                        case.load(connections, _WARM_UP_SECONDS, size)
+                        done = case.load(connections, plan.seconds, size)
+                        case.ask()
+                        runs.setdefault((case.cell, connections), []).append(done)
+                        progress.advance(note=f"{case.cell.name} × {connections}: {done.rate:,.0f}/s")
+                after_round()
+    return [_row(cell, connections, each) for (cell, connections), each in runs.items()]
+
+
+def _case(
+    cell: Cell, version: Path, format_name: str, server: Server, images: NDArray[np.float64], folder: Path
+) -> _Case:
+    batch = images[: cell.batch]
+    tensor = batch.astype(np.float32)
+    file = folder / cell.name
+    if cell.protocol == "rest":
+        file.write_text(json.dumps({"instances": batch.tolist()}))
+        url = f"http://{server.rest}/v1/models/{cell.model}:predict"
+    else:
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = cell.model
+        request.model_spec.signature_name = DEFAULT_SIGNATURE
+        request.inputs[IMAGE].CopyFrom(tensors.to_proto(tensor))
+        file.write_bytes(_framed(request.SerializeToString()))
+        url = f"http://{server.grpc}{_METHOD}"
+    target = verify.open_tflite(version, formats.FORMATS[format_name])
+    try:
+        return _Case(cell, url, server.grpc, file, target.predict(tensor))
+    finally:
+        target.close()
+
+
+# A message in gRPC over HTTP/2: a byte that says whether it is compressed, four for its length.
+_PREFIX = struct.Struct(">BI")
+
+
+def _framed(message: bytes) -> bytes:
+    return _PREFIX.pack(0, len(message)) + message
+
+
+def _unframed(frame: bytes) -> bytes:
+    return frame[_PREFIX.size :]
+
+
+def _row(cell: Cell, connections: int, runs: Sequence[load.Run]) -> dict[str, Any]:
+    rates = [each.rate for each in runs]
+    answered = sum(each.requests for each in runs)
+    latencies = np.concatenate([each.latencies for each in runs])
+
+    def percentile(which: int) -> float | None:
+        # wrk adds latencies of its own: what counts for the floor is requests.
+        if answered < measure.FLOORS[which]:
+            return None
+        return round(float(np.percentile(latencies, which)) / 1e3, 3)
+
+    return {
+        "model": cell.model,
+        "batch": cell.batch,
+        "protocol": cell.protocol,
+        "connections": connections,
+        "rate": round(statistics.median(rates), 1),
+        "rates": [round(rate, 1) for rate in rates],
+        "stable": max(rates) <= _AGREEMENT * min(rates),
+        "requests": answered,
+        "p50_ms": percentile(50),
+        "p99_ms": percentile(99),
+        "problems": [each.problem for each in runs if each.problem],
+    }
+
+
+def _yardsticks(names: Sequence[str], sticks: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """Return, by model and format, this machine's times in the order taken, their median and drift, the reference's."""
+    result: dict[str, Any] = {}
+    for name in names:
+        result[name] = {}
+        for each in _YARDSTICK_FORMATS:
+            taken = [stick[name][each] for stick in sticks]
+            median = statistics.median(taken)
+            its = reference.YARDSTICKS[name][each]
+            result[name][each] = {
+                "us": round(median, 3),
+                "taken_us": [round(value, 3) for value in taken],
+                "drift": round(max(taken) / min(taken), 3),
+                "reference_us": its,
+                "scale": round(its / median, 4),
+            }
+    return result
+
+
+def _judged(row: dict[str, Any], format_name: str, yardsticks: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with the reference's figures, the ratios to them and, in its precision, the verdict.
+
+    The reference's figures are float32's, so it is float32's yardstick that says how fast it would be here,
+    whatever this server serves.
+    """
+    cell, connections = Cell(row["model"], row["batch"], row["protocol"]), row["connections"]
+    its = reference.RATES.get(cell, {}).get(connections)
+    if its is None:
+        return {**row, "reference": None, "bar": None, "met": None}
+    scale = yardsticks[cell.model][reference.FORMAT]["scale"]
+    ratios = {"rate_ratio": row["rate"] / its.rate, "rate_ratio_scaled": row["rate"] / (its.rate * scale)}
+    if row["p50_ms"] is not None:
+        ratios |= {
+            "p50_ratio": row["p50_ms"] / its.p50,
+            "p50_ratio_scaled": row["p50_ms"] / (its.p50 / scale),
+        }
+    bar = reference.bar(cell, connections) if format_name == reference.FORMAT else None
+    met = None
+    if bar is not None:
+        value = ratios.get(f"{bar.figure}_ratio_scaled")
+        met = not row["problems"] and value is not None and bar.allows(value)
+    return {
+        **row,
+        "reference": {"rate": its.rate, "p50_ms": its.p50, "p99_ms": its.p99},
+        **{name: round(value, 3) for name, value in ratios.items()},
+        "bar": None if bar is None else {"figure": bar.figure, "share": bar.share},
+        "met": met,
+    }

@@ -1,0 +1,111 @@
+"""`python -m benchmarks server`: the embedded server under load, against TensorFlow Serving's figures.
+
+python -m benchmarks server                                        everything, about seven minutes
+python -m benchmarks server --only 'nn-1-*,cnn-64-grpc' --connections 8,32 --seconds 2 --repeats 1
+python -m benchmarks server --format float32,int8 --json speed.json -- --workers=2    flags after -- are the server's
+"""
+
+import argparse
+import fnmatch
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import reference
+from benchmarks.reference import Cell
+from export import formats
+from train import cli, data
+from train.errors import ResultError, UsageError
+from train.files import write_json
+
+__all__ = ["COMMAND", "main"]
+
+COMMAND = "server"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, print the tables, return the exit code: 6 if the server answered wrongly, whatever its speed."""
+    own, flags = _split(argv)
+    arguments = _parser().parse_args(own)
+    cells = _cells(arguments.only)
+    rows = formats.select(arguments.format)
+    if foreign := [row.name for row in rows if row.edge != "float32"]:
+        raise UsageError(
+            f"--format {','.join(foreign)}: takes other tensors than the reference; expected float32 ones"
+        )
+    # The server's protocol and LiteRT are needed only here.
+    from benchmarks import load, speed, speed_table
+
+    load.require()
+    plan = speed.Plan(
+        cells, arguments.connections, arguments.seconds, arguments.repeats, [row.name for row in rows], flags
+    )
+    digits = data.load(data.find(arguments.data, say=cli.say))
+    results = speed.run(arguments.models, plan, digits)
+    if arguments.json:
+        write_json(arguments.json, results)
+    print(speed_table.text(results))
+    if arguments.json:
+        cli.say(f"\nwritten: {arguments.json}")
+    if faulty := speed_table.problems(results):
+        raise ResultError(
+            f"wrong answers in {len(faulty)} cells, marked FAULTY above; the first is {faulty[0]}"
+        )
+    return 0
+
+
+def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Return what stands before and after the first `--`, which argparse reads differently in each version."""
+    place = argv.index("--") if "--" in argv else len(argv)
+    return argv[:place], argv[place + 1 :]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.parser(
+        "python -m benchmarks server",
+        f"Measure the embedded server against {reference.MACHINE}. Needs wrk and h2load (Debian: wrk nghttp2-client). "
+        "What stands after -- goes to the server: -- --workers=2",
+    )
+    parser.add_argument("--models", type=Path, default=Path("models"), help="the folder of exported models")
+    parser.add_argument("--data", metavar="PATH", help="where the digits that are sent come from")
+    parser.add_argument(
+        "--only",
+        metavar="A,B",
+        help=f"some cells, * for any: {', '.join(cell.name for cell in reference.RATES)}",
+    )
+    parser.add_argument(
+        "--connections", type=_counts, default=[1, 8, 32], metavar="A,B", help="how many at a time"
+    )
+    parser.add_argument("--seconds", type=_count, default=4, metavar="S", help="how long a run lasts")
+    parser.add_argument(
+        "--repeats", type=_count, default=3, metavar="N", help="runs of each; the median counts"
+    )
+    parser.add_argument(
+        "--format", default=reference.FORMAT, metavar="A,B", help="of the files that are served, in turn"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
+    return parser
+
+
+def _cells(only: str | None) -> list[Cell]:
+    if only is None:
+        return list(reference.RATES)
+    patterns = [part.strip() for part in only.split(",")]
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(cell.name, pattern) for cell in reference.RATES):
+            names = ", ".join(cell.name for cell in reference.RATES)
+            raise UsageError(f"--only: no cell is called {pattern!r}; there are {names}")
+    return [
+        cell
+        for cell in reference.RATES
+        if any(fnmatch.fnmatchcase(cell.name, pattern) for pattern in patterns)
+    ]
+
+
+def _count(value: str) -> int:
+    if not value.isascii() or not value.isdigit() or int(value) == 0:
+        raise argparse.ArgumentTypeError(f"{value!r}: expected a whole number, 1 or more")
+    return int(value)
+
+
+def _counts(value: str) -> list[int]:
+    return [_count(each.strip()) for each in value.split(",")]
