@@ -5,10 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from serving.grpc_services import SERVICES, add_services
-from serving.inference import Inference
+from serving.grpc_services import SERVICES, Services
 from serving.ports import address
-from serving.predict import Predictor
 from serving.settings import Settings
 from train.errors import UsageError
 
@@ -18,7 +16,7 @@ __all__ = ["GrpcServer"]
 class GrpcServer:
     """grpcio's server with all services. Raises UsageError if the port can't be had."""
 
-    def __init__(self, predictor: Predictor, inference: Inference, settings: Settings, port: int) -> None:
+    def __init__(self, services: Services, settings: Settings, port: int) -> None:
         threads = ThreadPoolExecutor(settings.grpc_threads, thread_name_prefix="grpc")
         options = (
             ("grpc.max_receive_message_length", -1),  # protobuf's own 2 GiB, as in TensorFlow Serving
@@ -34,7 +32,7 @@ class GrpcServer:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
             for name in ("", *SERVICES):
                 self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        add_services(self._server, predictor, inference, packed_answers=settings.packed_answers)
+        services.add_to(self._server)
         where = address(settings.host, max(0, port))
         try:
             self.port = self._server.add_insecure_port(where)

@@ -42,7 +42,9 @@ class Settings:
     """Everything about a server but its models.
 
     Ports: ANY_PORT takes a free one; `rest_port` 0 is no REST. `workers` is the number of processes that
-    share them, 0 to serve from the process that starts the server. `config_file` is looked at every
+    share them, 0 to serve from the process that starts the server. `metrics_path` is where Prometheus finds its page
+    on the REST port, "" for TensorFlow Serving's, None for no metrics. With `tells_timing`, answers say where the
+    time went (a Server-Timing header, and trailing metadata of that name). `config_file` is looked at every
     `config_poll_seconds`, if that isn't 0. `rest_timeout_seconds` is what a request over REST has until its
     inference must have begun.
     """
@@ -57,6 +59,9 @@ class Settings:
     packed_answers: bool = False
     cors: bool = False
     health: bool = False
+    metrics_path: str | None = None
+    logs_requests: bool = False
+    tells_timing: bool = False
     config_file: Path | None = None
     config_poll_seconds: float = 0.0
     loader: Loader = field(default_factory=Loader)
