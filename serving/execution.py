@@ -4,6 +4,7 @@ TensorFlow aborts the whole process on some inputs. Every error is a StatusError
 """
 
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,12 @@ from export.runtime import Runtime, Signature, TensorSpec
 from serving.status import Code, StatusError, invalid
 from serving.tensors import DTYPES, DType, dtype_of
 
-__all__ = ["Loaded", "Tensors", "check_inputs", "find", "names", "run", "serialized"]
+__all__ = ["DEADLINE", "Loaded", "Tensors", "check_inputs", "find", "names", "run", "serialized"]
 
 Tensors = dict[str, NDArray[Any]]
+
+# When whoever asked stops waiting for the request that this thread answers, in `time.monotonic()`'s seconds.
+DEADLINE: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from serving import batching_config
+from serving.batching_config import BatchingParameters
 from serving.loading import Loader
 from serving.models import LoadPolicy
 from serving.server import ANY_PORT, Settings
@@ -17,9 +19,6 @@ __all__ = ["UNSUPPORTED", "parser", "refuse_unsupported", "settings"]
 # Flags of tensorflow_model_server that this server knows and can't obey yet, with the value that asks for
 # nothing: what TensorFlow Serving does without the flag.
 UNSUPPORTED = {
-    "batching_parameters_file": "",
-    "enable_batching": "false",
-    "enable_per_model_batching_parameters": "false",
     "enable_profiler": "false",
     "enable_signature_method_name_check": "false",
     "flush_filesystem_caches": "true",
@@ -102,7 +101,11 @@ def settings(flags: argparse.Namespace) -> Settings:
         config_file=flags.model_config_file,
         config_poll_seconds=flags.model_config_file_poll_wait_seconds,
         loader=Loader(
-            flags.prefer_tflite_model, flags.tensorflow_session_parallelism, flags.enable_model_warmup
+            flags.prefer_tflite_model,
+            flags.tensorflow_session_parallelism,
+            flags.enable_model_warmup,
+            batching=_batching(flags),
+            per_model_batching=flags.enable_per_model_batching_parameters,
         ),
         loading=LoadPolicy(
             poll_seconds=flags.file_system_poll_wait_seconds,
@@ -111,6 +114,17 @@ def settings(flags: argparse.Namespace) -> Settings:
             labels_for_unavailable=flags.allow_version_labels_for_unavailable_models,
         ),
     )
+
+
+def _batching(flags: argparse.Namespace) -> BatchingParameters | None:
+    if not flags.enable_batching:
+        for name in ("batching_parameters_file", "enable_per_model_batching_parameters"):
+            if getattr(flags, name):
+                raise UsageError(f"--{name} is set without --enable_batching; pass that too")
+        return None
+    if not flags.batching_parameters_file:
+        return BatchingParameters(thread_pool_name="model_server_batch_threads")
+    return batching_config.read(Path(flags.batching_parameters_file), "--batching_parameters_file")
 
 
 def _add_models(flags: argparse.ArgumentParser) -> None:
@@ -193,6 +207,16 @@ def _add_runtime(flags: argparse.ArgumentParser) -> None:
         "--tensorflow_session_parallelism", type=_at_least(0), default=0, metavar="N",
         help="threads of an inference; 0: TensorFlow one per core, TFLite one",
     )  # fmt: skip
+    _add_bool(group, "enable_batching", "run requests that come at the same time together")
+    group.add_argument(
+        "--batching_parameters_file", default="", metavar="FILE",
+        help="how: a BatchingParameters in text format",
+    )  # fmt: skip
+    _add_bool(
+        group,
+        "enable_per_model_batching_parameters",
+        "how, by each version's own batching_params.pbtxt; without one, it isn't batched",
+    )
 
 
 def _add_process(flags: argparse.ArgumentParser) -> None:
