@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from serving import batching_config, server_protos
+from serving.batching_config import BatchingParameters
 from serving.loading import Loader
+from serving.metrics import DEFAULT_PATH
 from serving.models import LoadPolicy
 from serving.settings import ANY_PORT, Settings, cores
 from train import cli
@@ -17,16 +20,12 @@ __all__ = ["UNSUPPORTED", "parser", "refuse_unsupported", "settings"]
 # Flags of tensorflow_model_server that this server knows and can't obey yet, with the value that asks for
 # nothing: what TensorFlow Serving does without the flag.
 UNSUPPORTED = {
-    "batching_parameters_file": "",
-    "enable_batching": "false",
-    "enable_per_model_batching_parameters": "false",
     "enable_profiler": "false",
     "enable_signature_method_name_check": "false",
     "flush_filesystem_caches": "true",
     "grpc_channel_arguments": "",
     "grpc_socket_path": "",
     "mixed_precision": "",
-    "monitoring_config_file": "",
     "num_load_threads": "0",
     "num_request_iterations_for_warmup": "0",
     "num_tflite_interpreters_per_pool": "1",
@@ -89,23 +88,29 @@ def settings(flags: argparse.Namespace) -> Settings:
         raise UsageError(
             f"--port=0: gRPC can't be switched off; expected a port, or {ANY_PORT} for any free one"
         )
-    defaults = Settings()
+    # A request that waits for its batch to be full holds a thread.
+    threads = Settings.grpc_threads if not flags.enable_batching else max(128, Settings.grpc_threads)
     return Settings(
         host=flags.host,
         grpc_port=flags.port,
         rest_port=flags.rest_api_port,
         workers=flags.workers,
+        metrics_path=_metrics_path(flags),
         logs_requests=flags.log_requests,
         tells_timing=flags.enable_server_timing,
-        grpc_threads=flags.grpc_max_threads or defaults.grpc_threads,
-        rest_threads=flags.rest_api_num_threads or defaults.rest_threads,
+        grpc_threads=flags.grpc_max_threads or threads,
+        rest_threads=flags.rest_api_num_threads or threads,
         packed_answers=flags.enable_serialization_as_tensor_content,
         cors=flags.rest_api_enable_cors_support,
         health=flags.enable_grpc_healthcheck_service,
         config_file=flags.model_config_file,
         config_poll_seconds=flags.model_config_file_poll_wait_seconds,
         loader=Loader(
-            flags.prefer_tflite_model, flags.tensorflow_session_parallelism, flags.enable_model_warmup
+            flags.prefer_tflite_model,
+            flags.tensorflow_session_parallelism,
+            flags.enable_model_warmup,
+            batching=_batching(flags),
+            per_model_batching=flags.enable_per_model_batching_parameters,
         ),
         loading=LoadPolicy(
             poll_seconds=flags.file_system_poll_wait_seconds,
@@ -114,6 +119,31 @@ def settings(flags: argparse.Namespace) -> Settings:
             labels_for_unavailable=flags.allow_version_labels_for_unavailable_models,
         ),
     )
+
+
+def _metrics_path(flags: argparse.Namespace) -> str | None:
+    if not flags.monitoring_config_file:
+        return None
+    config = server_protos.read(
+        flags.monitoring_config_file, server_protos.MonitoringConfig, "--monitoring_config_file"
+    ).prometheus_config
+    path: str = config.path or DEFAULT_PATH
+    if not path.startswith("/"):
+        raise UsageError(
+            f"--monitoring_config_file: path is {path!r}; expected one that begins with /, like {DEFAULT_PATH}"
+        )
+    return path if config.enable else None
+
+
+def _batching(flags: argparse.Namespace) -> BatchingParameters | None:
+    if not flags.enable_batching:
+        for name in ("batching_parameters_file", "enable_per_model_batching_parameters"):
+            if getattr(flags, name):
+                raise UsageError(f"--{name} is set without --enable_batching; pass that too")
+        return None
+    if not flags.batching_parameters_file:
+        return BatchingParameters(thread_pool_name="model_server_batch_threads")
+    return batching_config.read(Path(flags.batching_parameters_file), "--batching_parameters_file")
 
 
 def _add_models(flags: argparse.ArgumentParser) -> None:
@@ -172,6 +202,10 @@ def _add_network(flags: argparse.ArgumentParser) -> None:
         "--rest_api_num_threads", type=_at_least(0), default=0, metavar="N",
         help="REST requests at a time; 0: 4 per core",
     )  # fmt: skip
+    group.add_argument(
+        "--monitoring_config_file", type=Path, metavar="FILE",
+        help="a MonitoringConfig in text format: whether Prometheus finds metrics on the REST port, and where",
+    )  # fmt: skip
     _add_bool(group, "rest_api_enable_cors_support", "let browsers call REST from pages of other servers")
     _add_bool(group, "enable_grpc_healthcheck_service", "answer grpc.health.v1.Health on the gRPC port")
     _add_bool(
@@ -196,6 +230,16 @@ def _add_runtime(flags: argparse.ArgumentParser) -> None:
         "--tensorflow_session_parallelism", type=_at_least(0), default=0, metavar="N",
         help="threads of an inference; 0: TensorFlow one per core, TFLite one",
     )  # fmt: skip
+    _add_bool(group, "enable_batching", "run requests that come at the same time together")
+    group.add_argument(
+        "--batching_parameters_file", default="", metavar="FILE",
+        help="how: a BatchingParameters in text format",
+    )  # fmt: skip
+    _add_bool(
+        group,
+        "enable_per_model_batching_parameters",
+        "how, by each version's own batching_params.pbtxt; without one, it isn't batched",
+    )
 
 
 def _add_process(flags: argparse.ArgumentParser) -> None:

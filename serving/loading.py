@@ -1,5 +1,6 @@
-"""One version directory to one loaded model: which runtime runs it, and how strict its shapes are."""
+"""One version directory to one loaded model: which runtime runs it, how strict its shapes are, how it is batched."""
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,11 +8,16 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from export.contract import BATCHING
 from export.formats import SERVED_FILE
-from serving import warmup
+from export.runtime import Runtime
+from serving import batching_config, warmup
+from serving.batch_scheduler import BatchScheduler
+from serving.batching import BatchedRuntime, Observer
+from serving.batching_config import BatchingParameters
 from serving.execution import Loaded
 from serving.protos import saved_model_pb2
-from train.errors import ArtifactError
+from train.errors import ArtifactError, UsageError
 
 __all__ = ["Loader"]
 
@@ -46,20 +52,29 @@ class Loader:
 
     With `warmup`, the requests that a version brings are run before it counts as loaded (`serving.warmup`).
     `threads` is for an inference: 0 leaves it to the runtime (TensorFlow: one per core; LiteRT: one).
+
+    With `batching`, requests to a model are run together, on threads that all models share. With
+    `per_model_batching`, `batching` sets only these threads: versions bring the rest, in `batching_params.pbtxt`,
+    and those that don't aren't batched. `on_batch` is told of every run.
     """
 
     prefer_tflite: bool = False
     threads: int = 0
     warmup: bool = True
+    batching: BatchingParameters | None = None
+    per_model_batching: bool = False
+    on_batch: Observer | None = None
 
     def load(self, path: Path) -> Loaded:
         """Load the version directory `path`. Raises ArtifactError if it holds no model that can be run."""
+        parameters = self._parameters(path)
         tflite = path / SERVED_FILE
         if self.prefer_tflite and tflite.is_file():
             # Each runtime is imported only when it is needed: TensorFlow takes seconds and half a gigabyte.
             from export.litert import LiteRT
 
-            loaded = Loaded(LiteRT(tflite, self.threads or 1), any_shape=False, kind="TFLite")
+            runtime = self._batched(LiteRT(tflite, self.threads or 1), parameters)
+            loaded = Loaded(runtime, any_shape=False, kind="TFLite")
             return self._warmed(path, loaded, fitting=True)
         graph = path / "saved_model.pb"
         if not graph.is_file() and tflite.is_file():
@@ -67,7 +82,29 @@ class Loader:
         any_shape = graph.is_file() and _operators(graph) <= _SAFE_OPERATORS
         from export.savedmodel import SavedModel
 
-        return self._warmed(path, Loaded(SavedModel(path, self.threads), any_shape), fitting=False)
+        runtime = self._batched(SavedModel(path, self.threads), parameters)
+        return self._warmed(path, Loaded(runtime, any_shape), fitting=False)
+
+    def _parameters(self, path: Path) -> BatchingParameters | None:
+        if not self.batching or not self.per_model_batching:
+            return self.batching
+        own = path / BATCHING
+        if not own.is_file():
+            return None
+        try:
+            return batching_config.read(own, "--enable_per_model_batching_parameters")
+        except UsageError as error:
+            raise ArtifactError(str(error)) from None
+
+    def _batched(self, runtime: Runtime, parameters: BatchingParameters | None) -> Runtime:
+        if not parameters:
+            return runtime
+        return BatchedRuntime(runtime, parameters, self._scheduler, self.on_batch)
+
+    @functools.cached_property
+    def _scheduler(self) -> BatchScheduler:
+        pool = self.batching or BatchingParameters()
+        return BatchScheduler(pool.thread_pool_name, pool.num_batch_threads)
 
     def _warmed(self, path: Path, loaded: Loaded, *, fitting: bool) -> Loaded:
         try:

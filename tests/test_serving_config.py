@@ -157,7 +157,13 @@ def test_unknown_flags_and_values_are_wrong_usage(
     [
         ([], 2, "no model: pass --model_base_path"),
         (["--model_base_path=/none", "--port=0"], 2, "--port=0"),
-        (["--model_base_path=/none", "--enable_batching"], 2, "--enable_batching: not supported"),
+        (["--model_base_path=/none", "--enable_profiler"], 2, "--enable_profiler: not supported"),
+        (["--model_base_path=/none", "--batching_parameters_file=/x"], 2, "is set without --enable_batching"),
+        (
+            ["--model_base_path=/none", "--enable_batching", "--batching_parameters_file=/x"],
+            2,
+            "/x: No such file",
+        ),
         (["--model_base_path=/none", "--port=-1"], 4, "/none: no such directory"),
         (["--model_base_path=/none", "--port=7", "--rest_api_port=7"], 2, "both 7"),
         (["--model_config_file=/none.config"], 2, "/none.config"),
@@ -178,5 +184,13 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    for name in (*flags.UNSUPPORTED, "port", "rest_api_port", "model_base_path", "ready_file", "version"):
+    for name in (
+        *flags.UNSUPPORTED,
+        "enable_batching",
+        "port",
+        "rest_api_port",
+        "model_base_path",
+        "ready_file",
+        "version",
+    ):
         assert f"--{name}" in shown
