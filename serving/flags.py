@@ -28,8 +28,6 @@ UNSUPPORTED = {
     "mixed_precision": "",
     "num_load_threads": "0",
     "num_request_iterations_for_warmup": "0",
-    "num_tflite_interpreters_per_pool": "1",
-    "num_tflite_pools": "1",
     "num_unload_threads": "0",
     "per_process_gpu_memory_fraction": "0",
     "platform_config_file": "",
@@ -108,6 +106,7 @@ def settings(flags: argparse.Namespace) -> Settings:
         loader=Loader(
             flags.prefer_tflite_model,
             flags.tensorflow_session_parallelism,
+            flags.num_tflite_pools * flags.num_tflite_interpreters_per_pool,
             flags.enable_model_warmup,
             batching=_batching(flags),
             per_model_batching=flags.enable_per_model_batching_parameters,
@@ -239,6 +238,14 @@ def _add_runtime(flags: argparse.ArgumentParser) -> None:
         group,
         "enable_per_model_batching_parameters",
         "how, by each version's own batching_params.pbtxt; without one, it isn't batched",
+    )
+
+    group.add_argument(
+        "--num_tflite_interpreters_per_pool", type=_at_least(1), default=2, metavar="N",
+        help="inferences of one TFLite model at a time, in each worker",
+    )  # fmt: skip
+    group.add_argument(
+        "--num_tflite_pools", type=_at_least(1), default=1, metavar="N", help="multiplies that number"
     )
 
 

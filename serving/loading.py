@@ -52,6 +52,7 @@ class Loader:
 
     With `warmup`, the requests that a version brings are run before it counts as loaded (`serving.warmup`).
     `threads` is for an inference: 0 leaves it to the runtime (TensorFlow: one per core; LiteRT: one).
+    `interpreters` is how many inferences of a TFLite file may run at a time, each in memory of its own.
 
     With `batching`, requests to a model are run together, on threads that all models share. With
     `per_model_batching`, `batching` sets only these threads: versions bring the rest, in `batching_params.pbtxt`,
@@ -60,6 +61,7 @@ class Loader:
 
     prefer_tflite: bool = False
     threads: int = 0
+    interpreters: int = 2
     warmup: bool = True
     batching: BatchingParameters | None = None
     per_model_batching: bool = False
@@ -73,7 +75,7 @@ class Loader:
             # Each runtime is imported only when it is needed: TensorFlow takes seconds and half a gigabyte.
             from export.litert import LiteRT
 
-            runtime = self._batched(LiteRT(tflite, self.threads or 1), parameters)
+            runtime = self._batched(LiteRT(tflite, self.threads or 1, self.interpreters), parameters)
             loaded = Loaded(runtime, any_shape=False, kind="TFLite")
             return self._warmed(path, loaded, fitting=True)
         graph = path / "saved_model.pb"

@@ -145,6 +145,12 @@ class Client:
     grpc_port: int
     rest_port: int
 
+    @staticmethod
+    def of(ready: Path) -> "Client":
+        """Return a client of the server that has written the ready file."""
+        ports = json.loads(ready.read_text())
+        return Client(ports["grpc_port"], ports["rest_port"])
+
     def rest(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> tuple[int, Any]:
         """Return the status and the answer, parsed if it is JSON; `body` is sent as it is if bytes, else as JSON."""
         status, found, answer = self._ask(path, body, method, headers)

@@ -22,7 +22,9 @@ def _page(client: Client, method: str = "GET") -> dict[str, dict[frozenset[tuple
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             # prometheus_client's parser gives every counter a `_total`.
-            found.setdefault(sample.name.removesuffix("_total"), {})[frozenset(sample.labels.items())] = sample.value
+            found.setdefault(sample.name.removesuffix("_total"), {})[frozenset(sample.labels.items())] = (
+                sample.value
+            )
     return found
 
 
