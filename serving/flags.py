@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from serving import tls
 from serving.loading import Loader
 from serving.models import LoadPolicy
 from serving.settings import ANY_PORT, Settings, cores
@@ -38,7 +39,6 @@ UNSUPPORTED = {
     "rest_api_timeout_in_ms": "30000",
     "saved_model_tags": "serve",
     "skip_initialize_tpu": "false",
-    "ssl_config_file": "",
     "tensorflow_inter_op_parallelism": "0",
     "tensorflow_intra_op_parallelism": "0",
     "tensorflow_session_config_file": "",
@@ -94,6 +94,7 @@ def settings(flags: argparse.Namespace) -> Settings:
         host=flags.host,
         grpc_port=flags.port,
         rest_port=flags.rest_api_port,
+        tls=tls.read(flags.ssl_config_file) if flags.ssl_config_file else None,
         workers=flags.workers,
         grpc_threads=flags.grpc_max_threads or defaults.grpc_threads,
         rest_threads=flags.rest_api_num_threads or defaults.rest_threads,
@@ -170,6 +171,10 @@ def _add_network(flags: argparse.ArgumentParser) -> None:
         "--rest_api_num_threads", type=_at_least(0), default=0, metavar="N",
         help="REST requests at a time; 0: 4 per core",
     )  # fmt: skip
+    group.add_argument(
+        "--ssl_config_file", type=_file, metavar="FILE",
+        help="TLS for gRPC and REST: an SSLConfig in text format, which holds the PEM texts",
+    )  # fmt: skip
     _add_bool(group, "rest_api_enable_cors_support", "let browsers call REST from pages of other servers")
     _add_bool(group, "enable_grpc_healthcheck_service", "answer grpc.health.v1.Health on the gRPC port")
     _add_bool(
@@ -239,6 +244,11 @@ def _bool(text: str) -> bool:
         return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
     except KeyError:
         raise argparse.ArgumentTypeError(f"{text!r}: expected true or false") from None
+
+
+def _file(text: str) -> Path | None:
+    # As TensorFlow Serving: no name is no file.
+    return Path(text) if text else None
 
 
 def _integer(text: str) -> int:

@@ -10,6 +10,7 @@ from serving.inference import Inference
 from serving.ports import address
 from serving.predict import Predictor
 from serving.settings import Settings
+from serving.tls import Tls
 from train.errors import UsageError
 
 __all__ = ["GrpcServer"]
@@ -35,11 +36,17 @@ class GrpcServer:
             for name in ("", *SERVICES):
                 self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         add_services(self._server, predictor, inference, packed_answers=settings.packed_answers)
-        where = address(settings.host, max(0, port))
+        self.port = self._listen(address(settings.host, max(0, port)), settings.tls)
+
+    def _listen(self, where: str, tls: Tls | None) -> int:
         try:
-            self.port = self._server.add_insecure_port(where)
+            if tls:
+                return int(self._server.add_secure_port(where, tls.credentials()))
+            return int(self._server.add_insecure_port(where))
         except RuntimeError:
-            raise UsageError(f"{where}: can't listen there; is the port in use?") from None
+            # gRPC has a TLS library of its own, which doesn't know every kind of key that Python's knows.
+            key = ", or the server_key of a kind that gRPC doesn't take" if tls else ""
+            raise UsageError(f"{where}: can't listen there; is the port in use{key}?") from None
 
     def start(self) -> None:
         """Begin to answer."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from serving.loading import Loader
 from serving.models import LoadPolicy
+from serving.tls import Tls
 
 __all__ = ["ANY_PORT", "Limits", "Settings", "cores"]
 
@@ -44,12 +45,13 @@ class Settings:
     Ports: ANY_PORT takes a free one; `rest_port` 0 is no REST. `workers` is the number of processes that
     share them, 0 to serve from the process that starts the server. `config_file` is looked at every
     `config_poll_seconds`, if that isn't 0. `rest_timeout_seconds` is what a request over REST has until its
-    inference must have begun.
+    inference must have begun. `tls` is for both ports.
     """
 
     host: str = "127.0.0.1"
     grpc_port: int = 8500
     rest_port: int = 0
+    tls: Tls | None = None
     workers: int = 0
     grpc_threads: int = 4 * cores()
     rest_threads: int = 4 * cores()
