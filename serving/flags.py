@@ -101,6 +101,7 @@ def settings(flags: argparse.Namespace) -> Settings:
         packed_answers=flags.enable_serialization_as_tensor_content,
         cors=flags.rest_api_enable_cors_support,
         health=flags.enable_grpc_healthcheck_service,
+        reflection=flags.enable_grpc_reflection,
         config_file=flags.model_config_file,
         config_poll_seconds=flags.model_config_file_poll_wait_seconds,
         loader=Loader(
@@ -177,6 +178,12 @@ def _add_network(flags: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     _add_bool(group, "rest_api_enable_cors_support", "let browsers call REST from pages of other servers")
     _add_bool(group, "enable_grpc_healthcheck_service", "answer grpc.health.v1.Health on the gRPC port")
+    _add_bool(
+        group,
+        "enable_grpc_reflection",
+        "tell clients such as grpcurl the gRPC services and their messages (not in tensorflow_model_server)",
+        default=True,
+    )
     _add_bool(
         group,
         "enable_serialization_as_tensor_content",

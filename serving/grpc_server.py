@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 from serving.grpc_services import SERVICES, add_services
 from serving.inference import Inference
@@ -35,6 +36,11 @@ class GrpcServer:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
             for name in ("", *SERVICES):
                 self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        if settings.reflection:
+            names = [f"tensorflow.serving.{name}" for name in SERVICES]
+            names += [health.SERVICE_NAME] if settings.health else []
+            reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
+        # Last: it refuses every method that nothing before it knows.
         add_services(self._server, predictor, inference, packed_answers=settings.packed_answers)
         self.port = self._listen(address(settings.host, max(0, port)), settings.tls)
 

@@ -59,6 +59,7 @@ class Settings:
     packed_answers: bool = False
     cors: bool = False
     health: bool = False
+    reflection: bool = True
     config_file: Path | None = None
     config_poll_seconds: float = 0.0
     loader: Loader = field(default_factory=Loader)
