@@ -73,7 +73,12 @@ def _models(options: argparse.Namespace) -> Any:
 
 def _announce(server: ModelServer, settings: Settings, model: str) -> None:
     host = bracketed(settings.host)
-    print(f"gRPC: {host}:{server.grpc_port}{', TLS' if settings.tls else ''}")
+    tls = ", TLS" if settings.tls else ""
+    if server.grpc_port:
+        print(f"gRPC: {host}:{server.grpc_port}{tls}")
+    if settings.grpc_socket:
+        one = f", by one of {settings.workers} workers" if settings.workers > 1 else ""
+        print(f"gRPC: unix:{settings.grpc_socket}{tls}{one}")
     if server.rest_port:
         url = f"{'https' if settings.tls else 'http'}://{host}:{server.rest_port}"
         print(f"REST: {url}")

@@ -25,7 +25,6 @@ UNSUPPORTED = {
     "enable_signature_method_name_check": "false",
     "flush_filesystem_caches": "true",
     "grpc_channel_arguments": "",
-    "grpc_socket_path": "",
     "mixed_precision": "",
     "monitoring_config_file": "",
     "num_load_threads": "0",
@@ -85,14 +84,15 @@ def refuse_unsupported(flags: argparse.Namespace) -> None:
 
 def settings(flags: argparse.Namespace) -> Settings:
     """Return the server settings that the flags ask for. Raises UsageError."""
-    if flags.port == 0:
+    if flags.port == 0 and not flags.grpc_socket_path:
         raise UsageError(
-            f"--port=0: gRPC can't be switched off; expected a port, or {ANY_PORT} for any free one"
+            f"--port=0 without --grpc_socket_path: expected one of them, or --port={ANY_PORT} for any free port"
         )
     defaults = Settings()
     return Settings(
         host=flags.host,
         grpc_port=flags.port,
+        grpc_socket=flags.grpc_socket_path,
         rest_port=flags.rest_api_port,
         tls=tls.read(flags.ssl_config_file) if flags.ssl_config_file else None,
         workers=flags.workers,
@@ -155,8 +155,13 @@ def _add_network(flags: argparse.ArgumentParser) -> None:
     group = flags.add_argument_group("network")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is all of them")
     group.add_argument(
-        "--port", type=_port, default=8500, metavar="PORT", help=f"gRPC port; {ANY_PORT}: any free one"
-    )
+        "--port", type=_port, default=8500, metavar="PORT",
+        help=f"gRPC port; {ANY_PORT}: any free one, 0: only --grpc_socket_path",
+    )  # fmt: skip
+    group.add_argument(
+        "--grpc_socket_path", type=_file, metavar="PATH",
+        help="a Unix socket for gRPC, beside the port; one worker serves it, who may connect is by the umask",
+    )  # fmt: skip
     group.add_argument(
         "--rest_api_port", type=_port, default=0, metavar="PORT",
         help=f"REST port; {ANY_PORT}: any free one, 0: no REST",

@@ -1,6 +1,7 @@
-"""The gRPC port."""
+"""The gRPC port, and a Unix socket beside it."""
 
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -18,7 +19,10 @@ __all__ = ["GrpcServer"]
 
 
 class GrpcServer:
-    """grpcio's server with all services. Raises UsageError if the port can't be had."""
+    """grpcio's server with all services, on `port` (0: none) and `settings.grpc_socket`.
+
+    Raises UsageError if one of them can't be had.
+    """
 
     def __init__(self, predictor: Predictor, inference: Inference, settings: Settings, port: int) -> None:
         threads = ThreadPoolExecutor(settings.grpc_threads, thread_name_prefix="grpc")
@@ -42,7 +46,9 @@ class GrpcServer:
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
         # Last: it refuses every method that nothing before it knows.
         add_services(self._server, predictor, inference, packed_answers=settings.packed_answers)
-        self.port = self._listen(address(settings.host, max(0, port)), settings.tls)
+        self.port = self._listen(address(settings.host, max(0, port)), settings.tls) if port else 0
+        if settings.grpc_socket:
+            self._listen(f"unix:{quote(str(settings.grpc_socket))}", settings.tls)
 
     def _listen(self, where: str, tls: Tls | None) -> int:
         try:

@@ -47,16 +47,17 @@ class Host:
         self._servables.release()
 
     def open(self, grpc_port: int, rest_port: int) -> tuple[int, int]:
-        """Open the ports, and return them; 0 for gRPC is any free one, ANY_PORT for REST too. Raises UsageError."""
+        """Open the ports, and return them; 0 is none, and ANY_PORT any free one. Raises UsageError."""
         settings = self._settings
         if rest_port:
             api = RestApi(self._predictor, self._inference, settings)
             self._rest = RestServer(api, settings, rest_port)
-        self._grpc = GrpcServer(self._predictor, self._inference, settings, grpc_port)
-        self._grpc.start()
+        if grpc_port or settings.grpc_socket:
+            self._grpc = GrpcServer(self._predictor, self._inference, settings, grpc_port)
+            self._grpc.start()
         if self._rest:
             self._rest.start()
-        return self._grpc.port, self._rest.port if self._rest else 0
+        return self._grpc.port if self._grpc else 0, self._rest.port if self._rest else 0
 
     def close(self, grace_seconds: float = 0.0) -> None:
         """Take no more requests, give those that run `grace_seconds` to end, and unload everything."""

@@ -42,14 +42,16 @@ class Limits:
 class Settings:
     """Everything about a server but its models.
 
-    Ports: ANY_PORT takes a free one; `rest_port` 0 is no REST. `workers` is the number of processes that
-    share them, 0 to serve from the process that starts the server. `config_file` is looked at every
+    Ports: ANY_PORT takes a free one, and 0 is none; gRPC is served from the Unix socket `grpc_socket`, too.
+    `workers` is the number of processes that share the ports, 0 to serve from the process that starts the
+    server; the socket can't be shared, and is the first worker's. `config_file` is looked at every
     `config_poll_seconds`, if that isn't 0. `rest_timeout_seconds` is what a request over REST has until its
     inference must have begun. `tls` is for both ports.
     """
 
     host: str = "127.0.0.1"
     grpc_port: int = 8500
+    grpc_socket: Path | None = None
     rest_port: int = 0
     tls: Tls | None = None
     workers: int = 0

@@ -1,16 +1,36 @@
-"""What else the gRPC side of the server can do: be asked what it offers."""
+"""What else the gRPC side of the server can do: be asked what it offers, and listen at a Unix socket."""
 
+import os
+import signal
+import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import grpc
+import numpy as np
 import pytest
 from google.protobuf import descriptor_pool, json_format, message_factory
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from serving.server import Settings
-from serving_fixtures import TFLITE, Client, client_of, config_of, process, publish, serving
+from serving.ports import remove_path
+from serving.protos import PredictionServiceStub, predict_pb2
+from serving.server import ModelServer, Settings
+from serving.tensors import from_proto, to_proto
+from serving_fixtures import (
+    ROW,
+    TFLITE,
+    Client,
+    client_of,
+    config_of,
+    eventually,
+    process,
+    publish,
+    serving,
+)
+from train.errors import UsageError
 
 PREDICTION, MODEL = "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
 HEALTH, REFLECTION = "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"
@@ -92,3 +112,83 @@ def test_newer_reflection_is_refused_so_that_clients_fall_back(plain: Client) ->
         with pytest.raises(grpc.RpcError) as refused:
             next(method(iter([b"\x3a\x00"]), timeout=30))
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def _predict(path: Path) -> Any:
+    with grpc.insecure_channel(f"unix:{quote(str(path))}") as channel:
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "m"
+        request.inputs["x"].CopyFrom(to_proto(ROW))
+        answer = PredictionServiceStub(channel).Predict(request, timeout=30)
+        return from_proto(answer.outputs["y"])
+
+
+def _answers(path: Path) -> bool:
+    try:
+        return bool((_predict(path) == ROW).all())
+    except grpc.RpcError:
+        return False
+
+
+@pytest.mark.parametrize("name", ["socket", "with space %20 and ?#ü"])
+def test_a_socket_beside_the_port(base_path: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    before = os.umask(0o077)
+    try:
+        with serving(config_of(m=base_path), Settings(loader=TFLITE, grpc_socket=path)) as client:
+            np.testing.assert_array_equal(_predict(path), ROW)
+            np.testing.assert_array_equal(client.predict("m", x=ROW)["y"], ROW)
+            # Who may write to it may connect.
+            assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    finally:
+        os.umask(before)
+    assert not path.exists()
+
+
+def test_only_a_socket_which_the_next_worker_takes_over(base_path: Path, tmp_path: Path) -> None:
+    path, ready = tmp_path / "socket", tmp_path / "ready.json"
+    # What a server leaves behind that was killed.
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    arguments = ("--model_name=m", "--prefer_tflite_model", "--workers=2", "--rest_api_port=-1")
+    with process(
+        f"--model_base_path={base_path}", "--port=0", f"--grpc_socket_path={path}", *arguments, ready=ready
+    ) as server:
+        client = client_of(server, ready)
+        assert client.grpc_port == 0
+        assert client.states("m") == {"1": "AVAILABLE"}
+        assert _answers(path)
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        for pid in children:
+            os.kill(int(pid), signal.SIGKILL)
+        eventually(lambda: _answers(path), 30)
+        server.terminate()
+        out, err = server.communicate(timeout=30)
+    assert (server.returncode, err) == (0, "")
+    assert not path.exists()
+    assert f"gRPC: unix:{path}, by one of 2 workers" in out.splitlines()
+    assert "gRPC: 127.0.0.1" not in out
+
+
+def test_paths_that_can_not_be_had_are_found_before_anything_is_loaded(
+    base_path: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("precious")
+    taken = tmp_path / "taken"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(taken))
+        other.listen()
+        for path, message in (
+            (taken, "another server listens there"),
+            (tmp_path / "file", "can't listen there .Address already in use"),
+            (tmp_path / "none" / "socket", "can't listen there .No such file or directory"),
+            (tmp_path / ("x" * 200), "can't listen there .AF_UNIX path too long"),
+        ):
+            server = ModelServer(config_of(m=tmp_path / "no models"), Settings(grpc_port=0, grpc_socket=path))
+            with pytest.raises(UsageError, match=message):
+                server.start()
+            server.stop()
+        assert taken.is_socket()
+    assert (tmp_path / "file").read_text() == "precious"
+    remove_path(taken)
+    assert not taken.exists()
