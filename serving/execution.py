@@ -25,12 +25,13 @@ Tensors = dict[str, NDArray[Any]]
 class Loaded:
     """A model that is ready to run.
 
-    `any_shape` says that its runtime can be given shapes other than its signatures' without harm; `notes`
-    are what an operator should know about it, a line each.
+    `any_shape` says that its runtime can be given shapes other than its signatures' without harm; `kind` is TF1, as
+    TensorFlow Serving's metrics call it, or TFLite; `notes` are what an operator should know about it, a line each.
     """
 
     runtime: Runtime
     any_shape: bool
+    kind: str = "TF1"
     notes: tuple[str, ...] = ()
 
 
@@ -63,6 +64,7 @@ def run(loaded: Loaded, name: str, tensors: Tensors, call: Call | None = None) -
         raise StatusError(Code.of(error, Code.INVALID_ARGUMENT), str(error)) from error
     if call:
         call.inference += time.monotonic() - begin
+        call.runtime = loaded.kind
     return {key: _array(value, signature.outputs[key]) for key, value in outputs.items()}
 
 

@@ -96,6 +96,8 @@ def settings(flags: argparse.Namespace) -> Settings:
         rest_port=flags.rest_api_port,
         tls=tls.read(flags.ssl_config_file) if flags.ssl_config_file else None,
         workers=flags.workers,
+        logs_requests=flags.log_requests,
+        tells_timing=flags.enable_server_timing,
         grpc_threads=flags.grpc_max_threads or defaults.grpc_threads,
         rest_threads=flags.rest_api_num_threads or defaults.rest_threads,
         packed_answers=flags.enable_serialization_as_tensor_content,
@@ -223,6 +225,12 @@ def _add_process(flags: argparse.ArgumentParser) -> None:
         "--workers", type=_at_least(0), default=cores(), metavar="N",
         help="processes that share the ports; each loads all models. 0: serve from this process",
     )  # fmt: skip
+    _add_bool(group, "log_requests", "write one line of JSON per request")
+    _add_bool(
+        group,
+        "enable_server_timing",
+        "say in each answer where its time went: a Server-Timing header, and server-timing in trailing metadata",
+    )
     group.add_argument(
         "--shutdown_grace_seconds", type=_at_least(0), default=30, metavar="S",
         help="what requests in flight get after SIGTERM",

@@ -7,10 +7,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from serving.grpc_services import SERVICES, add_services
-from serving.inference import Inference
+from serving.grpc_services import SERVICES, Services
 from serving.ports import address
-from serving.predict import Predictor
 from serving.settings import Settings
 from serving.tls import Tls
 from train.errors import UsageError
@@ -24,7 +22,7 @@ class GrpcServer:
     Raises UsageError if one of them can't be had.
     """
 
-    def __init__(self, predictor: Predictor, inference: Inference, settings: Settings, port: int) -> None:
+    def __init__(self, services: Services, settings: Settings, port: int) -> None:
         threads = ThreadPoolExecutor(settings.grpc_threads, thread_name_prefix="grpc")
         options = (
             ("grpc.max_receive_message_length", -1),  # protobuf's own 2 GiB, as in TensorFlow Serving
@@ -45,7 +43,7 @@ class GrpcServer:
             names += [health.SERVICE_NAME] if settings.health else []
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
         # Last: it refuses every method that nothing before it knows.
-        add_services(self._server, predictor, inference, packed_answers=settings.packed_answers)
+        services.add_to(self._server)
         self.port = self._listen(address(settings.host, max(0, port)), settings.tls) if port else 0
         if settings.grpc_socket:
             self._listen(f"unix:{quote(str(settings.grpc_socket))}", settings.tls)

@@ -4,11 +4,12 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from serving.calls import Call
+from serving.calls import Call, Observer
 from serving.execution import Tensors
 from serving.inference import Inference
 from serving.predict import METADATA_FIELD, Predictor
@@ -20,10 +21,11 @@ from serving.protos import (
     model_management_pb2,
     predict_pb2,
 )
+from serving.settings import Settings
 from serving.status import Code, StatusError
 from serving.tensors import from_proto, to_proto
 
-__all__ = ["SERVICES", "add_services"]
+__all__ = ["SERVICES", "Services"]
 
 log = logging.getLogger(__name__)
 
@@ -33,17 +35,30 @@ SERVICES = ("PredictionService", "ModelService")
 # Where a method isn't called what its metrics are.
 _APIS = {"HandleReloadConfigRequest": "ReloadConfig"}
 
-_Service = TypeVar("_Service")
-_Method = Callable[[_Service, Any, Call], Any]
+
+class _Observed(Protocol):
+    observer: Observer
+    tells_timing: bool
 
 
-def add_services(
-    server: grpc.Server, predictor: Predictor, inference: Inference, *, packed_answers: bool = False
-) -> None:
-    """Register both services. `packed_answers`: send tensors as `tensor_content`, not in typed fields."""
-    add_PredictionServiceServicer_to_server(_PredictionService(predictor, inference, packed_answers), server)
-    add_ModelServiceServicer_to_server(_ModelService(predictor), server)
-    server.add_generic_rpc_handlers((_Unknown(),))
+_S = TypeVar("_S", bound=_Observed)
+_Method = Callable[[_S, Any, Call], Any]
+
+
+@dataclass(frozen=True)
+class Services:
+    """What answers gRPC requests, as one process has it."""
+
+    predictor: Predictor
+    inference: Inference
+    observer: Observer
+    settings: Settings
+
+    def add_to(self, server: grpc.Server) -> None:
+        """Register PredictionService and ModelService, and a refusal of all else."""
+        add_PredictionServiceServicer_to_server(_PredictionService(self), server)
+        add_ModelServiceServicer_to_server(_ModelService(self), server)
+        server.add_generic_rpc_handlers((_Unknown(),))
 
 
 class _Unknown(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -56,17 +71,22 @@ class _Unknown(grpc.GenericRpcHandler):  # type: ignore[misc]
         return grpc.unary_unary_rpc_method_handler(refuse)
 
 
-def _rpc(method: _Method[_Service]) -> Callable[[_Service, Any, grpc.ServicerContext], Any]:
+def _rpc(method: _Method[_S]) -> Callable[[_S, Any, grpc.ServicerContext], Any]:
     """Turn a method of a request and a Call into a gRPC handler, and its errors into statuses."""
     api = _APIS.get(method.__name__, method.__name__)
 
     @functools.wraps(method)
-    def handler(service: _Service, request: Any, context: grpc.ServicerContext) -> Any:
-        call = Call(api, "GRPC")
+    def handler(service: _S, request: Any, context: grpc.ServicerContext) -> Any:
+        call = Call(api, "GRPC", received=request.ByteSize())
         if (left := context.time_remaining()) is not None:
             call.deadline = call.begin + left
         try:
-            return method(service, request, call)
+            with service.observer.observing(call):
+                answer = method(service, request, call)
+                call.sent = answer.ByteSize()
+            if service.tells_timing:
+                context.set_trailing_metadata((("server-timing", call.timing()),))
+            return answer
         except StatusError as error:
             code, message = grpc.StatusCode[error.code.name], error.message
         except Exception:
@@ -78,10 +98,11 @@ def _rpc(method: _Method[_Service]) -> Callable[[_Service, Any, grpc.ServicerCon
 
 
 class _PredictionService(PredictionServiceServicer):  # type: ignore[misc] # generated code has no types
-    def __init__(self, predictor: Predictor, inference: Inference, packed_answers: bool) -> None:
-        self._predictor = predictor
-        self._inference = inference
-        self._packed = packed_answers
+    def __init__(self, services: Services) -> None:
+        self.observer, self.tells_timing = services.observer, services.settings.tells_timing
+        self._predictor = services.predictor
+        self._inference = services.inference
+        self._packed = services.settings.packed_answers
 
     @_rpc
     def Predict(self, request: Any, call: Call) -> Any:  # noqa: N802 - gRPC's name
@@ -127,8 +148,9 @@ class _PredictionService(PredictionServiceServicer):  # type: ignore[misc] # gen
 
 
 class _ModelService(ModelServiceServicer):  # type: ignore[misc]
-    def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
+    def __init__(self, services: Services) -> None:
+        self.observer, self.tells_timing = services.observer, services.settings.tells_timing
+        self._predictor = services.predictor
 
     @_rpc
     def GetModelStatus(self, request: Any, _call: Call) -> Any:  # noqa: N802

@@ -1,13 +1,16 @@
 """One process that serves: versions loaded here, answered here over REST and gRPC."""
 
-import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from serving.calls import Observer
 from serving.grpc_server import GrpcServer
+from serving.grpc_services import Services
 from serving.inference import Inference
+from serving.metrics import Metrics
 from serving.predict import Predictor
 from serving.rest import RestApi
 from serving.rest_server import RestServer
@@ -16,8 +19,6 @@ from serving.settings import Settings
 
 __all__ = ["Host"]
 
-log = logging.getLogger(__name__)
-
 
 class Host:
     """A `Fleet` of one process, and its ports. `reload` is called with the ModelServerConfig of a reload by RPC."""
@@ -25,6 +26,8 @@ class Host:
     def __init__(self, settings: Settings, reload: Callable[[Any], None]) -> None:
         self._settings = settings
         self._servables = Servables(settings.loader)
+        self._metrics = Metrics.at(settings.metrics_path)
+        self._observer = Observer(self._metrics, logs=settings.logs_requests)
         self._predictor = Predictor(self._servables, reload)
         self._inference = Inference(self._servables)
         self._grpc: GrpcServer | None = None
@@ -41,6 +44,8 @@ class Host:
     def publish(self, view: View) -> None:
         """See `Fleet.publish`."""
         self._servables.publish(view)
+        for name, model in view.items():
+            self._metrics.versions(name, Counter(each.state.name for each in model.statuses))
 
     def release(self) -> None:
         """See `Fleet.release`."""
@@ -50,10 +55,11 @@ class Host:
         """Open the ports, and return them; 0 is none, and ANY_PORT any free one. Raises UsageError."""
         settings = self._settings
         if rest_port:
-            api = RestApi(self._predictor, self._inference, settings)
+            api = RestApi(self._predictor, self._inference, self._observer, settings)
             self._rest = RestServer(api, settings, rest_port)
         if grpc_port or settings.grpc_socket:
-            self._grpc = GrpcServer(self._predictor, self._inference, settings, grpc_port)
+            services = Services(self._predictor, self._inference, self._observer, settings)
+            self._grpc = GrpcServer(services, settings, grpc_port)
             self._grpc.start()
         if self._rest:
             self._rest.start()
@@ -69,3 +75,4 @@ class Host:
         if self._grpc:
             self._grpc.wait()
         self._servables.close(max(0.0, deadline - time.monotonic()))
+        self._metrics.close()

@@ -60,6 +60,7 @@ class Inference:
         with self._models.use(spec) as servable:
             name = spec.signature_name or DEFAULT_SIGNATURE
             signature = _signature(servable, name, "No signature was found with the name: ")
+            call.model = servable.name
             result = infer(servable, name, signature, examples, call)
             return response(result=result, model_spec=_answering(servable, spec.signature_name))
 
@@ -68,6 +69,7 @@ class Inference:
         answer = inference_pb2.MultiInferenceResponse()
         first = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
         with self._models.use(first) as servable:
+            call.model = servable.name
             seen: set[str] = set()
             for task in request.tasks:
                 if task.model_spec.name != first.name:
@@ -111,6 +113,7 @@ def _classify(servable: Servable, name: str, signature: Signature, examples: Any
             f"Signature was: {_text(signature)}"
         )
     rows = serialized(examples)
+    call.examples = len(rows)
     check_inputs(servable.loaded, signature, {_INPUTS: rows})
     outputs = run(servable.loaded, name, {_INPUTS: rows}, call)
     classes, scores = outputs.get("classes"), outputs.get("scores")
@@ -152,6 +155,7 @@ def _regress(servable: Servable, name: str, signature: Signature, examples: Any,
     if "outputs" not in signature.outputs:
         raise invalid(f"No regression outputs found in SignatureDef: {_text(signature)}")
     rows = serialized(examples)
+    call.examples = len(rows)
     check_inputs(servable.loaded, signature, {_INPUTS: rows})
     values = run(servable.loaded, name, {_INPUTS: rows}, call)["outputs"]
     if values.dtype != np.float32:

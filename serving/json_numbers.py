@@ -5,7 +5,10 @@ slow way: this module knows no error, and makes no difference but in time.
 """
 
 import functools
+import math
+import re
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,11 @@ from serving.tensors import MAX_RANK, DType
 
 __all__ = ["Numbers", "read", "write"]
 
+# `{"instances": [`, or `inputs`, and what may stand around the array. Names with escapes aren't plain.
+_NAME = rb'"signature_name"\s*:\s*"([^"\\\x00-\x1f\x80-\xff]*)"'
+_HEAD = re.compile(rb'\s*\{\s*(?:%b\s*,\s*)?"(instances|inputs)"\s*:\s*(?=\[)' % _NAME)
+_TAIL = re.compile(rb"\s*(?:,\s*%b\s*)?\}\s*" % _NAME)
+
 # What simdjson calls the types, and what it gives: floats take integers, too, as they do in TensorFlow Serving.
 _KINDS: dict[str, tuple[str, Any]] = {
     "float": ("d", np.float64),
@@ -27,36 +35,37 @@ _KINDS: dict[str, tuple[str, Any]] = {
 _INT32 = np.iinfo(np.int32)
 # What a number and the space around it are made of. All else is structure.
 _NUMBER_AND_SPACE = b"0123456789+-.eE \t\r\n"
+# Not deleted: `1[2]` must not become 12.
+_BRACKETS_TO_SPACES = bytes.maketrans(b"[]", b"  ")
 # A parser keeps the room that it once needed.
 _KEPT_BYTES = 16 * 2**20
 
 _local = threading.local()
 
 
+@dataclass(frozen=True)
 class Numbers:
-    """A `:predict` body whose values, `instances` or `inputs`, begin as an array; for the thread that read it."""
+    """A `:predict` body whose values, `instances` or `inputs`, look like an array; `array` is its text."""
 
-    def __init__(self, body: bytes, signature_name: str, is_row: bool, array: Any) -> None:
-        self.body = body
-        self.signature_name = signature_name
-        self.is_row = is_row
-        self._array = array
+    body: bytes
+    signature_name: str
+    is_row: bool
+    array: bytes
 
     def tensor(self, dtype: DType) -> NDArray[Any] | None:
-        """Return the values as a tensor; None if they aren't a regular array of numbers of that type.
-
-        To be called once: what was read is given up then.
-        """
-        array, self._array = self._array, None
+        """Return the values as a tensor; None if they aren't a regular array of numbers of that type."""
         if dtype.name not in _KINDS:
             return None
         kind, given = _KINDS[dtype.name]
-        try:
-            shape = self._shape(array)
-            values = np.frombuffer(array.as_buffer(of_type=kind), given)
-        except (TypeError, ValueError, IndexError):
+        shape = _shape(self.array.translate(None, _NUMBER_AND_SPACE))
+        if shape is None:
             return None
-        if shape is None or values.size != np.prod(shape) or not values.size:
+        flat = b"[%b]" % self.array.translate(_BRACKETS_TO_SPACES)
+        try:
+            values = np.frombuffer(_parser(len(flat)).parse(flat).as_buffer(of_type=kind), given)
+        except (TypeError, ValueError, RuntimeError):
+            return None
+        if len(values) != math.prod(shape):
             return None
         if dtype.name == "int32" and not (_INT32.min <= values.min() and values.max() <= _INT32.max):
             return None
@@ -65,48 +74,18 @@ class Numbers:
         ):  # a number beyond float32 is infinity, as it is in TensorFlow Serving
             return values.astype(dtype.numpy).reshape(shape)
 
-    def _shape(self, array: Any) -> tuple[int, ...] | None:
-        """Return the shape if the array is regular."""
-        shape, first = [len(array)], array[0]
-        while isinstance(first, simdjson.Array):
-            shape.append(len(first))
-            first = first[0]
-            if len(shape) > MAX_RANK:
-                return None
-        if len(shape) <= 2:
-            # With no more brackets in the body than these, there is none deeper in the array.
-            rows = array if len(shape) == 2 else ()
-            regular = self.body.count(b"[") == 1 + len(rows) and all(len(row) == shape[1] for row in rows)
-        else:
-            # Only the brackets and commas of a regular array of this shape are like this; and if all brackets
-            # of the body are among them, they are those of this array.
-            structure = self.body.translate(None, _NUMBER_AND_SPACE)
-            before, found, after = structure.partition(_brackets(tuple(shape)))
-            regular = bool(found) and b"[" not in before and b"[" not in after
-        return tuple(shape) if regular else None
-
 
 def read(body: bytes) -> Numbers | None:
     """Return a `:predict` body's numbers, undecoded, or None if it isn't the plain case."""
-    try:
-        document = _parser(len(body)).parse(body)
-        if not isinstance(document, simdjson.Object):
-            return None
-        # Of a name that stands twice the first counts, here as everywhere.
-        names = set(document.keys())
-        if (
-            not names <= {"instances", "inputs", "signature_name"}
-            or len(names & {"instances", "inputs"}) != 1
-        ):
-            return None
-        is_row = "instances" in names
-        signature_name = document["signature_name"] if "signature_name" in names else ""
-        array = document["instances" if is_row else "inputs"]
-    except (ValueError, RuntimeError, KeyError):
+    head = _HEAD.match(body)
+    if not head:
         return None
-    if not isinstance(signature_name, str) or not isinstance(array, simdjson.Array):
+    end = body.rfind(b"]") + 1
+    tail = _TAIL.fullmatch(body, end)
+    if not tail or (head[1] is not None and tail[1] is not None):
         return None
-    return Numbers(body, signature_name, is_row, array)
+    name = head[1] or tail[1] or b""
+    return Numbers(body, name.decode(), head[2] == b"instances", body[head.end() : end])
 
 
 def write(array: NDArray[Any]) -> bytes | None:
@@ -116,6 +95,25 @@ def write(array: NDArray[Any]) -> bytes | None:
     if not plain or not array.ndim or not array.flags.c_contiguous:
         return None
     return orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _shape(structure: bytes) -> tuple[int, ...] | None:
+    """Return the sizes of an array of which only brackets and commas are left; None if it isn't regular."""
+    rank = len(structure) - len(structure.lstrip(b"["))
+    if not 0 < rank <= MAX_RANK:
+        return None
+    sizes: list[int] = []
+    inner = end = (
+        0  # the length of one of the elements of the dimension that is looked at; where that dimension ends
+    )
+    for depth in range(1, rank + 1):
+        # The first array of this dimension begins with the brackets of all inside it, and ends where they all end.
+        end = structure.find(b"]" * depth, max(0, end - depth)) + depth
+        length = end - (rank - depth)
+        sizes.append((length - 1) // (inner + 1))
+        inner = length
+    shape = tuple(reversed(sizes))
+    return shape if all(size > 0 for size in shape) and structure == _brackets(shape) else None
 
 
 @functools.lru_cache(maxsize=64)

@@ -59,7 +59,7 @@ class Loader:
             # Each runtime is imported only when it is needed: TensorFlow takes seconds and half a gigabyte.
             from export.litert import LiteRT
 
-            loaded = Loaded(LiteRT(tflite, self.threads or 1), any_shape=False)
+            loaded = Loaded(LiteRT(tflite, self.threads or 1), any_shape=False, kind="TFLite")
             return self._warmed(path, loaded, fitting=True)
         graph = path / "saved_model.pb"
         if not graph.is_file() and tflite.is_file():

@@ -53,6 +53,7 @@ class Predictor:
         signature to read its JSON. An empty `output_filter` asks for all outputs.
         """
         with self._models.use(spec) as servable:
+            call.model = servable.name
             name = spec.signature_name or DEFAULT_SIGNATURE
             signature = find(servable.loaded, name)
             if signature is None:

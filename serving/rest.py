@@ -28,14 +28,15 @@ from urllib.parse import unquote_to_bytes
 
 from google.protobuf import json_format
 
-from serving.calls import Call
+from serving.calls import Call, Observer
 from serving.inference import Inference
 from serving.json_examples import encode_classifications, encode_regressions, parse_examples
 from serving.json_tensors import decode_inputs, encode_outputs, parse_predict
+from serving.pace import Pace
 from serving.predict import METADATA_FIELD, Predictor
 from serving.protos import get_model_metadata_pb2, model_pb2
 from serving.settings import Settings
-from serving.status import Code, StatusError
+from serving.status import Code, StatusError, invalid
 
 __all__ = ["Answer", "RestApi", "page"]
 
@@ -95,13 +96,17 @@ class Answer:
 class RestApi:
     """The ASGI application of one process."""
 
-    def __init__(self, predictor: Predictor, inference: Inference, settings: Settings) -> None:
+    def __init__(
+        self, predictor: Predictor, inference: Inference, observer: Observer, settings: Settings
+    ) -> None:
         self._predictor = predictor
         self._inference = inference
+        self._observer = observer
+        self._metrics_path = observer.metrics.path
         self._settings = settings
         self._limits = settings.limits
         self._threads = ThreadPoolExecutor(settings.rest_threads, thread_name_prefix="rest")
-        self._pace = _Pace()
+        self._pace = Pace()
         self._requests = 0
 
     def close(self) -> None:
@@ -113,6 +118,8 @@ class RestApi:
         self._requests += 1
         try:
             answer = await self._respond(_Request(scope, receive))
+        except _TooLargeError as error:
+            answer = _error(413, error.message)
         except StatusError as error:
             answer = _error(_HTTP_STATUS.get(error.code, 500), error.message)
         except _Gone:
@@ -136,6 +143,9 @@ class RestApi:
         method, path, query = request.method, request.path, request.query
         if method not in _METHODS:
             return page(501)
+        if path == self._metrics_path and method in ("GET", "POST"):
+            content, media_type = self._observer.metrics.page()
+            return Answer(200, content, media_type)
         if not _API.match(path) and not _NO_MODEL.fullmatch(path):
             return page(404)
         if _BAD_ESCAPE.search(path):
@@ -161,34 +171,30 @@ class RestApi:
             )
         encoding = request.header("content-encoding", "identity").lower()
         if encoding not in ("identity", "gzip"):
-            return _error(400, f"Content-Encoding {encoding} is not supported; expected gzip or none")
+            raise invalid(f"Content-Encoding {encoding} is not supported; expected gzip or none")
+        spec = _spec(match)
         body = await self._body(request)
-        if body is None:
-            return self._too_large()
-        verb, spec = match["verb"].lower(), _spec(match)
-        call = Call(verb.capitalize(), "REST", model=spec.name)
+        call = Call(match["verb"].capitalize(), "REST", model=spec.name, received=len(body))
         call.deadline = call.begin + self._settings.rest_timeout_seconds
         packs = "gzip" in request.header("accept-encoding")
 
         def answer() -> Answer:
-            call.starts()
-            plain = self._gunzip(body) if encoding == "gzip" else body
-            if plain is None:
-                return self._too_large()
-            content = _VERBS[verb](self, spec, plain, call)
-            if packs and len(content) >= _WORTH_PACKING:
-                return Answer(200, _gzip(content), headers={"content-encoding": "gzip"})
-            return Answer(200, content)
+            with self._observer.observing(call), self._pace.timed(request.path, len(body)):
+                call.starts()
+                content = _VERBS[call.api](
+                    self, spec, self._gunzip(body) if encoding == "gzip" else body, call
+                )
+                headers = {}
+                if packs and len(content) >= _WORTH_PACKING:
+                    content, headers["content-encoding"] = _gzip(content), "gzip"
+                call.sent = len(content)
+            if self._settings.tells_timing:
+                headers["server-timing"] = call.timing()
+            return Answer(200, content, headers=headers)
 
         if self._pace.is_short(request.path, len(body)):
-            with self._pace.timed(request.path, len(body)):
-                return answer()
-
-        def measured() -> Answer:
-            with self._pace.timed(request.path, len(body)):
-                return answer()
-
-        return await asyncio.get_running_loop().run_in_executor(self._threads, measured)
+            return answer()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, answer)
 
     def _predict(self, spec: Any, body: bytes, call: Call) -> bytes:
         begin = time.monotonic()
@@ -217,44 +223,45 @@ class RestApi:
             return Answer(200, _metadata(self._predictor.metadata(_spec(match))))
         return Answer(200, _dump(_to_dict(self._predictor.status(_spec(match)))))
 
-    async def _body(self, request: "_Request") -> bytes | None:
-        """Return the body, or None if it is too large; then it isn't read to the end."""
-        most = self._limits.body_bytes
+    async def _body(self, request: "_Request") -> bytes:
+        """Return the body; one that is too large isn't read to the end."""
         declared = request.header("content-length")
-        if declared.isdigit() and int(declared) > most:
-            return None
-        first, more = await request.receive()
-        if not more:
-            return first if len(first) <= most else None
-        body = bytearray(first)
-        while more:
-            chunk, more = await request.receive()
-            body += chunk
-            if len(body) > most:
-                return None
-        return bytes(body)
+        if declared.isdigit():
+            self._check_size(int(declared))
+        body, more = await request.receive()
+        if more:
+            pieces = bytearray(body)
+            while more:
+                piece, more = await request.receive()
+                pieces += piece
+                self._check_size(len(pieces))
+            body = bytes(pieces)
+        self._check_size(len(body))
+        return body
 
-    def _gunzip(self, body: bytes) -> bytes | None:
-        """Return the decompressed body, or None if it is too large."""
-        most = self._limits.body_bytes
+    def _gunzip(self, body: bytes) -> bytes:
         decompressor = zlib.decompressobj(wbits=31)
         try:
-            plain = decompressor.decompress(body, most + 1)
+            plain = decompressor.decompress(body, self._limits.body_bytes + 1)
         except zlib.error:
-            raise StatusError(
-                Code.INVALID_ARGUMENT, "The body is not gzip, as Content-Encoding says"
-            ) from None
-        if len(plain) > most:
-            return None
+            raise invalid("The body is not gzip, as Content-Encoding says") from None
+        self._check_size(len(plain))
         if not decompressor.eof or decompressor.unused_data:
-            raise StatusError(Code.INVALID_ARGUMENT, "The body is not one whole gzip member")
+            raise invalid("The body is not one whole gzip member")
         return plain
 
-    def _too_large(self) -> Answer:
-        return _error(413, f"The body is larger than {self._limits.body_bytes} bytes")
+    def _check_size(self, size: int) -> None:
+        if size > self._limits.body_bytes:
+            raise _TooLargeError(
+                Code.RESOURCE_EXHAUSTED, f"The body is larger than {self._limits.body_bytes} bytes"
+            )
 
 
-_VERBS = {"predict": RestApi._predict, "classify": RestApi._classify, "regress": RestApi._regress}
+class _TooLargeError(StatusError):
+    """A body beyond the limit: HTTP has a status for that."""
+
+
+_VERBS = {"Predict": RestApi._predict, "Classify": RestApi._classify, "Regress": RestApi._regress}
 
 
 class _Gone(Exception):  # noqa: N818
@@ -283,48 +290,6 @@ class _Request:
             raise _Gone
         return message.get("body", b""), message.get("more_body", False)
 
-
-class _Pace:
-    """Guesses from the requests before it whether a request is short enough to hold up all others."""
-
-    def __init__(self) -> None:
-        self._seconds_per_byte: dict[str, float] = {}
-
-    def is_short(self, path: str, size: int) -> bool:
-        """Tell whether a request like this is expected to take less than `_SHORT_SECONDS`."""
-        known = self._seconds_per_byte.get(path)
-        return known is not None and known * max(size, _SMALL) < _SHORT_SECONDS
-
-    def timed(self, path: str, size: int) -> "_Timed":
-        """Measure how long a request takes, while the context lasts."""
-        return _Timed(self, path, size)
-
-    def learn(self, path: str, size: int, seconds: float) -> None:
-        """Believe a long time at once, and a short one little by little."""
-        found = seconds / max(size, _SMALL)
-        known = self._seconds_per_byte.get(path, 0.0)
-        if path not in self._seconds_per_byte and len(self._seconds_per_byte) >= _MOST_PATHS:
-            self._seconds_per_byte.clear()
-        self._seconds_per_byte[path] = max(found, known * 0.9 + found * 0.1)
-
-
-class _Timed:
-    def __init__(self, pace: _Pace, path: str, size: int) -> None:
-        self._pace, self._path, self._size = pace, path, size
-
-    def __enter__(self) -> None:
-        self._begin = time.monotonic()
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self._pace.learn(self._path, self._size, time.monotonic() - self._begin)
-
-
-_SHORT_SECONDS = 0.005
-# Below so many bytes, a request's size says nothing about the time that it takes.
-_SMALL = 4096
-# Clients choose the paths; only answered ones are kept, and no more than this.
-_MOST_PATHS = 10_000
 
 # Answers beyond this size are compressed for clients that take it.
 _WORTH_PACKING = 16 * 1024

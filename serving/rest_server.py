@@ -73,6 +73,8 @@ class _Protocol(HttpToolsProtocol):
         self._limits = limits
         self._header_bytes = 0
         self._received = 0
+        self._pieces: list[bytes] = []
+        self._body_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -120,9 +122,28 @@ class _Protocol(HttpToolsProtocol):
             # As it was sent: no client sends a fragment, and TensorFlow Serving takes it for a part of the path.
             self.scope["raw_path"] = self.url.partition(b"?")[0]
 
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        self._pieces.append(body)
+        self._body_bytes += len(body)
+        # A body is handed over whole: waking the application for each piece would take longer than answering it.
+        # One that is too large is shown to it before its end, for it to refuse.
+        if self._body_bytes > self._limits.body_bytes:
+            self._hand_over()
+            self.flow.pause_reading()
+            cycle.message_event.set()
+
     def on_message_complete(self) -> None:
         self._stop_timer()
+        self._hand_over()
         super().on_message_complete()
+
+    def _hand_over(self) -> None:
+        # What was handed over before, and not yet taken, comes first; nearly always it is nothing.
+        self.cycle.body = b"".join((self.cycle.body, *self._pieces))  # type: ignore[assignment] # it is only read
+        self._pieces, self._body_bytes = [], 0
 
     def _count_header(self, size: int) -> None:
         self._header_bytes += size

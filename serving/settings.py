@@ -44,7 +44,9 @@ class Settings:
 
     Ports: ANY_PORT takes a free one, and 0 is none; gRPC is served from the Unix socket `grpc_socket`, too.
     `workers` is the number of processes that share the ports, 0 to serve from the process that starts the
-    server; the socket can't be shared, and is the first worker's. `config_file` is looked at every
+    server; the socket can't be shared, and is the first worker's. `metrics_path` is where Prometheus finds its page
+    on the REST port, "" for TensorFlow Serving's, None for no metrics. With `tells_timing`, answers say where the
+    time went (a Server-Timing header, and trailing metadata of that name). `config_file` is looked at every
     `config_poll_seconds`, if that isn't 0. `rest_timeout_seconds` is what a request over REST has until its
     inference must have begun. `tls` is for both ports.
     """
@@ -62,6 +64,9 @@ class Settings:
     cors: bool = False
     health: bool = False
     reflection: bool = True
+    metrics_path: str | None = None
+    logs_requests: bool = False
+    tells_timing: bool = False
     config_file: Path | None = None
     config_poll_seconds: float = 0.0
     loader: Loader = field(default_factory=Loader)
