@@ -2,11 +2,13 @@
 
 import argparse
 import importlib.metadata
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from serving import tls
+from serving.grpc_server import REUSE_PORT
 from serving.loading import Loader
 from serving.models import LoadPolicy
 from serving.settings import ANY_PORT, Settings, cores
@@ -24,7 +26,6 @@ UNSUPPORTED = {
     "enable_profiler": "false",
     "enable_signature_method_name_check": "false",
     "flush_filesystem_caches": "true",
-    "grpc_channel_arguments": "",
     "mixed_precision": "",
     "monitoring_config_file": "",
     "num_load_threads": "0",
@@ -35,7 +36,6 @@ UNSUPPORTED = {
     "per_process_gpu_memory_fraction": "0",
     "platform_config_file": "",
     "remove_unused_fields_from_bundle_metagraph": "true",
-    "rest_api_timeout_in_ms": "30000",
     "saved_model_tags": "serve",
     "skip_initialize_tpu": "false",
     "tensorflow_inter_op_parallelism": "0",
@@ -99,7 +99,9 @@ def settings(flags: argparse.Namespace) -> Settings:
         logs_requests=flags.log_requests,
         tells_timing=flags.enable_server_timing,
         grpc_threads=flags.grpc_max_threads or defaults.grpc_threads,
+        grpc_arguments=flags.grpc_channel_arguments,
         rest_threads=flags.rest_api_num_threads or defaults.rest_threads,
+        rest_timeout_seconds=flags.rest_api_timeout_in_ms / 1e3 if flags.rest_api_timeout_in_ms > 0 else None,
         packed_answers=flags.enable_serialization_as_tensor_content,
         cors=flags.rest_api_enable_cors_support,
         health=flags.enable_grpc_healthcheck_service,
@@ -178,6 +180,14 @@ def _add_network(flags: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--rest_api_num_threads", type=_at_least(0), default=0, metavar="N",
         help="REST requests at a time; 0: 4 per core",
+    )  # fmt: skip
+    group.add_argument(
+        "--rest_api_timeout_in_ms", type=_integer, default=30_000, metavar="MS",
+        help="how long a REST request may wait until its model is run; 0: as long as it takes",
+    )  # fmt: skip
+    group.add_argument(
+        "--grpc_channel_arguments", type=_arguments, default=(), metavar="NAME=VALUE,…",
+        help="gRPC's own, such as grpc.max_connection_age_ms=2000",
     )  # fmt: skip
     group.add_argument(
         "--ssl_config_file", type=_file, metavar="FILE",
@@ -269,6 +279,20 @@ def _bool(text: str) -> bool:
 def _file(text: str) -> Path | None:
     # As TensorFlow Serving: no name is no file.
     return Path(text) if text else None
+
+
+def _arguments(text: str) -> tuple[tuple[str, int | str], ...]:
+    found: dict[str, int | str] = {}
+    for each in text.split(",") if text else ():
+        name, equals, value = each.partition("=")
+        if not name or not equals:
+            raise argparse.ArgumentTypeError(f"{each!r}: expected NAME=VALUE,NAME=VALUE,…")
+        if name == REUSE_PORT:
+            raise argparse.ArgumentTypeError(f"{each!r}: this server sets it by itself, for its --workers")
+        # As in TensorFlow Serving: what is no int32 is a text.
+        number = re.fullmatch("-?[0-9]{1,10}", value) and -(2**31) <= int(value) < 2**31
+        found[name] = int(value) if number else value
+    return tuple(found.items())
 
 
 def _integer(text: str) -> int:

@@ -13,7 +13,10 @@ from serving.settings import Settings
 from serving.tls import Tls
 from train.errors import UsageError
 
-__all__ = ["GrpcServer"]
+__all__ = ["REUSE_PORT", "GrpcServer"]
+
+# The one of gRPC's arguments that isn't free to be chosen.
+REUSE_PORT = "grpc.so_reuseport"
 
 
 class GrpcServer:
@@ -24,14 +27,15 @@ class GrpcServer:
 
     def __init__(self, services: Services, settings: Settings, port: int) -> None:
         threads = ThreadPoolExecutor(settings.grpc_threads, thread_name_prefix="grpc")
-        options = (
-            ("grpc.max_receive_message_length", -1),  # protobuf's own 2 GiB, as in TensorFlow Serving
-            ("grpc.max_send_message_length", -1),
+        options = {
+            "grpc.max_receive_message_length": -1,  # protobuf's own 2 GiB, as in TensorFlow Serving
+            "grpc.max_send_message_length": -1,
+            **dict(settings.grpc_arguments),
             # Only workers of one server share a port: a second server there must be an error, not a silent half
             # of the requests.
-            ("grpc.so_reuseport", int(settings.workers > 0)),
-        )
-        self._server = grpc.server(threads, options=options)
+            REUSE_PORT: int(settings.workers > 0),
+        }
+        self._server = grpc.server(threads, options=tuple(options.items()))
         self._health: health.HealthServicer | None = None
         if settings.health:
             self._health = health.HealthServicer()

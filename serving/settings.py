@@ -48,7 +48,8 @@ class Settings:
     on the REST port, "" for TensorFlow Serving's, None for no metrics. With `tells_timing`, answers say where the
     time went (a Server-Timing header, and trailing metadata of that name). `config_file` is looked at every
     `config_poll_seconds`, if that isn't 0. `rest_timeout_seconds` is what a request over REST has until its
-    inference must have begun. `tls` is for both ports.
+    inference must have begun, None for as long as it takes. `tls` is for both ports. `grpc_arguments` are gRPC
+    core's own, by its names (grpc/impl/channel_arg_names.h).
     """
 
     host: str = "127.0.0.1"
@@ -59,7 +60,8 @@ class Settings:
     workers: int = 0
     grpc_threads: int = 4 * cores()
     rest_threads: int = 4 * cores()
-    rest_timeout_seconds: float = 30.0
+    rest_timeout_seconds: float | None = 30.0
+    grpc_arguments: tuple[tuple[str, int | str], ...] = ()
     packed_answers: bool = False
     cors: bool = False
     health: bool = False

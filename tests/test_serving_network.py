@@ -1,4 +1,4 @@
-"""What else the gRPC side of the server can do: be asked what it offers, and listen at a Unix socket."""
+"""What else the ports can do: gRPC reflection, a Unix socket, gRPC's own arguments, a time limit for REST."""
 
 import os
 import signal
@@ -15,6 +15,7 @@ import pytest
 from google.protobuf import descriptor_pool, json_format, message_factory
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from serving import flags
 from serving.ports import remove_path
 from serving.protos import PredictionServiceStub, predict_pb2
 from serving.server import ModelServer, Settings
@@ -192,3 +193,39 @@ def test_paths_that_can_not_be_had_are_found_before_anything_is_loaded(
     assert (tmp_path / "file").read_text() == "precious"
     remove_path(taken)
     assert not taken.exists()
+
+
+def test_grpcs_own_arguments(base_path: Path) -> None:
+    text = "grpc.max_receive_message_length=1000,a.b=c=d,large=9999999999"
+    arguments = flags.settings(flags.parser().parse_args([f"--grpc_channel_arguments={text}"])).grpc_arguments
+    assert arguments == (
+        ("grpc.max_receive_message_length", 1000),
+        ("a.b", "c=d"),
+        ("large", "9999999999"),
+    )
+    with serving(config_of(m=base_path), Settings(loader=TFLITE, grpc_arguments=arguments)) as client:
+        assert client.predict("m", x=ROW)["y"].shape == (1, 2)
+        with pytest.raises(grpc.RpcError) as refused:
+            client.predict("m", x=np.zeros((1000, 2), np.float32))
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("text", ["x", "a=1,", "=1", ",", "grpc.so_reuseport=1"])
+def test_arguments_that_are_none(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        flags.parser().parse_args([f"--grpc_channel_arguments={text}"])
+    assert "--grpc_channel_arguments: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("milliseconds", "seconds"), [("500", 0.5), ("0", None), ("-1", None)])
+def test_the_time_limit_for_rest(milliseconds: str, seconds: float | None) -> None:
+    parsed = flags.parser().parse_args([f"--rest_api_timeout_in_ms={milliseconds}"])
+    assert flags.settings(parsed).rest_timeout_seconds == seconds
+
+
+def test_rest_requests_have_their_time(base_path: Path) -> None:
+    body = {"instances": ROW.tolist()}
+    for seconds, status in ((None, 200), (30.0, 200), (-1.0, 504)):
+        settings = Settings(loader=TFLITE, rest_timeout_seconds=seconds)
+        with serving(config_of(m=base_path), settings) as client:
+            assert client.rest("/v1/models/m:predict", body)[0] == status
