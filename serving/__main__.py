@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from serving import config, flags
-from serving.server import ModelServer
+from serving.ports import bracketed
+from serving.server import ModelServer, Settings
 from train import cli, files
 from train.errors import UsageError
 
@@ -27,14 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.WARNING)
     logging.getLogger("serving").setLevel(logging.INFO)
     models = _models(options)
-    server = ModelServer(models, flags.settings(options))
+    settings = flags.settings(options)
+    server = ModelServer(models, settings)
     ready_file: Path | None = options.ready_file
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
     try:
         server.start()
-        _announce(server, options.host, models.model_config_list.config[0].name)
+        _announce(server, settings, models.model_config_list.config[0].name)
         if ready_file:
             ports = {"grpc_port": server.grpc_port, "rest_port": server.rest_port, "pid": os.getpid()}
             files.write_json(ready_file, ports)
@@ -69,12 +71,18 @@ def _models(options: argparse.Namespace) -> Any:
     return config.one_model(options.model_name, options.model_base_path)
 
 
-def _announce(server: ModelServer, host: str, model: str) -> None:
-    host = f"[{host}]" if ":" in host else host
-    print(f"gRPC: {host}:{server.grpc_port}")
+def _announce(server: ModelServer, settings: Settings, model: str) -> None:
+    host = bracketed(settings.host)
+    tls = ", TLS" if settings.tls else ""
+    if server.grpc_port:
+        print(f"gRPC: {host}:{server.grpc_port}{tls}")
+    if settings.grpc_socket:
+        one = f", by one of {settings.workers} workers" if settings.workers > 1 else ""
+        print(f"gRPC: unix:{settings.grpc_socket}{tls}{one}")
     if server.rest_port:
-        print(f"REST: http://{host}:{server.rest_port}")
-        print(f"  try: curl http://{host}:{server.rest_port}/v1/models/{model}")
+        url = f"{'https' if settings.tls else 'http'}://{host}:{server.rest_port}"
+        print(f"REST: {url}")
+        print(f"  try: curl {url}/v1/models/{model}")
     else:
         print("REST: off; --rest_api_port=8501 opens it")
 

@@ -2,12 +2,14 @@
 
 import argparse
 import importlib.metadata
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serving import batching_config, server_protos
+from serving import batching_config, server_protos, tls
 from serving.batching_config import BatchingParameters
+from serving.grpc_server import REUSE_PORT
 from serving.loading import Loader
 from serving.metrics import DEFAULT_PATH
 from serving.models import LoadPolicy
@@ -23,8 +25,6 @@ UNSUPPORTED = {
     "enable_profiler": "false",
     "enable_signature_method_name_check": "false",
     "flush_filesystem_caches": "true",
-    "grpc_channel_arguments": "",
-    "grpc_socket_path": "",
     "mixed_precision": "",
     "num_load_threads": "0",
     "num_request_iterations_for_warmup": "0",
@@ -32,10 +32,8 @@ UNSUPPORTED = {
     "per_process_gpu_memory_fraction": "0",
     "platform_config_file": "",
     "remove_unused_fields_from_bundle_metagraph": "true",
-    "rest_api_timeout_in_ms": "30000",
     "saved_model_tags": "serve",
     "skip_initialize_tpu": "false",
-    "ssl_config_file": "",
     "tensorflow_inter_op_parallelism": "0",
     "tensorflow_intra_op_parallelism": "0",
     "tensorflow_session_config_file": "",
@@ -82,25 +80,30 @@ def refuse_unsupported(flags: argparse.Namespace) -> None:
 
 def settings(flags: argparse.Namespace) -> Settings:
     """Return the server settings that the flags ask for. Raises UsageError."""
-    if flags.port == 0:
+    if flags.port == 0 and not flags.grpc_socket_path:
         raise UsageError(
-            f"--port=0: gRPC can't be switched off; expected a port, or {ANY_PORT} for any free one"
+            f"--port=0 without --grpc_socket_path: expected one of them, or --port={ANY_PORT} for any free port"
         )
     # A request that waits for its batch to be full holds a thread.
     threads = Settings.grpc_threads if not flags.enable_batching else max(128, Settings.grpc_threads)
     return Settings(
         host=flags.host,
         grpc_port=flags.port,
+        grpc_socket=flags.grpc_socket_path,
         rest_port=flags.rest_api_port,
+        tls=tls.read(flags.ssl_config_file) if flags.ssl_config_file else None,
         workers=flags.workers,
         metrics_path=_metrics_path(flags),
         logs_requests=flags.log_requests,
         tells_timing=flags.enable_server_timing,
         grpc_threads=flags.grpc_max_threads or threads,
+        grpc_arguments=flags.grpc_channel_arguments,
         rest_threads=flags.rest_api_num_threads or threads,
+        rest_timeout_seconds=flags.rest_api_timeout_in_ms / 1e3 if flags.rest_api_timeout_in_ms > 0 else None,
         packed_answers=flags.enable_serialization_as_tensor_content,
         cors=flags.rest_api_enable_cors_support,
         health=flags.enable_grpc_healthcheck_service,
+        reflection=flags.enable_grpc_reflection,
         config_file=flags.model_config_file,
         config_poll_seconds=flags.model_config_file_poll_wait_seconds,
         loader=Loader(
@@ -184,8 +187,13 @@ def _add_network(flags: argparse.ArgumentParser) -> None:
     group = flags.add_argument_group("network")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is all of them")
     group.add_argument(
-        "--port", type=_port, default=8500, metavar="PORT", help=f"gRPC port; {ANY_PORT}: any free one"
-    )
+        "--port", type=_port, default=8500, metavar="PORT",
+        help=f"gRPC port; {ANY_PORT}: any free one, 0: only --grpc_socket_path",
+    )  # fmt: skip
+    group.add_argument(
+        "--grpc_socket_path", type=_file, metavar="PATH",
+        help="a Unix socket for gRPC, beside the port; one worker serves it, who may connect is by the umask",
+    )  # fmt: skip
     group.add_argument(
         "--rest_api_port", type=_port, default=0, metavar="PORT",
         help=f"REST port; {ANY_PORT}: any free one, 0: no REST",
@@ -205,8 +213,26 @@ def _add_network(flags: argparse.ArgumentParser) -> None:
         "--monitoring_config_file", type=Path, metavar="FILE",
         help="a MonitoringConfig in text format: whether Prometheus finds metrics on the REST port, and where",
     )  # fmt: skip
+    group.add_argument(
+        "--rest_api_timeout_in_ms", type=_integer, default=30_000, metavar="MS",
+        help="how long a REST request may wait until its model is run; 0: as long as it takes",
+    )  # fmt: skip
+    group.add_argument(
+        "--grpc_channel_arguments", type=_arguments, default=(), metavar="NAME=VALUE,…",
+        help="gRPC's own, such as grpc.max_connection_age_ms=2000",
+    )  # fmt: skip
+    group.add_argument(
+        "--ssl_config_file", type=_file, metavar="FILE",
+        help="TLS for gRPC and REST: an SSLConfig in text format, which holds the PEM texts",
+    )  # fmt: skip
     _add_bool(group, "rest_api_enable_cors_support", "let browsers call REST from pages of other servers")
     _add_bool(group, "enable_grpc_healthcheck_service", "answer grpc.health.v1.Health on the gRPC port")
+    _add_bool(
+        group,
+        "enable_grpc_reflection",
+        "tell clients such as grpcurl the gRPC services and their messages (not in tensorflow_model_server)",
+        default=True,
+    )
     _add_bool(
         group,
         "enable_serialization_as_tensor_content",
@@ -298,6 +324,25 @@ def _bool(text: str) -> bool:
         return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
     except KeyError:
         raise argparse.ArgumentTypeError(f"{text!r}: expected true or false") from None
+
+
+def _file(text: str) -> Path | None:
+    # As TensorFlow Serving: no name is no file.
+    return Path(text) if text else None
+
+
+def _arguments(text: str) -> tuple[tuple[str, int | str], ...]:
+    found: dict[str, int | str] = {}
+    for each in text.split(",") if text else ():
+        name, equals, value = each.partition("=")
+        if not name or not equals:
+            raise argparse.ArgumentTypeError(f"{each!r}: expected NAME=VALUE,NAME=VALUE,…")
+        if name == REUSE_PORT:
+            raise argparse.ArgumentTypeError(f"{each!r}: this server sets it by itself, for its --workers")
+        # As in TensorFlow Serving: what is no int32 is a text.
+        number = re.fullmatch("-?[0-9]{1,10}", value) and -(2**31) <= int(value) < 2**31
+        found[name] = int(value) if number else value
+    return tuple(found.items())
 
 
 def _integer(text: str) -> int:

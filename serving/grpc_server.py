@@ -1,43 +1,66 @@
-"""The gRPC port."""
+"""The gRPC port, and a Unix socket beside it."""
 
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 from serving.grpc_services import SERVICES, Services
 from serving.ports import address
 from serving.settings import Settings
+from serving.tls import Tls
 from train.errors import UsageError
 
-__all__ = ["GrpcServer"]
+__all__ = ["REUSE_PORT", "GrpcServer"]
+
+# The one of gRPC's arguments that isn't free to be chosen.
+REUSE_PORT = "grpc.so_reuseport"
 
 
 class GrpcServer:
-    """grpcio's server with all services. Raises UsageError if the port can't be had."""
+    """grpcio's server with all services, on `port` (0: none) and `settings.grpc_socket`.
+
+    Raises UsageError if one of them can't be had.
+    """
 
     def __init__(self, services: Services, settings: Settings, port: int) -> None:
         threads = ThreadPoolExecutor(settings.grpc_threads, thread_name_prefix="grpc")
-        options = (
-            ("grpc.max_receive_message_length", -1),  # protobuf's own 2 GiB, as in TensorFlow Serving
-            ("grpc.max_send_message_length", -1),
+        options = {
+            "grpc.max_receive_message_length": -1,  # protobuf's own 2 GiB, as in TensorFlow Serving
+            "grpc.max_send_message_length": -1,
+            **dict(settings.grpc_arguments),
             # Only workers of one server share a port: a second server there must be an error, not a silent half
             # of the requests.
-            ("grpc.so_reuseport", int(settings.workers > 0)),
-        )
-        self._server = grpc.server(threads, options=options)
+            REUSE_PORT: int(settings.workers > 0),
+        }
+        self._server = grpc.server(threads, options=tuple(options.items()))
         self._health: health.HealthServicer | None = None
         if settings.health:
             self._health = health.HealthServicer()
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
             for name in ("", *SERVICES):
                 self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        if settings.reflection:
+            names = [f"tensorflow.serving.{name}" for name in SERVICES]
+            names += [health.SERVICE_NAME] if settings.health else []
+            reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
+        # Last: it refuses every method that nothing before it knows.
         services.add_to(self._server)
-        where = address(settings.host, max(0, port))
+        self.port = self._listen(address(settings.host, max(0, port)), settings.tls) if port else 0
+        if settings.grpc_socket:
+            self._listen(f"unix:{quote(str(settings.grpc_socket))}", settings.tls)
+
+    def _listen(self, where: str, tls: Tls | None) -> int:
         try:
-            self.port = self._server.add_insecure_port(where)
+            if tls:
+                return int(self._server.add_secure_port(where, tls.credentials()))
+            return int(self._server.add_insecure_port(where))
         except RuntimeError:
-            raise UsageError(f"{where}: can't listen there; is the port in use?") from None
+            # gRPC has a TLS library of its own, which doesn't know every kind of key that Python's knows.
+            key = ", or the server_key of a kind that gRPC doesn't take" if tls else ""
+            raise UsageError(f"{where}: can't listen there; is the port in use{key}?") from None
 
     def start(self) -> None:
         """Begin to answer."""

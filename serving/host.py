@@ -60,17 +60,18 @@ class Host:
         self._metrics.batch(run.thread_pool_name, run.queued_seconds)
 
     def open(self, grpc_port: int, rest_port: int) -> tuple[int, int]:
-        """Open the ports, and return them; 0 for gRPC is any free one, ANY_PORT for REST too. Raises UsageError."""
+        """Open the ports, and return them; 0 is none, and ANY_PORT any free one. Raises UsageError."""
         settings = self._settings
         if rest_port:
             api = RestApi(self._predictor, self._inference, self._observer, settings)
             self._rest = RestServer(api, settings, rest_port)
-        services = Services(self._predictor, self._inference, self._observer, settings)
-        self._grpc = GrpcServer(services, settings, grpc_port)
-        self._grpc.start()
+        if grpc_port or settings.grpc_socket:
+            services = Services(self._predictor, self._inference, self._observer, settings)
+            self._grpc = GrpcServer(services, settings, grpc_port)
+            self._grpc.start()
         if self._rest:
             self._rest.start()
-        return self._grpc.port, self._rest.port if self._rest else 0
+        return self._grpc.port if self._grpc else 0, self._rest.port if self._rest else 0
 
     def close(self, grace_seconds: float = 0.0) -> None:
         """Take no more requests, give those that run `grace_seconds` to end, and unload everything."""

@@ -2,10 +2,11 @@
 
 import contextlib
 import socket
+from pathlib import Path
 
 from train.errors import UsageError
 
-__all__ = ["address", "bound", "bracketed", "check_free"]
+__all__ = ["address", "bound", "bracketed", "check_free", "check_path_free", "remove_path"]
 
 
 def bound(host: str, port: int, *, shared: bool = False, listening: bool = True) -> socket.socket:
@@ -41,6 +42,39 @@ def bound(host: str, port: int, *, shared: bool = False, listening: bool = True)
 def check_free(host: str, port: int) -> None:
     """Raise UsageError if something listens there already, even if it would share."""
     bound(host, port).close()
+
+
+def check_path_free(path: Path) -> None:
+    """Raise UsageError if no Unix socket can be made at `path`; one that a dead server left there is removed."""
+    if _listens(path):
+        raise UsageError(f"{path}: another server listens there")
+    try:
+        if path.is_socket():
+            path.unlink()
+        with socket.socket(socket.AF_UNIX) as found:
+            found.bind(str(path))
+        path.unlink()
+    except OSError as error:
+        raise UsageError(f"{path}: can't listen there ({error.strerror or error})") from None
+
+
+def remove_path(path: Path) -> None:
+    """Remove the Unix socket of a server that has ended, if it is still there and nobody else's."""
+    if path.is_socket() and not _listens(path):
+        path.unlink(missing_ok=True)
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:
+            # Busy, or not ours to ask. What can't be a socket's name at all is said by whoever binds to it.
+            return path.is_socket()
+    return True
 
 
 def address(host: str, port: int) -> str:

@@ -2,7 +2,8 @@
 
 The generated modules live in packages whose parent is `tensorflow`, and importing that runs for seconds and
 takes hundreds of megabytes. Here a bare package stands in for it while they are imported. The submodules stay
-loaded, so that TensorFlow, imported before or after, shares these classes.
+loaded, so that TensorFlow, imported before or after, shares these classes. The services' own descriptions are
+among them for gRPC reflection, which looks them up in protobuf's default pool.
 """
 
 import contextlib
@@ -31,8 +32,10 @@ __all__ = [
     "model_management_pb2",
     "model_pb2",
     "model_server_config_pb2",
+    "model_service_pb2",
     "predict_pb2",
     "prediction_log_pb2",
+    "prediction_service_pb2",
     "regression_pb2",
     "saved_model_pb2",
     "tensor_pb2",
@@ -70,8 +73,10 @@ with _bare_tensorflow():
         input_pb2,
         model_management_pb2,
         model_pb2,
+        model_service_pb2,
         predict_pb2,
         prediction_log_pb2,
+        prediction_service_pb2,
         regression_pb2,
     )
     from tensorflow_serving.apis.model_service_pb2_grpc import (

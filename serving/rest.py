@@ -175,7 +175,8 @@ class RestApi:
         spec = _spec(match)
         body = await self._body(request)
         call = Call(match["verb"].capitalize(), "REST", model=spec.name, received=len(body))
-        call.deadline = call.begin + self._settings.rest_timeout_seconds
+        if (seconds := self._settings.rest_timeout_seconds) is not None:
+            call.deadline = call.begin + seconds
         packs = "gzip" in request.header("accept-encoding")
 
         def answer() -> Answer:

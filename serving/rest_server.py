@@ -24,6 +24,7 @@ class RestServer:
         self._listener = bound(settings.host, max(0, port), shared=settings.workers > 0)
         self.port: int = self._listener.getsockname()[1]
         self._api = api
+        tls = settings.tls
         self._server = uvicorn.Server(
             uvicorn.Config(
                 api,
@@ -36,6 +37,7 @@ class RestServer:
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=round(settings.limits.idle_seconds),
+                ssl_context_factory=(lambda *_: tls.context()) if tls else None,
             )
         )
         self._thread = threading.Thread(target=self._run, name="rest", daemon=True)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving.config_file import ConfigFile
 from serving.models import ModelManager
-from serving.ports import check_free
+from serving.ports import check_free, check_path_free, remove_path
 from serving.settings import ANY_PORT, Settings
 from serving.workers import Workers
 from train.errors import UsageError
@@ -38,11 +38,13 @@ class ModelServer:
         model that can't be.
         """
         settings = self._settings
-        if settings.grpc_port == settings.rest_port != ANY_PORT:
+        if settings.grpc_port == settings.rest_port not in (0, ANY_PORT):
             raise UsageError(f"--port and --rest_api_port are both {settings.grpc_port}; expected two ports")
         for port in (settings.grpc_port, settings.rest_port):
             if port:
                 check_free(settings.host, max(0, port))
+        if settings.grpc_socket:
+            check_path_free(settings.grpc_socket)
         if isinstance(self._host, Workers):
             self._host.start()
         self._models.start()
@@ -58,6 +60,9 @@ class ModelServer:
         if self._config:
             self._config.stop()
         self._models.join()
+        if self._settings.grpc_socket:
+            # gRPC has removed it, unless the worker whose it was has been killed.
+            remove_path(self._settings.grpc_socket)
 
     def _reload(self, config: Any) -> None:
         self._models.reload(config)

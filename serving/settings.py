@@ -6,6 +6,7 @@ from pathlib import Path
 
 from serving.loading import Loader
 from serving.models import LoadPolicy
+from serving.tls import Tls
 
 __all__ = ["ANY_PORT", "Limits", "Settings", "cores"]
 
@@ -41,24 +42,30 @@ class Limits:
 class Settings:
     """Everything about a server but its models.
 
-    Ports: ANY_PORT takes a free one; `rest_port` 0 is no REST. `workers` is the number of processes that
-    share them, 0 to serve from the process that starts the server. `metrics_path` is where Prometheus finds its page
+    Ports: ANY_PORT takes a free one, and 0 is none; gRPC is served from the Unix socket `grpc_socket`, too.
+    `workers` is the number of processes that share the ports, 0 to serve from the process that starts the
+    server; the socket can't be shared, and is the first worker's. `metrics_path` is where Prometheus finds its page
     on the REST port, "" for TensorFlow Serving's, None for no metrics. With `tells_timing`, answers say where the
     time went (a Server-Timing header, and trailing metadata of that name). `config_file` is looked at every
     `config_poll_seconds`, if that isn't 0. `rest_timeout_seconds` is what a request over REST has until its
-    inference must have begun.
+    inference must have begun, None for as long as it takes. `tls` is for both ports. `grpc_arguments` are gRPC
+    core's own, by its names (grpc/impl/channel_arg_names.h).
     """
 
     host: str = "127.0.0.1"
     grpc_port: int = 8500
+    grpc_socket: Path | None = None
     rest_port: int = 0
+    tls: Tls | None = None
     workers: int = 0
     grpc_threads: int = 4 * cores()
     rest_threads: int = 4 * cores()
-    rest_timeout_seconds: float = 30.0
+    rest_timeout_seconds: float | None = 30.0
+    grpc_arguments: tuple[tuple[str, int | str], ...] = ()
     packed_answers: bool = False
     cors: bool = False
     health: bool = False
+    reflection: bool = True
     metrics_path: str | None = None
     logs_requests: bool = False
     tells_timing: bool = False

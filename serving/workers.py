@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from serving.protos import model_server_config_pb2
 from serving.servables import View
 from serving.settings import Settings
 from serving.status import Code, StatusError
-from train.errors import ArtifactError
+from train.errors import ArtifactError, UsageError
 
 __all__ = ["Workers"]
 
@@ -196,6 +196,8 @@ class Workers:
                 answer.result(max(0.0, deadline - time.monotonic()) + 5)
         for worker in workers:
             worker.channel.close()
+        for process in processes - {worker.process for worker in workers}:
+            process.kill()  # it was about to take another's place, and serves nothing yet
         for process in processes:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()) + 5)
@@ -230,11 +232,15 @@ class Workers:
             self._processes.add(process)
         connection = Connection(ours.detach())
         with contextlib.suppress(OSError):
-            connection.send_bytes(pickle.dumps(self._settings))
+            connection.send_bytes(pickle.dumps(self._settings_of(number)))
         channel = Channel(connection, self)
         reader = threading.Thread(target=channel.serve, name=f"worker-{number}-calls", daemon=True)
         reader.start()
         return _Worker(number, process, channel, reader, time.monotonic())
+
+    def _settings_of(self, number: int) -> Settings:
+        # Unlike a port, a Unix socket belongs to one process at a time: the first, or who takes its place.
+        return self._settings if number == 0 else replace(self._settings, grpc_socket=None)
 
     def _keep(self, worker: _Worker) -> None:
         """Wait for the worker's end and start the next in its place, for as long as the server runs."""
@@ -253,10 +259,15 @@ class Workers:
             if self._stopping.wait(_PAUSES_SECONDS[min(deaths, len(_PAUSES_SECONDS) - 1)]):
                 return
             deaths += 1
-            worker = self._spawn(worker.number)
+            with self._lock:
+                if self._stopping.is_set():
+                    return
+                worker = self._spawn(worker.number)
             try:
                 self._catch_up(worker)
-            except (ChannelClosed, StatusError) as error:
+            except (ChannelClosed, StatusError, UsageError) as error:
+                if self._stopping.is_set():
+                    continue
                 log.warning("worker %d can't take its place: %s", worker.number, error or "it has died")
                 worker.process.kill()
 

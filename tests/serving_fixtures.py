@@ -5,6 +5,8 @@ import functools
 import http.client
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ from serving.protos import ModelServiceStub, PredictionServiceStub, predict_pb2
 from serving.server import ANY_PORT, ModelServer, Settings
 from serving.tensors import from_proto, to_proto
 
+ROOT = Path(__file__).resolve().parent.parent
 # Deleted when the interpreter ends.
 _FOLDER = tempfile.TemporaryDirectory(prefix="tfship-serving-")
 TFLITE = Loader(prefer_tflite=True)
@@ -221,6 +224,29 @@ def serving(
         yield Client(server.grpc_port, server.rest_port)
     finally:
         server.stop(5)
+
+
+@contextlib.contextmanager
+def process(*argv: str, ready: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Start `python -m serving`, and see to it that it doesn't outlive the test."""
+    command = [sys.executable, "-m", "serving", *argv, *([f"--ready_file={ready}"] if ready else [])]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as started:
+        try:
+            yield started
+        finally:
+            if started.poll() is None:
+                started.kill()
+
+
+def client_of(started: subprocess.Popen[str], ready: Path) -> Client:
+    """Return a client of the server that `process` has started, when it is ready."""
+    eventually(lambda: ready.exists() or started.poll() is not None, 60)
+    assert started.poll() is None, started.communicate()
+    content = json.loads(ready.read_text())
+    assert content["pid"] == started.pid
+    return Client(content["grpc_port"], content["rest_port"])
 
 
 def eventually(check: Callable[[], bool], seconds: float = 10.0) -> None:

@@ -1,14 +1,10 @@
 """The server as its users start it: a process, its files, its signals."""
 
-import contextlib
-import json
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +13,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from serving.settings import cores
-from serving_fixtures import ROW, Client, eventually, publish, tiny_models
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@contextlib.contextmanager
-def _process(*argv: str, ready: Path | None = None) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "serving", *argv, *([f"--ready_file={ready}"] if ready else [])]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
+from serving_fixtures import ROW, publish, tiny_models
+from serving_fixtures import client_of as _client
+from serving_fixtures import process as _process
 
 
 def _workers(process: subprocess.Popen[str]) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-
-
-def _client(process: subprocess.Popen[str], ready: Path) -> Client:
-    eventually(lambda: ready.exists() or process.poll() is not None, 60)
-    assert process.poll() is None, process.communicate()
-    content = json.loads(ready.read_text())
-    assert content["pid"] == process.pid
-    return Client(content["grpc_port"], content["rest_port"])
 
 
 def test_a_tflite_server_never_loads_tensorflow(tmp_path: Path) -> None:
