@@ -18,7 +18,7 @@ class SavedModel:
     """A SavedModel directory, loaded; a `Runtime`.
 
     `threads` is the size of both of TensorFlow's thread pools (0: one per core). Raises ArtifactError if
-    the directory is no SavedModel with the tag "serve" or can't be loaded.
+    the directory is no SavedModel with the tag "serve" or can't be loaded, or where there is no TensorFlow.
     """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
@@ -26,7 +26,13 @@ class SavedModel:
             raise ArtifactError(
                 f"{path}: holds no saved_model.pb; expected a version directory of `make export`"
             )
-        tf = backend.tensorflow()
+        try:
+            tf = backend.tensorflow()
+        except ImportError as error:
+            raise ArtifactError(
+                f"{path}: a SavedModel needs TensorFlow, which can't be imported ({error}); install it, or serve a "
+                "version's model.tflite with --prefer_tflite_model"
+            ) from error
         self._errors = tf.errors
         config = tf.compat.v1.ConfigProto(
             intra_op_parallelism_threads=threads,

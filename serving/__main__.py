@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         server.start()
         _announce(server, settings, models.model_config_list.config[0].name)
         if ready_file:
-            ports = {"grpc_port": server.grpc_port, "rest_port": server.rest_port, "pid": os.getpid()}
-            files.write_json(ready_file, ports)
+            ports = {"grpc_port": server.grpc_port, "rest_port": server.rest_port}
+            files.write_json(ready_file, {"host": options.host, **ports, "pid": os.getpid()})
         print("ready", flush=True)
         threading.Event().wait()
     except _Stopped:

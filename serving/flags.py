@@ -279,7 +279,7 @@ def _add_process(flags: argparse.ArgumentParser) -> None:
     group = flags.add_argument_group("process (not in tensorflow_model_server)")
     group.add_argument(
         "--ready_file", type=Path, metavar="PATH",
-        help="write {grpc_port, rest_port, pid} there as JSON when all models are available",
+        help="write {host, grpc_port, rest_port, pid} there as JSON when all models are available",
     )  # fmt: skip
     group.add_argument(
         "--workers", type=_at_least(0), default=cores(), metavar="N",

@@ -1,6 +1,5 @@
 """Config files and flags."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -76,24 +75,6 @@ def test_both_config_files_serve_the_same_models(monkeypatch: pytest.MonkeyPatch
         ("nn", f"{ROOT}/models/nn"),
         ("cnn", f"{ROOT}/models/cnn"),
     ]
-
-
-def test_compose_runs_the_official_image_on_the_same_files() -> None:
-    text = (SERVING / "compose.yaml").read_text()
-    assert "\t" not in text
-    image = re.search(r"^    image: (.+)$", text, re.MULTILINE)
-    assert image is not None
-    assert image[1] == "tensorflow/serving:2.19.1"
-    assert re.findall(r'^      - "(.+)"$', text, re.MULTILINE) == [
-        "127.0.0.1:8500:8500",
-        "127.0.0.1:8501:8501",
-    ]
-    volumes = dict(re.findall(r"^      - (\.\S+):(/\S+):ro$", text, re.MULTILINE))
-    assert {(SERVING / source).resolve(): target for source, target in volumes.items()} == {
-        ROOT / "models": "/models",
-        SERVING / "models.config": "/config/models.config",
-    }
-    assert f"--model_config_file={volumes['./models.config']}" in text
 
 
 @pytest.mark.parametrize("name", flags.UNSUPPORTED)
