@@ -9,11 +9,10 @@ from typing import Any
 
 from serving import batching_config, server_protos, tls
 from serving.batching_config import BatchingParameters
-from serving.grpc_server import REUSE_PORT
 from serving.loading import Loader
 from serving.metrics import DEFAULT_PATH
 from serving.models import LoadPolicy
-from serving.settings import ANY_PORT, Settings, cores
+from serving.settings import ANY_PORT, REUSE_PORT, Settings, cores
 from train import cli
 from train.errors import UsageError
 

@@ -16,8 +16,9 @@ from serving.metrics import Metrics
 from serving.predict import Predictor
 from serving.rest import RestApi
 from serving.rest_server import RestServer
-from serving.servables import Servables, View
+from serving.servables import Servables
 from serving.settings import Settings
+from serving.view import View
 
 __all__ = ["Host"]
 

@@ -4,20 +4,23 @@ import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from export.contract import BATCHING
 from export.formats import SERVED_FILE
-from export.runtime import Runtime
-from serving import batching_config, warmup
-from serving.batch_scheduler import BatchScheduler
-from serving.batching import BatchedRuntime, Observer
+from serving import batching_config
 from serving.batching_config import BatchingParameters
-from serving.execution import Loaded
 from serving.protos import saved_model_pb2
 from train.errors import ArtifactError, UsageError
+
+# The process that starts the workers handles loaders, too, and never loads anything. What only loading needs is
+# imported when it is done: it would take longer than all else at the server's start.
+if TYPE_CHECKING:
+    from export.runtime import Runtime
+    from serving.batch_scheduler import BatchScheduler
+    from serving.batching import Observer
+    from serving.execution import Loaded
 
 __all__ = ["Loader"]
 
@@ -65,10 +68,12 @@ class Loader:
     warmup: bool = True
     batching: BatchingParameters | None = None
     per_model_batching: bool = False
-    on_batch: Observer | None = None
+    on_batch: "Observer | None" = None
 
-    def load(self, path: Path) -> Loaded:
+    def load(self, path: Path) -> "Loaded":
         """Load the version directory `path`. Raises ArtifactError if it holds no model that can be run."""
+        from serving.execution import Loaded
+
         parameters = self._parameters(path)
         tflite = path / SERVED_FILE
         if self.prefer_tflite and tflite.is_file():
@@ -90,6 +95,8 @@ class Loader:
     def _parameters(self, path: Path) -> BatchingParameters | None:
         if not self.batching or not self.per_model_batching:
             return self.batching
+        from export.contract import BATCHING
+
         own = path / BATCHING
         if not own.is_file():
             return None
@@ -98,17 +105,23 @@ class Loader:
         except UsageError as error:
             raise ArtifactError(str(error)) from None
 
-    def _batched(self, runtime: Runtime, parameters: BatchingParameters | None) -> Runtime:
+    def _batched(self, runtime: "Runtime", parameters: BatchingParameters | None) -> "Runtime":
         if not parameters:
             return runtime
+        from serving.batching import BatchedRuntime
+
         return BatchedRuntime(runtime, parameters, self._scheduler, self.on_batch)
 
     @functools.cached_property
-    def _scheduler(self) -> BatchScheduler:
+    def _scheduler(self) -> "BatchScheduler":
+        from serving.batch_scheduler import BatchScheduler
+
         pool = self.batching or BatchingParameters()
         return BatchScheduler(pool.thread_pool_name, pool.num_batch_threads)
 
-    def _warmed(self, path: Path, loaded: Loaded, *, fitting: bool) -> Loaded:
+    def _warmed(self, path: Path, loaded: "Loaded", *, fitting: bool) -> "Loaded":
+        from serving import warmup
+
         try:
             count = warmup.replay(path, loaded, fitting=fitting) if self.warmup else 0
         except BaseException:

@@ -25,9 +25,9 @@ from serving.channel import Channel, ChannelClosed
 from serving.metrics import FOLDER
 from serving.ports import bound
 from serving.protos import model_server_config_pb2
-from serving.servables import View
 from serving.settings import Settings
 from serving.status import Code, StatusError
+from serving.view import View
 from train.errors import ArtifactError, UsageError
 
 __all__ = ["Workers"]

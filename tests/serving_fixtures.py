@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from serving.config import parse_config
 from serving.loading import Loader
 from serving.models import LoadPolicy
-from serving.protos import ModelServiceStub, PredictionServiceStub, predict_pb2
+from serving.protos import predict_pb2
 from serving.server import ANY_PORT, ModelServer, Settings
+from serving.stubs import ModelServiceStub, PredictionServiceStub
 from serving.tensors import from_proto, to_proto
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,8 +12,9 @@ import pytest
 from serving.config import parse_config, read_config
 from serving.models import LoadPolicy, ModelManager
 from serving.protos import model_management_pb2, model_pb2
-from serving.servables import Servables, State
+from serving.servables import Servables
 from serving.server import Settings
+from serving.view import State
 from serving_fixtures import (
     ROW,
     TFLITE,
