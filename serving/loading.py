@@ -1,6 +1,6 @@
 """One version directory to one loaded model: which runtime runs it, and how strict its shapes are."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,17 @@ _SAFE_OPERATORS = frozenset(
 class Loader:
     """Loads version directories: SavedModels, or their TFLite files where `prefer_tflite` and there is one.
 
-    With `warmup`, the requests that a version brings are run before it counts as loaded (`serving.warmup`).
-    `threads` is for an inference: 0 leaves it to the runtime (TensorFlow: one per core; LiteRT: one).
+    With `warmup`, the requests that a version brings are run before it counts as loaded (`serving.warmup`), each
+    of them `warmup_iterations` times. `threads` is what LiteRT has for an inference; for TensorFlow that and more is
+    in `session_config`, a serialised ConfigProto. `tags` are those of the SavedModel's graph that is served.
     """
 
     prefer_tflite: bool = False
-    threads: int = 0
+    threads: int = 1
     warmup: bool = True
+    warmup_iterations: int = 1
+    tags: tuple[str, ...] = ("serve",)
+    session_config: bytes = b""
 
     def load(self, path: Path) -> Loaded:
         """Load the version directory `path`. Raises ArtifactError if it holds no model that can be run."""
@@ -59,39 +63,55 @@ class Loader:
             # Each runtime is imported only when it is needed: TensorFlow takes seconds and half a gigabyte.
             from export.litert import LiteRT
 
-            loaded = Loaded(LiteRT(tflite, self.threads or 1), any_shape=False, kind="TFLite")
+            loaded = Loaded(LiteRT(tflite, self.threads), any_shape=False, kind="TFLite")
             return self._warmed(path, loaded, fitting=True)
         graph = path / "saved_model.pb"
         if not graph.is_file() and tflite.is_file():
             raise ArtifactError(f"{path}: holds {SERVED_FILE} and no SavedModel; pass --prefer_tflite_model")
-        any_shape = graph.is_file() and _operators(graph) <= _SAFE_OPERATORS
+        any_shape = graph.is_file() and _operators(_tagged(graph, self.tags)) <= _SAFE_OPERATORS
         from export.savedmodel import SavedModel
 
-        return self._warmed(path, Loaded(SavedModel(path, self.threads), any_shape), fitting=False)
+        runtime = SavedModel(path, tags=self.tags, config=self.session_config)
+        return self._warmed(path, Loaded(runtime, any_shape), fitting=False)
 
     def _warmed(self, path: Path, loaded: Loaded, *, fitting: bool) -> Loaded:
         try:
-            count = warmup.replay(path, loaded, fitting=fitting) if self.warmup else 0
+            iterations = self.warmup_iterations
+            count = warmup.replay(path, loaded, fitting=fitting, iterations=iterations) if self.warmup else 0
         except BaseException:
             loaded.runtime.close()
             raise
         return replace(loaded, notes=(f"warmed up with {count} requests",)) if count else loaded
 
 
-def _operators(path: Path) -> set[str]:
-    """Return the names of all operators in a SavedModel's graphs and functions."""
+def _tagged(path: Path, tags: Sequence[str]) -> Any:
+    """Return the MetaGraphDef with exactly these tags in a saved_model.pb."""
     try:
         model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     except DecodeError:
         raise ArtifactError(f"{path}: damaged; expected a SavedModel protocol buffer") from None
-    used: set[str] = set()
     for meta_graph in model.meta_graphs:
-        graph = meta_graph.graph_def
-        functions = {function.signature.name for function in graph.library.function}
-        used |= _names(graph.node) - functions
-        for function in graph.library.function:
-            used |= _names(function.node_def) - functions
-    return used
+        if set(meta_graph.meta_info_def.tags) == set(tags):
+            return meta_graph
+    found = ", ".join(_set(each.meta_info_def.tags) for each in model.meta_graphs) or "none"
+    raise ArtifactError(
+        f"{path}: Could not find meta graph def matching supplied tags: {_set(tags)}; found {found}; "
+        "--saved_model_tags chooses"
+    )
+
+
+def _set(tags: Iterable[str]) -> str:
+    return f"{{ {', '.join(tags)} }}"
+
+
+def _operators(meta_graph: Any) -> set[str]:
+    """Return the names of all operators in a MetaGraphDef's graph and functions."""
+    graph = meta_graph.graph_def
+    functions = {function.signature.name for function in graph.library.function}
+    used = _names(graph.node)
+    for function in graph.library.function:
+        used |= _names(function.node_def)
+    return used - functions
 
 
 def _names(nodes: Iterable[Any]) -> set[str]:

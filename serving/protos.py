@@ -22,6 +22,7 @@ __all__ = [
     "add_ModelServiceServicer_to_server",
     "add_PredictionServiceServicer_to_server",
     "classification_pb2",
+    "config_pb2",
     "example_pb2",
     "feature_pb2",
     "get_model_metadata_pb2",
@@ -64,7 +65,7 @@ def _bare_tensorflow() -> Iterator[None]:
 with _bare_tensorflow():
     from tensorflow.core.example import example_pb2, feature_pb2
     from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
-    from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+    from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
     from tensorflow_serving.apis import (
         classification_pb2,
         get_model_metadata_pb2,

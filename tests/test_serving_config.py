@@ -106,9 +106,28 @@ def test_known_flags_are_refused_by_name_unless_they_ask_for_nothing(name: str) 
             flags.refuse_unsupported(flags.parser().parse_args(argv))
 
 
+@pytest.mark.parametrize("name", flags.IGNORED)
+def test_flags_that_make_no_difference_are_accepted_and_named(name: str) -> None:
+    neutral, reason = flags.IGNORED[name]
+    assert flags.ignored(flags.parse([])) == flags.ignored(flags.parse([f"--{name}={neutral}"])) == []
+    other = {False: "true", True: "false"}[neutral] if isinstance(neutral, bool) else "7"
+    for argv in ([f"--{name}={other}"], [f"--{name}", other], [f"-{name}={other}"]):
+        assert flags.ignored(flags.parse(argv)) == [f"--{name}: accepted and ignored: {reason}"]
+
+
+def test_ignored_flags_are_named_in_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--enable_profiler", "--mixed_precision=bfloat16", "--model_base_path=/none", "--port=-1"]
+    assert cli.run(main, argv) == 4
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "--enable_profiler: accepted and ignored: there is no profiler service"
+    assert lines[1].startswith("--mixed_precision: accepted and ignored: ")
+
+
 def test_flags_in_all_of_their_forms() -> None:
-    parse = flags.parser().parse_args
+    parse = flags.parse
     assert parse(["--port=1", "--rest_api_port", "2"]).rest_api_port == 2
+    assert parse(["-port=1", "-rest_api_port", "2"]).rest_api_port == 2
+    assert parse(["--port", "-1", "--load_retry_interval_micros", "-12"]).load_retry_interval_micros == -12
     for argv in (
         ["--prefer_tflite_model"],
         ["--prefer_tflite_model=true"],
@@ -136,8 +155,11 @@ def test_flags_in_all_of_their_forms() -> None:
     [
         ["--foo=1"],
         ["stray"],
-        ["-port=1"],
+        ["-foo=1"],
+        ["-p=1"],
         ["--port=x"],
+        ["--enable_profiler=maybe"],
+        ["--num_tflite_pools=many"],
         ["--port=70000"],
         ["--prefer_tflite_model=maybe"],
         ["--file_system_poll_wait_seconds=-1"],
@@ -178,5 +200,13 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    for name in (*flags.UNSUPPORTED, "port", "rest_api_port", "model_base_path", "ready_file", "version"):
+    for name in (
+        *flags.UNSUPPORTED,
+        *flags.IGNORED,
+        "port",
+        "rest_api_port",
+        "model_base_path",
+        "ready_file",
+        "version",
+    ):
         assert f"--{name}" in shown
