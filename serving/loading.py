@@ -11,6 +11,7 @@ from export.formats import SERVED_FILE
 from serving import warmup
 from serving.execution import Loaded
 from serving.protos import saved_model_pb2
+from serving.status import Code, StatusError
 from train.errors import ArtifactError
 
 __all__ = ["Loader"]
@@ -89,14 +90,16 @@ def _tagged(path: Path, tags: Sequence[str]) -> Any:
     try:
         model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     except DecodeError:
-        raise ArtifactError(f"{path}: damaged; expected a SavedModel protocol buffer") from None
+        # As TensorFlow says it, of any file that it can't decode.
+        status = StatusError(Code.OUT_OF_RANGE, "Read less bytes than requested")
+        raise ArtifactError(f"{path}: damaged; expected a SavedModel protocol buffer") from status
     for meta_graph in model.meta_graphs:
         if set(meta_graph.meta_info_def.tags) == set(tags):
             return meta_graph
     found = ", ".join(_set(each.meta_info_def.tags) for each in model.meta_graphs) or "none"
-    raise ArtifactError(
-        f"{path}: Could not find meta graph def matching supplied tags: {_set(tags)}; found {found}; "
-        "--saved_model_tags chooses"
+    missing = f"Could not find meta graph def matching supplied tags: {_set(tags)}"
+    raise ArtifactError(f"{path}: {missing}; found {found}; --saved_model_tags chooses") from StatusError(
+        Code.NOT_FOUND, missing
     )
 
 

@@ -127,7 +127,8 @@ class ModelManager:
         """Serve the models of another ModelServerConfig, a model_config_list, from now on: all of it or nothing.
 
         New models and new base paths are loaded before anything that they replace is unloaded. Raises StatusError
-        if one of them can't be, or if a label names a version that isn't available yet.
+        if one of them can't be, or if a label names a version that isn't available yet. Why a new model couldn't be
+        is then told by its versions' statuses, as if it had been removed.
         """
         with self._editing:
             self._check_new_labels(config)
@@ -143,7 +144,8 @@ class ModelManager:
                 _each(self._policy.load_threads, self._load_first, fresh.values())
             except ArtifactError as error:
                 self._unload_all(fresh.values())
-                raise StatusError(Code.of(error, Code.FAILED_PRECONDITION), str(error)) from error
+                self._remember(fresh.values())
+                raise StatusError(Code.FAILED_PRECONDITION, str(error)) from error
             with self._lock:
                 replaced = [
                     model
@@ -161,6 +163,16 @@ class ModelManager:
                 self._refresh(self._models[name])
             self._unload_all(replaced)
         log.info("config reloaded: %s", ", ".join(sorted({*fresh, *kept})) or "no models")
+
+    def _remember(self, failed: Iterable[_Model]) -> None:
+        with self._lock:
+            for model in failed:
+                known = self._models.get(model.name)
+                broken = any(version.code is not Code.OK for version in model.versions.values())
+                if broken and (known is None or known.removed):
+                    model.removed, model.labels = True, {}
+                    self._models[model.name] = model
+            self._publish()
 
     def _unload_all(self, models: Iterable[_Model]) -> None:
         for model in models:
@@ -220,9 +232,8 @@ class ModelManager:
             if self._stopping.is_set():
                 return
             version = self._add(model, number, path)
-            self._load(model, version, retries=0)
-            if version.state is not State.AVAILABLE:
-                raise ArtifactError(f"model {model.name} version {number} can't be loaded: {version.message}")
+            if failure := self._load(model, version, retries=0):
+                raise ArtifactError(f"model {model.name} version {number} can't be loaded: {failure.detail}")
         self._check_labels(model)
 
     def _check_labels(self, model: _Model) -> None:
@@ -273,7 +284,7 @@ class ModelManager:
                 version.retired = True
                 self._enter(version, State.END)
 
-    def _load(self, model: _Model, version: _Version, retries: int) -> None:
+    def _load(self, model: _Model, version: _Version, retries: int) -> StatusError | None:
         self._enter(version, State.LOADING)
         log.info("model %s version %d: loading, from %s", model.name, version.number, version.path)
         begin = time.monotonic()
@@ -281,13 +292,14 @@ class ModelManager:
             notes = self._fleet.load(version.key, version.path)
         except StatusError as error:
             self._failed(model, version, error, retries)
-            return
+            return error
         version.code, version.message = Code.OK, ""
         self._enter(version, State.AVAILABLE)
         seconds = time.monotonic() - begin
         log.info("model %s version %d: available after %.2f s", model.name, version.number, seconds)
         for note in notes:
             log.info("model %s version %d: %s", model.name, version.number, note)
+        return None
 
     def _failed(self, model: _Model, version: _Version, error: StatusError, retries: int) -> None:
         version.failures += 1
@@ -301,7 +313,7 @@ class ModelManager:
                 "model %s version %d: can't be loaded: %s; %s",
                 model.name,
                 version.number,
-                error.message,
+                error.detail,
                 then,
             )
 
