@@ -23,8 +23,10 @@ class _Stopped(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT, and return 0 when the requests in flight are answered."""
-    options = flags.parser().parse_args(argv)
+    options = flags.parse(argv)
     flags.refuse_unsupported(options)
+    for line in flags.ignored(options):
+        print(line)
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.WARNING)
     logging.getLogger("serving").setLevel(logging.INFO)
     models = _models(options)

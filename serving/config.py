@@ -1,6 +1,7 @@
 """Which models to serve: flags or a `--model_config_file` to a checked ModelServerConfig."""
 
 import re
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,11 @@ def parse_config(text: str, source: str) -> Any:
     return config
 
 
-def check_request(config: Any) -> None:
-    """Check a ModelServerConfig that came by HandleReloadConfigRequest. Raises StatusError.
+def check_request(config: Any, known: Container[str] = ()) -> None:
+    """Check a ModelServerConfig that came by HandleReloadConfigRequest, where `known` models are served already.
 
-    Its base paths must be absolute: whoever sends it needn't know this server's working directory.
+    Its base paths must be absolute: whoever sends it needn't know this server's working directory. Raises
+    StatusError.
     """
     if config.WhichOneof("config") != "model_config_list":
         raise invalid(
@@ -63,6 +65,8 @@ def check_request(config: Any) -> None:
                 f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
             )
         if model.model_platform not in ("", PLATFORM):
+            if model.name not in known:
+                raise invalid(f"Model {model.name} requests unsupported platform {model.model_platform}")
             raise invalid(
                 f"Illegal to change a model's platform. For model {model.name} platform was {PLATFORM} and new "
                 f"platform requested is {model.model_platform}"

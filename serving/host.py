@@ -35,7 +35,7 @@ class Host:
         self._servables = Servables(loader)
         self._observer = Observer(self._metrics, logs=settings.logs_requests)
         self._predictor = Predictor(self._servables, reload)
-        self._inference = Inference(self._servables)
+        self._inference = Inference(self._servables, checks_methods=settings.checks_methods)
         self._grpc: GrpcServer | None = None
         self._rest: RestServer | None = None
 

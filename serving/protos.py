@@ -17,6 +17,7 @@ from train.errors import ArtifactError
 __all__ = [
     "bare_tensorflow",
     "classification_pb2",
+    "config_pb2",
     "example_pb2",
     "feature_pb2",
     "get_model_metadata_pb2",
@@ -60,7 +61,7 @@ def bare_tensorflow() -> Iterator[None]:
 with bare_tensorflow():
     from tensorflow.core.example import example_pb2, feature_pb2
     from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
-    from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+    from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
     from tensorflow_serving.apis import (
         classification_pb2,
         get_model_metadata_pb2,

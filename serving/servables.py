@@ -5,7 +5,7 @@ What is available is said from outside, by a `View`: with several processes, all
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,10 @@ class Servables:
             loaded = self._loader.load(path)
         except Exception as error:  # files can be broken in any way, and the server outlives all
             known = isinstance(error, ArtifactError)
-            message = str(error) if known else f"{path}: {type(error).__name__}: {error}"
-            raise StatusError(Code.of(error, Code.UNKNOWN), message) from error
+            detail = str(error) if known else f"{path}: {type(error).__name__}: {error}"
+            # Clients are told TensorFlow's own words, as by TensorFlow Serving, and not where models lie.
+            message = getattr(error.__cause__, "message", detail)
+            raise StatusError(Code.of(error, Code.UNKNOWN), message, detail) from error
         with self._changed:
             self._entries[key] = _Entry(loaded)
         return loaded.notes
@@ -107,6 +109,11 @@ class Servables:
                 entry.in_flight -= 1
                 if self._leaving:
                     self._changed.notify_all()
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of all models, also of those that were removed."""
+        return self._view.keys()
 
     def status(self, name: str, number: int | None = None) -> list[VersionStatus]:
         """Return the status of all versions ever seen, newest first, or of one.

@@ -91,7 +91,7 @@ def _started(settings: Settings) -> Iterator[ModelServer]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ModelServer]:
-    yield from _started(Settings())
+    yield from _started(Settings(reflection=False))  # the real server has none
 
 
 @pytest.fixture(scope="module")
