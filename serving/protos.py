@@ -15,12 +15,8 @@ from collections.abc import Iterator
 from train.errors import ArtifactError
 
 __all__ = [
-    "ModelServiceServicer",
     "ModelServiceStub",
-    "PredictionServiceServicer",
     "PredictionServiceStub",
-    "add_ModelServiceServicer_to_server",
-    "add_PredictionServiceServicer_to_server",
     "classification_pb2",
     "example_pb2",
     "feature_pb2",
@@ -33,8 +29,10 @@ __all__ = [
     "model_pb2",
     "model_server_config_pb2",
     "model_service_pb2",
+    "model_service_pb2",
     "predict_pb2",
     "prediction_log_pb2",
+    "prediction_service_pb2",
     "prediction_service_pb2",
     "regression_pb2",
     "saved_model_pb2",
@@ -74,19 +72,13 @@ with _bare_tensorflow():
         model_management_pb2,
         model_pb2,
         model_service_pb2,
+        model_service_pb2,
         predict_pb2,
         prediction_log_pb2,
         prediction_service_pb2,
+        prediction_service_pb2,
         regression_pb2,
     )
-    from tensorflow_serving.apis.model_service_pb2_grpc import (
-        ModelServiceServicer,
-        ModelServiceStub,
-        add_ModelServiceServicer_to_server,
-    )
-    from tensorflow_serving.apis.prediction_service_pb2_grpc import (
-        PredictionServiceServicer,
-        PredictionServiceStub,
-        add_PredictionServiceServicer_to_server,
-    )
+    from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
+    from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
     from tensorflow_serving.config import model_server_config_pb2
