@@ -74,6 +74,7 @@ def test_status_and_metadata(client: Client) -> None:
         ),
         ("/v1/models/double:predict", {"signature_name": "no", "instances": [1]}, 400, '"no" not found'),
         ("/v1/models/double:predict", b"{", 400, "JSON Parse error"),
+        ("/v1/models/double:predict", b'{"instances": [[[[]}', 400, "Missing a comma or ']'"),
         ("/v1/models/double:predict", b"\xff", 400, "not UTF-8"),
         (
             "/v1/models/double:classify",
@@ -152,6 +153,28 @@ def test_gzip_requests(client: Client) -> None:
     for broken in (body, packed[:-3], packed + packed, b""):
         assert client.rest(path, broken, Content_Encoding="gzip")[0] == 400
     assert client.rest(path, body, Content_Encoding="br")[0] == 400
+
+
+@pytest.mark.parametrize(
+    "start", [b"X: ", b"", b": ", b"Transfer-Encoding: chunked\r\n\r\n1;", b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: "]
+)
+def test_headers_that_never_end(client: Client, start: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", client.rest_port), 10) as connection:
+        connection.sendall(b"POST /v1/models/double:predict HTTP/1.1\r\n" + start)
+        # No more than it takes and what is on the way: a server that reads on would make this last for ever.
+        with pytest.raises(OSError, match="reset|Broken pipe"):
+            while True:
+                connection.sendall(b"a" * 65536)
+
+
+def test_long_headers_in_pieces(client: Client) -> None:
+    with socket.create_connection(("127.0.0.1", client.rest_port), 10) as connection:
+        connection.sendall(b"GET /v1/models/double HTTP/1.1\r\nConnection: close\r\nX: ")
+        for _ in range(4):
+            connection.sendall(b"a" * 60_000)
+            time.sleep(0.01)
+        connection.sendall(b"\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
 def test_bodies_have_a_limit(client: Client) -> None:
