@@ -24,6 +24,10 @@ MODEL = 'config { name: "a" base_path: "/x" model_platform: "tensorflow" }'
         (f"model_config_list {{ {MODEL} {MODEL} }}", "multiple times"),
         ('model_config_list { config { base_path: "/x" model_platform: "tensorflow" } }', "no name"),
         ('model_config_list { config { name: "a" model_platform: "tensorflow" } }', "no base_path"),
+        (
+            r'model_config_list { config { name: "a" base_path: "/a\000b" model_platform: "tensorflow" } }',
+            "holds a NUL",
+        ),
         ('model_config_list { config { name: "a" base_path: "/x" } }', "sets no model_platform"),
         (
             'model_config_list { config { name: "a" base_path: "/x" model_platform: "foo" } }',
