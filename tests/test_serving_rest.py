@@ -185,11 +185,15 @@ def test_gzip_answers_are_for_long_ones(client: Client) -> None:
 )
 def test_headers_that_never_end(client: Client, start: bytes) -> None:
     with socket.create_connection(("127.0.0.1", client.rest_port), 10) as connection:
+
+        def go_on() -> None:
+            while True:
+                connection.sendall(b"a" * 65536)
+
         connection.sendall(b"POST /v1/models/double:predict HTTP/1.1\r\n" + start)
         # No more than it takes and what is on the way: a server that reads on would make this last for ever.
         with pytest.raises(OSError, match="reset|Broken pipe"):
-            while True:
-                connection.sendall(b"a" * 65536)
+            go_on()
 
 
 def test_long_headers_in_pieces(client: Client) -> None:
