@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
+# Docker's plugin; Debian and others have it as a program of its own, docker-compose.
+COMPOSE ?= docker compose
 
 # `make -j train export` must not export before the training is done.
 .NOTPARALLEL:
@@ -48,13 +50,15 @@ serve: $(STAMP)  ## serve both models with the embedded server: REST on 8501, gR
 	@echo "serve: models/ on REST port 8501 and gRPC port 8500; Ctrl-C stops"
 	@$(PY) -m serving --port=8500 --rest_api_port=8501 --model_config_file=serving/models.local.config
 
-serve-docker:  ## serve both models with the official tensorflow/serving image, on the same ports
-	@echo "serve-docker: tensorflow/serving with models/ on REST port 8501 and gRPC port 8500; Ctrl-C stops"
-	@docker compose version >/dev/null 2>&1 \
-		|| { echo "error: no docker with its compose plugin here; \`make serve\` needs neither" >&2; exit 2; }
+serve-docker:  ## the same in a container: our own image, or with IMAGE=official that of tensorflow/serving
+	@echo "serve-docker: $(or $(IMAGE),tfship) with models/ on REST port 8501 and gRPC port 8500; Ctrl-C stops"
+	@case "$(or $(IMAGE),tfship)" in tfship|official) ;; \
+		*) echo "error: IMAGE=$(IMAGE): expected tfship (the default) or official" >&2; exit 2;; esac
+	@$(COMPOSE) version >/dev/null 2>&1 \
+		|| { echo "error: \`$(COMPOSE)\` doesn't run here; set COMPOSE=docker-compose if you have that; \`make serve\` needs neither" >&2; exit 2; }
 	@for name in nn cnn; do ls -d models/$$name/[0-9]* >/dev/null 2>&1 \
 		|| { echo "error: models/$$name holds no version; run \`make train export\` first" >&2; exit 4; }; done
-	@docker compose -f serving/compose.yaml up
+	@$(COMPOSE) -f serving/compose.yaml --profile $(or $(IMAGE),tfship) up --build
 
 predict: $(STAMP)  ## ask the running server about a picture: make predict IMAGE=digit.png
 	@test -n "$(IMAGE)" || { echo "error: no picture given; make predict IMAGE=client/samples/seven.png" >&2; exit 2; }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from export import store
+from export.contract import BATCHING
 from export.formats import Format
 from train.errors import ArtifactError
 from train.files import read_json, sha256, write_json
@@ -27,8 +28,8 @@ class ExportCard:
     other) and the figures of `export.verify.compare`; `unconverted` gives the converter's reason by format.
     `equalized` are the layers rescaled to lose less in int8,
     `serves` is the format that `model.tflite` is a copy of. `blessing` is the gate's record (`export.gate`),
-    `layers` the report on each format that didn't pass it. `files` are all files of the version but this one
-    with their sha256, and `card_sha256` is that of the card without it.
+    `layers` the report on each format that didn't pass it. `files` are what `listing` returns, and
+    `card_sha256` is that of the card without it.
     """
 
     model: str
@@ -74,11 +75,14 @@ def read(version: Path) -> ExportCard:
 
 
 def listing(version: Path) -> dict[str, str]:
-    """Return the sha256 of every file in a version directory but its card, by path within it."""
+    """Return the sha256 of every file in a version directory, by path within it, but of its card.
+
+    And but of how a server is to batch requests, which its operator may set, and which changes no answer.
+    """
     return {
         path.relative_to(version).as_posix(): sha256(path)
         for path in sorted(version.rglob("*"))
-        if path.is_file() and path != version / CARD
+        if path.is_file() and path not in (version / CARD, version / BATCHING)
     }
 
 

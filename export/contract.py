@@ -34,13 +34,15 @@ from train.errors import ArtifactError
 from train.files import read_json, write_json
 
 __all__ = [
-    "BOX", "CLASSIFY", "CONTRACT", "EXAMPLE_FEATURE", "FAINTEST", "FIELD", "INK", "MOST_PIXELS", "SERVING_BYTES",
-    "SERVING_UINT8", "SLACK", "SPECKLED", "WARMUP", "Contract", "digits", "read",
+    "BATCHING", "BOX", "CLASSIFY", "CONTRACT", "EXAMPLE_FEATURE", "FAINTEST", "FIELD", "INK", "MOST_PIXELS",
+    "SERVING_BYTES", "SERVING_UINT8", "SLACK", "SPECKLED", "WARMUP", "Contract", "digits", "read",
 ]  # fmt: skip
 
 CONTRACT = "contract.json"
 # The requests that a server runs before a version counts as available, by TensorFlow Serving's name.
 WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
+# How a server batches the requests to this version; whoever runs the server may add it.
+BATCHING = "batching_params.pbtxt"
 
 SERVING_UINT8 = "serving_uint8"
 SERVING_BYTES = "serving_bytes"

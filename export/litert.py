@@ -1,7 +1,9 @@
 """Run TFLite files with LiteRT (XNNPACK). TensorFlow is not needed and never loaded."""
 
+import contextlib
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,35 +26,34 @@ _DATA_TYPES = {
 class LiteRT:
     """A TFLite file, loaded; a `Runtime` whose batch dimension follows its input.
 
-    `threads` is the number that an inference may use. Raises ArtifactError if the file is missing, is no
-    TFLite model, has no signature or needs an operator that this runtime lacks.
+    `threads` is the number that an inference may use, `at_once` how many inferences may run at a time. Raises
+    ArtifactError if the file is missing, is no TFLite model, has no signature or needs an operator that this
+    runtime lacks.
     """
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, threads: int = 1, at_once: int = 1) -> None:
         if not path.is_file():
             raise ArtifactError(f"{path}: no such TFLite file; `make export` writes them")
-        # One interpreter has one set of tensors: a second call must wait for the first.
-        self._lock = threading.Lock()
+        # Bytes and not the path: a file replaced or truncated under a memory map would kill the process.
+        self._content = path.read_bytes()
+        self._threads = threads
+        # One interpreter has one set of tensors: a second call at a time needs a second one, made when it comes.
+        self._free = threading.Semaphore(at_once)
+        self._at_once = at_once
         try:
-            # Bytes and not the path: a file replaced or truncated under a memory map would kill the process.
-            self._interpreter = Interpreter(model_content=path.read_bytes(), num_threads=threads)
-            # Before the runners exist: it finds out now what the first inference would stumble over.
-            self._interpreter.allocate_tensors()
-            self._runners = {
-                name: self._interpreter.get_signature_runner(name)
-                for name in self._interpreter.get_signature_list()
-            }
+            first = self._new()
         except (ValueError, RuntimeError) as error:
             raise ArtifactError(f"{path}: LiteRT can't load it ({error})") from error
-        if not self._runners:
+        if not first.runners:
             raise ArtifactError(f"{path}: has no signature, so its tensors have no names; export it again")
+        self._idle = [first]
         self._signatures = {
             name: Signature(
                 {key: _spec(each) for key, each in runner.get_input_details().items()},
                 {key: _spec(each) for key, each in runner.get_output_details().items()},
                 "tensorflow/serving/predict",
             )
-            for name, runner in self._runners.items()
+            for name, runner in first.runners.items()
         }
 
     @property
@@ -62,18 +63,51 @@ class LiteRT:
 
     def run(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """See `Runtime.run`."""
-        with self._lock:
+        shapes = (signature, *(array.shape for array in inputs.values()))
+        with self._free:
+            interpreter = self._take(shapes)
             try:
-                outputs: dict[str, NDArray[Any]] = self._runners[signature](**inputs)
+                outputs: dict[str, NDArray[Any]] = interpreter.runners[signature](**inputs)
             except RuntimeError as error:
                 raise ValueError(str(error)) from error
+            finally:
+                interpreter.shapes = shapes
+                self._idle.append(interpreter)
         return outputs
 
     def close(self) -> None:
-        """Free the model's memory."""
-        with self._lock:
-            self._runners.clear()
-            del self._interpreter
+        """Free the model's memory, when what runs has ended."""
+        for _ in range(self._at_once):
+            self._free.acquire()
+        self._idle.clear()
+        self._content = b""
+
+    def _take(self, shapes: tuple[Any, ...]) -> "_Interpreter":
+        """Return an idle interpreter, if possible one whose tensors have these sizes already: new ones take time."""
+        # A list's own operations are atomic; what another thread took meanwhile is just not there any more.
+        for interpreter in reversed(self._idle.copy()):
+            if interpreter.shapes == shapes:
+                with contextlib.suppress(ValueError):
+                    self._idle.remove(interpreter)
+                    return interpreter
+        with contextlib.suppress(IndexError):
+            return self._idle.pop()
+        return self._new()
+
+    def _new(self) -> "_Interpreter":
+        interpreter = Interpreter(model_content=self._content, num_threads=self._threads)
+        # Before the runners exist: it finds out now what the first inference would stumble over.
+        interpreter.allocate_tensors()
+        names = interpreter.get_signature_list()
+        return _Interpreter({name: interpreter.get_signature_runner(name) for name in names})
+
+
+@dataclass(eq=False)
+class _Interpreter:
+    """LiteRT's interpreter, as its signatures' runners, which hold it; `shapes` are those of its last inputs."""
+
+    runners: dict[str, Any]
+    shapes: tuple[Any, ...] = ()
 
 
 def _spec(details: Mapping[str, Any]) -> TensorSpec:

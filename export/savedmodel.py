@@ -19,7 +19,8 @@ class SavedModel:
 
     `threads` is the size of both of TensorFlow's thread pools (0: what `config` says, or else one per core),
     `tags` are those of the graph that is loaded, and `config` is a serialised ConfigProto for the session. Raises
-    ArtifactError if the directory is no SavedModel with these tags or can't be loaded.
+    ArtifactError if the directory is no SavedModel with these tags or can't be
+    loaded, or where there is no TensorFlow.
     """
 
     def __init__(
@@ -29,7 +30,13 @@ class SavedModel:
             raise ArtifactError(
                 f"{path}: holds no saved_model.pb; expected a version directory of `make export`"
             )
-        tf = backend.tensorflow()
+        try:
+            tf = backend.tensorflow()
+        except ImportError as error:
+            raise ArtifactError(
+                f"{path}: a SavedModel needs TensorFlow, which can't be imported ({error}); install it, or serve a "
+                "version's model.tflite with --prefer_tflite_model"
+            ) from error
         self._errors = tf.errors
         options = tf.compat.v1.ConfigProto.FromString(config)
         options.use_per_session_threads = True

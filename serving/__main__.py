@@ -24,7 +24,6 @@ class _Stopped(BaseException):
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT, and return 0 when the requests in flight are answered."""
     options = flags.parse(argv)
-    flags.refuse_unsupported(options)
     for line in flags.ignored(options):
         print(line)
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.WARNING)
@@ -40,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         server.start()
         _announce(server, settings, models.model_config_list.config[0].name)
         if ready_file:
-            ports = {"grpc_port": server.grpc_port, "rest_port": server.rest_port, "pid": os.getpid()}
-            files.write_json(ready_file, ports)
+            ports = {"grpc_port": server.grpc_port, "rest_port": server.rest_port}
+            files.write_json(ready_file, {"host": options.host, **ports, "pid": os.getpid()})
         print("ready", flush=True)
         threading.Event().wait()
     except _Stopped:

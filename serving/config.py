@@ -5,8 +5,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import text_format
-
+from serving import server_protos
 from serving.protos import model_server_config_pb2
 from serving.status import invalid
 from train.errors import UsageError
@@ -27,23 +26,15 @@ def one_model(name: str, base_path: str) -> Any:
 
 def read_config(path: Path) -> Any:
     """Return the ModelServerConfig in the text file `path`, base paths made absolute. Raises UsageError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--model_config_file: {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"--model_config_file: {path}: not a text file") from None
-    return parse_config(text, f"--model_config_file: {path}")
+    flag = "--model_config_file"
+    return parse_config(server_protos.read_text(path, flag), f"{flag}: {path}")
 
 
 def parse_config(text: str, source: str) -> Any:
     """Return the ModelServerConfig in `text`, a text protobuf. Raises UsageError, which names `source`."""
     if not text.strip():
         raise UsageError(f"{source}: is empty; expected model_config_list {{ config {{ … }} }}")
-    try:
-        config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-    except text_format.ParseError as error:
-        raise UsageError(f"{source}: not a ModelServerConfig in protobuf text format ({error})") from None
+    config = server_protos.parse(text, model_server_config_pb2.ModelServerConfig, source)
     _check(config, source)
     return config
 

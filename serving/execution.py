@@ -5,6 +5,7 @@ TensorFlow aborts the whole process on some inputs. Every error is a StatusError
 
 import time
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,12 @@ from serving.calls import Call
 from serving.status import Code, StatusError, invalid
 from serving.tensors import DTYPES, DType, dtype_of
 
-__all__ = ["Loaded", "Tensors", "check_inputs", "find", "names", "run", "serialized"]
+__all__ = ["DEADLINE", "Loaded", "Tensors", "check_inputs", "find", "names", "run", "serialized"]
 
 Tensors = dict[str, NDArray[Any]]
+
+# When whoever asked stops waiting for the request that this thread answers, in `time.monotonic()`'s seconds.
+DEADLINE: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def run(loaded: Loaded, name: str, tensors: Tensors, call: Call | None = None) -
     signature = loaded.runtime.signatures[name]
     if call:
         call.check_deadline()
+        DEADLINE.set(call.deadline)
     begin = time.monotonic()
     try:
         outputs = loaded.runtime.run(name, tensors)

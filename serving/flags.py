@@ -8,34 +8,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from serving import tls
-from serving.grpc_server import REUSE_PORT
+from serving import batching_config, server_protos, tls
+from serving.batching_config import BatchingParameters
 from serving.loading import Loader
+from serving.metrics import DEFAULT_PATH
 from serving.models import LoadPolicy
 from serving.session_config import session_config
-from serving.settings import ANY_PORT, Settings, cores
+from serving.settings import ANY_PORT, REUSE_PORT, Settings, cores
 from train import cli
 from train.errors import UsageError
 
-__all__ = ["IGNORED", "UNSUPPORTED", "ignored", "parse", "parser", "refuse_unsupported", "settings"]
+__all__ = ["IGNORED", "ignored", "parse", "parser", "settings"]
 
-# Flags of tensorflow_model_server that this server knows and can't obey yet, with the value that asks for
-# nothing: what TensorFlow Serving does without the flag.
-UNSUPPORTED = {
-    "batching_parameters_file": "",
-    "enable_batching": "false",
-    "enable_per_model_batching_parameters": "false",
-    "monitoring_config_file": "",
-    # To leave this one out of account would be to serve anyone where only some were meant.
-    "use_alts_credentials": "false",
-}
 # Flags that make no difference here: the value that asks for nothing, and why any other is left out of account.
 IGNORED: dict[str, tuple[bool | int | str, str]] = {
     "enable_profiler": (False, "there is no profiler service"),
     "flush_filesystem_caches": (True, "model files are cached by the system, as all files are"),
     "mixed_precision": ("", "a model is run in the precision that it was exported in"),
-    "num_tflite_interpreters_per_pool": (1, "every worker process has one interpreter of each model"),
-    "num_tflite_pools": (1, "every worker process has one interpreter of each model"),
     "platform_config_file": ("", "there is one platform, and flags are its settings"),
     "remove_unused_fields_from_bundle_metagraph": (True, "what isn't used isn't kept in any case"),
     "skip_initialize_tpu": (False, "there is no support for TPUs"),
@@ -62,7 +51,6 @@ def parser() -> argparse.ArgumentParser:
     _add_network(flags)
     _add_runtime(flags)
     _add_process(flags)
-    _add_unsupported(flags)
     _add_ignored(flags)
     return flags
 
@@ -71,15 +59,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse a command line; whoever writes `-port=1` means `--port=1`. Ends the process for what can't be parsed."""
     given = sys.argv[1:] if argv is None else argv
     return parser().parse_args([re.sub("^-(?=[a-z_]{2})", "--", each) for each in given])
-
-
-def refuse_unsupported(flags: argparse.Namespace) -> None:
-    """Raise UsageError for the first flag that asks for what this server doesn't do yet."""
-    for name, neutral in UNSUPPORTED.items():
-        value = getattr(flags, name)
-        if value is not None and value.lower() != neutral:
-            hint = f"leave it out or at {neutral!r}" if neutral else "leave it out"
-            raise UsageError(f"--{name}: not supported by this server yet; {hint}")
 
 
 def ignored(flags: argparse.Namespace) -> list[str]:
@@ -97,7 +76,13 @@ def settings(flags: argparse.Namespace) -> Settings:
         raise UsageError(
             f"--port=0 without --grpc_socket_path: expected one of them, or --port={ANY_PORT} for any free port"
         )
-    defaults = Settings()
+    if flags.use_alts_credentials:
+        # To ignore this one would be to serve anyone where only some were meant.
+        raise UsageError(
+            "--use_alts_credentials: not supported; leave it out, and secure the ports by --ssl_config_file"
+        )
+    # A request that waits for its batch to be full holds a thread.
+    threads = Settings.grpc_threads if not flags.enable_batching else max(128, Settings.grpc_threads)
     return Settings(
         host=flags.host,
         grpc_port=flags.port,
@@ -105,11 +90,12 @@ def settings(flags: argparse.Namespace) -> Settings:
         rest_port=flags.rest_api_port,
         tls=tls.read(flags.ssl_config_file) if flags.ssl_config_file else None,
         workers=flags.workers,
+        metrics_path=_metrics_path(flags),
         logs_requests=flags.log_requests,
         tells_timing=flags.enable_server_timing,
-        grpc_threads=flags.grpc_max_threads or defaults.grpc_threads,
+        grpc_threads=flags.grpc_max_threads or threads,
         grpc_arguments=flags.grpc_channel_arguments,
-        rest_threads=flags.rest_api_num_threads or defaults.rest_threads,
+        rest_threads=flags.rest_api_num_threads or threads,
         rest_timeout_seconds=flags.rest_api_timeout_in_ms / 1e3 if flags.rest_api_timeout_in_ms > 0 else None,
         packed_answers=flags.enable_serialization_as_tensor_content,
         cors=flags.rest_api_enable_cors_support,
@@ -137,6 +123,7 @@ def _loader(flags: argparse.Namespace) -> Loader:
     return Loader(
         prefer_tflite=flags.prefer_tflite_model,
         threads=intra or both or 1,
+        interpreters=flags.num_tflite_pools * flags.num_tflite_interpreters_per_pool,
         warmup=flags.enable_model_warmup,
         warmup_iterations=flags.num_request_iterations_for_warmup or 1,
         tags=flags.saved_model_tags,
@@ -148,7 +135,34 @@ def _loader(flags: argparse.Namespace) -> Loader:
             gpu_fraction=flags.per_process_gpu_memory_fraction,
             workers=flags.workers,
         ),
+        batching=_batching(flags),
+        per_model_batching=flags.enable_per_model_batching_parameters,
     )
+
+
+def _metrics_path(flags: argparse.Namespace) -> str | None:
+    if not flags.monitoring_config_file:
+        return None
+    config = server_protos.read(
+        flags.monitoring_config_file, server_protos.MonitoringConfig, "--monitoring_config_file"
+    ).prometheus_config
+    path: str = config.path or DEFAULT_PATH
+    if not path.startswith("/"):
+        raise UsageError(
+            f"--monitoring_config_file: path is {path!r}; expected one that begins with /, like {DEFAULT_PATH}"
+        )
+    return path if config.enable else None
+
+
+def _batching(flags: argparse.Namespace) -> BatchingParameters | None:
+    if not flags.enable_batching:
+        for name in ("batching_parameters_file", "enable_per_model_batching_parameters"):
+            if getattr(flags, name):
+                raise UsageError(f"--{name} is set without --enable_batching; pass that too")
+        return None
+    if not flags.batching_parameters_file:
+        return BatchingParameters(thread_pool_name="model_server_batch_threads")
+    return batching_config.read(Path(flags.batching_parameters_file), "--batching_parameters_file")
 
 
 def _add_models(flags: argparse.ArgumentParser) -> None:
@@ -221,6 +235,10 @@ def _add_network(flags: argparse.ArgumentParser) -> None:
         help="REST requests at a time; 0: 4 per core",
     )  # fmt: skip
     group.add_argument(
+        "--monitoring_config_file", type=Path, metavar="FILE",
+        help="a MonitoringConfig in text format: whether Prometheus finds metrics on the REST port, and where",
+    )  # fmt: skip
+    group.add_argument(
         "--rest_api_timeout_in_ms", type=_integer, default=30_000, metavar="MS",
         help="how long a REST request may wait until its model is run; 0: as long as it takes",
     )  # fmt: skip
@@ -232,6 +250,7 @@ def _add_network(flags: argparse.ArgumentParser) -> None:
         "--ssl_config_file", type=_file, metavar="FILE",
         help="TLS for gRPC and REST: an SSLConfig in text format, which holds the PEM texts",
     )  # fmt: skip
+    _add_bool(group, "use_alts_credentials", "not supported")
     _add_bool(group, "rest_api_enable_cors_support", "let browsers call REST from pages of other servers")
     _add_bool(group, "enable_grpc_healthcheck_service", "answer grpc.health.v1.Health on the gRPC port")
     _add_bool(
@@ -291,13 +310,31 @@ def _add_runtime(flags: argparse.ArgumentParser) -> None:
         "--per_process_gpu_memory_fraction", type=_fraction, default=0.0, metavar="0.0…1.0",
         help="of a GPU's memory for each worker; 0: what it needs",
     )  # fmt: skip
+    _add_bool(group, "enable_batching", "run requests that come at the same time together")
+    group.add_argument(
+        "--batching_parameters_file", default="", metavar="FILE",
+        help="how: a BatchingParameters in text format",
+    )  # fmt: skip
+    _add_bool(
+        group,
+        "enable_per_model_batching_parameters",
+        "how, by each version's own batching_params.pbtxt; without one, it isn't batched",
+    )
+
+    group.add_argument(
+        "--num_tflite_interpreters_per_pool", type=_at_least(1), default=2, metavar="N",
+        help="inferences of one TFLite model at a time, in each worker",
+    )  # fmt: skip
+    group.add_argument(
+        "--num_tflite_pools", type=_at_least(1), default=1, metavar="N", help="multiplies that number"
+    )
 
 
 def _add_process(flags: argparse.ArgumentParser) -> None:
     group = flags.add_argument_group("process (not in tensorflow_model_server)")
     group.add_argument(
         "--ready_file", type=Path, metavar="PATH",
-        help="write {grpc_port, rest_port, pid} there as JSON when all models are available",
+        help="write {host, grpc_port, rest_port, pid} there as JSON when all models are available",
     )  # fmt: skip
     group.add_argument(
         "--workers", type=_at_least(0), default=cores(), metavar="N",
@@ -313,16 +350,6 @@ def _add_process(flags: argparse.ArgumentParser) -> None:
         "--shutdown_grace_seconds", type=_at_least(0), default=30, metavar="S",
         help="what requests in flight get after SIGTERM",
     )  # fmt: skip
-
-
-def _add_unsupported(flags: argparse.ArgumentParser) -> None:
-    group = flags.add_argument_group("known and refused, unless they ask for nothing")
-    for name, neutral in UNSUPPORTED.items():
-        description = f"only {neutral!r}" if neutral else "not supported yet"
-        if neutral in ("true", "false"):
-            group.add_argument(f"--{name}", nargs="?", const="true", metavar="true|false", help=description)
-        else:
-            group.add_argument(f"--{name}", metavar="VALUE", help=description)
 
 
 def _add_ignored(flags: argparse.ArgumentParser) -> None:

@@ -9,14 +9,11 @@ from grpc_reflection.v1alpha import reflection
 
 from serving.grpc_services import SERVICES, Services
 from serving.ports import address
-from serving.settings import Settings
+from serving.settings import REUSE_PORT, Settings
 from serving.tls import Tls
 from train.errors import UsageError
 
-__all__ = ["REUSE_PORT", "GrpcServer"]
-
-# The one of gRPC's arguments that isn't free to be chosen.
-REUSE_PORT = "grpc.so_reuseport"
+__all__ = ["GrpcServer"]
 
 
 class GrpcServer:

@@ -13,16 +13,15 @@ from serving.calls import Call, Observer
 from serving.execution import Tensors
 from serving.inference import Inference
 from serving.predict import METADATA_FIELD, Predictor
-from serving.protos import (
+from serving.protos import model_management_pb2, predict_pb2
+from serving.settings import Settings
+from serving.status import Code, StatusError
+from serving.stubs import (
     ModelServiceServicer,
     PredictionServiceServicer,
     add_ModelServiceServicer_to_server,
     add_PredictionServiceServicer_to_server,
-    model_management_pb2,
-    predict_pb2,
 )
-from serving.settings import Settings
-from serving.status import Code, StatusError
 from serving.tensors import from_proto, to_proto
 
 __all__ = ["SERVICES", "Services"]

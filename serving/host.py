@@ -3,9 +3,11 @@
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from serving.batching import BatchRun
 from serving.calls import Observer
 from serving.grpc_server import GrpcServer
 from serving.grpc_services import Services
@@ -14,8 +16,9 @@ from serving.metrics import Metrics
 from serving.predict import Predictor
 from serving.rest import RestApi
 from serving.rest_server import RestServer
-from serving.servables import Servables, View
+from serving.servables import Servables
 from serving.settings import Settings
+from serving.view import View
 
 __all__ = ["Host"]
 
@@ -25,8 +28,11 @@ class Host:
 
     def __init__(self, settings: Settings, reload: Callable[[Any], None]) -> None:
         self._settings = settings
-        self._servables = Servables(settings.loader)
         self._metrics = Metrics.at(settings.metrics_path)
+        loader = settings.loader
+        if self._metrics.path and loader.batching:
+            loader = replace(loader, on_batch=self._count_batch)
+        self._servables = Servables(loader)
         self._observer = Observer(self._metrics, logs=settings.logs_requests)
         self._predictor = Predictor(self._servables, reload)
         self._inference = Inference(self._servables, checks_methods=settings.checks_methods)
@@ -50,6 +56,9 @@ class Host:
     def release(self) -> None:
         """See `Fleet.release`."""
         self._servables.release()
+
+    def _count_batch(self, run: BatchRun) -> None:
+        self._metrics.batch(run.thread_pool_name, run.queued_seconds)
 
     def open(self, grpc_port: int, rest_port: int) -> tuple[int, int]:
         """Open the ports, and return them; 0 is none, and ANY_PORT any free one. Raises UsageError."""

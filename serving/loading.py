@@ -1,18 +1,27 @@
-"""One version directory to one loaded model: which runtime runs it, and how strict its shapes are."""
+"""One version directory to one loaded model: which runtime runs it, how strict its shapes are, how it is batched."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
 from export.formats import SERVED_FILE
-from serving import warmup
-from serving.execution import Loaded
+from serving import batching_config
+from serving.batching_config import BatchingParameters
 from serving.protos import saved_model_pb2
 from serving.status import Code, StatusError
-from train.errors import ArtifactError
+from train.errors import ArtifactError, UsageError
+
+# The process that starts the workers handles loaders, too, and never loads anything. What only loading needs is
+# imported when it is done: it would take longer than all else at the server's start.
+if TYPE_CHECKING:
+    from export.runtime import Runtime
+    from serving.batch_scheduler import BatchScheduler
+    from serving.batching import Observer
+    from serving.execution import Loaded
 
 __all__ = ["Loader"]
 
@@ -48,23 +57,36 @@ class Loader:
     With `warmup`, the requests that a version brings are run before it counts as loaded (`serving.warmup`), each
     of them `warmup_iterations` times. `threads` is what LiteRT has for an inference; for TensorFlow that and more is
     in `session_config`, a serialised ConfigProto. `tags` are those of the SavedModel's graph that is served.
+    `interpreters` is how many inferences of a TFLite file may run at a time, each in memory of its own.
+
+    With `batching`, requests to a model are run together, on threads that all models share. With
+    `per_model_batching`, `batching` sets only these threads: versions bring the rest, in `batching_params.pbtxt`,
+    and those that don't aren't batched. `on_batch` is told of every run.
     """
 
     prefer_tflite: bool = False
     threads: int = 1
+    interpreters: int = 2
     warmup: bool = True
     warmup_iterations: int = 1
     tags: tuple[str, ...] = ("serve",)
     session_config: bytes = b""
+    batching: BatchingParameters | None = None
+    per_model_batching: bool = False
+    on_batch: "Observer | None" = None
 
-    def load(self, path: Path) -> Loaded:
+    def load(self, path: Path) -> "Loaded":
         """Load the version directory `path`. Raises ArtifactError if it holds no model that can be run."""
+        from serving.execution import Loaded
+
+        parameters = self._parameters(path)
         tflite = path / SERVED_FILE
         if self.prefer_tflite and tflite.is_file():
             # Each runtime is imported only when it is needed: TensorFlow takes seconds and half a gigabyte.
             from export.litert import LiteRT
 
-            loaded = Loaded(LiteRT(tflite, self.threads), any_shape=False, kind="TFLite")
+            runtime = self._batched(LiteRT(tflite, self.threads, self.interpreters), parameters)
+            loaded = Loaded(runtime, any_shape=False, kind="TFLite")
             return self._warmed(path, loaded, fitting=True)
         graph = path / "saved_model.pb"
         if not graph.is_file() and tflite.is_file():
@@ -72,10 +94,40 @@ class Loader:
         any_shape = graph.is_file() and _operators(_tagged(graph, self.tags)) <= _SAFE_OPERATORS
         from export.savedmodel import SavedModel
 
-        runtime = SavedModel(path, tags=self.tags, config=self.session_config)
+        model = SavedModel(path, tags=self.tags, config=self.session_config)
+        runtime = self._batched(model, parameters)
         return self._warmed(path, Loaded(runtime, any_shape), fitting=False)
 
-    def _warmed(self, path: Path, loaded: Loaded, *, fitting: bool) -> Loaded:
+    def _parameters(self, path: Path) -> BatchingParameters | None:
+        if not self.batching or not self.per_model_batching:
+            return self.batching
+        from export.contract import BATCHING
+
+        own = path / BATCHING
+        if not own.is_file():
+            return None
+        try:
+            return batching_config.read(own, "--enable_per_model_batching_parameters")
+        except UsageError as error:
+            raise ArtifactError(str(error)) from None
+
+    def _batched(self, runtime: "Runtime", parameters: BatchingParameters | None) -> "Runtime":
+        if not parameters:
+            return runtime
+        from serving.batching import BatchedRuntime
+
+        return BatchedRuntime(runtime, parameters, self._scheduler, self.on_batch)
+
+    @functools.cached_property
+    def _scheduler(self) -> "BatchScheduler":
+        from serving.batch_scheduler import BatchScheduler
+
+        pool = self.batching or BatchingParameters()
+        return BatchScheduler(pool.thread_pool_name, pool.num_batch_threads)
+
+    def _warmed(self, path: Path, loaded: "Loaded", *, fitting: bool) -> "Loaded":
+        from serving import warmup
+
         try:
             iterations = self.warmup_iterations
             count = warmup.replay(path, loaded, fitting=fitting, iterations=iterations) if self.warmup else 0

@@ -120,7 +120,6 @@ class Metrics:
         inference: float | None = None,
         encode: float | None = None,
         runtime: str = "",
-        thread_pool: str = "",
         examples: int = 0,
         received: int = 0,
         sent: int = 0,
@@ -129,9 +128,8 @@ class Metrics:
 
         `model` as the request names it; `api` Predict, Classify, Regress, MultiInference, or empty for another;
         `entrypoint` GRPC or REST; `status` a Code's name. Seconds from arrival to answer, and of the steps that
-        there were: `queue` until it was its turn, in `thread_pool` if that was a batch's; `decode` bytes to tensors;
-        `inference` in `runtime`, TF1 for any SavedModel (as there) or TFLite; `encode` tensors to bytes. `received`
-        and `sent`: bytes.
+        there were: `queue` until it was its turn; `decode` bytes to tensors; `inference` in `runtime`, TF1 for any
+        SavedModel (as there) or TFLite; `encode` tensors to bytes. `received` and `sent`: bytes.
         """
         if model not in self._models:
             # A client may ask for a million names, and each series costs memory here and in Prometheus for ever.
@@ -147,8 +145,6 @@ class Metrics:
             self._total.observe(labels, seconds * 1e6)
             if queue is not None:
                 self._queue.observe(labels, queue * 1e6)
-                if thread_pool:
-                    self._batching.observe((thread_pool,), queue * 1e6)
             if decode is not None:
                 self._decode.observe(labels, decode * 1e6)
             if inference is not None:
@@ -158,6 +154,12 @@ class Metrics:
             if examples:
                 self._example_counts.observe((model,), examples)
                 self._example_total.add((model,), examples)
+
+    def batch(self, thread_pool: str, queued: Iterable[float]) -> None:
+        """Count a batch's requests, each with the seconds that it waited for the others."""
+        with self._lock:
+            for seconds in queued:
+                self._batching.observe((thread_pool,), seconds * 1e6)
 
     def in_flight(self, entrypoint: str) -> contextlib.AbstractContextManager[None]:
         """Return what counts a request as being in flight: `with metrics.in_flight("REST"): …`."""
@@ -198,6 +200,9 @@ class _Disabled(Metrics):
         self.path = None
 
     def request(self, **_: object) -> None:
+        pass
+
+    def batch(self, thread_pool: str, queued: Iterable[float]) -> None:
         pass
 
     def in_flight(self, entrypoint: str) -> contextlib.AbstractContextManager[None]:  # noqa: ARG002

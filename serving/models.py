@@ -2,7 +2,7 @@
 
 One thread watches the base paths. A new version is loaded before the one that it replaces is unloaded. A
 version that can't be loaded says so in its status, while the others go on serving. Where versions are loaded
-is the fleet's business (`serving.servables`).
+is the fleet's business (`serving.view`).
 """
 
 import itertools
@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 from export import store
 from serving import versions
-from serving.servables import Fleet, ModelView, State, VersionStatus
 from serving.status import Code, StatusError
+from serving.view import Fleet, ModelView, State, VersionStatus
 from train.errors import ArtifactError
 
 __all__ = ["LoadPolicy", "ModelManager"]

@@ -193,7 +193,8 @@ class RestApi:
                 headers["server-timing"] = call.timing()
             return Answer(200, content, headers=headers)
 
-        if self._pace.is_short(request.path, len(body)):
+        # A request that waits for others to run with must not be what keeps those from coming.
+        if not self._settings.loader.batching and self._pace.is_short(request.path, len(body)):
             return answer()
         return await asyncio.get_running_loop().run_in_executor(self._threads, answer)
 

@@ -1,14 +1,17 @@
 """The model server: models and ports put together; `python -m serving` runs it, tests hold it."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from serving.config_file import ConfigFile
-from serving.host import Host
 from serving.models import ModelManager
 from serving.ports import check_free, check_path_free, remove_path
 from serving.settings import ANY_PORT, Settings
 from serving.workers import Workers
 from train.errors import UsageError
+
+if TYPE_CHECKING:
+    from serving.host import Host
 
 __all__ = ["ANY_PORT", "ModelServer", "Settings"]
 
@@ -22,7 +25,7 @@ class ModelServer:
 
     def __init__(self, config: Any, settings: Settings) -> None:
         self._settings = settings
-        self._host: Host | Workers = (Workers if settings.workers else Host)(settings, self._reload)
+        self._host = _host(settings, self._reload)
         self._models = ModelManager(config, self._host, settings.loading)
         self._config: ConfigFile | None = None
         self.grpc_port = 0
@@ -63,3 +66,12 @@ class ModelServer:
 
     def _reload(self, config: Any) -> None:
         self._models.reload(config)
+
+
+def _host(settings: Settings, reload: Callable[[Any], None]) -> "Host | Workers":
+    if settings.workers:
+        return Workers(settings, reload)
+    # What answers requests is not for a process that has others do it: the imports would take a third of the start.
+    from serving.host import Host
+
+    return Host(settings, reload)

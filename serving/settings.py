@@ -8,9 +8,11 @@ from serving.loading import Loader
 from serving.models import LoadPolicy
 from serving.tls import Tls
 
-__all__ = ["ANY_PORT", "Limits", "Settings", "cores"]
+__all__ = ["ANY_PORT", "REUSE_PORT", "Limits", "Settings", "cores"]
 
 ANY_PORT = -1
+# The one of gRPC's arguments that isn't free to be chosen.
+REUSE_PORT = "grpc.so_reuseport"
 
 
 def cores() -> int:

@@ -25,9 +25,9 @@ from serving.channel import Channel, ChannelClosed
 from serving.metrics import FOLDER
 from serving.ports import bound
 from serving.protos import model_server_config_pb2
-from serving.servables import View
 from serving.settings import Settings
 from serving.status import Code, StatusError
+from serving.view import View
 from train.errors import ArtifactError, UsageError
 
 __all__ = ["Workers"]
@@ -68,7 +68,7 @@ class Workers:
         # in `_active` when it has all of it, and from then on gets each change.
         self._lock = threading.RLock()
         self._active: list[_Worker] = []
-        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._living: set[_Worker] = set()
         self._loaded: dict[int, Path] = {}
         self._view: View = {}
         self._ports: tuple[int, int] | None = None
@@ -187,8 +187,7 @@ class Workers:
         """Take no more requests, give those that run `grace_seconds` to end, and end the processes."""
         self._stopping.set()
         with self._lock:
-            workers = list(self._active)
-            processes = set(self._processes)
+            workers = list(self._living)
         deadline = time.monotonic() + grace_seconds
         answers = [worker.channel.start("close", grace_seconds) for worker in workers]
         for answer in answers:
@@ -196,14 +195,12 @@ class Workers:
                 answer.result(max(0.0, deadline - time.monotonic()) + 5)
         for worker in workers:
             worker.channel.close()
-        for process in processes - {worker.process for worker in workers}:
-            process.kill()  # it was about to take another's place, and serves nothing yet
-        for process in processes:
+        for worker in workers:
             try:
-                process.wait(max(0.0, deadline - time.monotonic()) + 5)
+                worker.process.wait(max(0.0, deadline - time.monotonic()) + 5)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                worker.process.kill()
+                worker.process.wait()
         for held in self._held:
             held.close()
         if self._folder:
@@ -228,15 +225,16 @@ class Workers:
                 env=environment,
                 stdin=subprocess.DEVNULL,
             )
-        with self._lock:
-            self._processes.add(process)
         connection = Connection(ours.detach())
         with contextlib.suppress(OSError):
             connection.send_bytes(pickle.dumps(self._settings_of(number)))
         channel = Channel(connection, self)
         reader = threading.Thread(target=channel.serve, name=f"worker-{number}-calls", daemon=True)
         reader.start()
-        return _Worker(number, process, channel, reader, time.monotonic())
+        worker = _Worker(number, process, channel, reader, time.monotonic())
+        with self._lock:
+            self._living.add(worker)
+        return worker
 
     def _settings_of(self, number: int) -> Settings:
         # Unlike a port, a Unix socket belongs to one process at a time: the first, or who takes its place.
@@ -251,7 +249,7 @@ class Workers:
             with self._lock:
                 if worker in self._active:
                     self._active.remove(worker)
-                self._processes.discard(worker.process)
+                self._living.discard(worker)
             if self._stopping.is_set():
                 return
             deaths = 0 if time.monotonic() - worker.started > _LONG_SECONDS else deaths

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from serving.config import parse_config
 from serving.loading import Loader
 from serving.models import LoadPolicy
-from serving.protos import ModelServiceStub, PredictionServiceStub, predict_pb2
+from serving.protos import predict_pb2
 from serving.server import ANY_PORT, ModelServer, Settings
+from serving.stubs import ModelServiceStub, PredictionServiceStub
 from serving.tensors import from_proto, to_proto
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -148,17 +149,33 @@ class Client:
     grpc_port: int
     rest_port: int
 
+    @staticmethod
+    def of(ready: Path) -> "Client":
+        """Return a client of the server that has written the ready file."""
+        ports = json.loads(ready.read_text())
+        return Client(ports["grpc_port"], ports["rest_port"])
+
     def rest(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> tuple[int, Any]:
         """Return the status and the answer, parsed if it is JSON; `body` is sent as it is if bytes, else as JSON."""
+        status, found, answer = self._ask(path, body, method, headers)
+        is_json = found.get("content-type", "").startswith("application/json")
+        return status, json.loads(answer) if is_json else answer.decode()
+
+    def headers(self, path: str, body: Any = None, **headers: str) -> dict[str, str]:
+        """Return the headers of an answer, names in lower case."""
+        return self._ask(path, body, None, headers)[1]
+
+    def _ask(
+        self, path: str, body: Any, method: str | None, headers: dict[str, str]
+    ) -> tuple[int, dict[str, str], bytes]:
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection = http.client.HTTPConnection("127.0.0.1", self.rest_port, timeout=30)
         with contextlib.closing(connection):
             names = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method or ("GET" if body is None else "POST"), path, data, names)
             response = connection.getresponse()
-            answer = response.read()
-            is_json = (response.getheader("content-type") or "").startswith("application/json")
-            return response.status, json.loads(answer) if is_json else answer.decode()
+            found = {name.lower(): value for name, value in response.getheaders()}
+            return response.status, found, response.read()
 
     @contextlib.contextmanager
     def channel(self) -> Iterator[grpc.Channel]:

@@ -362,6 +362,8 @@ def test_versions_are_listed_verified_rolled_back_and_restored(
     assert [(row["version"], row["state"]) for row in listed] == [(1, "in service"), (2, "retired")]
     assert "retired" in command("list")
     assert "nn/2 is in service again" in command("restore", "nn")
+    # How a server is to batch requests is for its operator to add.
+    (trained / "nn" / "2" / contract.BATCHING).write_text("max_batch_size { value: 8 }")
     assert command("verify").count("as it was published") == 2
     assert "version 1 is out of service" in command("retire", "nn", "1")
     # One flipped bit anywhere is found.

@@ -1,6 +1,5 @@
 """Config files and flags."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -78,34 +77,6 @@ def test_both_config_files_serve_the_same_models(monkeypatch: pytest.MonkeyPatch
     ]
 
 
-def test_compose_runs_the_official_image_on_the_same_files() -> None:
-    text = (SERVING / "compose.yaml").read_text()
-    assert "\t" not in text
-    image = re.search(r"^    image: (.+)$", text, re.MULTILINE)
-    assert image is not None
-    assert image[1] == "tensorflow/serving:2.19.1"
-    assert re.findall(r'^      - "(.+)"$', text, re.MULTILINE) == [
-        "127.0.0.1:8500:8500",
-        "127.0.0.1:8501:8501",
-    ]
-    volumes = dict(re.findall(r"^      - (\.\S+):(/\S+):ro$", text, re.MULTILINE))
-    assert {(SERVING / source).resolve(): target for source, target in volumes.items()} == {
-        ROOT / "models": "/models",
-        SERVING / "models.config": "/config/models.config",
-    }
-    assert f"--model_config_file={volumes['./models.config']}" in text
-
-
-@pytest.mark.parametrize("name", flags.UNSUPPORTED)
-def test_known_flags_are_refused_by_name_unless_they_ask_for_nothing(name: str) -> None:
-    neutral = flags.UNSUPPORTED[name]
-    other = {"true": "false", "false": "true"}.get(neutral, "7")
-    flags.refuse_unsupported(flags.parser().parse_args([f"--{name}={neutral}"]))
-    for argv in ([f"--{name}={other}"], [f"--{name}", other]):
-        with pytest.raises(UsageError, match=f"--{name}: not supported by this server yet"):
-            flags.refuse_unsupported(flags.parser().parse_args(argv))
-
-
 @pytest.mark.parametrize("name", flags.IGNORED)
 def test_flags_that_make_no_difference_are_accepted_and_named(name: str) -> None:
     neutral, reason = flags.IGNORED[name]
@@ -179,7 +150,13 @@ def test_unknown_flags_and_values_are_wrong_usage(
     [
         ([], 2, "no model: pass --model_base_path"),
         (["--model_base_path=/none", "--port=0"], 2, "--port=0"),
-        (["--model_base_path=/none", "--enable_batching"], 2, "--enable_batching: not supported"),
+        (["--model_base_path=/none", "--use_alts_credentials"], 2, "--use_alts_credentials: not supported"),
+        (["--model_base_path=/none", "--batching_parameters_file=/x"], 2, "is set without --enable_batching"),
+        (
+            ["--model_base_path=/none", "--enable_batching", "--batching_parameters_file=/x"],
+            2,
+            "/x: No such file",
+        ),
         (["--model_base_path=/none", "--port=-1"], 4, "/none: no such directory"),
         (["--model_base_path=/none", "--port=7", "--rest_api_port=7"], 2, "both 7"),
         (["--model_config_file=/none.config"], 2, "/none.config"),
@@ -201,8 +178,8 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert end.value.code == 0
     shown = capsys.readouterr().out
     for name in (
-        *flags.UNSUPPORTED,
         *flags.IGNORED,
+        "enable_batching",
         "port",
         "rest_api_port",
         "model_base_path",

@@ -85,8 +85,9 @@ def test_everything_that_is_told_about_a_request_is_on_the_page(metrics: Metrics
     for seconds in (0.5, 0.25):
         request(
             metrics, entrypoint="REST", seconds=seconds, queue=2e-3, decode=3e-3, inference=4e-3, encode=5e-3,
-            runtime="TFLite", thread_pool="batches", examples=3, received=70, sent=7,
+            runtime="TFLite", examples=3, received=70, sent=7,
         )  # fmt: skip
+    metrics.batch("batches", (1e-3, 3e-3))
     labels = {"model_name": "nn", "API": "predict", "entrypoint": "REST"}
     assert value(metrics, COUNT, model_name="nn", status="OK") == 2
     assert value(metrics, f"{LATENCY}_sum", **labels) == 750_000
@@ -188,7 +189,8 @@ def test_no_count_is_lost_between_threads(metrics: Metrics) -> None:
 
 def test_the_document_lists_what_is_on_the_page(metrics: Metrics) -> None:
     with metrics.in_flight("GRPC"):
-        request(metrics, queue=1, decode=1, inference=1, encode=1, runtime="TF1", thread_pool="p", examples=1)
+        request(metrics, queue=1, decode=1, inference=1, encode=1, runtime="TF1", examples=1)
+        metrics.batch("p", [1])
     page = metrics.page()[0].decode()
     told = []
     for family in text_string_to_metric_families(page):

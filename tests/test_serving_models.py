@@ -16,8 +16,9 @@ from serving.execution import Loaded
 from serving.loading import Loader
 from serving.models import LoadPolicy, ModelManager
 from serving.protos import model_management_pb2, model_pb2
-from serving.servables import Servables, State
+from serving.servables import Servables
 from serving.server import Settings
+from serving.view import State
 from serving_fixtures import (
     ROW,
     TFLITE,

@@ -17,8 +17,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from serving import flags
 from serving.ports import remove_path
-from serving.protos import PredictionServiceStub, predict_pb2
+from serving.protos import predict_pb2
 from serving.server import ModelServer, Settings
+from serving.stubs import PredictionServiceStub
 from serving.tensors import from_proto, to_proto
 from serving_fixtures import (
     ROW,

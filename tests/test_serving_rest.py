@@ -150,6 +150,22 @@ def test_gzip_requests(client: Client) -> None:
     assert client.rest(path, body, Content_Encoding="br")[0] == 400
 
 
+def test_gzip_answers_are_for_long_ones(client: Client) -> None:
+    path = "/v1/models/double:predict"
+    rows = np.arange(8000, dtype=np.float32).reshape(-1, 2)
+    connection = http.client.HTTPConnection("127.0.0.1", client.rest_port, timeout=10)
+    body = json.dumps({"instances": rows.tolist()})
+    connection.request("POST", path, body, {"Accept-Encoding": "gzip, deflate"})
+    response = connection.getresponse()
+    assert response.getheader("Content-Encoding") == "gzip"
+    answer = json.loads(gzip.decompress(response.read()))
+    np.testing.assert_array_equal(np.array(answer["predictions"], np.float32), rows * 2)
+    connection.close()
+    short = client.headers(path, {"instances": [[1, 2]]}, Accept_Encoding="gzip")
+    assert "content-encoding" not in short
+    assert "content-encoding" not in client.headers(path, body.encode())
+
+
 def test_bodies_have_a_limit(client: Client) -> None:
     path = "/v1/models/double:predict"
     too_much = Limits().body_bytes + 1
