@@ -107,7 +107,7 @@ class RestApi:
         self._limits = settings.limits
         self._threads = ThreadPoolExecutor(settings.rest_threads, thread_name_prefix="rest")
         self._pace = Pace()
-        self._requests = 0
+        self._running = 0
 
     def close(self) -> None:
         """Begin nothing that is still queued."""
@@ -115,7 +115,6 @@ class RestApi:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one HTTP request (the ASGI interface)."""
-        self._requests += 1
         try:
             answer = await self._respond(_Request(scope, receive))
         except _TooLargeError as error:
@@ -127,8 +126,6 @@ class RestApi:
         except Exception:  # one request's bug must not end as a broken connection
             log.exception("unexpected error in %s %s", scope["method"], scope["path"])
             answer = _error(500, "Internal error; the server's log has the details")
-        finally:
-            self._requests -= 1
         headers = {
             "content-type": answer.media_type,
             "content-length": str(len(answer.content)),
@@ -163,17 +160,14 @@ class RestApi:
         return _error(400, f"Malformed request: {method} {path}{'?' if query else ''}{query}")
 
     async def _infer(self, request: "_Request", match: re.Match[str]) -> Answer:
-        if self._requests > self._limits.requests:
-            # Before the body is read: what can't be answered soon must not take up memory.
-            raise StatusError(
-                Code.RESOURCE_EXHAUSTED,
-                f"{self._limits.requests} requests are being answered already; try again later",
-            )
+        # Before the body is read as well: what can't be answered soon must not take up memory.
+        self._check_running()
         encoding = request.header("content-encoding", "identity").lower()
         if encoding not in ("identity", "gzip"):
             raise invalid(f"Content-Encoding {encoding} is not supported; expected gzip or none")
         spec = _spec(match)
         body = await self._body(request)
+        self._check_running()
         call = Call(match["verb"].capitalize(), "REST", model=spec.name, received=len(body))
         if (seconds := self._settings.rest_timeout_seconds) is not None:
             call.deadline = call.begin + seconds
@@ -196,7 +190,18 @@ class RestApi:
         # A request that waits for others to run with must not be what keeps those from coming.
         if not self._settings.loader.batching and self._pace.is_short(request.path, len(body)):
             return answer()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, answer)
+        self._running += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, answer)
+        finally:
+            self._running -= 1
+
+    def _check_running(self) -> None:
+        if self._running >= self._limits.requests:
+            raise StatusError(
+                Code.RESOURCE_EXHAUSTED,
+                f"{self._limits.requests} requests are being answered already; try again later",
+            )
 
     def _predict(self, spec: Any, body: bytes, call: Call) -> bytes:
         begin = time.monotonic()

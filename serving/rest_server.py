@@ -71,6 +71,7 @@ class _Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._limits = limits
+        self._in_headers = False
         self._header_bytes = 0
         self._received = 0
         self._pieces: list[bytes] = []
@@ -106,6 +107,12 @@ class _Protocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             # CONNECT, or another protocol: the request is answered as any other, and is the connection's last.
             self.cycle.keep_alive = False
+        if self._in_headers and self._received > self._limits.header_bytes:
+            self._refuse(431)  # the parser tells of a header when it is whole, and keeps it until then
+
+    def on_message_begin(self) -> None:
+        self._in_headers = True
+        super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
         self._count_header(len(url))
@@ -116,7 +123,7 @@ class _Protocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._header_bytes = 0
+        self._in_headers, self._header_bytes = False, 0
         super().on_headers_complete()
         if b"#" in self.url:
             # As it was sent: no client sends a fragment, and TensorFlow Serving takes it for a part of the path.

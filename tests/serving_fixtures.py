@@ -258,4 +258,13 @@ def eventually(check: Callable[[], bool], seconds: float = 10.0) -> None:
         time.sleep(0.02)
 
 
+def slow_steps(client: Client, seconds: float) -> int:
+    """Return how many steps of `slow`, served as m, take so long on this machine."""
+    steps = 20_000
+    client.predict("m", n=np.array([10], np.int32))
+    begin = time.monotonic()
+    client.predict("m", n=np.array([steps], np.int32))
+    return int(steps * seconds / (time.monotonic() - begin))
+
+
 ROW = np.array([[1.0, 2.0]], np.float32)

@@ -12,16 +12,7 @@ from serving.protos import predict_pb2
 from serving.server import Settings
 from serving.stubs import PredictionServiceStub
 from serving.tensors import to_proto
-from serving_fixtures import Client, config_of, serving, tiny_models
-
-
-def _steps(client: Client, seconds: float) -> int:
-    """Return how many steps of the slow model take so long on this machine."""
-    steps = 20_000
-    client.predict("m", n=np.array([10], np.int32))
-    begin = time.monotonic()
-    client.predict("m", n=np.array([steps], np.int32))
-    return int(steps * seconds / (time.monotonic() - begin))
+from serving_fixtures import Client, config_of, serving, slow_steps, tiny_models
 
 
 def _runs(client: Client) -> int:
@@ -36,7 +27,7 @@ def _runs(client: Client) -> int:
 def test_over_grpc_within_the_clients_deadline() -> None:
     settings = Settings(grpc_threads=1, metrics_path=DEFAULT_PATH)
     with serving(config_of(m=tiny_models() / "slow"), settings) as client:
-        long = np.array([_steps(client, 1.5)], np.int32)
+        long = np.array([slow_steps(client, 1.5)], np.int32)
         thread = threading.Thread(target=client.predict, args=("m",), kwargs={"n": long})
         thread.start()
         time.sleep(0.2)
@@ -55,7 +46,7 @@ def test_over_grpc_within_the_clients_deadline() -> None:
 def test_over_rest_within_the_servers_limit() -> None:
     settings = Settings(rest_threads=1, rest_timeout_seconds=0.3, metrics_path=DEFAULT_PATH)
     with serving(config_of(m=tiny_models() / "slow"), settings) as client:
-        long = {"inputs": [_steps(client, 1.5)]}
+        long = {"inputs": [slow_steps(client, 1.5)]}
         answers = []
         thread = threading.Thread(target=lambda: answers.append(client.rest("/v1/models/m:predict", long)))
         thread.start()

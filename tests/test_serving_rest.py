@@ -1,21 +1,24 @@
 """REST against a running server."""
 
+import contextlib
 import gzip
 import http.client
 import json
 import socket
 import statistics
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as bounded
 from hypothesis import strategies as st
 
-from serving.settings import Limits
-from serving_fixtures import Client, config_of, serving, tiny_models
+from serving.settings import Limits, Settings
+from serving_fixtures import Client, config_of, serving, slow_steps, tiny_models
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +181,32 @@ def test_bodies_have_a_limit(client: Client) -> None:
     connection.close()
 
 
+def test_a_header_without_end_is_refused(client: Client) -> None:
+    with socket.create_connection(("127.0.0.1", client.rest_port), 10) as connection:
+        connection.sendall(b"GET /v1/models/double HTTP/1.1\r\nX: ")
+        with contextlib.suppress(OSError):  # it may close while we send
+            for _ in range(40):
+                connection.sendall(b"x" * 10_000)
+        answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 431")
+
+
+def test_more_requests_than_the_limit_are_refused_at_once() -> None:
+    settings = Settings(rest_threads=1, limits=Limits(requests=2))
+    with serving(config_of(m=tiny_models() / "slow"), settings) as client:
+        path, answers = "/v1/models/m:predict", []
+        body = {"inputs": [slow_steps(client, 1.5)]}
+        slow = [threading.Thread(target=lambda: answers.append(client.rest(path, body))) for _ in range(2)]
+        for thread in slow:
+            thread.start()
+        time.sleep(0.5)
+        assert client.rest(path, {"inputs": [1]})[0] == 429
+        for thread in slow:
+            thread.join()
+        assert [status for status, _ in answers] == [200, 200]
+        assert client.rest(path, {"inputs": [1]})[0] == 200
+
+
 def test_connections_are_kept_and_answers_come_at_once(client: Client) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", client.rest_port, timeout=10)
     seconds = []
@@ -213,14 +242,14 @@ BODIES = st.binary(max_size=40) | st.builds(
 
 
 @given(PATHS, BODIES)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@bounded(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_sent_is_answered_in_json(client: Client, path: str, body: bytes) -> None:
     status, answer = client.rest(path, body)
     assert status == 200 or (status, list(answer)) == (400, ["error"])
 
 
 @given(st.text(st.characters(codec="ascii", exclude_categories=["Cc", "Zs"]), max_size=20))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@bounded(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_asked_for_is_answered(client: Client, tail: str) -> None:
     status, answer = client.rest(f"/v1/models/{tail}")
     assert status in (200, 400, 404)
