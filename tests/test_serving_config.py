@@ -24,7 +24,10 @@ MODEL = 'config { name: "a" base_path: "/x" model_platform: "tensorflow" }'
         (f"model_config_list {{ {MODEL} {MODEL} }}", "multiple times"),
         ('model_config_list { config { base_path: "/x" model_platform: "tensorflow" } }', "no name"),
         ('model_config_list { config { name: "a" model_platform: "tensorflow" } }', "no base_path"),
-        ('model_config_list { config { name: "a" base_path: "/x" } }', "sets no model_platform"),
+        (
+            'model_config_list { config { name: "a" base_path: "/x" } }',
+            "neither ModelServerConfig::model_type",
+        ),
         (
             'model_config_list { config { name: "a" base_path: "/x" model_platform: "foo" } }',
             "unsupported platform foo",

@@ -45,6 +45,7 @@ KNOWN_DIFFERENCES = {
     "type_int8_over": "out of range is an error, not wrapped",
     "type_uint8_over": "out of range is an error, not wrapped",
     "type_uint8_neg": "out of range is an error, not wrapped",
+    "reflection": "there is such a service here",
     "empty_batch": "answered, where the real server hangs when batching is on",
 }
 # Why a recorded error's text isn't this server's, where white space and reasons in brackets don't explain it.
