@@ -19,8 +19,8 @@ class SavedModel:
 
     `threads` is the size of both of TensorFlow's thread pools (0: what `config` says, or else one per core),
     `tags` are those of the graph that is loaded, and `config` is a serialised ConfigProto for the session. Raises
-    ArtifactError if the directory is no SavedModel with these tags or can't be
-    loaded, or where there is no TensorFlow.
+    ArtifactError if the directory is no SavedModel with these tags or can't be loaded, or where there is no
+    TensorFlow.
     """
 
     def __init__(

@@ -89,7 +89,7 @@ def settings(flags: argparse.Namespace) -> Settings:
         grpc_socket=flags.grpc_socket_path,
         rest_port=flags.rest_api_port,
         tls=tls.read(flags.ssl_config_file) if flags.ssl_config_file else None,
-        workers=flags.workers,
+        workers=_workers(flags),
         metrics_path=_metrics_path(flags),
         logs_requests=flags.log_requests,
         tells_timing=flags.enable_server_timing,
@@ -118,6 +118,12 @@ def settings(flags: argparse.Namespace) -> Settings:
     )
 
 
+def _workers(flags: argparse.Namespace) -> int:
+    # One worker serves a Unix socket: without a port, any more would have nothing to do.
+    workers: int = flags.workers
+    return workers if flags.port or flags.rest_api_port else min(1, workers)
+
+
 def _loader(flags: argparse.Namespace) -> Loader:
     both, intra = flags.tensorflow_session_parallelism, flags.tensorflow_intra_op_parallelism
     return Loader(
@@ -133,7 +139,7 @@ def _loader(flags: argparse.Namespace) -> Loader:
             intra=intra,
             inter=flags.tensorflow_inter_op_parallelism,
             gpu_fraction=flags.per_process_gpu_memory_fraction,
-            workers=flags.workers,
+            workers=_workers(flags),
         ),
         batching=_batching(flags),
         per_model_batching=flags.enable_per_model_batching_parameters,

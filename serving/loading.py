@@ -55,9 +55,9 @@ class Loader:
     """Loads version directories: SavedModels, or their TFLite files where `prefer_tflite` and there is one.
 
     With `warmup`, the requests that a version brings are run before it counts as loaded (`serving.warmup`), each
-    of them `warmup_iterations` times. `threads` is what LiteRT has for an inference; for TensorFlow that and more is
-    in `session_config`, a serialised ConfigProto. `tags` are those of the SavedModel's graph that is served.
-    `interpreters` is how many inferences of a TFLite file may run at a time, each in memory of its own.
+    of them `warmup_iterations` times. `threads` is what LiteRT has for an inference, and `interpreters` how many
+    inferences of a TFLite file may run at a time, each in memory of its own. For TensorFlow, threads and more are in
+    `session_config`, a serialised ConfigProto; `tags` are those of the SavedModel's graph that is served.
 
     With `batching`, requests to a model are run together, on threads that all models share. With
     `per_model_batching`, `batching` sets only these threads: versions bring the rest, in `batching_params.pbtxt`,
@@ -94,8 +94,7 @@ class Loader:
         any_shape = graph.is_file() and _operators(_tagged(graph, self.tags)) <= _SAFE_OPERATORS
         from export.savedmodel import SavedModel
 
-        model = SavedModel(path, tags=self.tags, config=self.session_config)
-        runtime = self._batched(model, parameters)
+        runtime = self._batched(SavedModel(path, tags=self.tags, config=self.session_config), parameters)
         return self._warmed(path, Loaded(runtime, any_shape), fitting=False)
 
     def _parameters(self, path: Path) -> BatchingParameters | None:

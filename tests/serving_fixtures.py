@@ -108,15 +108,19 @@ def _save_examples(folder: Path) -> None:
 @functools.cache
 def tflite_times(factor: int) -> bytes:
     """Return a TFLite file whose output y is its input x, float32 [batch, 2], times `factor`."""
+    return to_tflite(lambda x: {"y": x * float(factor)}, x=[None, 2])
+
+
+def to_tflite(function: Callable[..., Any], **inputs: list[int | None]) -> bytes:
+    """Return a function of float32 tensors as a TFLite file with one signature."""
     import tensorflow as tf
 
     module = tf.Module()
-    module.f = tf.function(
-        lambda x: {"y": x * float(factor)}, input_signature=[tf.TensorSpec([None, 2], tf.float32, "x")]
-    )
-    folder = Path(_FOLDER.name, f"times-{factor}")
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.f})
-    data: bytes = tf.lite.TFLiteConverter.from_saved_model(str(folder)).convert()
+    specs = [tf.TensorSpec(shape, tf.float32, name) for name, shape in inputs.items()]
+    module.f = tf.function(function, input_signature=specs)
+    with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
+        tf.saved_model.save(module, folder, signatures={"serving_default": module.f})
+        data: bytes = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
     return data
 
 

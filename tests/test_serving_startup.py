@@ -4,7 +4,6 @@ The recorded models stand for themselves by tiny TFLite files in their places: w
 """
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -19,14 +18,14 @@ from typing import Any
 
 import pytest
 
+import recorded
+from recorded import ALL
 from serving_fixtures import ROOT, publish, tflite_times
 
-GOLDEN = ROOT.parent / "shared" / "tfserving-golden"
-
-if not GOLDEN.is_dir():
+if not ALL.is_dir():
     pytest.skip("no recorded answers beside the repository", allow_module_level=True)
 
-CASES: list[dict[str, Any]] = json.loads((GOLDEN / "startup.json").read_bytes())
+CASES = recorded.read(ALL, "startup")
 
 # What this server does where it isn't what was recorded, and why.
 DIFFERENT = {
@@ -120,9 +119,9 @@ def _is_open(port: int) -> bool:
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     folder = tmp_path_factory.mktemp("startup")
-    for file in GOLDEN.glob("*.config"):
+    for file in ALL.glob("*.config"):
         shutil.copy(file, folder)
-    for version in (GOLDEN / "models").glob("*/*"):
+    for version in (ALL / "models").glob("*/*"):
         publish(folder / "models" / version.parent.name, int(version.name), tflite_times(1))
     publish(folder / "models_broken", 1, b"garbage")
     with ThreadPoolExecutor(2) as pool:
