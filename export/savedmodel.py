@@ -90,6 +90,10 @@ class SavedModel:
             yield
         except self._errors.OpError as error:
             raise error_type(f"{where} ({error.message})" if where else error.message) from error
+        except UnicodeDecodeError as error:
+            # TensorFlow's words, which quote an input that isn't text; they aren't an OpError then.
+            words = error.object.decode(errors="replace")
+            raise error_type(f"{where} ({words})" if where else words) from error
         except (RuntimeError, OSError) as error:
             raise error_type(f"{where} ({error})" if where else str(error)) from error
 

@@ -95,6 +95,8 @@ def _check_model(model: Any, source: str) -> None:
     where = f"{source}: model {model.name}"
     if not model.base_path:
         raise UsageError(f"{where}: has no base_path")
+    if "\0" in model.base_path:
+        raise UsageError(f"{where}: base_path {model.base_path!r} holds a NUL, which no path does")
     if _URI.match(model.base_path):
         raise UsageError(
             f"{where}: base_path {model.base_path} is remote; only local directories are supported"

@@ -90,6 +90,7 @@ def settings(flags: argparse.Namespace) -> Settings:
         rest_port=flags.rest_api_port,
         tls=tls.read(flags.ssl_config_file) if flags.ssl_config_file else None,
         workers=_workers(flags),
+        worker_timeout_seconds=flags.worker_timeout_seconds,
         metrics_path=_metrics_path(flags),
         logs_requests=flags.log_requests,
         tells_timing=flags.enable_server_timing,
@@ -345,6 +346,10 @@ def _add_process(flags: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--workers", type=_at_least(0), default=cores(), metavar="N",
         help="processes that share the ports; each loads all models. 0: serve from this process",
+    )  # fmt: skip
+    group.add_argument(
+        "--worker_timeout_seconds", type=_at_least(2), default=30, metavar="S",
+        help="a worker that gives no sign of life for so long is killed and replaced",
     )  # fmt: skip
     _add_bool(group, "log_requests", "write one line of JSON per request")
     _add_bool(

@@ -233,7 +233,7 @@ class RestApi:
     async def _body(self, request: "_Request") -> bytes:
         """Return the body; one that is too large isn't read to the end."""
         declared = request.header("content-length")
-        if declared.isdigit():
+        if declared.isdecimal():
             self._check_size(int(declared))
         body, more = await request.receive()
         if more:
@@ -317,9 +317,11 @@ def _encoded(call: Call, encode: Callable[[], bytes]) -> bytes:
 def _spec(match: re.Match[str]) -> Any:
     spec = model_pb2.ModelSpec(name=_unescape(match["name"]))
     if match["version"]:
-        if int(match["version"]) >= 2**63:
-            raise StatusError(Code.INVALID_ARGUMENT, f"Version {match['version']} is larger than an int64")
-        spec.version.value = int(match["version"])
+        digits = match["version"].lstrip("0") or "0"
+        # Python refuses to read a number of thousands of digits.
+        if len(digits) > 19 or int(digits) >= 2**63:
+            raise invalid(f"Version {match['version']} is larger than an int64")
+        spec.version.value = int(digits)
     elif match["label"]:
         spec.version_label = _unescape(match["label"])
     return spec
@@ -329,7 +331,7 @@ def _unescape(text: str) -> str:
     try:
         return unquote_to_bytes(text.encode("latin-1")).decode()
     except UnicodeDecodeError:
-        raise StatusError(Code.INVALID_ARGUMENT, f"{text} is not UTF-8") from None
+        raise invalid(f"{text} is not UTF-8") from None
 
 
 def _metadata(answer: Any) -> bytes:

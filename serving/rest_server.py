@@ -71,8 +71,8 @@ class _Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._limits = limits
-        self._in_headers = False
         self._header_bytes = 0
+        self._unparsed = 0
         self._received = 0
         self._pieces: list[bytes] = []
         self._body_bytes = 0
@@ -95,6 +95,7 @@ class _Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         self._received += len(data)
+        self._unparsed += len(data)
         if self._timer is None:
             self._begin = self.loop.time()
             self._timer = self.loop.call_later(self._limits.request_seconds, self._check_pace)
@@ -107,12 +108,9 @@ class _Protocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             # CONNECT, or another protocol: the request is answered as any other, and is the connection's last.
             self.cycle.keep_alive = False
-        if self._in_headers and self._received > self._limits.header_bytes:
-            self._refuse(431)  # the parser tells of a header when it is whole, and keeps it until then
-
-    def on_message_begin(self) -> None:
-        self._in_headers = True
-        super().on_message_begin()
+        # The parser keeps a header until it ends, however long that takes.
+        if self._unparsed > self._limits.header_bytes:
+            self._refuse(431)
 
     def on_url(self, url: bytes) -> None:
         self._count_header(len(url))
@@ -123,7 +121,7 @@ class _Protocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._in_headers, self._header_bytes = False, 0
+        self._header_bytes = self._unparsed = 0
         super().on_headers_complete()
         if b"#" in self.url:
             # As it was sent: no client sends a fragment, and TensorFlow Serving takes it for a part of the path.
@@ -131,6 +129,7 @@ class _Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
+        self._unparsed = 0
         if cycle.response_complete:
             return
         self._pieces.append(body)
@@ -143,6 +142,7 @@ class _Protocol(HttpToolsProtocol):
             cycle.message_event.set()
 
     def on_message_complete(self) -> None:
+        self._unparsed = 0
         self._stop_timer()
         self._hand_over()
         super().on_message_complete()
@@ -154,6 +154,7 @@ class _Protocol(HttpToolsProtocol):
 
     def _count_header(self, size: int) -> None:
         self._header_bytes += size
+        self._unparsed = 0
         if self._header_bytes > self._limits.header_bytes:
             raise ValueError("headers too large")  # reaches data_received as a parser's error
 

@@ -46,7 +46,7 @@ def _started(settings: Settings) -> Iterator[ModelServer]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ModelServer]:
-    with _started(Settings(reflection=False)) as started:  # the real server has none
+    with _started(Settings()) as started:
         yield started
 
 

@@ -112,3 +112,21 @@ def test_status_and_metadata(client: Client) -> None:
     assert signatures.signature_def["serving_default"].outputs["y"].dtype == 1
     metadata.metadata_field[:] = ["other"]
     assert client.refusal("GetModelMetadata", metadata)[0] == "INVALID_ARGUMENT"
+
+
+def test_bytes_that_are_no_message(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    with client.channel() as channel:
+        for method in ("PredictionService/Predict", "ModelService/HandleReloadConfigRequest"):
+            for data in (b"\xff\xff", b"\x0a\x02\x0a\x01", b"\x0a\x03\x0a\x01\xff"):
+                with pytest.raises(grpc.RpcError, match="Error parsing message") as refusal:
+                    channel.unary_unary(f"/tensorflow.serving.{method}")(data, timeout=30)
+                assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert not caplog.records  # grpcio would log a traceback
+
+
+@pytest.mark.parametrize("letter", ["x", "%", "\0", "\u20ac", "\U0001f600"])
+def test_messages_are_cut_to_what_a_client_reads(client: Client, letter: str) -> None:
+    code, message = client.refusal("Predict", _request(letter * 100_000))
+    assert code == "NOT_FOUND"
+    assert message.startswith(f"Servable not found for request: Latest({letter * 400}")
+    assert message.endswith(f"{letter}…")
