@@ -24,7 +24,6 @@ class _Stopped(BaseException):
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT, and return 0 when the requests in flight are answered."""
     options = flags.parse(argv)
-    flags.refuse_unsupported(options)
     for line in flags.ignored(options):
         print(line)
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.WARNING)

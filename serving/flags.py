@@ -18,14 +18,8 @@ from serving.settings import ANY_PORT, REUSE_PORT, Settings, cores
 from train import cli
 from train.errors import UsageError
 
-__all__ = ["IGNORED", "UNSUPPORTED", "ignored", "parse", "parser", "refuse_unsupported", "settings"]
+__all__ = ["IGNORED", "ignored", "parse", "parser", "settings"]
 
-# Flags of tensorflow_model_server that this server knows and can't obey yet, with the value that asks for
-# nothing: what TensorFlow Serving does without the flag.
-UNSUPPORTED = {
-    # To leave this one out of account would be to serve anyone where only some were meant.
-    "use_alts_credentials": "false",
-}
 # Flags that make no difference here: the value that asks for nothing, and why any other is left out of account.
 IGNORED: dict[str, tuple[bool | int | str, str]] = {
     "enable_profiler": (False, "there is no profiler service"),
@@ -57,7 +51,6 @@ def parser() -> argparse.ArgumentParser:
     _add_network(flags)
     _add_runtime(flags)
     _add_process(flags)
-    _add_unsupported(flags)
     _add_ignored(flags)
     return flags
 
@@ -66,15 +59,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse a command line; whoever writes `-port=1` means `--port=1`. Ends the process for what can't be parsed."""
     given = sys.argv[1:] if argv is None else argv
     return parser().parse_args([re.sub("^-(?=[a-z_]{2})", "--", each) for each in given])
-
-
-def refuse_unsupported(flags: argparse.Namespace) -> None:
-    """Raise UsageError for the first flag that asks for what this server doesn't do yet."""
-    for name, neutral in UNSUPPORTED.items():
-        value = getattr(flags, name)
-        if value is not None and value.lower() != neutral:
-            hint = f"leave it out or at {neutral!r}" if neutral else "leave it out"
-            raise UsageError(f"--{name}: not supported by this server yet; {hint}")
 
 
 def ignored(flags: argparse.Namespace) -> list[str]:
@@ -92,6 +76,11 @@ def settings(flags: argparse.Namespace) -> Settings:
         raise UsageError(
             f"--port=0 without --grpc_socket_path: expected one of them, or --port={ANY_PORT} for any free port"
         )
+    if flags.use_alts_credentials:
+        # To ignore this one would be to serve anyone where only some were meant.
+        raise UsageError(
+            "--use_alts_credentials: not supported; leave it out, and secure the ports by --ssl_config_file"
+        )
     # A request that waits for its batch to be full holds a thread.
     threads = Settings.grpc_threads if not flags.enable_batching else max(128, Settings.grpc_threads)
     return Settings(
@@ -100,7 +89,8 @@ def settings(flags: argparse.Namespace) -> Settings:
         grpc_socket=flags.grpc_socket_path,
         rest_port=flags.rest_api_port,
         tls=tls.read(flags.ssl_config_file) if flags.ssl_config_file else None,
-        workers=flags.workers,
+        workers=_workers(flags),
+        worker_timeout_seconds=flags.worker_timeout_seconds,
         metrics_path=_metrics_path(flags),
         logs_requests=flags.log_requests,
         tells_timing=flags.enable_server_timing,
@@ -129,6 +119,12 @@ def settings(flags: argparse.Namespace) -> Settings:
     )
 
 
+def _workers(flags: argparse.Namespace) -> int:
+    # One worker serves a Unix socket: without a port, any more would have nothing to do.
+    workers: int = flags.workers
+    return workers if flags.port or flags.rest_api_port else min(1, workers)
+
+
 def _loader(flags: argparse.Namespace) -> Loader:
     both, intra = flags.tensorflow_session_parallelism, flags.tensorflow_intra_op_parallelism
     return Loader(
@@ -144,7 +140,7 @@ def _loader(flags: argparse.Namespace) -> Loader:
             intra=intra,
             inter=flags.tensorflow_inter_op_parallelism,
             gpu_fraction=flags.per_process_gpu_memory_fraction,
-            workers=flags.workers,
+            workers=_workers(flags),
         ),
         batching=_batching(flags),
         per_model_batching=flags.enable_per_model_batching_parameters,
@@ -261,6 +257,7 @@ def _add_network(flags: argparse.ArgumentParser) -> None:
         "--ssl_config_file", type=_file, metavar="FILE",
         help="TLS for gRPC and REST: an SSLConfig in text format, which holds the PEM texts",
     )  # fmt: skip
+    _add_bool(group, "use_alts_credentials", "not supported")
     _add_bool(group, "rest_api_enable_cors_support", "let browsers call REST from pages of other servers")
     _add_bool(group, "enable_grpc_healthcheck_service", "answer grpc.health.v1.Health on the gRPC port")
     _add_bool(
@@ -350,6 +347,10 @@ def _add_process(flags: argparse.ArgumentParser) -> None:
         "--workers", type=_at_least(0), default=cores(), metavar="N",
         help="processes that share the ports; each loads all models. 0: serve from this process",
     )  # fmt: skip
+    group.add_argument(
+        "--worker_timeout_seconds", type=_at_least(2), default=30, metavar="S",
+        help="a worker that gives no sign of life for so long is killed and replaced",
+    )  # fmt: skip
     _add_bool(group, "log_requests", "write one line of JSON per request")
     _add_bool(
         group,
@@ -360,16 +361,6 @@ def _add_process(flags: argparse.ArgumentParser) -> None:
         "--shutdown_grace_seconds", type=_at_least(0), default=30, metavar="S",
         help="what requests in flight get after SIGTERM",
     )  # fmt: skip
-
-
-def _add_unsupported(flags: argparse.ArgumentParser) -> None:
-    group = flags.add_argument_group("known and refused, unless they ask for nothing")
-    for name, neutral in UNSUPPORTED.items():
-        description = f"only {neutral!r}" if neutral else "not supported yet"
-        if neutral in ("true", "false"):
-            group.add_argument(f"--{name}", nargs="?", const="true", metavar="true|false", help=description)
-        else:
-            group.add_argument(f"--{name}", metavar="VALUE", help=description)
 
 
 def _add_ignored(flags: argparse.ArgumentParser) -> None:

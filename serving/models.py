@@ -18,12 +18,15 @@ from typing import Any, TypeVar
 from export import store
 from serving import versions
 from serving.status import Code, StatusError
-from serving.view import Fleet, ModelView, State, VersionStatus
+from serving.view import Fleet, ModelView, ProcessDiedError, State, VersionStatus
 from train.errors import ArtifactError
 
 __all__ = ["LoadPolicy", "ModelManager"]
 
 log = logging.getLogger(__name__)
+
+# Versions that have ended are told of as long as there are no more of them: each is part of every status.
+_MOST_ENDED = 100
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,9 @@ class LoadPolicy:
     """How the disk is watched and loads are retried.
 
     `poll_seconds` is the time between two looks at the base paths, 0 for a single one at the start. A version
-    that appears later and can't be loaded is tried `retries` more times, every `retry_seconds`. At the start
-    nothing is retried: whoever starts the server wants to know.
+    that appears later and can't be loaded is tried `retries` more times, every `retry_seconds`; but only once more,
+    at the next look, if the process that loaded it has died. At the start nothing is retried: whoever starts the
+    server wants to know.
 
     Models are loaded `first_load_threads` at a time at the start, and later `load_threads`. A version is unloaded
     when its last request has ended; with `unload_threads`, so many of them wait for that, and nothing else does.
@@ -209,9 +213,14 @@ class ModelManager:
         if not self._policy.poll_seconds:
             return
         while not self._stopping.wait(self._policy.poll_seconds):
-            with self._editing:
-                watched = [model for model in self._models.values() if not model.removed]
-                _each(self._policy.load_threads, self._refresh, watched)
+            try:
+                with self._editing:
+                    watched = [model for model in self._models.values() if not model.removed]
+                    _each(self._policy.load_threads, self._refresh, watched)
+            except (
+                Exception
+            ):  # whatever it was, the next look may go better; without looks, nothing is ever new
+                log.exception("unexpected error while looking for versions")
 
     def _load_first(self, model: _Model) -> None:
         try:
@@ -274,6 +283,11 @@ class ModelManager:
 
     def _add(self, model: _Model, number: int, path: Path) -> _Version:
         with self._lock:
+            ended = [each.number for each in model.versions.values() if each.retired]
+            for oldest in ended[: max(0, len(ended) - _MOST_ENDED)]:
+                del model.versions[oldest]
+            # At the end, even if the number was there before: by age, not by number.
+            model.versions.pop(number, None)
             model.versions[number] = version = _Version(number, path, next(self._keys))
         return version
 
@@ -304,11 +318,15 @@ class ModelManager:
     def _failed(self, model: _Model, version: _Version, error: StatusError, retries: int) -> None:
         version.failures += 1
         version.code, version.message = error.code, error.message
-        version.retry_at = time.monotonic() + self._policy.retry_seconds
+        seconds = max(0.0, self._policy.retry_seconds)
+        if isinstance(error, ProcessDiedError):
+            # It may have died of something else. A second time it is the version; and each time takes requests along.
+            seconds, retries = 0.0, min(retries, 1)
+        version.retry_at = time.monotonic() + seconds
         again = version.failures <= retries
         self._enter(version, State.LOADING if again else State.END)
-        then = f"next try in {max(0.0, self._policy.retry_seconds):g} s" if again else "giving up"
-        if retries:
+        then = f"next try in {seconds:g} s" if again else "giving up"
+        if retries and not self._stopping.is_set():
             log.warning(
                 "model %s version %d: can't be loaded: %s; %s",
                 model.name,

@@ -6,9 +6,9 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
 
-from serving.status import Code
+from serving.status import Code, StatusError
 
-__all__ = ["Fleet", "ModelView", "State", "VersionStatus", "View"]
+__all__ = ["Fleet", "ModelView", "ProcessDiedError", "State", "VersionStatus", "View"]
 
 
 class State(IntEnum):
@@ -46,6 +46,13 @@ class ModelView:
 View = Mapping[str, ModelView]
 
 
+class ProcessDiedError(StatusError):
+    """A version killed the process that loaded it, with whatever that one was answering."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Code.INTERNAL, message)
+
+
 class Fleet(Protocol):
     """Where versions are loaded: in this process, or in several that act as one.
 
@@ -55,7 +62,10 @@ class Fleet(Protocol):
     """
 
     def load(self, key: int, path: Path) -> tuple[str, ...]:
-        """Load the version directory `path` and return notes for the operator. Raises StatusError."""
+        """Load the version directory `path` and return notes for the operator.
+
+        Raises StatusError, ProcessDiedError among them.
+        """
 
     def unload(self, key: int) -> None:
         """Unload a version when the last request that uses it has ended."""

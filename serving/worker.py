@@ -1,10 +1,8 @@
 """A worker process: a `Host` whose methods another process calls. Started by `serving.workers`, never by hand."""
 
-import contextlib
 import logging
 import os
 import pickle
-import signal
 import sys
 from multiprocessing.connection import Connection
 from typing import Any
@@ -19,13 +17,13 @@ __all__ = ["main"]
 
 def main(descriptor: int) -> None:
     """Serve what the process at the other end of the connection says, until it says `close` or is gone."""
-    # A terminal's Ctrl-C and a service manager's SIGTERM reach the whole group; only the parent obeys them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.WARNING)
     logging.getLogger("serving").setLevel(logging.INFO)
     connection = Connection(descriptor)
-    settings: Settings = pickle.loads(connection.recv_bytes())  # noqa: S301 - our own process
+    try:
+        settings: Settings = pickle.loads(connection.recv_bytes())  # noqa: S301 - our own process
+    except EOFError:
+        return  # the server was stopped before this process was needed
 
     def reload(config: Any) -> None:
         try:
@@ -35,8 +33,8 @@ def main(descriptor: int) -> None:
 
     host = Host(settings, reload)
     channel = Channel(connection, host)
-    with contextlib.suppress(KeyboardInterrupt):
-        channel.serve()
+    channel.beat()
+    channel.serve()
     # Whoever started this process has closed the ports by `close`, or has died: there is nothing to wait for.
     host.close()
     sys.stdout.flush()

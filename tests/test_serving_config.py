@@ -28,7 +28,10 @@ MODEL = 'config { name: "a" base_path: "/x" model_platform: "tensorflow" }'
             r'model_config_list { config { name: "a" base_path: "/a\000b" model_platform: "tensorflow" } }',
             "holds a NUL",
         ),
-        ('model_config_list { config { name: "a" base_path: "/x" } }', "sets no model_platform"),
+        (
+            'model_config_list { config { name: "a" base_path: "/x" } }',
+            "neither ModelServerConfig::model_type",
+        ),
         (
             'model_config_list { config { name: "a" base_path: "/x" model_platform: "foo" } }',
             "unsupported platform foo",
@@ -79,16 +82,6 @@ def test_both_config_files_serve_the_same_models(monkeypatch: pytest.MonkeyPatch
         ("nn", f"{ROOT}/models/nn"),
         ("cnn", f"{ROOT}/models/cnn"),
     ]
-
-
-@pytest.mark.parametrize("name", flags.UNSUPPORTED)
-def test_known_flags_are_refused_by_name_unless_they_ask_for_nothing(name: str) -> None:
-    neutral = flags.UNSUPPORTED[name]
-    other = {"true": "false", "false": "true"}.get(neutral, "7")
-    flags.refuse_unsupported(flags.parser().parse_args([f"--{name}={neutral}"]))
-    for argv in ([f"--{name}={other}"], [f"--{name}", other]):
-        with pytest.raises(UsageError, match=f"--{name}: not supported by this server yet"):
-            flags.refuse_unsupported(flags.parser().parse_args(argv))
 
 
 @pytest.mark.parametrize("name", flags.IGNORED)
@@ -164,6 +157,7 @@ def test_unknown_flags_and_values_are_wrong_usage(
     [
         ([], 2, "no model: pass --model_base_path"),
         (["--model_base_path=/none", "--port=0"], 2, "--port=0"),
+        (["--model_base_path=/none", "--use_alts_credentials"], 2, "--use_alts_credentials: not supported"),
         (["--model_base_path=/none", "--batching_parameters_file=/x"], 2, "is set without --enable_batching"),
         (
             ["--model_base_path=/none", "--enable_batching", "--batching_parameters_file=/x"],
@@ -191,9 +185,8 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert end.value.code == 0
     shown = capsys.readouterr().out
     for name in (
-        *flags.UNSUPPORTED,
-        "enable_batching",
         *flags.IGNORED,
+        "enable_batching",
         "port",
         "rest_api_port",
         "model_base_path",

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf import text_format
 
 import choose_golden
 import recorded
@@ -22,7 +21,6 @@ from serving.config import one_model, parse_config, read_config
 from serving.loading import Loader
 from serving.metrics import DEFAULT_PATH
 from serving.models import LoadPolicy
-from serving.protos import model_management_pb2
 from serving.server import ANY_PORT, ModelServer, Settings
 
 if not ALL.is_dir():
@@ -110,7 +108,7 @@ def test_reloads_in_their_order() -> None:
         server.start()
         for case in recorded.read(ALL, "grpcreload"):
             if case["rpc"].endswith("/HandleReloadConfigRequest"):
-                request = _where_the_models_are(case["name"], case["request_text"])
+                request = recorded.reload_request(case)
             else:
                 request = base64.b64decode(case["request_b64"])
             status, answer = recorded.call(case["rpc"], request, server.grpc_port)
@@ -126,17 +124,6 @@ def test_reloads_in_their_order() -> None:
     finally:
         server.stop()
     assert differing == set(OTHER_RELOADS)
-
-
-def _where_the_models_are(name: str, request: str) -> bytes:
-    """Make a recorded request's base paths absolute again, but for the case that is about relative ones."""
-    message = text_format.Parse(request, model_management_pb2.ReloadConfigRequest())
-    configs = message.config.model_config_list.config
-    for each in configs:
-        if each.base_path and (name, each.name) != ("reload_relative_path", "x"):
-            each.base_path = str(ALL / each.base_path)
-    serialized: bytes = message.SerializeToString()
-    return serialized
 
 
 def test_most_error_texts_are_the_same() -> None:

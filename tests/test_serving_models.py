@@ -1,6 +1,7 @@
 """Versions that come, go and break while the server runs. TFLite files, since they load in no time."""
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from serving import models
 from serving.config import parse_config, read_config
 from serving.execution import Loaded
 from serving.loading import Loader
@@ -18,7 +20,7 @@ from serving.models import LoadPolicy, ModelManager
 from serving.protos import model_management_pb2, model_pb2
 from serving.servables import Servables
 from serving.server import Settings
-from serving.view import State
+from serving.view import State, VersionStatus
 from serving_fixtures import (
     ROW,
     TFLITE,
@@ -385,3 +387,46 @@ def test_a_config_file_is_looked_at_again(tmp_path: Path, caplog: pytest.LogCapt
         assert _factor(client) == 1.0
         file.write_text(f"model_config_list {{ {_entry('m', tmp_path / 'two')} }}")
         eventually(lambda: _factor(client) == 2.0)
+
+
+def _is_ended(client: Client, version: int) -> bool:
+    return client.states("m").get(str(version)) == "END"
+
+
+def _is_newest(servables: Servables, version: int) -> bool:
+    return servables.status("m")[0] == VersionStatus(version, State.AVAILABLE)
+
+
+def test_only_so_many_ended_versions_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "_MOST_ENDED", 2)
+    publish(tmp_path, 1)
+    with serving(config_of(m=tmp_path), SETTINGS) as client:
+        for version in range(2, 7):
+            publish(tmp_path, version, tflite_times(1))
+            eventually(functools.partial(_is_ended, client, version - 1))
+        assert client.states("m") == {"6": "AVAILABLE", "5": "END", "4": "END", "3": "END"}
+
+
+class _OutOfMemoryOnce(Servables):
+    def unload(self, key: int) -> None:
+        super().unload(key)
+        if key == 1:
+            raise MemoryError("no memory")
+
+
+def test_the_disk_is_looked_at_again_whatever_happened(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(tmp_path, 1)
+    servables = _OutOfMemoryOnce(TFLITE)
+    manager = ModelManager(config_of(m=tmp_path), servables, LoadPolicy(poll_seconds=0.05))
+    try:
+        manager.start()
+        for version in (2, 3):
+            publish(tmp_path, version)
+            eventually(functools.partial(_is_newest, servables, version))
+    finally:
+        manager.stop()
+        manager.join()
+        servables.close(5)
+    assert "MemoryError: no memory" in caplog.text

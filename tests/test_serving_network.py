@@ -172,6 +172,14 @@ def test_only_a_socket_which_the_next_worker_takes_over(base_path: Path, tmp_pat
     assert "gRPC: 127.0.0.1" not in out
 
 
+@pytest.mark.parametrize(
+    ("ports", "workers"), [(("--port=0",), 1), (("--port=0", "--rest_api_port=1"), 3), ((), 3)]
+)
+def test_no_worker_has_nothing_to_do(ports: tuple[str, ...], workers: int) -> None:
+    settings = flags.settings(flags.parse(["--grpc_socket_path=socket", "--workers=3", *ports]))
+    assert settings.workers == workers
+
+
 def test_paths_that_can_not_be_had_are_found_before_anything_is_loaded(
     base_path: Path, tmp_path: Path
 ) -> None:
