@@ -1,5 +1,6 @@
 """The gRPC port, and a Unix socket beside it."""
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
@@ -14,6 +15,15 @@ from serving.tls import Tls
 from train.errors import UsageError
 
 __all__ = ["GrpcServer"]
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Keep what grpcio logs of a client's headers that aren't UTF-8 to one line."""
+    record.exc_info = None
+    return True
+
+
+logging.getLogger("grpc._cython.cygrpc").addFilter(_without_traceback)
 
 
 class GrpcServer:

@@ -77,6 +77,7 @@ class _Protocol(HttpToolsProtocol):
         self._pieces: list[bytes] = []
         self._body_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._refusal: int | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -93,6 +94,8 @@ class _Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return
         self._unset_keepalive_if_required()
         self._received += len(data)
         self._unparsed += len(data)
@@ -176,10 +179,20 @@ class _Protocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._refusal is not None:
+            self._refuse(self._refusal)
+
     def _refuse(self, status: int) -> None:
+        """Answer what isn't a request, or won't become one, when all requests before it are answered; then close."""
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if self.pipeline or (answering and not self.cycle.more_body):
+            self._refusal = status
+            return
+        if not answering or not self.cycle.response_started:
             body = page(status)
             head = f"HTTP/1.1 {status} {body.phrase}\r\ncontent-type: text/html\r\n"
             head += f"content-length: {len(body.content)}\r\nconnection: close\r\n\r\n"

@@ -3,6 +3,7 @@
 import gzip
 import http.client
 import json
+import re
 import socket
 import statistics
 import threading
@@ -18,6 +19,8 @@ from hypothesis import strategies as st
 
 from serving.settings import Limits, Settings
 from serving_fixtures import Client, config_of, serving, slow_steps, tiny_models
+
+_BAD_CHUNK = b"POST /v1/models/double:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +174,22 @@ def test_gzip_answers_are_for_long_ones(client: Client) -> None:
     short = client.headers(path, {"instances": [[1, 2]]}, Accept_Encoding="gzip")
     assert "content-encoding" not in short
     assert "content-encoding" not in client.headers(path, body.encode())
+
+
+@pytest.mark.parametrize("whole", [1, 2, 3])
+@pytest.mark.parametrize(
+    "broken", [b"GET / X\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", _BAD_CHUNK]
+)
+def test_what_comes_before_something_broken_is_answered(client: Client, whole: int, broken: bytes) -> None:
+    body = b'{"instances": [[1, 2]]}'
+    good = b"POST /v1/models/double:predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    head = b"HEAD /v1/models/double HTTP/1.1\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", client.rest_port), 10) as connection:
+        connection.sendall(good * whole + head + broken)
+        answers = b"".join(iter(lambda: connection.recv(4096), b""))
+    found = [int(each) for each in re.findall(rb"HTTP/1\.1 (\d+) ", answers)]
+    assert found == [200] * whole + [400, 400]
+    assert answers.count(b"<TITLE>400") == 1  # the answer to HEAD has no body
 
 
 @pytest.mark.parametrize(
