@@ -88,7 +88,8 @@ class _Unknown(grpc.GenericRpcHandler):  # type: ignore[misc]
 def _rpc(kind: Any) -> Callable[[_Method[_S]], Callable[[_S, bytes, grpc.ServicerContext], bytes]]:
     """Turn a method of a request, a `kind`, and a Call into a gRPC handler of bytes, and its errors into statuses.
 
-    grpcio parses requests, too, but makes of bytes that aren't a `kind` an INTERNAL error and a traceback in the log.
+    grpcio parses requests, too, but makes of bytes that aren't a `kind` an INTERNAL error, a traceback in the log and a
+    call that is kept for ever: see `serving.grpc_parsing`.
     """
 
     def decorate(method: _Method[_S]) -> Callable[[_S, bytes, grpc.ServicerContext], bytes]:

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -72,6 +73,12 @@ def _inside(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
+
+
+def test_every_recorded_group_is_run() -> None:
+    tests = [file.read_text() for file in Path(__file__).parent.glob("test_*.py")]
+    of_all = "".join(text for text in tests if "\nfrom recorded import ALL" in text)
+    assert recorded.groups(ALL) == set(re.findall(r'(?:_cases|read)\((?:ALL, )?"(\w+)"\)', of_all))
 
 
 def test_subset_in_the_repository_is_what_was_recorded() -> None:

@@ -1,5 +1,6 @@
 """What else the ports can do: gRPC reflection, a Unix socket, gRPC's own arguments, a time limit for REST."""
 
+import gc
 import os
 import signal
 import socket
@@ -106,6 +107,42 @@ def test_reflection_can_be_switched_off(base_path: Path) -> None:
     ):
         ProtoReflectionDescriptorDatabase(channel).get_services()
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_calls_of_bytes_that_are_no_message_are_forgotten(
+    base_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """grpcio, where it parses requests itself, keeps them for ever."""
+    methods = (
+        f"{PREDICTION}/Predict",
+        f"{HEALTH}/Check",
+        f"{HEALTH}/Watch",
+        f"{REFLECTION}/ServerReflectionInfo",
+    )
+    with (
+        serving(config_of(m=base_path), Settings(loader=TFLITE, health=True)) as client,
+        client.channel() as channel,
+    ):
+
+        def ask(method: str, times: int) -> None:
+            for _ in range(times):
+                # Whether a method takes and answers streams can't be seen from its bytes.
+                answers = channel.stream_stream(f"/{method}")(iter([b"\xff\xff"]), timeout=30)
+                with pytest.raises(grpc.RpcError, match="Error parsing message") as refusal:
+                    list(answers)
+                assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+        def objects() -> int:
+            gc.collect()
+            return len(gc.get_objects())
+
+        for method in methods:
+            ask(method, 5)  # what is made once
+            before = objects()
+            ask(method, 50)
+            # A call that is kept is a dozen objects.
+            eventually(lambda before=before: objects() < before + 50)  # type: ignore[misc]
+    assert not caplog.records
 
 
 def test_newer_reflection_is_refused_so_that_clients_fall_back(plain: Client) -> None:
