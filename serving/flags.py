@@ -82,7 +82,7 @@ def settings(flags: argparse.Namespace) -> Settings:
             "--use_alts_credentials: not supported; leave it out, and secure the ports by --ssl_config_file"
         )
     # A request that waits for its batch to be full holds a thread.
-    threads = Settings.grpc_threads if not flags.enable_batching else max(128, Settings.grpc_threads)
+    threads = 128 if flags.enable_batching else max(2, 4 * cores() // max(1, flags.workers))
     return Settings(
         host=flags.host,
         grpc_port=flags.port,
@@ -235,11 +235,11 @@ def _add_network(flags: argparse.ArgumentParser) -> None:
         type=_at_least(0),
         default=0,
         metavar="N",
-        help="gRPC requests at a time; 0: 4 per core",
+        help="gRPC requests at a time; 0: 4 per core, shared out among the workers; 128 with batching",
     )
     group.add_argument(
         "--rest_api_num_threads", type=_at_least(0), default=0, metavar="N",
-        help="REST requests at a time; 0: 4 per core",
+        help="REST requests at a time; 0: 4 per core, shared out among the workers; 128 with batching",
     )  # fmt: skip
     group.add_argument(
         "--monitoring_config_file", type=Path, metavar="FILE",
@@ -329,8 +329,8 @@ def _add_runtime(flags: argparse.ArgumentParser) -> None:
     )
 
     group.add_argument(
-        "--num_tflite_interpreters_per_pool", type=_at_least(1), default=2, metavar="N",
-        help="inferences of one TFLite model at a time, in each worker",
+        "--num_tflite_interpreters_per_pool", type=_at_least(1), default=4, metavar="N",
+        help="inferences of one TFLite model at a time, in each worker; each has memory of its own, made when needed",
     )  # fmt: skip
     group.add_argument(
         "--num_tflite_pools", type=_at_least(1), default=1, metavar="N", help="multiplies that number"
