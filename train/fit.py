@@ -247,7 +247,7 @@ def _final(model: keras.Model, name: str, recipe: Recipe, images: NDArray[np.uin
 
 
 def _answers(model: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    # Not `predict`: it sets up a pipeline each time, which for a thousand images takes longer than the answer.
+    # Not `predict`: it sets up a pipeline each time, which takes longer than a thousand answers of the nn.
     parts = [
         model.predict_on_batch(to_input(images[start : start + _PREDICT_BATCH]))
         for start in range(0, len(images), _PREDICT_BATCH)
