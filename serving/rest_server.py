@@ -73,6 +73,10 @@ class RestServer:
         self._server.run(sockets=[self._listener])
 
 
+# How long is read on what a client sends that has its answer already.
+_LINGER_SECONDS = 2.0
+
+
 class _Server(uvicorn.Server):
     """Ends without a failed request, as far as that is in a server's power.
 
@@ -115,7 +119,7 @@ class _Protocol(HttpToolsProtocol):
     """One connection.
 
     A request must arrive at some speed and its answer be taken at some, its headers must end somewhere, and there
-    are only so many connections.
+    are only so many connections. A client that is still sending when it is refused gets the answer all the same.
     """
 
     def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
@@ -132,11 +136,13 @@ class _Protocol(HttpToolsProtocol):
         self._ending = False
         self._arrival: asyncio.TimerHandle | None = None
         self._departure: asyncio.TimerHandle | None = None
+        self._leaving = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self._limits.connections:
             self._refuse(503)
+            self.transport.close()
             return
         # Until the first request begins, and after each that is answered, a connection is idle.
         self._close_later(self.timeout_keep_alive)
@@ -145,6 +151,8 @@ class _Protocol(HttpToolsProtocol):
         self._stop_timer()
         if self._departure is not None:
             self._departure.cancel()
+        # uvicorn leaves it running, and with it this connection in memory, where the client has reset it.
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -157,7 +165,7 @@ class _Protocol(HttpToolsProtocol):
             self._close_later(_LAST_SECONDS)
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal is not None:
+        if self._leaving or self._refusal is not None:
             return
         self._unset_keepalive_if_required()
         self._received += len(data)
@@ -195,6 +203,9 @@ class _Protocol(HttpToolsProtocol):
         if b"#" in self.url:
             # As it was sent: no client sends a fragment, and TensorFlow Serving takes it for a part of the path.
             self.scope["raw_path"] = self.url.partition(b"?")[0]
+        if not self.cycle.keep_alive:
+            # The connection's last request: the cycle closes it after the answer, which may be before the body's end.
+            self.cycle.transport = _Lingering(self, self.cycle)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
@@ -218,6 +229,8 @@ class _Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        if self._leaving:
+            return
         super().on_response_complete()
         if self._refusal is not None:
             self._refuse(self._refusal)
@@ -276,7 +289,7 @@ class _Protocol(HttpToolsProtocol):
 
     def _refuse(self, status: int) -> None:
         """Answer what isn't a request, or won't become one, when all requests before it are answered; then close."""
-        if self.transport.is_closing():
+        if self._leaving or self.transport.is_closing():
             return
         cycle = self.cycle
         answering = cycle is not None and not cycle.response_complete
@@ -289,4 +302,37 @@ class _Protocol(HttpToolsProtocol):
             head = f"HTTP/1.1 {status} {body.phrase}\r\ncontent-type: text/html\r\n"
             head += f"content-length: {len(body.content)}\r\nconnection: close\r\n\r\n"
             self.transport.write(head.encode() + body.content)
-        self.transport.close()
+        if answering:
+            # Whoever waits for its end, or is about to ask for it.
+            self.cycle.disconnected, self.cycle.waiting_for_100_continue = True, False
+            self.cycle.message_event.set()
+        self.leave()
+
+    def leave(self) -> None:
+        """Close the connection when the client does, or after a while.
+
+        Closed while the client still sends, it would be reset, and the answer lost on its way.
+        """
+        self._leaving = True
+        self._stop_timer()
+        self._unset_keepalive_if_required()
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.timeout_keep_alive_task = self.loop.call_later(_LINGER_SECONDS, self.timeout_keep_alive_handler)
+
+
+class _Lingering:
+    """A connection's transport for a request that is the last: closed when all of the request has been read."""
+
+    def __init__(self, protocol: _Protocol, cycle: Any) -> None:
+        self._protocol, self._cycle = protocol, cycle
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._protocol.transport, name)
+
+    def close(self) -> None:
+        if self._cycle.more_body:
+            self._protocol.leave()
+        else:
+            self._protocol.transport.close()
