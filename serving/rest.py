@@ -28,10 +28,12 @@ from urllib.parse import unquote_to_bytes
 
 from google.protobuf import json_format
 
+from export.runtime import Signature
 from serving.calls import Call, Observer
+from serving.execution import Tensors
 from serving.inference import Inference
 from serving.json_examples import encode_classifications, encode_regressions, parse_examples
-from serving.json_tensors import decode_inputs, encode_outputs, parse_predict
+from serving.json_tensors import PredictBody, decode_inputs, encode_outputs, parse_predict
 from serving.pace import Pace
 from serving.predict import METADATA_FIELD, Predictor
 from serving.protos import get_model_metadata_pb2, model_pb2
@@ -107,7 +109,7 @@ class RestApi:
         self._limits = settings.limits
         self._threads = ThreadPoolExecutor(settings.rest_threads, thread_name_prefix="rest")
         self._pace = Pace()
-        self._requests = 0
+        self._answering = 0
 
     def close(self) -> None:
         """Begin nothing that is still queued."""
@@ -115,7 +117,6 @@ class RestApi:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one HTTP request (the ASGI interface)."""
-        self._requests += 1
         try:
             answer = await self._respond(_Request(scope, receive))
         except _TooLargeError as error:
@@ -127,8 +128,6 @@ class RestApi:
         except Exception:  # one request's bug must not end as a broken connection
             log.exception("unexpected error in %s %s", scope["method"], scope["path"])
             answer = _error(500, "Internal error; the server's log has the details")
-        finally:
-            self._requests -= 1
         headers = {
             "content-type": answer.media_type,
             "content-length": str(len(answer.content)),
@@ -163,17 +162,15 @@ class RestApi:
         return _error(400, f"Malformed request: {method} {path}{'?' if query else ''}{query}")
 
     async def _infer(self, request: "_Request", match: re.Match[str]) -> Answer:
-        if self._requests > self._limits.requests:
-            # Before the body is read: what can't be answered soon must not take up memory.
-            raise StatusError(
-                Code.RESOURCE_EXHAUSTED,
-                f"{self._limits.requests} requests are being answered already; try again later",
-            )
+        # Before the body is read, too: what can't be answered soon must not take up memory.
+        self._check_free()
         encoding = request.header("content-encoding", "identity").lower()
         if encoding not in ("identity", "gzip"):
             raise invalid(f"Content-Encoding {encoding} is not supported; expected gzip or none")
         spec = _spec(match)
         body = await self._body(request)
+        # Only now does it count: clients that send slowly must not use up what there is for all.
+        self._check_free()
         call = Call(match["verb"].capitalize(), "REST", model=spec.name, received=len(body))
         if (seconds := self._settings.rest_timeout_seconds) is not None:
             call.deadline = call.begin + seconds
@@ -196,26 +193,44 @@ class RestApi:
         # A request that waits for others to run with must not be what keeps those from coming.
         if not self._settings.loader.batching and self._pace.is_short(request.path, len(body)):
             return answer()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, answer)
+        self._answering += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, answer)
+        finally:
+            self._answering -= 1
+
+    def _check_free(self) -> None:
+        most = self._limits.requests
+        if self._answering >= most:
+            raise StatusError(
+                Code.RESOURCE_EXHAUSTED, f"{most} requests are being answered already; try again later"
+            )
 
     def _predict(self, spec: Any, body: bytes, call: Call) -> bytes:
         begin = time.monotonic()
-        document = parse_predict(body)
+        document = parse_predict(body, self._limits.json_depth)
         call.decode = time.monotonic() - begin
         spec.signature_name = document.signature_name
-        prediction = self._predictor.predict(
-            spec, lambda signature: decode_inputs(document, signature.inputs), call
-        )
+        prediction = self._predictor.predict(spec, lambda signature: self._tensors(document, signature), call)
         return _encoded(call, lambda: encode_outputs(prediction.outputs, is_row=document.is_row))
 
+    def _tensors(self, document: PredictBody, signature: Signature) -> Tensors:
+        tensors = decode_inputs(document, signature.inputs)
+        for name, tensor in tensors.items():
+            if tensor.size > self._limits.tensor_elements:
+                raise invalid(
+                    f"{name} has {tensor.size} elements; at most {self._limits.tensor_elements} are taken"
+                )
+        return tensors
+
     def _classify(self, spec: Any, body: bytes, call: Call) -> bytes:
-        document = parse_examples(body)
+        document = parse_examples(body, self._limits.json_depth)
         spec.signature_name = document.signature_name
         answer = self._inference.classify(spec, document.examples, call)
         return _encoded(call, lambda: encode_classifications(answer.result))
 
     def _regress(self, spec: Any, body: bytes, call: Call) -> bytes:
-        document = parse_examples(body)
+        document = parse_examples(body, self._limits.json_depth)
         spec.signature_name = document.signature_name
         answer = self._inference.regress(spec, document.examples, call)
         return _encoded(call, lambda: encode_regressions(answer.result))
@@ -231,6 +246,7 @@ class RestApi:
         if declared.isdigit():
             self._check_size(int(declared))
         body, more = await request.receive()
+        self._check_size(len(body))
         if more:
             pieces = bytearray(body)
             while more:
@@ -238,7 +254,6 @@ class RestApi:
                 pieces += piece
                 self._check_size(len(pieces))
             body = bytes(pieces)
-        self._check_size(len(body))
         return body
 
     def _gunzip(self, body: bytes) -> bytes:

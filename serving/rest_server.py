@@ -123,6 +123,8 @@ class _Protocol(HttpToolsProtocol):
         self.timeout_keep_alive = limits.idle_seconds  # type: ignore[assignment] # it is only passed on to the loop
         self._limits = limits
         self._header_bytes = 0
+        # Since the parser has last made something of what it was given.
+        self._kept_bytes = 0
         self._received = 0
         self._pieces: list[bytes] = []
         self._body_bytes = 0
@@ -157,6 +159,7 @@ class _Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         self._received += len(data)
+        self._kept_bytes += len(data)
         if self._arrival is None:
             self._begin = self.loop.time()
             self._arrival = self.loop.call_later(self._limits.request_seconds, self._check_arrival)
@@ -169,17 +172,20 @@ class _Protocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             # CONNECT, or another protocol: the request is answered as any other, and is the connection's last.
             self.cycle.keep_alive = False
+        if self._kept_bytes > self._limits.header_bytes + len(data):
+            # A header, a trailer or what else has no end: the parser would keep all of it.
+            self._refuse(431)
 
     def on_url(self, url: bytes) -> None:
         self._count_header(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_header(len(name) + len(value))
+        self._count_header(len(name) + len(value) + len(b": \r\n"))
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._header_bytes = 0
+        self._header_bytes = self._kept_bytes = 0
         self._in_body = True
         super().on_headers_complete()
         if self._ending:
@@ -189,6 +195,7 @@ class _Protocol(HttpToolsProtocol):
             self.scope["raw_path"] = self.url.partition(b"?")[0]
 
     def on_body(self, body: bytes) -> None:
+        self._kept_bytes = 0
         cycle = self.cycle
         if cycle.response_complete:
             return
@@ -220,6 +227,7 @@ class _Protocol(HttpToolsProtocol):
 
     def _count_header(self, size: int) -> None:
         self._header_bytes += size
+        self._kept_bytes = 0
         if self._header_bytes > self._limits.header_bytes:
             raise ValueError("headers too large")  # reaches data_received as a parser's error
 
