@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from train.errors import ResultError, TargetError, TfshipError
 
-__all__ = ["Run", "h2load", "parse_h2load", "parse_wrk", "require", "versions", "wrk"]
+__all__ = ["Run", "all_refused", "h2load", "parse_h2load", "parse_wrk", "require", "versions", "wrk"]
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
 # By the names of Debian's packages.
@@ -93,7 +93,7 @@ def wrk(url: str, body: Path, connections: int, seconds: int) -> Run:
 def h2load(url: str, frame: Path, connections: int, seconds: int, answer_bytes: int) -> Run:
     """POST the gRPC frame in the file `frame` to `url` over and over, one stream at a time on each connection.
 
-    `answer_bytes` is the size of a good answer's frame. Raises as `wrk`.
+    `answer_bytes` is the size of a good answer's frame; 0 if all are to be errors. Raises as `wrk`.
     """
     with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
         log = Path(folder) / "log"
@@ -114,8 +114,11 @@ def _unseen(run: Run, connections: int, answer_bytes: int) -> str:
         return f"{run.pending:,} of {connections:,} connections at work at the end"
     # What unfinished requests have got of their answers is more than the answers count for.
     surplus = run.received - run.requests * answer_bytes
-    if not 0 <= surplus < connections * answer_bytes:
-        return f"{run.received:,} bytes in {run.requests:,} answers, expected {answer_bytes:,} in each: some are errors"
+    if not 0 <= surplus < max(1, connections * answer_bytes):
+        what = "some are errors" if answer_bytes else "some aren't errors"
+        return (
+            f"{run.received:,} bytes in {run.requests:,} answers, expected {answer_bytes:,} in each: {what}"
+        )
     return ""
 
 
@@ -157,6 +160,11 @@ def parse_h2load(output: str, log: str, seconds: float) -> Run:
     }
     latencies = np.array([float(row[2]) for row in rows if row[1] != "-1"], np.float64)
     return Run(done, seconds, latencies, int(traffic[1]), started - done, _listed(problems, done))
+
+
+def all_refused(run: Run) -> bool:
+    """Tell whether every answer of a run of wrk was an error, and nothing else went wrong."""
+    return run.requests > 0 and run.problem == f"{run.requests:,} {_WRK_ERRORS['error-status']}"
 
 
 _WRK_ERRORS = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from train.errors import ArtifactError, TargetError
 from train.files import read_json
 
-__all__ = ["Server", "embedded"]
+__all__ = ["Addresses", "Server", "check_alive", "embedded", "launched"]
 
 _ROOT = Path(__file__).resolve().parent.parent
 _START_SECONDS = 120.0
@@ -22,11 +22,17 @@ _STOP_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class Server:
-    """A running server's addresses, host:port, and its process."""
+class Addresses:
+    """Where a server answers, host:port."""
 
     rest: str
     grpc: str
+
+
+@dataclass(frozen=True)
+class Server(Addresses):
+    """A running server."""
+
     process: subprocess.Popen[bytes]
 
 
@@ -37,18 +43,25 @@ def embedded(models: Path, names: Sequence[str], *flags: str) -> Iterator[Server
     Raises TargetError with the server's own last words if it doesn't get ready.
     """
     with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
-        config, ready, log = (Path(folder) / name for name in ("models.config", "ready.json", "log"))
+        ready, log = Path(folder, "ready.json"), Path(folder, "log")
+        ports = ("--port=-1", "--rest_api_port=-1", f"--ready_file={ready}")
+        with launched(models, names, log, *ports, *flags) as process:
+            found = _wait(process, ready, log)
+            yield Server(f"127.0.0.1:{found['rest_port']}", f"127.0.0.1:{found['grpc_port']}", process)
+
+
+@contextlib.contextmanager
+def launched(models: Path, names: Sequence[str], log: Path, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Give the command that `embedded` gives, and wait for nothing; its output goes to the file `log`."""
+    with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
+        config = Path(folder, "models.config")
         config.write_text(_config(models.resolve(), names))
-        command = [
-            sys.executable, "-m", "serving", "--port=-1", "--rest_api_port=-1",
-            f"--model_config_file={config}", f"--ready_file={ready}", *flags,
-        ]  # fmt: skip
+        command = [sys.executable, "-m", "serving", f"--model_config_file={config}", *flags]
         environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
         with log.open("wb") as output:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         try:
-            ports = _wait(process, ready, log)
-            yield Server(f"127.0.0.1:{ports['rest_port']}", f"127.0.0.1:{ports['grpc_port']}", process)
+            yield process
         finally:
             _stop(process)
 
@@ -67,12 +80,15 @@ def _wait(process: subprocess.Popen[bytes], ready: Path, log: Path) -> dict[str,
         with contextlib.suppress(ArtifactError):
             ports: dict[str, int] = read_json(ready)
             return ports
-        if process.poll() is not None:
-            raise TargetError(
-                f"the model server ended with exit code {process.returncode}: {_last_words(log)}"
-            )
+        check_alive(process, log)
         time.sleep(0.05)
     raise TargetError(f"the model server was not ready after {_START_SECONDS:.0f} s: {_last_words(log)}")
+
+
+def check_alive(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Raise TargetError, with the server's last words, if it has ended."""
+    if process.poll() is not None:
+        raise TargetError(f"the model server ended with exit code {process.returncode}: {_last_words(log)}")
 
 
 def _last_words(log: Path) -> str:

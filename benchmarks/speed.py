@@ -13,11 +13,8 @@ reference's requests per second times (its yardstick / the median of ours) are w
 latencies are divided by the same.
 """
 
-import json
 import os
-import shutil
 import statistics
-import struct
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,22 +22,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
-import requests
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from benchmarks import load, measure, reference, yardstick
+from benchmarks import cases, load, measure, reference, yardstick
 from benchmarks.reference import Cell
-from benchmarks.server import Server, embedded
-from export import formats, store, verify
-from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
-from serving import tensors
-from serving.protos import predict_pb2
+from benchmarks.server import embedded
+from export import store
 from train import environment
-from train.data import Digits, to_input
-from train.errors import ArtifactError, ResultError, Unreachable
+from train.data import Digits
 from train.files import sha256
 from train.progress import Progress
 
@@ -49,13 +39,7 @@ __all__ = ["SCHEMA", "Plan", "run"]
 # Counted up when a field of the result file changes its meaning.
 SCHEMA = 1
 
-_METHOD = "/tensorflow.serving.PredictionService/Predict"
 _WARM_UP_SECONDS = 1
-# A pixel as clients send it: 255 greys need no more than four decimals.
-_DECIMALS = 4
-# What runtimes and encodings may differ by.
-_TOLERANCE = 1e-5
-_ANSWER_SECONDS = 60.0
 # Rates of runs that differ by more than this belong to a machine that had other things to do.
 _AGREEMENT = 1.10
 _YARDSTICK_FORMATS = ("float32", "int8")
@@ -76,66 +60,6 @@ class Plan:
     flags: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class _Case:
-    """A cell with what is sent, on disk as the generator wants it, and what must come back."""
-
-    cell: Cell
-    url: str
-    address: str  # of gRPC
-    file: Path
-    expected: NDArray[np.float32]
-
-    def ask(self) -> int:
-        """Have the request answered once and return the answer's size, of gRPC the frame's.
-
-        Raises Unreachable if no answer comes, ResultError if it isn't the right one.
-        """
-        size, answer = self._rest() if self.cell.protocol == "rest" else self._grpc()
-        if answer.shape != self.expected.shape or not np.allclose(answer, self.expected, 0, _TOLERANCE):
-            raise ResultError(
-                f"{self.cell.name}: the server's answer differs from the model file's in this process"
-            )
-        return size
-
-    def _rest(self) -> tuple[int, NDArray[np.float32]]:
-        try:
-            answer = requests.post(self.url, data=self.file.read_bytes(), timeout=_ANSWER_SECONDS)
-        except requests.RequestException as error:
-            raise Unreachable(f"{self.cell.name}: the server doesn't answer ({error})") from error
-        try:
-            return len(answer.content), np.array(answer.json()["predictions"], np.float32)
-        except (ValueError, KeyError, TypeError):
-            raise ResultError(
-                f"{self.cell.name}: expected predictions; the server answered {answer.status_code}: {answer.text[:200]}"
-            ) from None
-
-    def _grpc(self) -> tuple[int, NDArray[np.float32]]:
-        with grpc.insecure_channel(self.address) as channel:
-            try:
-                answer = channel.unary_unary(_METHOD)(
-                    _unframed(self.file.read_bytes()), timeout=_ANSWER_SECONDS
-                )
-            except grpc.RpcError as error:
-                what = f"{error.code().name}: {error.details()}"
-                if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                    raise Unreachable(f"{self.cell.name}: the server doesn't answer ({what})") from error
-                raise ResultError(
-                    f"{self.cell.name}: expected predictions; the server answered {what}"
-                ) from error
-        try:
-            output = predict_pb2.PredictResponse.FromString(answer).outputs[PROBABILITIES]
-        except DecodeError as error:
-            raise ResultError(f"{self.cell.name}: the server's answer is no PredictResponse") from error
-        return len(_framed(answer)), tensors.from_proto(output)
-
-    def load(self, connections: int, seconds: int, answer_bytes: int) -> load.Run:
-        """Run the generator once."""
-        if self.cell.protocol == "rest":
-            return load.wrk(self.url, self.file, connections, seconds)
-        return load.h2load(self.url, self.file, connections, seconds, answer_bytes)
-
-
 def run(models: Path, plan: Plan, digits: Digits) -> dict[str, Any]:
     """Measure the plan on the latest versions in `models` and return the result file's contents.
 
@@ -145,13 +69,11 @@ def run(models: Path, plan: Plan, digits: Digits) -> dict[str, Any]:
     load.require()
     names = list(dict.fromkeys(cell.model for cell in plan.cells))
     found = {name: store.latest(models / name) for name in names}
-    for name in names:
-        for each in (*plan.formats, *_YARDSTICK_FORMATS):
-            file = _file(found[name], each)
-            if not file.is_file():
-                raise ArtifactError(f"{file}: no such file; `make export` writes every format")
-    pixels = to_input(digits.x_test[: max(cell.batch for cell in plan.cells)])
-    images = pixels.astype(np.float64).round(_DECIMALS)
+    files = {
+        name: {each: cases.tflite(found[name], each) for each in (*plan.formats, *_YARDSTICK_FORMATS)}
+        for name in names
+    }
+    images = cases.images(digits, max(cell.batch for cell in plan.cells))
     busy = os.getloadavg()[0]
     sticks: list[dict[str, dict[str, float]]] = []
     tables: dict[str, list[dict[str, Any]]] = {}
@@ -160,9 +82,7 @@ def run(models: Path, plan: Plan, digits: Digits) -> dict[str, Any]:
         one = images[:1].astype(np.float32)
         sticks.append(
             {
-                name: {
-                    each: yardstick.microseconds(_file(found[name], each), one) for each in _YARDSTICK_FORMATS
-                }
+                name: {each: yardstick.microseconds(files[name][each], one) for each in _YARDSTICK_FORMATS}
                 for name in names
             }
         )
@@ -186,17 +106,13 @@ def run(models: Path, plan: Plan, digits: Digits) -> dict[str, Any]:
         "models": {
             name: {
                 "version": int(found[name].name),
-                "sha256": {each: sha256(_file(found[name], each)) for each in plan.formats},
+                "sha256": {each: sha256(files[name][each]) for each in plan.formats},
             }
             for name in names
         },
         "yardsticks": yardsticks,
         "tables": {each: [_judged(row, each, yardsticks) for row in rows] for each, rows in tables.items()},
     }
-
-
-def _file(version: Path, name: str) -> Path:
-    return version / formats.FORMATS[name].file
 
 
 def _table(
@@ -211,16 +127,14 @@ def _table(
     runs: dict[tuple[Cell, int], list[load.Run]] = {}
     with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
         served = Path(folder) / "models"
-        for name, version in found.items():
-            (served / name / version.name).mkdir(parents=True)
-            shutil.copy(_file(version, format_name), served / name / version.name / formats.SERVED_FILE)
+        cases.stage(served, {name: (version, format_name) for name, version in found.items()})
         with embedded(served, list(found), "--prefer_tflite_model", *plan.flags) as server:
-            cases = [
-                _case(cell, found[cell.model], format_name, server, images, Path(folder))
+            prepared = [
+                cases.prepare(cell, found[cell.model], format_name, server, images, Path(folder))
                 for cell in plan.cells
             ]
             for _ in range(plan.repeats):
-                for case in cases:
+                for case in prepared:
                     for connections in plan.connections:
                         size = case.ask()
                         case.load(connections, _WARM_UP_SECONDS, size)
@@ -230,41 +144,6 @@ def _table(
                         progress.advance(note=f"{case.cell.name} × {connections}: {done.rate:,.0f}/s")
                 after_round()
     return [_row(cell, connections, each) for (cell, connections), each in runs.items()]
-
-
-def _case(
-    cell: Cell, version: Path, format_name: str, server: Server, images: NDArray[np.float64], folder: Path
-) -> _Case:
-    batch = images[: cell.batch]
-    tensor = batch.astype(np.float32)
-    file = folder / cell.name
-    if cell.protocol == "rest":
-        file.write_text(json.dumps({"instances": batch.tolist()}))
-        url = f"http://{server.rest}/v1/models/{cell.model}:predict"
-    else:
-        request = predict_pb2.PredictRequest()
-        request.model_spec.name = cell.model
-        request.model_spec.signature_name = DEFAULT_SIGNATURE
-        request.inputs[IMAGE].CopyFrom(tensors.to_proto(tensor))
-        file.write_bytes(_framed(request.SerializeToString()))
-        url = f"http://{server.grpc}{_METHOD}"
-    target = verify.open_tflite(version, formats.FORMATS[format_name])
-    try:
-        return _Case(cell, url, server.grpc, file, target.predict(tensor))
-    finally:
-        target.close()
-
-
-# A message in gRPC over HTTP/2: a byte that says whether it is compressed, four for its length.
-_PREFIX = struct.Struct(">BI")
-
-
-def _framed(message: bytes) -> bytes:
-    return _PREFIX.pack(0, len(message)) + message
-
-
-def _unframed(frame: bytes) -> bytes:
-    return frame[_PREFIX.size :]
 
 
 def _row(cell: Cell, connections: int, runs: Sequence[load.Run]) -> dict[str, Any]:

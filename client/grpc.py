@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 
 from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
 from serving import tensors
-from serving.protos import PredictionServiceStub, predict_pb2
+from serving.protos import predict_pb2
+from serving.stubs import PredictionServiceStub
 from train.errors import Refused, Unreachable
 
 __all__ = ["Grpc"]

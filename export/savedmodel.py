@@ -1,7 +1,7 @@
 """Run SavedModels with TensorFlow, loaded as TensorFlow Serving's own loader does it: into a session."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,15 @@ __all__ = ["SavedModel"]
 class SavedModel:
     """A SavedModel directory, loaded; a `Runtime`.
 
-    `threads` is the size of both of TensorFlow's thread pools (0: one per core). Raises ArtifactError if
-    the directory is no SavedModel with the tag "serve" or can't be loaded, or where there is no TensorFlow.
+    `threads` is the size of both of TensorFlow's thread pools (0: what `config` says, or else one per core),
+    `tags` are those of the graph that is loaded, and `config` is a serialised ConfigProto for the session. Raises
+    ArtifactError if the directory is no SavedModel with these tags or can't be loaded, or where there is no
+    TensorFlow.
     """
 
-    def __init__(self, path: Path, threads: int = 0) -> None:
+    def __init__(
+        self, path: Path, threads: int = 0, *, tags: Sequence[str] = ("serve",), config: bytes = b""
+    ) -> None:
         if not (path / "saved_model.pb").is_file():
             raise ArtifactError(
                 f"{path}: holds no saved_model.pb; expected a version directory of `make export`"
@@ -34,15 +38,14 @@ class SavedModel:
                 "version's model.tflite with --prefer_tflite_model"
             ) from error
         self._errors = tf.errors
-        config = tf.compat.v1.ConfigProto(
-            intra_op_parallelism_threads=threads,
-            inter_op_parallelism_threads=threads,
-            use_per_session_threads=True,
-        )
-        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+        options = tf.compat.v1.ConfigProto.FromString(config)
+        options.use_per_session_threads = True
+        if threads:
+            options.intra_op_parallelism_threads = options.inter_op_parallelism_threads = threads
+        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=options)
         try:
             with self._translated(ArtifactError, f"{path}: TensorFlow can't load it"):
-                graph = tf.compat.v1.saved_model.loader.load(self._session, ["serve"], str(path))
+                graph = tf.compat.v1.saved_model.loader.load(self._session, list(tags), str(path))
             self._signatures = {name: _signature(each) for name, each in graph.signature_def.items()}
             self._callables = {
                 name: self._callable(each)
@@ -87,6 +90,10 @@ class SavedModel:
             yield
         except self._errors.OpError as error:
             raise error_type(f"{where} ({error.message})" if where else error.message) from error
+        except UnicodeDecodeError as error:
+            # TensorFlow's words, which quote an input that isn't text; they aren't an OpError then.
+            words = error.object.decode(errors="replace")
+            raise error_type(f"{where} ({words})" if where else words) from error
         except (RuntimeError, OSError) as error:
             raise error_type(f"{where} ({error})" if where else str(error)) from error
 

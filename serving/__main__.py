@@ -28,8 +28,9 @@ class _Stopped(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT, and return 0 when the requests in flight are answered."""
-    options = flags.parser().parse_args(argv)
-    flags.refuse_unsupported(options)
+    options = flags.parse(argv)
+    for line in flags.ignored(options):
+        print(line)
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.WARNING)
     log.setLevel(logging.INFO)
     # A log that can't be written, on a full disk or to a closed pipe, is no reason to stop, nor for more messages.

@@ -1,6 +1,7 @@
 """Which models to serve: flags or a `--model_config_file` to a checked ModelServerConfig."""
 
 import re
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,11 @@ def parse_config(text: str, source: str) -> Any:
     return config
 
 
-def check_request(config: Any) -> None:
-    """Check a ModelServerConfig that came by HandleReloadConfigRequest. Raises StatusError.
+def check_request(config: Any, known: Container[str] = ()) -> None:
+    """Check a ModelServerConfig that came by HandleReloadConfigRequest, where `known` models are served already.
 
-    Its base paths must be absolute: whoever sends it needn't know this server's working directory.
+    Its base paths must be absolute: whoever sends it needn't know this server's working directory. Raises
+    StatusError.
     """
     if config.WhichOneof("config") != "model_config_list":
         raise invalid(
@@ -51,18 +53,17 @@ def check_request(config: Any) -> None:
     names = set()
     for model in config.model_config_list.config:
         if model.name in names:
-            raise invalid(f"Illegal to list model {model.name} multiple times in config list")
+            raise invalid(_twice(model))
         names.add(model.name)
         if not model.model_platform and not model.model_type:
-            raise invalid(
-                "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
-                f"ModelServerConfig::model_platform, model name is {model.name}"
-            )
+            raise invalid(_no_platform(model))
         if not _URI.match(model.base_path) and not Path(model.base_path).is_absolute():
             raise invalid(
                 f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
             )
         if model.model_platform not in ("", PLATFORM):
+            if model.name not in known:
+                raise invalid(_unsupported(model))
             raise invalid(
                 f"Illegal to change a model's platform. For model {model.name} platform was {PLATFORM} and new "
                 f"platform requested is {model.model_platform}"
@@ -80,7 +81,7 @@ def _check(config: Any, source: str) -> None:
     for model in config.model_config_list.config:
         _check_model(model, source)
         if model.name in names:
-            raise UsageError(f"{source}: illegal to list model {model.name} multiple times in config list")
+            raise UsageError(f"{source}: {_twice(model)}")
         names.add(model.name)
         # TensorFlow Serving refuses relative paths; resolving them lets a config file travel with its models.
         model.base_path = str(Path(model.base_path).absolute())
@@ -94,21 +95,41 @@ def _check_model(model: Any, source: str) -> None:
     where = f"{source}: model {model.name}"
     if not model.base_path:
         raise UsageError(f"{where}: has no base_path")
+    if "\0" in model.base_path:
+        raise UsageError(f"{where}: base_path {model.base_path!r} holds a NUL, which no path does")
     if _URI.match(model.base_path):
         raise UsageError(
             f"{where}: base_path {model.base_path} is remote; only local directories are supported"
         )
     tensorflow_type = model_server_config_pb2.ModelType.Value("TENSORFLOW")
     if not model.model_platform and not model.model_type:
-        raise UsageError(f'{where}: sets no model_platform; expected model_platform: "{PLATFORM}"')
+        raise UsageError(f'{source}: {_no_platform(model)}; expected model_platform: "{PLATFORM}"')
     if model.model_platform and model.model_type:
         raise UsageError(
             f"{where}: sets both model_platform and the deprecated model_type; keep model_platform"
         )
     if model.model_platform != PLATFORM and model.model_type != tensorflow_type:
-        raise UsageError(f'{where}: unsupported platform {model.model_platform}; expected "{PLATFORM}"')
+        raise UsageError(f'{source}: {_unsupported(model)}; expected "{PLATFORM}"')
     if model.HasField("logging_config"):
         raise UsageError(f"{where}: logging_config is not supported by this server yet; remove it")
     policy = model.model_version_policy
     if policy.WhichOneof("policy_choice") == "specific" and not policy.specific.versions:
         raise UsageError(f"{where}: model_version_policy.specific lists no versions")
+
+
+# TensorFlow Serving's words, at the start and for a reload.
+
+
+def _twice(model: Any) -> str:
+    return f"Illegal to list model {model.name} multiple times in config list"
+
+
+def _no_platform(model: Any) -> str:
+    return (
+        "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform, "
+        f"model name is {model.name}"
+    )
+
+
+def _unsupported(model: Any) -> str:
+    return f"Model {model.name} requests unsupported platform {model.model_platform}"

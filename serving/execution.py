@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from export.runtime import Runtime, Signature, TensorSpec
 from serving.calls import Call
 from serving.status import Code, StatusError, invalid
-from serving.tensors import DTYPES, DType, dtype_of
+from serving.tensors import DTYPES, MAX_REPEATED_BYTES, DType, dtype_of
 
 __all__ = ["DEADLINE", "Loaded", "Tensors", "check_inputs", "find", "names", "run", "serialized"]
 
@@ -130,6 +130,11 @@ def serialized(examples: Any) -> NDArray[Any]:
     found = getattr(examples, kind).examples if kind else ()
     if not found:
         raise invalid("Input is empty.")
+    if len(context) * len(found) > MAX_REPEATED_BYTES:
+        raise invalid(
+            f"a context of {len(context)} bytes for each of {len(found)} examples makes more than "
+            f"{MAX_REPEATED_BYTES} bytes"
+        )
     rows = np.empty(len(found), np.object_)
     # Two messages one after the other are one merged, in which the second's features count.
     rows[:] = [context + each.SerializeToString() for each in found]

@@ -3,48 +3,34 @@
 import argparse
 import importlib.metadata
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from serving import batching_config, server_protos, tls
 from serving.batching_config import BatchingParameters
-from serving.grpc_server import REUSE_PORT
 from serving.loading import Loader
 from serving.metrics import DEFAULT_PATH
 from serving.models import LoadPolicy
-from serving.settings import ANY_PORT, Limits, Settings, cores
+from serving.session_config import session_config
+from serving.settings import ANY_PORT, REUSE_PORT, Limits, Settings, cores
 from train import cli
 from train.errors import UsageError
 
-__all__ = ["UNSUPPORTED", "parser", "refuse_unsupported", "settings"]
+__all__ = ["IGNORED", "ignored", "parse", "parser", "settings"]
 
-# Flags of tensorflow_model_server that this server knows and can't obey yet, with the value that asks for
-# nothing: what TensorFlow Serving does without the flag.
-UNSUPPORTED = {
-    "enable_profiler": "false",
-    "enable_signature_method_name_check": "false",
-    "flush_filesystem_caches": "true",
-    "mixed_precision": "",
-    "num_load_threads": "0",
-    "num_request_iterations_for_warmup": "0",
-    "num_unload_threads": "0",
-    "per_process_gpu_memory_fraction": "0",
-    "platform_config_file": "",
-    "remove_unused_fields_from_bundle_metagraph": "true",
-    "saved_model_tags": "serve",
-    "skip_initialize_tpu": "false",
-    "tensorflow_inter_op_parallelism": "0",
-    "tensorflow_intra_op_parallelism": "0",
-    "tensorflow_session_config_file": "",
-    "thread_pool_factory_config_file": "",
-    "use_alts_credentials": "false",
-    "xla_cpu_compilation_enabled": "false",
-    "xla_gpu_compilation_enabled": "false",
-}
-_HINTS = {
-    "tensorflow_intra_op_parallelism": "--tensorflow_session_parallelism sets both pools",
-    "tensorflow_inter_op_parallelism": "--tensorflow_session_parallelism sets both pools",
+# Flags that make no difference here: the value that asks for nothing, and why any other is left out of account.
+IGNORED: dict[str, tuple[bool | int | str, str]] = {
+    "enable_profiler": (False, "there is no profiler service"),
+    "flush_filesystem_caches": (True, "model files are cached by the system, as all files are"),
+    "mixed_precision": ("", "a model is run in the precision that it was exported in"),
+    "platform_config_file": ("", "there is one platform, and flags are its settings"),
+    "remove_unused_fields_from_bundle_metagraph": (True, "what isn't used isn't kept in any case"),
+    "skip_initialize_tpu": (False, "there is no support for TPUs"),
+    "thread_pool_factory_config_file": ("", "--tensorflow_session_config_file sets thread pools"),
+    "xla_cpu_compilation_enabled": (False, "models are compiled by XLA where they ask for it themselves"),
+    "xla_gpu_compilation_enabled": (False, "models are compiled by XLA where they ask for it themselves"),
 }
 
 
@@ -66,17 +52,23 @@ def parser() -> argparse.ArgumentParser:
     _add_runtime(flags)
     _add_process(flags)
     _add_limits(flags)
-    _add_unsupported(flags)
+    _add_ignored(flags)
     return flags
 
 
-def refuse_unsupported(flags: argparse.Namespace) -> None:
-    """Raise UsageError for the first flag that asks for what this server doesn't do yet."""
-    for name, neutral in UNSUPPORTED.items():
-        value = getattr(flags, name)
-        if value is not None and value.lower() != neutral:
-            hint = _HINTS.get(name, f"leave it out or at {neutral!r}" if neutral else "leave it out")
-            raise UsageError(f"--{name}: not supported by this server yet; {hint}")
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line; whoever writes `-port=1` means `--port=1`. Ends the process for what can't be parsed."""
+    given = sys.argv[1:] if argv is None else argv
+    return parser().parse_args([re.sub("^-(?=[a-z_]{2})", "--", each) for each in given])
+
+
+def ignored(flags: argparse.Namespace) -> list[str]:
+    """Return a line for each flag that asks for something and is accepted and ignored."""
+    return [
+        f"--{name}: accepted and ignored: {reason}"
+        for name, (neutral, reason) in IGNORED.items()
+        if getattr(flags, name) != neutral
+    ]
 
 
 def settings(flags: argparse.Namespace) -> Settings:
@@ -84,6 +76,11 @@ def settings(flags: argparse.Namespace) -> Settings:
     if flags.port == 0 and not flags.grpc_socket_path:
         raise UsageError(
             f"--port=0 without --grpc_socket_path: expected one of them, or --port={ANY_PORT} for any free port"
+        )
+    if flags.use_alts_credentials:
+        # To ignore this one would be to serve anyone where only some were meant.
+        raise UsageError(
+            "--use_alts_credentials: not supported; leave it out, and secure the ports by --ssl_config_file"
         )
     # A request that waits for its batch to be full holds a thread.
     threads = Settings.grpc_threads if not flags.enable_batching else max(128, Settings.grpc_threads)
@@ -93,7 +90,7 @@ def settings(flags: argparse.Namespace) -> Settings:
         grpc_socket=flags.grpc_socket_path,
         rest_port=flags.rest_api_port,
         tls=tls.read(flags.ssl_config_file) if flags.ssl_config_file else None,
-        workers=flags.workers,
+        workers=_workers(flags),
         worker_timeout_seconds=flags.worker_timeout_seconds,
         metrics_path=_metrics_path(flags),
         logs_requests=flags.log_requests,
@@ -106,21 +103,19 @@ def settings(flags: argparse.Namespace) -> Settings:
         cors=flags.rest_api_enable_cors_support,
         health=flags.enable_grpc_healthcheck_service,
         reflection=flags.enable_grpc_reflection,
+        checks_methods=flags.enable_signature_method_name_check,
         config_file=flags.model_config_file,
         config_poll_seconds=flags.model_config_file_poll_wait_seconds,
-        loader=Loader(
-            flags.prefer_tflite_model,
-            flags.tensorflow_session_parallelism,
-            flags.num_tflite_pools * flags.num_tflite_interpreters_per_pool,
-            flags.enable_model_warmup,
-            batching=_batching(flags),
-            per_model_batching=flags.enable_per_model_batching_parameters,
-        ),
+        loader=_loader(flags),
         loading=LoadPolicy(
             poll_seconds=flags.file_system_poll_wait_seconds,
             retries=flags.max_num_load_retries,
             retry_seconds=flags.load_retry_interval_micros / 1e6,
             labels_for_unavailable=flags.allow_version_labels_for_unavailable_models,
+            # As TensorFlow Serving: at the start nothing else is to be done.
+            first_load_threads=4 * cores(),
+            load_threads=flags.num_load_threads,
+            unload_threads=flags.num_unload_threads,
         ),
         limits=Limits(
             body_bytes=flags.max_body_bytes,
@@ -133,6 +128,34 @@ def settings(flags: argparse.Namespace) -> Settings:
             slowest_bytes_per_second=flags.min_bytes_per_second,
             idle_seconds=flags.idle_timeout_seconds,
         ),
+    )
+
+
+def _workers(flags: argparse.Namespace) -> int:
+    # One worker serves a Unix socket: without a port, any more would have nothing to do.
+    workers: int = flags.workers
+    return workers if flags.port or flags.rest_api_port else min(1, workers)
+
+
+def _loader(flags: argparse.Namespace) -> Loader:
+    both, intra = flags.tensorflow_session_parallelism, flags.tensorflow_intra_op_parallelism
+    return Loader(
+        prefer_tflite=flags.prefer_tflite_model,
+        threads=intra or both or 1,
+        interpreters=flags.num_tflite_pools * flags.num_tflite_interpreters_per_pool,
+        warmup=flags.enable_model_warmup,
+        warmup_iterations=flags.num_request_iterations_for_warmup or 1,
+        tags=flags.saved_model_tags,
+        session_config=session_config(
+            flags.tensorflow_session_config_file,
+            both=both,
+            intra=intra,
+            inter=flags.tensorflow_inter_op_parallelism,
+            gpu_fraction=flags.per_process_gpu_memory_fraction,
+            workers=_workers(flags),
+        ),
+        batching=_batching(flags),
+        per_model_batching=flags.enable_per_model_batching_parameters,
     )
 
 
@@ -189,6 +212,14 @@ def _add_models(flags: argparse.ArgumentParser) -> None:
         "--load_retry_interval_micros", type=_integer, default=60_000_000, metavar="US",
         help="how long to wait in between; negative: not at all",
     )  # fmt: skip
+    group.add_argument(
+        "--num_load_threads", type=_at_least(0), default=0, metavar="N",
+        help="how many models with new versions are loaded at a time; 0: one after the other",
+    )  # fmt: skip
+    group.add_argument(
+        "--num_unload_threads", type=_at_least(0), default=0, metavar="N",
+        help="how many versions can wait for their last requests while other things go on; 0: none",
+    )  # fmt: skip
     _add_bool(
         group,
         "allow_version_labels_for_unavailable_models",
@@ -231,13 +262,14 @@ def _add_network(flags: argparse.ArgumentParser) -> None:
         help="how long a REST request may wait until its model is run; 0: as long as it takes",
     )  # fmt: skip
     group.add_argument(
-        "--grpc_channel_arguments", type=_arguments, default=(), metavar="NAME=VALUE,…",
+        "--grpc_channel_arguments", type=_arguments, default="", metavar="NAME=VALUE,…",
         help="gRPC's own, such as grpc.max_connection_age_ms=2000",
     )  # fmt: skip
     group.add_argument(
         "--ssl_config_file", type=_file, metavar="FILE",
         help="TLS for gRPC and REST: an SSLConfig in text format, which holds the PEM texts",
     )  # fmt: skip
+    _add_bool(group, "use_alts_credentials", "not supported")
     _add_bool(group, "rest_api_enable_cors_support", "let browsers call REST from pages of other servers")
     _add_bool(group, "enable_grpc_healthcheck_service", "answer grpc.health.v1.Health on the gRPC port")
     _add_bool(
@@ -262,11 +294,40 @@ def _add_runtime(flags: argparse.ArgumentParser) -> None:
         default=True,
     )
     _add_bool(
+        group,
+        "enable_signature_method_name_check",
+        "classify and regress only with signatures that are exported for it",
+    )
+    _add_bool(
         group, "prefer_tflite_model", "serve model.tflite where a version has one; TensorFlow stays unloaded"
     )
     group.add_argument(
+        "--num_request_iterations_for_warmup", type=_at_least(0), default=0, metavar="N",
+        help="how often each of them is run; 0: once",
+    )  # fmt: skip
+    group.add_argument(
+        "--saved_model_tags", type=_tags, default="serve", metavar="TAG,…",
+        help="which graph of a SavedModel to serve",
+    )  # fmt: skip
+    group.add_argument(
         "--tensorflow_session_parallelism", type=_at_least(0), default=0, metavar="N",
-        help="threads of an inference; 0: TensorFlow one per core, TFLite one",
+        help="threads of an inference, in each worker; 0: TFLite one, TensorFlow the worker's share of the cores",
+    )  # fmt: skip
+    group.add_argument(
+        "--tensorflow_intra_op_parallelism", type=_at_least(0), default=0, metavar="N",
+        help="threads of one operator, and of TFLite",
+    )  # fmt: skip
+    group.add_argument(
+        "--tensorflow_inter_op_parallelism", type=_at_least(0), default=0, metavar="N",
+        help="operators that TensorFlow runs at a time",
+    )  # fmt: skip
+    group.add_argument(
+        "--tensorflow_session_config_file", type=_file, metavar="FILE",
+        help="TensorFlow's other settings: a ConfigProto in text format; flags go before it",
+    )  # fmt: skip
+    group.add_argument(
+        "--per_process_gpu_memory_fraction", type=_fraction, default=0.0, metavar="0.0…1.0",
+        help="of a GPU's memory for each worker; 0: what it needs",
     )  # fmt: skip
     _add_bool(group, "enable_batching", "run requests that come at the same time together")
     group.add_argument(
@@ -331,14 +392,16 @@ def _add_limits(flags: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", type=_at_least(1), default=default, metavar=unit, help=description)
 
 
-def _add_unsupported(flags: argparse.ArgumentParser) -> None:
-    group = flags.add_argument_group("known and refused, unless they ask for nothing")
-    for name, neutral in UNSUPPORTED.items():
-        description = f"only {neutral!r}" if neutral else "not supported yet"
-        if neutral in ("true", "false"):
-            group.add_argument(f"--{name}", nargs="?", const="true", metavar="true|false", help=description)
+def _add_ignored(flags: argparse.ArgumentParser) -> None:
+    group = flags.add_argument_group("accepted and ignored, as the log says")
+    for name, (neutral, reason) in IGNORED.items():
+        if isinstance(neutral, bool):
+            _add_bool(group, name, reason, default=neutral)
         else:
-            group.add_argument(f"--{name}", metavar="VALUE", help=description)
+            group.add_argument(
+                f"--{name}", type=_integer if isinstance(neutral, int) else str, default=neutral,
+                metavar="N" if isinstance(neutral, int) else "VALUE", help=reason,
+            )  # fmt: skip
 
 
 def _add_bool(group: Any, name: str, description: str, *, default: bool = False) -> None:
@@ -363,6 +426,23 @@ def _bool(text: str) -> bool:
 def _file(text: str) -> Path | None:
     # As TensorFlow Serving: no name is no file.
     return Path(text) if text else None
+
+
+def _tags(text: str) -> tuple[str, ...]:
+    tags = tuple(text.split(","))
+    if not all(tags):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected TAG,TAG,…")
+    return tags
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected 0.0 to 1.0")
+    return value
 
 
 def _arguments(text: str) -> tuple[tuple[str, int | str], ...]:

@@ -1,23 +1,31 @@
 """The gRPC port, and a Unix socket beside it."""
 
+import logging
 import time
 from urllib.parse import quote
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from serving import grpc_parsing
 from serving.grpc_arrivals import Arrivals, Threads
 from serving.grpc_services import SERVICES, Services
 from serving.ports import address
-from serving.settings import Settings
+from serving.settings import REUSE_PORT, Settings
 from serving.tls import Tls
 from train.errors import UsageError
 
-__all__ = ["REUSE_PORT", "GrpcServer"]
+__all__ = ["GrpcServer"]
 
-# The one of gRPC's arguments that isn't free to be chosen.
-REUSE_PORT = "grpc.so_reuseport"
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Keep what grpcio logs of a client's headers that aren't UTF-8 to one line."""
+    record.exc_info = None
+    return True
+
+
+logging.getLogger("grpc._cython.cygrpc").addFilter(_without_traceback)
 # At the end, for calls that are on their way, and for clients that don't stop calling.
 _REFUSING_SECONDS = 0.5
 
@@ -55,13 +63,15 @@ class GrpcServer:
         self._health: health.HealthServicer | None = None
         if settings.health:
             self._health = health.HealthServicer()
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+            grpc_parsing.add(self._server, health_pb2.DESCRIPTOR.services_by_name["Health"], self._health)
             for name in ("", *SERVICES):
                 self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         if settings.reflection:
             names = [f"tensorflow.serving.{name}" for name in SERVICES]
             names += [health.SERVICE_NAME] if settings.health else []
-            reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
+            service = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+            servicer = reflection.ReflectionServicer((*names, reflection.SERVICE_NAME))
+            grpc_parsing.add(self._server, service, servicer)
         # Last: it refuses every method that nothing before it knows.
         services.add_to(self._server)
         self.port = self._listen(address(settings.host, max(0, port)), settings.tls) if port else 0

@@ -8,21 +8,25 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from serving.calls import Call, Observer
 from serving.execution import Tensors
 from serving.inference import Inference
 from serving.predict import METADATA_FIELD, Predictor
 from serving.protos import (
-    ModelServiceServicer,
-    PredictionServiceServicer,
-    add_ModelServiceServicer_to_server,
-    add_PredictionServiceServicer_to_server,
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
     model_management_pb2,
+    model_service_pb2,
     predict_pb2,
+    prediction_service_pb2,
+    regression_pb2,
 )
 from serving.settings import Settings
-from serving.status import Code, StatusError
+from serving.status import Code, StatusError, invalid
 from serving.tensors import from_proto, to_proto
 
 __all__ = ["SERVICES", "Services"]
@@ -32,6 +36,7 @@ log = logging.getLogger(__name__)
 # What a health check may ask about, besides the server as a whole; TensorFlow Serving's names.
 SERVICES = ("PredictionService", "ModelService")
 
+_MESSAGE_BYTES = 6000
 # Where a method isn't called what its metrics are.
 _APIS = {"HandleReloadConfigRequest": "ReloadConfig"}
 
@@ -56,8 +61,17 @@ class Services:
 
     def add_to(self, server: grpc.Server) -> None:
         """Register PredictionService and ModelService, and a refusal of all else."""
-        add_PredictionServiceServicer_to_server(_PredictionService(self), server)
-        add_ModelServiceServicer_to_server(_ModelService(self), server)
+        for file, service in (
+            (prediction_service_pb2, _PredictionService(self)),
+            (model_service_pb2, _ModelService(self)),
+        ):
+            for described in file.DESCRIPTOR.services_by_name.values():
+                methods = {
+                    each.name: grpc.unary_unary_rpc_method_handler(getattr(service, each.name))
+                    for each in described.methods
+                }
+                handler = grpc.method_handlers_generic_handler(described.full_name, methods)
+                server.add_generic_rpc_handlers((handler,))
         server.add_generic_rpc_handlers((_Unknown(),))
 
 
@@ -71,33 +85,59 @@ class _Unknown(grpc.GenericRpcHandler):  # type: ignore[misc]
         return grpc.unary_unary_rpc_method_handler(refuse)
 
 
-def _rpc(method: _Method[_S]) -> Callable[[_S, Any, grpc.ServicerContext], Any]:
-    """Turn a method of a request and a Call into a gRPC handler, and its errors into statuses."""
-    api = _APIS.get(method.__name__, method.__name__)
+def _rpc(kind: Any) -> Callable[[_Method[_S]], Callable[[_S, bytes, grpc.ServicerContext], bytes]]:
+    """Turn a method of a request, a `kind`, and a Call into a gRPC handler of bytes, and its errors into statuses.
 
-    @functools.wraps(method)
-    def handler(service: _S, request: Any, context: grpc.ServicerContext) -> Any:
-        call = Call(api, "GRPC", received=request.ByteSize())
-        if (left := context.time_remaining()) is not None:
-            call.deadline = call.begin + left
-        try:
-            with service.observer.observing(call):
-                answer = method(service, request, call)
-                call.sent = answer.ByteSize()
-            if service.tells_timing:
-                context.set_trailing_metadata((("server-timing", call.timing()),))
-            return answer
-        except StatusError as error:
-            code, message = grpc.StatusCode[error.code.name], error.message
-        except Exception:
-            log.exception("unexpected error in %s", method.__name__)
-            code, message = grpc.StatusCode.INTERNAL, "Internal error; the server's log has the details"
-        return context.abort(code, message)
+    grpcio parses requests, too, but makes of bytes that aren't a `kind` an INTERNAL error, a traceback in the log and a
+    call that is kept for ever: see `serving.grpc_parsing`.
+    """
 
-    return handler
+    def decorate(method: _Method[_S]) -> Callable[[_S, bytes, grpc.ServicerContext], bytes]:
+        api = _APIS.get(method.__name__, method.__name__)
+
+        @functools.wraps(method)
+        def handler(service: _S, data: bytes, context: grpc.ServicerContext) -> bytes:
+            call = Call(api, "GRPC", received=len(data))
+            if (left := context.time_remaining()) is not None:
+                call.deadline = call.begin + left
+            try:
+                with service.observer.observing(call):
+                    content: bytes = method(service, _parsed(kind, data), call).SerializeToString()
+                    call.sent = len(content)
+                if service.tells_timing:
+                    context.set_trailing_metadata((("server-timing", call.timing()),))
+                return content
+            except StatusError as error:
+                code, message = grpc.StatusCode[error.code.name], error.message
+            except Exception:
+                log.exception("unexpected error in %s", method.__name__)
+                code, message = grpc.StatusCode.INTERNAL, "Internal error; the server's log has the details"
+            return context.abort(code, _short(message))  # type: ignore[no-any-return]
+
+        return handler
+
+    return decorate
 
 
-class _PredictionService(PredictionServiceServicer):  # type: ignore[misc] # generated code has no types
+def _parsed(kind: Any, data: bytes) -> Any:
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise invalid(str(error)) from None
+
+
+def _short(message: str) -> str:
+    """Return a message, cut to what clients read: it travels as a header, and of these gRPC takes 8 KiB in all."""
+    left = _MESSAGE_BYTES
+    for at, letter in enumerate(message):
+        # It is percent-encoded, byte by byte.
+        left -= 1 if " " <= letter <= "~" and letter != "%" else 3 * len(letter.encode())
+        if left < 0:
+            return f"{message[:at]}…"
+    return message
+
+
+class _PredictionService:
     def __init__(self, services: Services) -> None:
         self.observer, self.tells_timing = services.observer, services.settings.tells_timing
         self._predictor = services.predictor
@@ -105,7 +145,7 @@ class _PredictionService(PredictionServiceServicer):  # type: ignore[misc] # gen
         self._packed = services.settings.packed_answers
         self._most_elements = services.settings.limits.tensor_elements
 
-    @_rpc
+    @_rpc(predict_pb2.PredictRequest)
     def Predict(self, request: Any, call: Call) -> Any:  # noqa: N802 - gRPC's name
         _require_spec(request)
         prediction = self._predictor.predict(
@@ -121,7 +161,7 @@ class _PredictionService(PredictionServiceServicer):  # type: ignore[misc] # gen
         call.encode = time.monotonic() - begin
         return answer
 
-    @_rpc
+    @_rpc(get_model_metadata_pb2.GetModelMetadataRequest)
     def GetModelMetadata(self, request: Any, _call: Call) -> Any:  # noqa: N802
         _require_spec(request)
         if not request.metadata_field:
@@ -133,17 +173,17 @@ class _PredictionService(PredictionServiceServicer):  # type: ignore[misc] # gen
                 raise StatusError(Code.INVALID_ARGUMENT, f"Metadata field {name} is not supported")
         return self._predictor.metadata(request.model_spec)
 
-    @_rpc
+    @_rpc(classification_pb2.ClassificationRequest)
     def Classify(self, request: Any, call: Call) -> Any:  # noqa: N802
         _require_spec(request)
         return self._inference.classify(request.model_spec, request.input, call)
 
-    @_rpc
+    @_rpc(regression_pb2.RegressionRequest)
     def Regress(self, request: Any, call: Call) -> Any:  # noqa: N802
         _require_spec(request)
         return self._inference.regress(request.model_spec, request.input, call)
 
-    @_rpc
+    @_rpc(inference_pb2.MultiInferenceRequest)
     def MultiInference(self, request: Any, call: Call) -> Any:  # noqa: N802
         return self._inference.multi(request, call)
 
@@ -157,17 +197,17 @@ class _PredictionService(PredictionServiceServicer):  # type: ignore[misc] # gen
         return tensors
 
 
-class _ModelService(ModelServiceServicer):  # type: ignore[misc]
+class _ModelService:
     def __init__(self, services: Services) -> None:
         self.observer, self.tells_timing = services.observer, services.settings.tells_timing
         self._predictor = services.predictor
 
-    @_rpc
+    @_rpc(get_model_status_pb2.GetModelStatusRequest)
     def GetModelStatus(self, request: Any, _call: Call) -> Any:  # noqa: N802
         _require_spec(request)
         return self._predictor.status(request.model_spec)
 
-    @_rpc
+    @_rpc(model_management_pb2.ReloadConfigRequest)
     def HandleReloadConfigRequest(self, request: Any, _call: Call) -> Any:  # noqa: N802
         self._predictor.reload(request.config)
         answer = model_management_pb2.ReloadConfigResponse()

@@ -16,8 +16,9 @@ from serving.metrics import Metrics
 from serving.predict import Predictor
 from serving.rest import RestApi
 from serving.rest_server import RestServer
-from serving.servables import Servables, View
+from serving.servables import Servables
 from serving.settings import Settings
+from serving.view import View
 
 __all__ = ["Host"]
 
@@ -34,7 +35,7 @@ class Host:
         self._servables = Servables(loader)
         self._observer = Observer(self._metrics, logs=settings.logs_requests)
         self._predictor = Predictor(self._servables, reload)
-        self._inference = Inference(self._servables)
+        self._inference = Inference(self._servables, checks_methods=settings.checks_methods)
         self._grpc: GrpcServer | None = None
         self._rest: RestServer | None = None
 

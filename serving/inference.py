@@ -36,32 +36,36 @@ _INPUTS = "inputs"
 
 
 class Inference:
-    """Answers requests that carry examples by a process' servables, from any thread."""
+    """Answers requests that carry examples by a process' servables, from any thread.
 
-    def __init__(self, models: Servables) -> None:
+    With `checks_methods`, a signature only answers what its method name says that it is for.
+    """
+
+    def __init__(self, models: Servables, *, checks_methods: bool = False) -> None:
         self._models = models
+        self._checks_methods = checks_methods
 
     def classify(self, spec: Any, examples: Any, call: Call) -> Any:
         """Return the ClassificationResponse for `examples`, an Input message, by the model that `spec` names."""
-        return self._answer(spec, examples, call, _classify, classification_pb2.ClassificationResponse)
+        return self._answer(spec, examples, call, CLASSIFY, classification_pb2.ClassificationResponse)
 
     def regress(self, spec: Any, examples: Any, call: Call) -> Any:
         """Return the RegressionResponse for `examples`, an Input message, by the model that `spec` names."""
-        return self._answer(spec, examples, call, _regress, regression_pb2.RegressionResponse)
+        return self._answer(spec, examples, call, REGRESS, regression_pb2.RegressionResponse)
 
     def _answer(
         self,
         spec: Any,
         examples: Any,
         call: Call,
-        infer: Callable[..., Any],
+        method: str,
         response: Callable[..., Any],
     ) -> Any:
         with self._models.use(spec) as servable:
             name = spec.signature_name or DEFAULT_SIGNATURE
             signature = _signature(servable, name, "No signature was found with the name: ")
             call.model = servable.name
-            result = infer(servable, name, signature, examples, call)
+            result = self._infer(method, servable, name, signature, examples, call)
             return response(result=result, model_spec=_answering(servable, spec.signature_name))
 
     def multi(self, request: Any, call: Call) -> Any:
@@ -82,19 +86,26 @@ class Inference:
                 seen.add(name)
                 signature = _signature(servable, name, "Requested signature not found in model graph: ")
                 result = answer.results.add(model_spec=_answering(servable, name))
-                if task.method_name == CLASSIFY:
-                    result.classification_result.CopyFrom(
-                        _classify(servable, name, signature, request.input, call)
-                    )
-                elif task.method_name == REGRESS:
-                    result.regression_result.CopyFrom(
-                        _regress(servable, name, signature, request.input, call)
-                    )
-                else:
+                if task.method_name not in (CLASSIFY, REGRESS):
                     raise StatusError(
                         Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}"
                     )
+                found = self._infer(task.method_name, servable, name, signature, request.input, call)
+                if task.method_name == CLASSIFY:
+                    result.classification_result.CopyFrom(found)
+                else:
+                    result.regression_result.CopyFrom(found)
         return answer
+
+    def _infer(
+        self, method: str, servable: Servable, name: str, signature: Signature, examples: Any, call: Call
+    ) -> Any:
+        kind, infer = ("classification", _classify) if method == CLASSIFY else ("regression", _regress)
+        if self._checks_methods and signature.method_name != method:
+            raise invalid(
+                f"Expected {kind} signature method_name to be {method}. Was: {signature.method_name}"
+            )
+        return infer(servable, name, signature, examples, call)
 
 
 def _signature(servable: Servable, name: str, missing: str) -> Signature:

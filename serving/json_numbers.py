@@ -39,6 +39,8 @@ _NUMBER_AND_SPACE = b"0123456789+-.eE \t\r\n"
 _BRACKETS_TO_SPACES = bytes.maketrans(b"[]", b"  ")
 # A parser keeps the room that it once needed.
 _KEPT_BYTES = 16 * 2**20
+# 64 of these are kept.
+_KEPT_STRUCTURE = 256 * 1024
 
 _local = threading.local()
 
@@ -103,25 +105,33 @@ def _shape(structure: bytes) -> tuple[int, ...] | None:
     if not 0 < rank <= MAX_RANK:
         return None
     sizes: list[int] = []
-    inner = end = (
-        0  # the length of one of the elements of the dimension that is looked at; where that dimension ends
-    )
+    # The length of one of the elements of the dimension that is looked at, and where that dimension ends.
+    inner = end = 0
     for depth in range(1, rank + 1):
         # The first array of this dimension begins with the brackets of all inside it, and ends where they all end.
-        end = structure.find(b"]" * depth, max(0, end - depth)) + depth
+        start = structure.find(b"]" * depth, max(0, end - depth))
+        if start < 0:
+            return None
+        end = start + depth
         length = end - (rank - depth)
         sizes.append((length - 1) // (inner + 1))
         inner = length
     shape = tuple(reversed(sizes))
-    return shape if all(size > 0 for size in shape) and structure == _brackets(shape) else None
+    if not all(size > 0 for size in shape):
+        return None
+    # Most requests' shapes are those of requests before, but long ones aren't worth keeping.
+    brackets = _kept_brackets(shape) if len(structure) <= _KEPT_STRUCTURE else _brackets(shape)
+    return shape if structure == brackets else None
 
 
-@functools.lru_cache(maxsize=64)
 def _brackets(shape: tuple[int, ...]) -> bytes:
     if not shape:
         return b""
     inner = _brackets(shape[1:])
     return b"[" + (inner + b",") * (shape[0] - 1) + inner + b"]"
+
+
+_kept_brackets = functools.lru_cache(maxsize=64)(_brackets)
 
 
 def _parser(size: int) -> Any:

@@ -34,10 +34,12 @@ def parse_object(body: bytes, most_depth: int | None = None) -> dict[str, Any]:
     document = _parse(body)
     if not isinstance(document, dict):
         raise invalid(f"JSON Value: {excerpt(document)} Is not object")
-    if not isinstance(document.get("signature_name", ""), str):
+    name = document.get("signature_name", "")
+    if not isinstance(name, str):
         raise invalid(
             f"JSON Value: {excerpt(document)} not formatted correctly. 'signature_name' key must be a string value."
         )
+    to_bytes(name)  # raises if it is no text
     return document
 
 

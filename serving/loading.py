@@ -1,23 +1,27 @@
 """One version directory to one loaded model: which runtime runs it, how strict its shapes are, how it is batched."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from export.contract import BATCHING
 from export.formats import SERVED_FILE
-from export.runtime import Runtime
-from serving import batching_config, warmup
-from serving.batch_scheduler import BatchScheduler
-from serving.batching import BatchedRuntime, Observer
+from serving import batching_config
 from serving.batching_config import BatchingParameters
-from serving.execution import Loaded
 from serving.protos import saved_model_pb2
+from serving.status import Code, StatusError
 from train.errors import ArtifactError, UsageError
+
+# The process that starts the workers handles loaders, too, and never loads anything. What only loading needs is
+# imported when it is done: it would take longer than all else at the server's start.
+if TYPE_CHECKING:
+    from export.runtime import Runtime
+    from serving.batch_scheduler import BatchScheduler
+    from serving.batching import Observer
+    from serving.execution import Loaded
 
 __all__ = ["Loader"]
 
@@ -50,9 +54,10 @@ _SAFE_OPERATORS = frozenset(
 class Loader:
     """Loads version directories: SavedModels, or their TFLite files where `prefer_tflite` and there is one.
 
-    With `warmup`, the requests that a version brings are run before it counts as loaded (`serving.warmup`).
-    `threads` is for an inference: 0 leaves it to the runtime (TensorFlow: one per core; LiteRT: one).
-    `interpreters` is how many inferences of a TFLite file may run at a time, each in memory of its own.
+    With `warmup`, the requests that a version brings are run before it counts as loaded (`serving.warmup`), each
+    of them `warmup_iterations` times. `threads` is what LiteRT has for an inference, and `interpreters` how many
+    inferences of a TFLite file may run at a time, each in memory of its own. For TensorFlow, threads and more are in
+    `session_config`, a serialised ConfigProto; `tags` are those of the SavedModel's graph that is served.
 
     With `batching`, requests to a model are run together, on threads that all models share. With
     `per_model_batching`, `batching` sets only these threads: versions bring the rest, in `batching_params.pbtxt`,
@@ -60,36 +65,43 @@ class Loader:
     """
 
     prefer_tflite: bool = False
-    threads: int = 0
+    threads: int = 1
     interpreters: int = 2
     warmup: bool = True
+    warmup_iterations: int = 1
+    tags: tuple[str, ...] = ("serve",)
+    session_config: bytes = b""
     batching: BatchingParameters | None = None
     per_model_batching: bool = False
-    on_batch: Observer | None = None
+    on_batch: "Observer | None" = None
 
-    def load(self, path: Path) -> Loaded:
+    def load(self, path: Path) -> "Loaded":
         """Load the version directory `path`. Raises ArtifactError if it holds no model that can be run."""
+        from serving.execution import Loaded
+
         parameters = self._parameters(path)
         tflite = path / SERVED_FILE
         if self.prefer_tflite and tflite.is_file():
             # Each runtime is imported only when it is needed: TensorFlow takes seconds and half a gigabyte.
             from export.litert import LiteRT
 
-            runtime = self._batched(LiteRT(tflite, self.threads or 1, self.interpreters), parameters)
+            runtime = self._batched(LiteRT(tflite, self.threads, self.interpreters), parameters)
             loaded = Loaded(runtime, any_shape=False, kind="TFLite")
             return self._warmed(path, loaded, fitting=True)
         graph = path / "saved_model.pb"
         if not graph.is_file() and tflite.is_file():
             raise ArtifactError(f"{path}: holds {SERVED_FILE} and no SavedModel; pass --prefer_tflite_model")
-        any_shape = graph.is_file() and _operators(graph) <= _SAFE_OPERATORS
+        any_shape = graph.is_file() and _operators(_tagged(graph, self.tags)) <= _SAFE_OPERATORS
         from export.savedmodel import SavedModel
 
-        runtime = self._batched(SavedModel(path, self.threads), parameters)
+        runtime = self._batched(SavedModel(path, tags=self.tags, config=self.session_config), parameters)
         return self._warmed(path, Loaded(runtime, any_shape), fitting=False)
 
     def _parameters(self, path: Path) -> BatchingParameters | None:
         if not self.batching or not self.per_model_batching:
             return self.batching
+        from export.contract import BATCHING
+
         own = path / BATCHING
         if not own.is_file():
             return None
@@ -98,39 +110,62 @@ class Loader:
         except UsageError as error:
             raise ArtifactError(str(error)) from None
 
-    def _batched(self, runtime: Runtime, parameters: BatchingParameters | None) -> Runtime:
+    def _batched(self, runtime: "Runtime", parameters: BatchingParameters | None) -> "Runtime":
         if not parameters:
             return runtime
+        from serving.batching import BatchedRuntime
+
         return BatchedRuntime(runtime, parameters, self._scheduler, self.on_batch)
 
     @functools.cached_property
-    def _scheduler(self) -> BatchScheduler:
+    def _scheduler(self) -> "BatchScheduler":
+        from serving.batch_scheduler import BatchScheduler
+
         pool = self.batching or BatchingParameters()
         return BatchScheduler(pool.thread_pool_name, pool.num_batch_threads)
 
-    def _warmed(self, path: Path, loaded: Loaded, *, fitting: bool) -> Loaded:
+    def _warmed(self, path: Path, loaded: "Loaded", *, fitting: bool) -> "Loaded":
+        from serving import warmup
+
         try:
-            count = warmup.replay(path, loaded, fitting=fitting) if self.warmup else 0
+            iterations = self.warmup_iterations
+            count = warmup.replay(path, loaded, fitting=fitting, iterations=iterations) if self.warmup else 0
         except BaseException:
             loaded.runtime.close()
             raise
         return replace(loaded, notes=(f"warmed up with {count} requests",)) if count else loaded
 
 
-def _operators(path: Path) -> set[str]:
-    """Return the names of all operators in a SavedModel's graphs and functions."""
+def _tagged(path: Path, tags: Sequence[str]) -> Any:
+    """Return the MetaGraphDef with exactly these tags in a saved_model.pb."""
     try:
         model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     except DecodeError:
-        raise ArtifactError(f"{path}: damaged; expected a SavedModel protocol buffer") from None
-    used: set[str] = set()
+        # As TensorFlow says it, of any file that it can't decode.
+        status = StatusError(Code.OUT_OF_RANGE, "Read less bytes than requested")
+        raise ArtifactError(f"{path}: damaged; expected a SavedModel protocol buffer") from status
     for meta_graph in model.meta_graphs:
-        graph = meta_graph.graph_def
-        functions = {function.signature.name for function in graph.library.function}
-        used |= _names(graph.node) - functions
-        for function in graph.library.function:
-            used |= _names(function.node_def) - functions
-    return used
+        if set(meta_graph.meta_info_def.tags) == set(tags):
+            return meta_graph
+    found = ", ".join(_set(each.meta_info_def.tags) for each in model.meta_graphs) or "none"
+    missing = f"Could not find meta graph def matching supplied tags: {_set(tags)}"
+    raise ArtifactError(f"{path}: {missing}; found {found}; --saved_model_tags chooses") from StatusError(
+        Code.NOT_FOUND, missing
+    )
+
+
+def _set(tags: Iterable[str]) -> str:
+    return f"{{ {', '.join(tags)} }}"
+
+
+def _operators(meta_graph: Any) -> set[str]:
+    """Return the names of all operators in a MetaGraphDef's graph and functions."""
+    graph = meta_graph.graph_def
+    functions = {function.signature.name for function in graph.library.function}
+    used = _names(graph.node)
+    for function in graph.library.function:
+        used |= _names(function.node_def)
+    return used - functions
 
 
 def _names(nodes: Iterable[Any]) -> set[str]:

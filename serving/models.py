@@ -2,7 +2,7 @@
 
 One thread watches the base paths. A new version is loaded before the one that it replaces is unloaded. A
 version that can't be loaded says so in its status, while the others go on serving. Where versions are loaded
-is the fleet's business (`serving.servables`).
+is the fleet's business (`serving.view`).
 """
 
 import itertools
@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 from export import store
 from serving import versions
-from serving.servables import Fleet, ModelView, ProcessDiedError, State, VersionStatus
 from serving.status import Code, StatusError
+from serving.view import Fleet, ModelView, ProcessDiedError, State, VersionStatus
 from train.errors import ArtifactError
 
 __all__ = ["LoadPolicy", "ModelManager"]
@@ -36,16 +36,20 @@ class LoadPolicy:
     `poll_seconds` is the time between two looks at the base paths, 0 for a single one at the start. A version
     that appears later and can't be loaded is tried `retries` more times, every `retry_seconds`; but only once more,
     at the next look, if the process that loaded it has died. At the start nothing is retried: whoever starts the
-    server wants to know. Models are loaded `load_threads` at a time, and unloaded, each when its last request has
-    ended, `unload_threads` at a time.
+    server wants to know.
+
+    Models are loaded `first_load_threads` at a time at the start, and later `load_threads`. A version is unloaded
+    when its last request has ended; with `unload_threads`, so many of them wait for that, and nothing else does.
+    0 threads are none of their own: one load, or unload, after the other.
     """
 
     poll_seconds: float = 1.0
     retries: int = 5
     retry_seconds: float = 60.0
     labels_for_unavailable: bool = False
-    load_threads: int = 1
-    unload_threads: int = 1
+    first_load_threads: int = 0
+    load_threads: int = 0
+    unload_threads: int = 0
 
 
 @dataclass
@@ -96,6 +100,8 @@ class ModelManager:
         self._stopping = threading.Event()
         self._failure: ArtifactError | None = None
         self._watcher = threading.Thread(target=self._watch, name="models", daemon=True)
+        threads = self._policy.unload_threads
+        self._unloads = ThreadPoolExecutor(threads, thread_name_prefix="unload") if threads else None
 
     def start(self) -> None:
         """Load all models, and watch the disk from then on.
@@ -118,12 +124,15 @@ class ModelManager:
         if self._watcher.is_alive():
             # A load can't be interrupted. Leaving the process in the middle of one would crash it instead.
             self._watcher.join()
+        if self._unloads:
+            self._unloads.shutdown()
 
     def reload(self, config: Any) -> None:
         """Serve the models of another ModelServerConfig, a model_config_list, from now on: all of it or nothing.
 
         New models and new base paths are loaded before anything that they replace is unloaded. Raises StatusError
-        if one of them can't be, or if a label names a version that isn't available yet.
+        if one of them can't be, or if a label names a version that isn't available yet. Why a new model couldn't be
+        is then told by its versions' statuses, as if it had been removed.
         """
         with self._editing:
             self._check_new_labels(config)
@@ -136,10 +145,11 @@ class ModelManager:
                 else:
                     fresh[each.name] = _model(each)
             try:
-                self._load_all(fresh.values())
+                _each(self._policy.load_threads, self._load_first, fresh.values())
             except ArtifactError as error:
                 self._unload_all(fresh.values())
-                raise StatusError(Code.of(error, Code.FAILED_PRECONDITION), str(error)) from error
+                self._remember(fresh.values())
+                raise StatusError(Code.FAILED_PRECONDITION, str(error)) from error
             with self._lock:
                 replaced = [
                     model
@@ -158,17 +168,21 @@ class ModelManager:
             self._unload_all(replaced)
         log.info("config reloaded: %s", ", ".join(sorted({*fresh, *kept})) or "no models")
 
-    def _load_all(self, models: Iterable[_Model]) -> None:
-        _each(self._policy.load_threads, self._load_first, models)
+    def _remember(self, failed: Iterable[_Model]) -> None:
+        with self._lock:
+            for model in failed:
+                known = self._models.get(model.name)
+                broken = any(version.code is not Code.OK for version in model.versions.values())
+                if broken and (known is None or known.removed):
+                    model.removed, model.labels = True, {}
+                    self._models[model.name] = model
+            self._publish()
 
     def _unload_all(self, models: Iterable[_Model]) -> None:
-        found = [
-            (model, version)
-            for model in models
-            for version in model.versions.values()
-            if version.state is State.AVAILABLE
-        ]
-        _each(self._policy.unload_threads, lambda each: self._unload(*each), found)
+        for model in models:
+            for version in model.versions.values():
+                if version.state is State.AVAILABLE:
+                    self._unload(model, version)
 
     def _check_new_labels(self, config: Any) -> None:
         if self._policy.labels_for_unavailable:
@@ -186,7 +200,7 @@ class ModelManager:
 
     def _watch(self) -> None:
         try:
-            self._load_all(self._models.values())
+            _each(self._policy.first_load_threads, self._load_first, self._models.values())
         except ArtifactError as error:
             self._failure = error
             return
@@ -201,9 +215,8 @@ class ModelManager:
         while not self._stopping.wait(self._policy.poll_seconds):
             try:
                 with self._editing:
-                    for model in self._models.values():
-                        if not model.removed:
-                            self._refresh(model)
+                    watched = [model for model in self._models.values() if not model.removed]
+                    _each(self._policy.load_threads, self._refresh, watched)
             except (
                 Exception
             ):  # whatever it was, the next look may go better; without looks, nothing is ever new
@@ -228,9 +241,8 @@ class ModelManager:
             if self._stopping.is_set():
                 return
             version = self._add(model, number, path)
-            self._load(model, version, retries=0)
-            if version.state is not State.AVAILABLE:
-                raise ArtifactError(f"model {model.name} version {number} can't be loaded: {version.message}")
+            if failure := self._load(model, version, retries=0):
+                raise ArtifactError(f"model {model.name} version {number} can't be loaded: {failure.detail}")
         self._check_labels(model)
 
     def _check_labels(self, model: _Model) -> None:
@@ -280,12 +292,13 @@ class ModelManager:
         return version
 
     def _retire(self, model: _Model, wanted: Mapping[int, Path]) -> None:
+        held = (State.AVAILABLE, State.UNLOADING)
         for version in model.versions.values():
-            if version.number not in wanted and version.state is not State.AVAILABLE and not version.retired:
+            if version.number not in wanted and version.state not in held and not version.retired:
                 version.retired = True
                 self._enter(version, State.END)
 
-    def _load(self, model: _Model, version: _Version, retries: int) -> None:
+    def _load(self, model: _Model, version: _Version, retries: int) -> StatusError | None:
         self._enter(version, State.LOADING)
         log.info("model %s version %d: loading, from %s", model.name, version.number, version.path)
         begin = time.monotonic()
@@ -293,13 +306,14 @@ class ModelManager:
             notes = self._fleet.load(version.key, version.path)
         except StatusError as error:
             self._failed(model, version, error, retries)
-            return
+            return error
         version.code, version.message = Code.OK, ""
         self._enter(version, State.AVAILABLE)
         seconds = time.monotonic() - begin
         log.info("model %s version %d: available after %.2f s", model.name, version.number, seconds)
         for note in notes:
             log.info("model %s version %d: %s", model.name, version.number, note)
+        return None
 
     def _failed(self, model: _Model, version: _Version, error: StatusError, retries: int) -> None:
         version.failures += 1
@@ -317,12 +331,18 @@ class ModelManager:
                 "model %s version %d: can't be loaded: %s; %s",
                 model.name,
                 version.number,
-                error.message,
+                error.detail,
                 then,
             )
 
     def _unload(self, model: _Model, version: _Version) -> None:
         self._enter(version, State.UNLOADING)
+        if self._unloads:
+            self._unloads.submit(self._finish, model, version)
+        else:
+            self._finish(model, version)
+
+    def _finish(self, model: _Model, version: _Version) -> None:
         self._fleet.unload(version.key)
         version.retired = True
         self._enter(version, State.END)
@@ -356,8 +376,12 @@ _T = TypeVar("_T")
 
 
 def _each(threads: int, work: Callable[[_T], None], items: Iterable[_T]) -> None:
-    """Do `work` for all items, so many at a time, and raise the first error when all are done."""
-    with ThreadPoolExecutor(max(1, threads)) as pool:
+    """Do `work` for all items, so many at a time, and raise the first error when all that have begun are done."""
+    if not threads:
+        for each in items:
+            work(each)
+        return
+    with ThreadPoolExecutor(threads) as pool:
         for done in [pool.submit(work, each) for each in items]:
             done.result()
 

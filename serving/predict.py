@@ -68,7 +68,7 @@ class Predictor:
 
     def reload(self, config: Any) -> None:
         """Serve the models of `config`, a ModelServerConfig, from now on (`ModelManager.reload`)."""
-        check_request(config)
+        check_request(config, self._models.names)
         self._reload(config)
 
     def metadata(self, spec: Any) -> Any:

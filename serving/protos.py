@@ -1,4 +1,4 @@
-"""TensorFlow Serving's protocol messages and gRPC stubs, without TensorFlow.
+"""TensorFlow Serving's protocol messages, without TensorFlow.
 
 The generated modules live in packages whose parent is `tensorflow`, and importing that runs for seconds and
 takes hundreds of megabytes. Here a bare package stands in for it while they are imported. The submodules stay
@@ -15,13 +15,9 @@ from collections.abc import Iterator
 from train.errors import ArtifactError
 
 __all__ = [
-    "ModelServiceServicer",
-    "ModelServiceStub",
-    "PredictionServiceServicer",
-    "PredictionServiceStub",
-    "add_ModelServiceServicer_to_server",
-    "add_PredictionServiceServicer_to_server",
+    "bare_tensorflow",
     "classification_pb2",
+    "config_pb2",
     "example_pb2",
     "feature_pb2",
     "get_model_metadata_pb2",
@@ -45,7 +41,8 @@ __all__ = [
 
 
 @contextlib.contextmanager
-def _bare_tensorflow() -> Iterator[None]:
+def bare_tensorflow() -> Iterator[None]:
+    """Let modules below `tensorflow` be imported without it, for as long as the context lasts."""
     if "tensorflow" in sys.modules:
         yield
         return
@@ -61,10 +58,10 @@ def _bare_tensorflow() -> Iterator[None]:
         del sys.modules["tensorflow"]
 
 
-with _bare_tensorflow():
+with bare_tensorflow():
     from tensorflow.core.example import example_pb2, feature_pb2
     from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
-    from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+    from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
     from tensorflow_serving.apis import (
         classification_pb2,
         get_model_metadata_pb2,
@@ -78,15 +75,5 @@ with _bare_tensorflow():
         prediction_log_pb2,
         prediction_service_pb2,
         regression_pb2,
-    )
-    from tensorflow_serving.apis.model_service_pb2_grpc import (
-        ModelServiceServicer,
-        ModelServiceStub,
-        add_ModelServiceServicer_to_server,
-    )
-    from tensorflow_serving.apis.prediction_service_pb2_grpc import (
-        PredictionServiceServicer,
-        PredictionServiceStub,
-        add_PredictionServiceServicer_to_server,
     )
     from tensorflow_serving.config import model_server_config_pb2

@@ -109,7 +109,7 @@ class RestApi:
         self._limits = settings.limits
         self._threads = ThreadPoolExecutor(settings.rest_threads, thread_name_prefix="rest")
         self._pace = Pace()
-        self._answering = 0
+        self._running = 0
 
     def close(self) -> None:
         """Begin nothing that is still queued."""
@@ -162,15 +162,14 @@ class RestApi:
         return _error(400, f"Malformed request: {method} {path}{'?' if query else ''}{query}")
 
     async def _infer(self, request: "_Request", match: re.Match[str]) -> Answer:
-        # Before the body is read, too: what can't be answered soon must not take up memory.
-        self._check_free()
+        # Before the body is read as well: what can't be answered soon must not take up memory.
+        self._check_running()
         encoding = request.header("content-encoding", "identity").lower()
         if encoding not in ("identity", "gzip"):
             raise invalid(f"Content-Encoding {encoding} is not supported; expected gzip or none")
         spec = _spec(match)
         body = await self._body(request)
-        # Only now does it count: clients that send slowly must not use up what there is for all.
-        self._check_free()
+        self._check_running()
         call = Call(match["verb"].capitalize(), "REST", model=spec.name, received=len(body))
         if (seconds := self._settings.rest_timeout_seconds) is not None:
             call.deadline = call.begin + seconds
@@ -193,17 +192,17 @@ class RestApi:
         # A request that waits for others to run with must not be what keeps those from coming.
         if not self._settings.loader.batching and self._pace.is_short(request.path, len(body)):
             return answer()
-        self._answering += 1
+        self._running += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, answer)
         finally:
-            self._answering -= 1
+            self._running -= 1
 
-    def _check_free(self) -> None:
-        most = self._limits.requests
-        if self._answering >= most:
+    def _check_running(self) -> None:
+        if self._running >= self._limits.requests:
             raise StatusError(
-                Code.RESOURCE_EXHAUSTED, f"{most} requests are being answered already; try again later"
+                Code.RESOURCE_EXHAUSTED,
+                f"{self._limits.requests} requests are being answered already; try again later",
             )
 
     def _predict(self, spec: Any, body: bytes, call: Call) -> bytes:
@@ -243,7 +242,7 @@ class RestApi:
     async def _body(self, request: "_Request") -> bytes:
         """Return the body; one that is too large isn't read to the end."""
         declared = request.header("content-length")
-        if declared.isdigit():
+        if declared.isdecimal():
             self._check_size(int(declared))
         body, more = await request.receive()
         self._check_size(len(body))
@@ -327,9 +326,11 @@ def _encoded(call: Call, encode: Callable[[], bytes]) -> bytes:
 def _spec(match: re.Match[str]) -> Any:
     spec = model_pb2.ModelSpec(name=_unescape(match["name"]))
     if match["version"]:
-        if int(match["version"]) >= 2**63:
-            raise StatusError(Code.INVALID_ARGUMENT, f"Version {match['version']} is larger than an int64")
-        spec.version.value = int(match["version"])
+        digits = match["version"].lstrip("0") or "0"
+        # Python refuses to read a number of thousands of digits.
+        if len(digits) > 19 or int(digits) >= 2**63:
+            raise invalid(f"Version {match['version']} is larger than an int64")
+        spec.version.value = int(digits)
     elif match["label"]:
         spec.version_label = _unescape(match["label"])
     return spec
@@ -339,7 +340,7 @@ def _unescape(text: str) -> str:
     try:
         return unquote_to_bytes(text.encode("latin-1")).decode()
     except UnicodeDecodeError:
-        raise StatusError(Code.INVALID_ARGUMENT, f"{text} is not UTF-8") from None
+        raise invalid(f"{text} is not UTF-8") from None
 
 
 def _metadata(answer: Any) -> bytes:

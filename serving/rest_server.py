@@ -123,11 +123,11 @@ class _Protocol(HttpToolsProtocol):
         self.timeout_keep_alive = limits.idle_seconds  # type: ignore[assignment] # it is only passed on to the loop
         self._limits = limits
         self._header_bytes = 0
-        # Since the parser has last made something of what it was given.
-        self._kept_bytes = 0
+        self._unparsed = 0
         self._received = 0
         self._pieces: list[bytes] = []
         self._body_bytes = 0
+        self._refusal: int | None = None
         self._in_body = False
         self._ending = False
         self._arrival: asyncio.TimerHandle | None = None
@@ -157,9 +157,11 @@ class _Protocol(HttpToolsProtocol):
             self._close_later(_LAST_SECONDS)
 
     def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return
         self._unset_keepalive_if_required()
         self._received += len(data)
-        self._kept_bytes += len(data)
+        self._unparsed += len(data)
         if self._arrival is None:
             self._begin = self.loop.time()
             self._arrival = self.loop.call_later(self._limits.request_seconds, self._check_arrival)
@@ -172,8 +174,8 @@ class _Protocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             # CONNECT, or another protocol: the request is answered as any other, and is the connection's last.
             self.cycle.keep_alive = False
-        if self._kept_bytes > self._limits.header_bytes + len(data):
-            # A header, a trailer or what else has no end: the parser would keep all of it.
+        # The parser keeps a header until it ends, however long that takes.
+        if self._unparsed > self._limits.header_bytes:
             self._refuse(431)
 
     def on_url(self, url: bytes) -> None:
@@ -185,7 +187,7 @@ class _Protocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._header_bytes = self._kept_bytes = 0
+        self._header_bytes = self._unparsed = 0
         self._in_body = True
         super().on_headers_complete()
         if self._ending:
@@ -195,8 +197,8 @@ class _Protocol(HttpToolsProtocol):
             self.scope["raw_path"] = self.url.partition(b"?")[0]
 
     def on_body(self, body: bytes) -> None:
-        self._kept_bytes = 0
         cycle = self.cycle
+        self._unparsed = 0
         if cycle.response_complete:
             return
         self._pieces.append(body)
@@ -209,6 +211,7 @@ class _Protocol(HttpToolsProtocol):
             cycle.message_event.set()
 
     def on_message_complete(self) -> None:
+        self._unparsed = 0
         self._in_body = False
         self._stop_timer()
         self._hand_over()
@@ -216,6 +219,8 @@ class _Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self._refusal is not None:
+            self._refuse(self._refusal)
         self._watch_departure()
 
     def pause_writing(self) -> None:
@@ -227,7 +232,7 @@ class _Protocol(HttpToolsProtocol):
 
     def _count_header(self, size: int) -> None:
         self._header_bytes += size
-        self._kept_bytes = 0
+        self._unparsed = 0
         if self._header_bytes > self._limits.header_bytes:
             raise ValueError("headers too large")  # reaches data_received as a parser's error
 
@@ -270,10 +275,15 @@ class _Protocol(HttpToolsProtocol):
             self._arrival = None
 
     def _refuse(self, status: int) -> None:
+        """Answer what isn't a request, or won't become one, when all requests before it are answered; then close."""
         if self.transport.is_closing():
             return
-        # Not within an answer, nor after it where it was given before the body's end.
         cycle = self.cycle
+        answering = cycle is not None and not cycle.response_complete
+        if self.pipeline or (answering and not cycle.more_body):
+            self._refusal = status
+            return
+        # Not within an answer, nor after it where it was given before the body's end.
         if cycle is None or not cycle.response_started or (cycle.response_complete and not self._in_body):
             body = page(status)
             head = f"HTTP/1.1 {status} {body.phrase}\r\ncontent-type: text/html\r\n"

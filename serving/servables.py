@@ -5,93 +5,18 @@ What is available is said from outside, by a `View`: with several processes, all
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import IntEnum
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from serving.execution import Loaded
 from serving.loading import Loader
 from serving.status import Code, StatusError
+from serving.view import ModelView, VersionStatus, View
 from train.errors import ArtifactError
 
-__all__ = [
-    "Fleet",
-    "ModelView",
-    "ProcessDiedError",
-    "Servable",
-    "Servables",
-    "State",
-    "VersionStatus",
-    "View",
-]
-
-
-class State(IntEnum):
-    """A version's life (ModelVersionStatus.State)."""
-
-    START = 10
-    LOADING = 20
-    AVAILABLE = 30
-    UNLOADING = 40
-    END = 50
-
-
-@dataclass(frozen=True)
-class VersionStatus:
-    """What GetModelStatus says about a version; `code` is OK unless it couldn't be loaded."""
-
-    version: int
-    state: State
-    code: Code = Code.OK
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class ModelView:
-    """A model as requests see it: all versions' statuses, newest first, labels, and what is available.
-
-    `available` maps version numbers to the keys that they were loaded under.
-    """
-
-    statuses: tuple[VersionStatus, ...] = ()
-    labels: Mapping[str, int] = field(default_factory=dict)
-    available: Mapping[int, int] = field(default_factory=dict)
-
-
-View = Mapping[str, ModelView]
-
-
-class ProcessDiedError(StatusError):
-    """A version killed the process that loaded it, with whatever that one was answering."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(Code.INTERNAL, message)
-
-
-class Fleet(Protocol):
-    """Where versions are loaded: in this process, or in several that act as one.
-
-    A `key` names one load: the same number of the same model may be loaded again from another place. What
-    requests may use is told by `publish`, so a version is loaded first, then published; and withdrawn first,
-    then unloaded. The methods may be called from any thread, and return when all of it is done.
-    """
-
-    def load(self, key: int, path: Path) -> tuple[str, ...]:
-        """Load the version directory `path` and return notes for the operator.
-
-        Raises StatusError, ProcessDiedError among them.
-        """
-
-    def unload(self, key: int) -> None:
-        """Unload a version when the last request that uses it has ended."""
-
-    def publish(self, view: View) -> None:
-        """Answer requests by `view` from now on."""
-
-    def release(self) -> None:
-        """Let every `unload` return at once, done or not: the end is near."""
+__all__ = ["Servable", "Servables"]
 
 
 @dataclass(frozen=True)
@@ -127,8 +52,10 @@ class Servables:
             loaded = self._loader.load(path)
         except Exception as error:  # files can be broken in any way, and the server outlives all
             known = isinstance(error, ArtifactError)
-            message = str(error) if known else f"{path}: {type(error).__name__}: {error}"
-            raise StatusError(Code.of(error, Code.UNKNOWN), message) from error
+            detail = str(error) if known else f"{path}: {type(error).__name__}: {error}"
+            # Clients are told TensorFlow's own words, as by TensorFlow Serving, and not where models lie.
+            message = getattr(error.__cause__, "message", detail)
+            raise StatusError(Code.of(error, Code.UNKNOWN), message, detail) from error
         with self._changed:
             self._entries[key] = _Entry(loaded)
         return loaded.notes
@@ -182,6 +109,11 @@ class Servables:
                 entry.in_flight -= 1
                 if self._leaving:
                     self._changed.notify_all()
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of all models, also of those that were removed."""
+        return self._view.keys()
 
     def status(self, name: str, number: int | None = None) -> list[VersionStatus]:
         """Return the status of all versions ever seen, newest first, or of one.

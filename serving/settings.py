@@ -8,9 +8,11 @@ from serving.loading import Loader
 from serving.models import LoadPolicy
 from serving.tls import Tls
 
-__all__ = ["ANY_PORT", "Limits", "Settings", "cores"]
+__all__ = ["ANY_PORT", "REUSE_PORT", "Limits", "Settings", "cores"]
 
 ANY_PORT = -1
+# The one of gRPC's arguments that isn't free to be chosen.
+REUSE_PORT = "grpc.so_reuseport"
 
 
 def cores() -> int:
@@ -56,7 +58,8 @@ class Settings:
     header, and trailing metadata of that name). `config_file` is looked at every `config_poll_seconds`, if that
     isn't 0. `rest_timeout_seconds` is what a request over REST has until its
     inference must have begun, None for as long as it takes. `tls` is for both ports. `grpc_arguments` are gRPC
-    core's own, by its names (grpc/impl/channel_arg_names.h).
+    core's own, by its names (grpc/impl/channel_arg_names.h). With `checks_methods`, a signature classifies or
+    regresses only if it was exported for that.
     """
 
     host: str = "127.0.0.1"
@@ -74,6 +77,7 @@ class Settings:
     cors: bool = False
     health: bool = False
     reflection: bool = True
+    checks_methods: bool = False
     metrics_path: str | None = None
     logs_requests: bool = False
     tells_timing: bool = False

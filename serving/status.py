@@ -28,18 +28,25 @@ class Code(IntEnum):
 
     @classmethod
     def of(cls, error: BaseException, otherwise: "Code") -> "Code":
-        """Return the code of the TensorFlow error that `error` was raised from, or `otherwise`."""
-        code = getattr(error.__cause__, "error_code", None)
+        """Return the code of the status or TensorFlow error that `error` was raised from, or `otherwise`."""
+        cause = error.__cause__
+        if isinstance(cause, StatusError):
+            return cause.code
+        code = getattr(cause, "error_code", None)
         return cls(code) if isinstance(code, int) and code in cls._value2member_map_ else otherwise
 
 
 class StatusError(Exception):
-    """A request can't be answered; `code` and `message` go to the client as they are."""
+    """A request can't be answered; `code` and `message` go to the client as they are.
 
-    def __init__(self, code: Code, message: str) -> None:
-        super().__init__(code, message)
+    `detail` is for the log: the same, or more than clients are told.
+    """
+
+    def __init__(self, code: Code, message: str, detail: str = "") -> None:
+        super().__init__(code, message, detail)
         self.code = code
         self.message = message
+        self.detail = detail or message
 
     def __str__(self) -> str:
         return self.message

@@ -14,11 +14,17 @@ from numpy.typing import NDArray
 
 from serving.protos import tensor_pb2, types_pb2
 
-__all__ = ["DTYPES", "MAX_RANK", "DType", "dtype_of", "from_proto", "to_proto"]
+__all__ = ["DTYPES", "MAX_RANK", "MAX_REPEATED_BYTES", "DType", "dtype_of", "from_proto", "to_proto"]
 
 # A protobuf message ends at 2 GiB. A tensor beyond that can only be a shape that one value would be repeated
-# to fill: a few bytes from a client would take all the memory.
+# to fill.
 MAX_BYTES = 2**31
+# What a client may make of a few bytes by having them repeated: room for a batch of 100 photographs, and not for
+# taking all the memory. A string counts as the 24 bytes that TensorFlow needs for one.
+MAX_REPEATED_BYTES = 2**26
+_STRING_BYTES = 24
+# So many of a tensor's values are Python objects at a time.
+_VALUES_AT_ONCE = 2**16
 # numpy's limit; TensorFlow's is 254.
 MAX_RANK = 64
 
@@ -79,8 +85,8 @@ def from_proto(proto: Any, most_elements: int | None = None) -> NDArray[Any]:
 
     Values may stand in `tensor_content` or in the type's own field. There, as in TensorFlow, values beyond
     the shape are dropped, missing ones repeat the last, and none at all means zeros. Raises ValueError for
-    a type that isn't in `DTYPES`, an impossible shape, content of another size, an integer that the type can't
-    hold, or more than `most_elements`.
+    a type that isn't in `DTYPES`, an impossible shape, content of another size, an integer that the type
+    can't hold, more than `most_elements`, or values to be repeated that would fill more than MAX_REPEATED_BYTES.
     """
     dtype = DTYPES.get(proto.dtype)
     if dtype is None:
@@ -115,7 +121,9 @@ def to_proto(array: NDArray[Any], *, packed: bool = True) -> Any:
     elif packed:
         proto.tensor_content = array.tobytes()
     else:
-        getattr(proto, dtype.field).extend(_values(array.ravel(), dtype).tolist())
+        values, field = _values(array.ravel(), dtype), getattr(proto, dtype.field)
+        for start in range(0, len(values), _VALUES_AT_ONCE):
+            field.extend(values[start : start + _VALUES_AT_ONCE].tolist())
     return proto
 
 
@@ -179,6 +187,12 @@ def _from_string_list(content: bytes, count: int) -> NDArray[Any]:
 def _from_values(field: Any, dtype: DType, count: int) -> NDArray[Any]:
     parts = 2 if dtype.field in ("scomplex_val", "dcomplex_val") else 1
     given = min(len(field) // parts, count)
+    repeated = (count - given) * (_STRING_BYTES if dtype.is_string else dtype.numpy.itemsize)
+    if repeated > MAX_REPEATED_BYTES:
+        raise ValueError(
+            f"its shape has {count} elements and {dtype.field} {given}; repeating a value to fill more than "
+            f"{MAX_REPEATED_BYTES} bytes is refused"
+        )
     values = field[: given * parts]
     if dtype.is_string:
         flat: NDArray[Any] = np.empty(count, np.object_)

@@ -8,11 +8,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import grpc
+from typing import TYPE_CHECKING
 
 from serving import server_protos
 from train.errors import UsageError
+
+if TYPE_CHECKING:
+    import grpc
 
 __all__ = ["Tls", "read"]
 
@@ -29,8 +31,10 @@ class Tls:
     certificate: bytes
     client_ca: bytes | None = None
 
-    def credentials(self) -> grpc.ServerCredentials:
+    def credentials(self) -> "grpc.ServerCredentials":
         """Return what a gRPC port is opened with."""
+        import grpc
+
         return grpc.ssl_server_credentials(
             [(self.key, self.certificate)], self.client_ca, require_client_auth=self.client_ca is not None
         )

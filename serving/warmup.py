@@ -27,8 +27,8 @@ _MOST = 1000
 _HEADER, _FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 
 
-def replay(version: Path, loaded: Loaded, *, fitting: bool = False) -> int:
-    """Run the requests that a version directory brings, and return how many ran; 0 where it brings none.
+def replay(version: Path, loaded: Loaded, *, fitting: bool = False, iterations: int = 1) -> int:
+    """Run the requests that a version directory brings, each so often, and return how many; 0 where it brings none.
 
     With `fitting`, those are left out that the model doesn't take: they are written for a SavedModel, of whose
     signatures its TFLite file may have fewer. Raises ArtifactError, naming the record, if the file is damaged or
@@ -50,7 +50,8 @@ def replay(version: Path, loaded: Loaded, *, fitting: bool = False) -> int:
                     if fitting:
                         continue
                     raise
-                run(loaded, name, tensors)
+                for _ in range(iterations):
+                    run(loaded, name, tensors)
                 ran += 1
         except (DecodeError, StatusError, ValueError) as error:
             raise ArtifactError(f"{path}: warm-up request {count} fails ({error})") from error

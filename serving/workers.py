@@ -26,9 +26,9 @@ from serving.channel import Channel, ChannelClosed
 from serving.metrics import FOLDER
 from serving.ports import bound
 from serving.protos import model_server_config_pb2
-from serving.servables import ProcessDiedError, View
 from serving.settings import Settings
 from serving.status import Code, StatusError
+from serving.view import ProcessDiedError, View
 from train.errors import ArtifactError
 
 __all__ = ["Workers"]

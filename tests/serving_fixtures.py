@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from serving.config import parse_config
 from serving.loading import Loader
 from serving.models import LoadPolicy
-from serving.protos import ModelServiceStub, PredictionServiceStub, predict_pb2
+from serving.protos import predict_pb2
 from serving.server import ANY_PORT, ModelServer, Settings
+from serving.stubs import ModelServiceStub, PredictionServiceStub
 from serving.tensors import from_proto, to_proto
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,15 +108,19 @@ def _save_examples(folder: Path) -> None:
 @functools.cache
 def tflite_times(factor: int) -> bytes:
     """Return a TFLite file whose output y is its input x, float32 [batch, 2], times `factor`."""
+    return to_tflite(lambda x: {"y": x * float(factor)}, x=[None, 2])
+
+
+def to_tflite(function: Callable[..., Any], **inputs: list[int | None]) -> bytes:
+    """Return a function of float32 tensors as a TFLite file with one signature."""
     import tensorflow as tf
 
     module = tf.Module()
-    module.f = tf.function(
-        lambda x: {"y": x * float(factor)}, input_signature=[tf.TensorSpec([None, 2], tf.float32, "x")]
-    )
-    folder = Path(_FOLDER.name, f"times-{factor}")
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.f})
-    data: bytes = tf.lite.TFLiteConverter.from_saved_model(str(folder)).convert()
+    specs = [tf.TensorSpec(shape, tf.float32, name) for name, shape in inputs.items()]
+    module.f = tf.function(function, input_signature=specs)
+    with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
+        tf.saved_model.save(module, folder, signatures={"serving_default": module.f})
+        data: bytes = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
     return data
 
 
@@ -255,6 +260,15 @@ def eventually(check: Callable[[], bool], seconds: float = 10.0) -> None:
     while not check():
         assert time.monotonic() < deadline, "didn't come true in time"
         time.sleep(0.02)
+
+
+def slow_steps(client: Client, seconds: float) -> int:
+    """Return how many steps of `slow`, served as m, take so long on this machine."""
+    steps = 20_000
+    client.predict("m", n=np.array([10], np.int32))
+    begin = time.monotonic()
+    client.predict("m", n=np.array([steps], np.int32))
+    return int(steps * seconds / (time.monotonic() - begin))
 
 
 ROW = np.array([[1.0, 2.0]], np.float32)

@@ -24,7 +24,14 @@ MODEL = 'config { name: "a" base_path: "/x" model_platform: "tensorflow" }'
         (f"model_config_list {{ {MODEL} {MODEL} }}", "multiple times"),
         ('model_config_list { config { base_path: "/x" model_platform: "tensorflow" } }', "no name"),
         ('model_config_list { config { name: "a" model_platform: "tensorflow" } }', "no base_path"),
-        ('model_config_list { config { name: "a" base_path: "/x" } }', "sets no model_platform"),
+        (
+            r'model_config_list { config { name: "a" base_path: "/a\000b" model_platform: "tensorflow" } }',
+            "holds a NUL",
+        ),
+        (
+            'model_config_list { config { name: "a" base_path: "/x" } }',
+            "neither ModelServerConfig::model_type",
+        ),
         (
             'model_config_list { config { name: "a" base_path: "/x" model_platform: "foo" } }',
             "unsupported platform foo",
@@ -77,19 +84,28 @@ def test_both_config_files_serve_the_same_models(monkeypatch: pytest.MonkeyPatch
     ]
 
 
-@pytest.mark.parametrize("name", flags.UNSUPPORTED)
-def test_known_flags_are_refused_by_name_unless_they_ask_for_nothing(name: str) -> None:
-    neutral = flags.UNSUPPORTED[name]
-    other = {"true": "false", "false": "true"}.get(neutral, "7")
-    flags.refuse_unsupported(flags.parser().parse_args([f"--{name}={neutral}"]))
-    for argv in ([f"--{name}={other}"], [f"--{name}", other]):
-        with pytest.raises(UsageError, match=f"--{name}: not supported by this server yet"):
-            flags.refuse_unsupported(flags.parser().parse_args(argv))
+@pytest.mark.parametrize("name", flags.IGNORED)
+def test_flags_that_make_no_difference_are_accepted_and_named(name: str) -> None:
+    neutral, reason = flags.IGNORED[name]
+    assert flags.ignored(flags.parse([])) == flags.ignored(flags.parse([f"--{name}={neutral}"])) == []
+    other = {False: "true", True: "false"}[neutral] if isinstance(neutral, bool) else "7"
+    for argv in ([f"--{name}={other}"], [f"--{name}", other], [f"-{name}={other}"]):
+        assert flags.ignored(flags.parse(argv)) == [f"--{name}: accepted and ignored: {reason}"]
+
+
+def test_ignored_flags_are_named_in_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--enable_profiler", "--mixed_precision=bfloat16", "--model_base_path=/none", "--port=-1"]
+    assert cli.run(main, argv) == 4
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "--enable_profiler: accepted and ignored: there is no profiler service"
+    assert lines[1].startswith("--mixed_precision: accepted and ignored: ")
 
 
 def test_flags_in_all_of_their_forms() -> None:
-    parse = flags.parser().parse_args
+    parse = flags.parse
     assert parse(["--port=1", "--rest_api_port", "2"]).rest_api_port == 2
+    assert parse(["-port=1", "-rest_api_port", "2"]).rest_api_port == 2
+    assert parse(["--port", "-1", "--load_retry_interval_micros", "-12"]).load_retry_interval_micros == -12
     for argv in (
         ["--prefer_tflite_model"],
         ["--prefer_tflite_model=true"],
@@ -117,8 +133,11 @@ def test_flags_in_all_of_their_forms() -> None:
     [
         ["--foo=1"],
         ["stray"],
-        ["-port=1"],
+        ["-foo=1"],
+        ["-p=1"],
         ["--port=x"],
+        ["--enable_profiler=maybe"],
+        ["--num_tflite_pools=many"],
         ["--port=70000"],
         ["--prefer_tflite_model=maybe"],
         ["--file_system_poll_wait_seconds=-1"],
@@ -138,7 +157,7 @@ def test_unknown_flags_and_values_are_wrong_usage(
     [
         ([], 2, "no model: pass --model_base_path"),
         (["--model_base_path=/none", "--port=0"], 2, "--port=0"),
-        (["--model_base_path=/none", "--enable_profiler"], 2, "--enable_profiler: not supported"),
+        (["--model_base_path=/none", "--use_alts_credentials"], 2, "--use_alts_credentials: not supported"),
         (["--model_base_path=/none", "--batching_parameters_file=/x"], 2, "is set without --enable_batching"),
         (
             ["--model_base_path=/none", "--enable_batching", "--batching_parameters_file=/x"],
@@ -166,7 +185,7 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert end.value.code == 0
     shown = capsys.readouterr().out
     for name in (
-        *flags.UNSUPPORTED,
+        *flags.IGNORED,
         "enable_batching",
         "port",
         "rest_api_port",

@@ -18,7 +18,8 @@ import grpc
 import numpy as np
 import pytest
 
-from serving.protos import PredictionServiceStub, predict_pb2
+from serving.protos import predict_pb2
+from serving.stubs import PredictionServiceStub
 from serving.tensors import from_proto, to_proto
 from serving_fixtures import Client, client_of, eventually, process, publish, tflite_times, withdraw
 

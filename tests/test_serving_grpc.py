@@ -1,5 +1,7 @@
 """gRPC against a running server."""
 
+import socket
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from serving.protos import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
 from serving.server import Settings
 from serving.tensors import to_proto
-from serving_fixtures import ROW, Client, config_of, serving, tiny_models
+from serving_fixtures import ROW, Client, config_of, eventually, serving, tiny_models
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +114,40 @@ def test_status_and_metadata(client: Client) -> None:
     assert signatures.signature_def["serving_default"].outputs["y"].dtype == 1
     metadata.metadata_field[:] = ["other"]
     assert client.refusal("GetModelMetadata", metadata)[0] == "INVALID_ARGUMENT"
+
+
+def test_bytes_that_are_no_message(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    with client.channel() as channel:
+        for method in ("PredictionService/Predict", "ModelService/HandleReloadConfigRequest"):
+            for data in (b"\xff\xff", b"\x0a\x02\x0a\x01", b"\x0a\x03\x0a\x01\xff"):
+                with pytest.raises(grpc.RpcError, match="Error parsing message") as refusal:
+                    channel.unary_unary(f"/tensorflow.serving.{method}")(data, timeout=30)
+                assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert not caplog.records  # grpcio would log a traceback
+
+
+def test_headers_that_are_no_text_leave_no_traceback(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    def frame(kind: int, flags: int, payload: bytes) -> bytes:
+        return struct.pack(">IBBI", len(payload), kind, flags, int(kind == 1))[1:] + payload
+
+    fields = (
+        *((b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/a/b"), (b":authority", b"a")),
+        *((b"te", b"trailers"), (b"content-type", b"application/grpc"), (b"x\xff", b"y")),
+    )
+    # HPACK's plainest form: a name and a value with their lengths (RFC 7541, 6.2.2).
+    block = b"".join(bytes([0, len(name)]) + name + bytes([len(value)]) + value for name, value in fields)
+    with socket.create_connection(("127.0.0.1", client.grpc_port), 10) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, b"") + frame(1, 5, block))
+        connection.shutdown(socket.SHUT_WR)
+        eventually(lambda: "Invalid encoding on" in caplog.text)
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("letter", ["x", "%", "\0", "\u20ac", "\U0001f600"])
+def test_messages_are_cut_to_what_a_client_reads(client: Client, letter: str) -> None:
+    code, message = client.refusal("Predict", _request(letter * 100_000))
+    assert code == "NOT_FOUND"
+    assert message.startswith(f"Servable not found for request: Latest({letter * 400}")
+    assert message.endswith(f"{letter}…")

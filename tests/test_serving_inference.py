@@ -100,6 +100,26 @@ def test_signatures_that_do_not_do(client: Client, rpc: str, signature: str, mes
     assert message in found
 
 
+def test_words_of_tensorflow_that_quote_what_is_no_text(client: Client) -> None:
+    body = {"signature_name": "classify", "inputs": [{"b64": base64.b64encode(b"\xff\xfe").decode()}]}
+    status, answer = client.rest("/v1/models/examples:predict", body)
+    assert status == 400
+    assert answer["error"].startswith("Could not parse example input, value: '\ufffd\ufffd'")
+
+
+def test_a_context_can_not_multiply_without_limit(client: Client) -> None:
+    """It is copied to each example: 300 kB would become 20 GB."""
+    request = filled(classification_pb2.ClassificationRequest(), "classify")
+    examples = request.input.example_list_with_context
+    examples.context.features.feature["y"].bytes_list.value.append(bytes(200_000))
+    for _ in range(100_000):
+        examples.examples.add()
+    assert client.refusal("Classify", request) == (
+        "INVALID_ARGUMENT",
+        "a context of 200023 bytes for each of 100000 examples makes more than 67108864 bytes",
+    )
+
+
 def test_over_rest(client: Client) -> None:
     path = "/v1/models/examples"
     body: dict[str, Any] = {"signature_name": "classify", "examples": [{"x": 0.25}, {"x": [1.0]}]}

@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving import flags, json_text
-from serving.protos import PredictionServiceStub, predict_pb2
+from serving.protos import predict_pb2
 from serving.server import Settings
 from serving.settings import Limits
 from serving.status import StatusError
+from serving.stubs import PredictionServiceStub
 from serving.tensors import to_proto
 from serving_fixtures import ROW, TFLITE, Client, config_of, eventually, publish, serving
 

@@ -1,5 +1,6 @@
 """What else the ports can do: gRPC reflection, a Unix socket, gRPC's own arguments, a time limit for REST."""
 
+import gc
 import os
 import signal
 import socket
@@ -17,8 +18,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from serving import flags
 from serving.ports import remove_path
-from serving.protos import PredictionServiceStub, predict_pb2
+from serving.protos import predict_pb2
 from serving.server import ModelServer, Settings
+from serving.stubs import PredictionServiceStub
 from serving.tensors import from_proto, to_proto
 from serving_fixtures import (
     ROW,
@@ -107,6 +109,42 @@ def test_reflection_can_be_switched_off(base_path: Path) -> None:
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+def test_calls_of_bytes_that_are_no_message_are_forgotten(
+    base_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """grpcio, where it parses requests itself, keeps them for ever."""
+    methods = (
+        f"{PREDICTION}/Predict",
+        f"{HEALTH}/Check",
+        f"{HEALTH}/Watch",
+        f"{REFLECTION}/ServerReflectionInfo",
+    )
+    with (
+        serving(config_of(m=base_path), Settings(loader=TFLITE, health=True)) as client,
+        client.channel() as channel,
+    ):
+
+        def ask(method: str, times: int) -> None:
+            for _ in range(times):
+                # Whether a method takes and answers streams can't be seen from its bytes.
+                answers = channel.stream_stream(f"/{method}")(iter([b"\xff\xff"]), timeout=30)
+                with pytest.raises(grpc.RpcError, match="Error parsing message") as refusal:
+                    list(answers)
+                assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+        def objects() -> int:
+            gc.collect()
+            return len(gc.get_objects())
+
+        for method in methods:
+            ask(method, 5)  # what is made once
+            before = objects()
+            ask(method, 50)
+            # A call that is kept is a dozen objects.
+            eventually(lambda before=before: objects() < before + 50)  # type: ignore[misc]
+    assert not caplog.records
+
+
 def test_newer_reflection_is_refused_so_that_clients_fall_back(plain: Client) -> None:
     with plain.channel() as channel:
         method = channel.stream_stream(f"/{REFLECTION.replace('v1alpha', 'v1')}/ServerReflectionInfo")
@@ -169,6 +207,14 @@ def test_only_a_socket_which_the_next_worker_takes_over(base_path: Path, tmp_pat
     assert not path.exists()
     assert f"gRPC: unix:{path}, by one of 2 workers" in out.splitlines()
     assert "gRPC: 127.0.0.1" not in out
+
+
+@pytest.mark.parametrize(
+    ("ports", "workers"), [(("--port=0",), 1), (("--port=0", "--rest_api_port=1"), 3), ((), 3)]
+)
+def test_no_worker_has_nothing_to_do(ports: tuple[str, ...], workers: int) -> None:
+    settings = flags.settings(flags.parse(["--grpc_socket_path=socket", "--workers=3", *ports]))
+    assert settings.workers == workers
 
 
 def test_paths_that_can_not_be_had_are_found_before_anything_is_loaded(

@@ -9,8 +9,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.metrics import DEFAULT_PATH
-from serving.protos import PredictionServiceStub, predict_pb2
+from serving.protos import predict_pb2
 from serving.server import Settings
+from serving.stubs import PredictionServiceStub
 from serving.tensors import to_proto
 from serving_fixtures import ROW, TFLITE, Client, config_of, publish, serving
 

@@ -3,19 +3,24 @@
 import gzip
 import http.client
 import json
+import re
 import socket
 import statistics
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as bounded
 from hypothesis import strategies as st
 
-from serving.settings import Limits
-from serving_fixtures import Client, config_of, serving, tiny_models
+from serving.settings import Limits, Settings
+from serving_fixtures import Client, config_of, serving, slow_steps, tiny_models
+
+_BAD_CHUNK = b"POST /v1/models/double:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +79,7 @@ def test_status_and_metadata(client: Client) -> None:
         ),
         ("/v1/models/double:predict", {"signature_name": "no", "instances": [1]}, 400, '"no" not found'),
         ("/v1/models/double:predict", b"{", 400, "JSON Parse error"),
+        ("/v1/models/double:predict", b'{"instances": [[[[]}', 400, "Missing a comma or ']'"),
         ("/v1/models/double:predict", b"\xff", 400, "not UTF-8"),
         (
             "/v1/models/double:classify",
@@ -85,6 +91,10 @@ def test_status_and_metadata(client: Client) -> None:
         ("/v1/models/double", {}, 400, "Malformed request: POST /v1/models/double"),
         ("/v1/models/double:predict?a=b", {}, 400, "Malformed request"),
         ("/v1/models/double/versions/99999999999999999999:predict", {}, 400, "larger than an int64"),
+        (f"/v1/models/double/versions/{'9' * 5000}", None, 400, "larger than an int64"),
+        (f"/v1/models/double/versions/{'0' * 5000}9", None, 404, "version 9"),
+        ("/v1/models/double:predict", b'{"signature_name": "\\ud800", "instances": [1]}', 400, "surrogate"),
+        ("/v1/models/double:classify", b'{"signature_name": "\\ud800", "examples": [{}]}', 400, "surrogate"),
         ("/v1/models/../double", None, 400, "Malformed request"),
         ("/v1/models/%2e%2e%2fdouble", None, 404, "any versions of model ../double"),
         ("/v1/models/%ff", None, 400, "not UTF-8"),
@@ -150,6 +160,71 @@ def test_gzip_requests(client: Client) -> None:
     assert client.rest(path, body, Content_Encoding="br")[0] == 400
 
 
+def test_gzip_answers_are_for_long_ones(client: Client) -> None:
+    path = "/v1/models/double:predict"
+    rows = np.arange(8000, dtype=np.float32).reshape(-1, 2)
+    connection = http.client.HTTPConnection("127.0.0.1", client.rest_port, timeout=10)
+    body = json.dumps({"instances": rows.tolist()})
+    connection.request("POST", path, body, {"Accept-Encoding": "gzip, deflate"})
+    response = connection.getresponse()
+    assert response.getheader("Content-Encoding") == "gzip"
+    answer = json.loads(gzip.decompress(response.read()))
+    np.testing.assert_array_equal(np.array(answer["predictions"], np.float32), rows * 2)
+    connection.close()
+    short = client.headers(path, {"instances": [[1, 2]]}, Accept_Encoding="gzip")
+    assert "content-encoding" not in short
+    assert "content-encoding" not in client.headers(path, body.encode())
+
+
+@pytest.mark.parametrize("whole", [1, 2, 3])
+@pytest.mark.parametrize(
+    "broken", [b"GET / X\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", _BAD_CHUNK]
+)
+def test_what_comes_before_something_broken_is_answered(client: Client, whole: int, broken: bytes) -> None:
+    body = b'{"instances": [[1, 2]]}'
+    good = b"POST /v1/models/double:predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    head = b"HEAD /v1/models/double HTTP/1.1\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", client.rest_port), 10) as connection:
+        connection.sendall(good * whole + head + broken)
+        answers = b"".join(iter(lambda: connection.recv(4096), b""))
+    found = [int(each) for each in re.findall(rb"HTTP/1\.1 (\d+) ", answers)]
+    assert found == [200] * whole + [400, 400]
+    assert answers.count(b"<TITLE>400") == 1  # the answer to HEAD has no body
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"X: ",
+        b"",
+        b": ",
+        b"Transfer-Encoding: chunked\r\n\r\n1;",
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: ",
+    ],
+)
+def test_headers_that_never_end(client: Client, start: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", client.rest_port), 10) as connection:
+
+        def go_on() -> None:
+            while True:
+                connection.sendall(b"a" * 65536)
+
+        connection.sendall(b"POST /v1/models/double:predict HTTP/1.1\r\n" + start)
+        # No more than it takes and what is on the way: a server that reads on would make this last for ever.
+        with pytest.raises(OSError, match="reset|Broken pipe"):
+            go_on()
+
+
+def test_long_headers_in_pieces(client: Client) -> None:
+    with socket.create_connection(("127.0.0.1", client.rest_port), 10) as connection:
+        connection.sendall(b"GET /v1/models/double HTTP/1.1\r\nConnection: close\r\nX: ")
+        for _ in range(4):
+            connection.sendall(b"a" * 60_000)
+            time.sleep(0.01)
+        connection.sendall(b"\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
 def test_bodies_have_a_limit(client: Client) -> None:
     path = "/v1/models/double:predict"
     too_much = Limits().body_bytes + 1
@@ -160,6 +235,22 @@ def test_bodies_have_a_limit(client: Client) -> None:
     connection.endheaders()
     assert connection.getresponse().status == 413  # at once, without waiting for the body
     connection.close()
+
+
+def test_more_requests_than_the_limit_are_refused_at_once() -> None:
+    settings = Settings(rest_threads=1, limits=Limits(requests=2))
+    with serving(config_of(m=tiny_models() / "slow"), settings) as client:
+        path, answers = "/v1/models/m:predict", []
+        body = {"inputs": [slow_steps(client, 1.5)]}
+        slow = [threading.Thread(target=lambda: answers.append(client.rest(path, body))) for _ in range(2)]
+        for thread in slow:
+            thread.start()
+        time.sleep(0.5)
+        assert client.rest(path, {"inputs": [1]})[0] == 429
+        for thread in slow:
+            thread.join()
+        assert [status for status, _ in answers] == [200, 200]
+        assert client.rest(path, {"inputs": [1]})[0] == 200
 
 
 def test_connections_are_kept_and_answers_come_at_once(client: Client) -> None:
@@ -197,14 +288,14 @@ BODIES = st.binary(max_size=40) | st.builds(
 
 
 @given(PATHS, BODIES)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@bounded(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_sent_is_answered_in_json(client: Client, path: str, body: bytes) -> None:
     status, answer = client.rest(path, body)
     assert status == 200 or (status, list(answer)) == (400, ["error"])
 
 
 @given(st.text(st.characters(codec="ascii", exclude_categories=["Cc", "Zs"]), max_size=20))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@bounded(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_asked_for_is_answered(client: Client, tail: str) -> None:
     status, answer = client.rest(f"/v1/models/{tail}")
     assert status in (200, 400, 404)

@@ -94,6 +94,8 @@ def test_missing_and_surplus_values(proto: Any, values: Any) -> None:
         (_proto(shape=(2, -1)), "negative"),
         (_proto(shape=(2**40, 2**40)), "larger than"),
         (_proto(shape=(2**40, 2**40, 0)), "larger than"),
+        (_proto(shape=(2**24 + 2,), float_val=[1.0]), "has 16777218 elements and float_val 1; repeating"),
+        (_proto("DT_STRING", (2**22,)), "repeating"),
         (_proto(shape=(1,) * 65), "rank 65"),
         (_proto(shape=(2,), tensor_content=b"1234567"), "7 bytes"),
         (_proto("DT_INT8", (1,), int_val=[128]), "int8"),
@@ -106,6 +108,12 @@ def test_missing_and_surplus_values(proto: Any, values: Any) -> None:
 def test_impossible_tensors(proto: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_proto(proto)
+
+
+def test_large_tensors_without_content() -> None:
+    array = np.arange(200_001, dtype=np.float32)
+    assert _same(from_proto(to_proto(array, packed=False)), array)
+    assert from_proto(_proto(shape=(2**24, 1), float_val=[1.0])).sum() == 2**24
 
 
 def test_unknown_rank_is_a_scalar_unless_it_has_sizes() -> None:

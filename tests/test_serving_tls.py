@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from serving import tls
-from serving.protos import PredictionServiceStub, predict_pb2
+from serving.protos import predict_pb2
 from serving.server import Settings
+from serving.stubs import PredictionServiceStub
 from serving.tensors import from_proto, to_proto
 from serving.tls import Tls
 from serving_fixtures import ROW, TFLITE, Client, client_of, config_of, process, publish, serving

@@ -88,6 +88,15 @@ def test_exported_versions_warm_themselves_up(models: Path) -> None:
     assert notes == ("warmed up with 4 requests",)
 
 
+def test_requests_are_run_as_often_as_asked(tmp_path: Path) -> None:
+    path = version(tmp_path, "double", {"serving_default": {"x": ROW}})
+    loaded = Loader(warmup=False).load(path)
+    spy = Spy(loaded.runtime)
+    assert warmup.replay(path, Loaded(spy, loaded.any_shape), iterations=3) == 1
+    assert spy.asked == ["serving_default"] * 3
+    spy.close()
+
+
 @pytest.mark.parametrize(
     ("requests", "reason"),
     [

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import load, reference, speed, speed_table
+from benchmarks import cases, load, reference, speed, speed_table
 from benchmarks.reference import Cell
 from benchmarks.server import embedded
 from export import store
@@ -142,13 +142,13 @@ def test_wrong_answers_are_found(models: Path, sample: Digits, tmp_path: Path) -
     """A request that is refused, under load and between the runs; and an answer that isn't the file's."""
     with embedded(models, ["nn"], "--prefer_tflite_model") as server:
         images = sample.x_test[:1, ..., np.newaxis] / 255
-        cases = {
-            protocol: speed._case(
+        asked = {
+            protocol: cases.prepare(
                 Cell("nn", 1, protocol), store.latest(models / "nn"), "float32", server, images, tmp_path
             )
             for protocol in ("rest", "grpc")
         }
-        for protocol, case in cases.items():
+        for protocol, case in asked.items():
             size = case.ask()
             case.expected[0, 0] += 0.001
             with pytest.raises(ResultError, match=f"nn-1-{protocol}: .* differs from the model file's"):
@@ -163,7 +163,7 @@ def test_wrong_answers_are_found(models: Path, sample: Digits, tmp_path: Path) -
             assert (
                 "answers with an error status" if protocol == "rest" else "some are errors"
             ) in run.problem
-    for protocol, case in cases.items():
+    for protocol, case in asked.items():
         with pytest.raises(Unreachable, match=f"nn-1-{protocol}: the server doesn't answer"):
             case.ask()
 

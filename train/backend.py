@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,15 @@ __all__ = ["quiet", "tensorflow"]
 
 def tensorflow() -> Any:
     """Import TensorFlow quietly and return it. Takes seconds and some 500 MB the first time."""
+    # Several threads may load models: only one may hold stderr back, and no other see a module that is half there.
+    with _importing:
+        return _tensorflow()
+
+
+_importing = threading.RLock()
+
+
+def _tensorflow() -> Any:
     if "tensorflow" in sys.modules:
         return sys.modules["tensorflow"]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

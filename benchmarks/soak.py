@@ -1,0 +1,437 @@
+"""Start and memory of a TFLite-only server with both models: whether it is there soon, and stays small.
+
+The soak asks in rounds. A round asks everything once, for a few seconds each: both models in float32 and in int8, one
+image and 64, over REST and gRPC at the same time, from generators that count every answer; then what clients do
+wrong: bodies that aren't JSON, images of a wrong size, models and signatures that don't exist, names that are never
+the same, connections that end in the middle of a request. After each round every right request must be answered with
+what the file answers in this process, over REST and over gRPC.
+
+Each process of the server is looked at every second. Rounds are alike, so they are what is compared: memory in one
+of them goes up and down with what is asked just then. The slope is that of the rounds' medians of resident memory
+over the requests answered, without the first rounds (the warm-up), by Theil and Sen, whom an odd round doesn't
+mislead, with their 95 % confidence interval. Growth is "none" where that interval holds 0, "measured" where it lies
+above, and "unknown" where there are too few rounds or the interval is too wide to tell.
+"""
+
+import contextlib
+import http.client
+import itertools
+import os
+import secrets
+import socket
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import cases, load, processes, start
+from benchmarks.cases import Case
+from benchmarks.processes import Footprint
+from benchmarks.reference import Cell
+from benchmarks.server import Addresses, Server, embedded
+from export import store
+from serving.protos import predict_pb2
+from train import environment
+from train.data import Digits
+from train.errors import TargetError
+from train.files import sha256
+from train.progress import Progress
+from train.recipe import NETWORKS
+
+__all__ = ["BARS", "SCHEMA", "Bars", "Plan", "run"]
+
+# Counted up when a field of the result file changes its meaning.
+SCHEMA = 1
+
+_FORMATS = ("float32", "int8")
+_BATCHES = (1, 64)
+_LOOK_SECONDS = 1.0
+_ERROR_SECONDS = 1
+# Until connections that are closed are gone from the server, too.
+_REST_SECONDS = 3.0
+_CONNECTIONS_WITH_ERRORS = 2
+_ANSWER_SECONDS = 60.0
+# In the first round everything is asked for the first time, in the second by other connections.
+_WARM_UP_ROUNDS = 2
+# What a slope needs at least, and how wide an interval around 0 says nothing any more, MiB in a million requests.
+_LEAST_ROUNDS = 5
+_WIDEST = 10.0
+_MIB = 2**20
+_NAMES = {"rest": "REST", "grpc": "gRPC"}
+
+# What the server's processes hold at one time, by their names.
+_Look = dict[str, Footprint]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """What is asked of the server: seconds until the first answer, MiB of resident memory of a worker."""
+
+    start_seconds: float = 0.8
+    worker_mib: float = 150.0
+
+
+BARS = Bars()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is done: whole rounds until there are so many requests, or so many seconds are over.
+
+    `starts` are those of each protocol, `seconds_each` what each thing is asked for in a round, by `connections` of
+    each protocol at a time. `flags` are given to the server besides those that it needs.
+    """
+
+    requests: int | None = None
+    seconds: float | None = 180.0
+    starts: int = 5
+    seconds_each: int = 2
+    connections: int = 4
+    flags: Sequence[str] = ()
+
+    def is_done(self, requests: int, seconds: float) -> bool:
+        """Tell whether so much is enough."""
+        return (self.requests is not None and requests >= self.requests) or (
+            self.seconds is not None and seconds >= self.seconds
+        )
+
+
+@dataclass(frozen=True)
+class _Round:
+    """Requests answered, those of them that had to be errors, what went wrong, what was seen meanwhile."""
+
+    requests: int
+    refused: int
+    seconds: float
+    problems: list[str]
+    looks: list[_Look]
+
+
+def run(models: Path, plan: Plan, digits: Digits) -> dict[str, Any]:
+    """Measure both models' latest versions in `models` and return the result file's contents.
+
+    Raises TfshipError if a generator isn't installed or memory can't be measured, ArtifactError if a model or a file
+    of it isn't there, TargetError if the server can't be started, dies or hangs, ResultError if it answers wrongly
+    when nothing else is asked.
+    """
+    load.require()
+    found = {name: store.latest(models / name) for name in NETWORKS}
+    files = {name: {each: cases.tflite(found[name], each) for each in _FORMATS} for name in found}
+    busy = os.getloadavg()[0]
+    started = start.measure(models, found, digits, plan.starts, plan.flags)
+    with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
+        served = {f"{name}_{each}": (found[name], each) for name in found for each in _FORMATS}
+        cases.stage(Path(folder, "models"), served)
+        with embedded(Path(folder, "models"), list(served), *start.FLAGS, *plan.flags) as server:
+            images = cases.images(digits, max(_BATCHES))
+            memory = _soak(server, _Asked.prepare(server, served, images, Path(folder)), plan)
+    return {
+        "schema": SCHEMA,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "environment": environment.describe(),
+        "generators": load.versions(),
+        "load_before": round(busy, 2),
+        "data": digits.describe(),
+        "server_flags": [*start.FLAGS, *plan.flags],
+        "models": {
+            name: {
+                "version": int(found[name].name),
+                "sha256": {each: sha256(file) for each, file in by.items()},
+            }
+            for name, by in files.items()
+        },
+        "start": started,
+        **memory,
+        "verdicts": _verdicts(started, memory["processes"]),
+    }
+
+
+def _soak(server: Server, asked: "_Asked", plan: Plan) -> dict[str, Any]:
+    """Ask until it is enough; return the requests, the rounds, and a row for each of the server's processes."""
+    watch = Watch(server.process.pid)
+    at_rest = [watch.look()]
+    rounds: list[_Round] = []
+    begin = time.monotonic()
+    by_requests = plan.requests is not None
+    with Progress(
+        "soak", plan.requests or round(plan.seconds or 0), "requests" if by_requests else "s"
+    ) as progress:
+        while not plan.is_done(sum(each.requests for each in rounds), time.monotonic() - begin):
+            rounds.append(_round(asked, watch, plan))
+            last = rounds[-1]
+            most = max(each.resident for look in last.looks for each in look.values())
+            progress.advance(
+                last.requests if by_requests else round(last.seconds),
+                note=f"round {len(rounds)}: {last.requests:,} requests, at most {most / _MIB:.0f} MiB",
+            )
+            if len(rounds) == _WARM_UP_ROUNDS:
+                at_rest.append(_look_at_rest(watch))
+    at_rest.append(_look_at_rest(watch))
+    return {
+        "seconds_each": plan.seconds_each,
+        "connections": plan.connections,
+        "requests": sum(each.requests for each in rounds),
+        "refused": sum(each.refused for each in rounds),
+        "seconds": round(sum(each.seconds for each in rounds), 1),
+        "rounds": [
+            {"requests": each.requests, "refused": each.refused, "seconds": round(each.seconds, 1)}
+            for each in rounds
+        ],
+        "processes": [
+            _row(
+                name, [look[name] for look in at_rest], [(each.requests, _of(name, each)) for each in rounds]
+            )
+            for name in watch.names
+        ],
+        "problems": [problem for each in rounds for problem in each.problems],
+    }
+
+
+def _of(name: str, done: _Round) -> list[Footprint]:
+    return [look[name] for look in done.looks]
+
+
+def _look_at_rest(watch: "Watch") -> _Look:
+    time.sleep(_REST_SECONDS)
+    return watch.look()
+
+
+def _round(asked: "_Asked", watch: "Watch", plan: Plan) -> _Round:
+    requests = refused = 0
+    problems: list[str] = []
+    begin = time.monotonic()
+    with watch.watching() as looks, ThreadPoolExecutor(len(start.PROTOCOLS)) as both:
+        for cells in asked.cells():
+            sizes = [case.ask() for case in cells]
+
+            def ask(case: Case, size: int) -> load.Run:
+                return case.load(plan.connections, plan.seconds_each, size)
+
+            for case, done in zip(cells, both.map(ask, cells, sizes), strict=True):
+                requests += done.requests
+                if done.problem:
+                    problems.append(f"{case.cell.name}: {done.problem}")
+        for mistakes in asked.mistakes:
+            for answered, problem in both.map(lambda mistake: mistake(), mistakes):
+                refused += answered
+                problems += [problem] if problem else []
+    return _Round(requests + refused, refused, time.monotonic() - begin, problems, looks)
+
+
+class Watch:
+    """Looks at a server's processes, by the names `parent`, `worker 1`, `worker 2` and so on.
+
+    A server without workers is one, `worker`.
+    """
+
+    def __init__(self, pid: int) -> None:
+        workers = processes.children(pid)
+        many = {"parent": pid, **{f"worker {number}": each for number, each in enumerate(workers, 1)}}
+        self.names = many if workers else {"worker": pid}
+
+    def look(self) -> _Look:
+        """Look once. Raises TargetError if one of them has ended."""
+        return {name: processes.footprint(pid) for name, pid in self.names.items()}
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[list[_Look]]:
+        """Yield a list that grows by a look every second, and at the end. Raises TargetError as `look`, at the end."""
+        looks: list[_Look] = []
+        over = threading.Event()
+
+        def watch() -> None:
+            with contextlib.suppress(TargetError):  # which the last look tells
+                while not over.wait(_LOOK_SECONDS):
+                    looks.append(self.look())
+
+        thread = threading.Thread(target=watch, name="watch", daemon=True)
+        thread.start()
+        try:
+            yield looks
+        finally:
+            over.set()
+            thread.join()
+        looks.append(self.look())
+
+
+# Asks wrongly for a while; returns how many answers came, and what is wrong with them, if anything.
+_Mistake = Callable[[], tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Everything that is asked in a round: the right requests by protocol, and mistakes, in pairs."""
+
+    right: dict[str, list[Case]]
+    mistakes: list[list[_Mistake]]
+
+    def cells(self) -> Iterator[list[Case]]:
+        """Return what is asked at the same time: each request once, REST and gRPC not for the same."""
+        yield from map(list, zip(self.right["rest"], reversed(self.right["grpc"]), strict=True))
+
+    @staticmethod
+    def prepare(
+        server: Addresses, served: dict[str, tuple[Path, str]], images: NDArray[np.float64], folder: Path
+    ) -> "_Asked":
+        """Write the requests for the served models (an exported version and a format) into `folder`."""
+        right = {
+            protocol: [
+                cases.prepare(Cell(name, batch, protocol), version, each, server, images, folder)
+                for name, (version, each) in served.items()
+                for batch in _BATCHES
+            ]
+            for protocol in start.PROTOCOLS
+        }
+        rest, rpc = right["rest"][0], right["grpc"][0]
+        good, message = rest.file.read_bytes(), cases.message(rpc.file.read_bytes())
+        signed = b'{"signature_name": "none", ' + good[1:]
+        unknown = replace(rest, url=rest.url.replace(rest.cell.model, "none"))
+        bodies = {"not-json": good[:-2], "wrong-size": b'{"instances": [[1.0]]}', "no-signature": signed}
+        by_rest = [_refused_by_rest(rest, folder / name, body) for name, body in bodies.items()]
+        by_rest += [_refused_by_rest(unknown, folder / "no-model", good), lambda: _strangers(server)]
+        wrong = {name: predict_pb2.PredictRequest.FromString(message) for name in ("no-model", "no-input")}
+        wrong["no-model"].model_spec.name = "none"
+        wrong["no-input"].inputs.clear()
+        frames = {"no-message": bytes(9), **{name: each.SerializeToString() for name, each in wrong.items()}}
+        by_grpc = [_refused_by_grpc(rpc, folder / f"{name}-grpc", each) for name, each in frames.items()]
+        return _Asked(right, [list(pair) for pair in zip(by_rest, itertools.cycle(by_grpc), strict=False)])
+
+
+def _refused_by_rest(case: Case, file: Path, body: bytes) -> _Mistake:
+    file.write_bytes(body)
+
+    def mistake() -> tuple[int, str]:
+        done = load.wrk(case.url, file, _CONNECTIONS_WITH_ERRORS, _ERROR_SECONDS)
+        wrong = not load.all_refused(done)
+        return done.requests, f"{file.name}: not all refused ({done.problem or 'answered'})" if wrong else ""
+
+    return mistake
+
+
+def _refused_by_grpc(case: Case, file: Path, message: bytes) -> _Mistake:
+    file.write_bytes(cases.framed(message))
+
+    def mistake() -> tuple[int, str]:
+        done = load.h2load(case.url, file, _CONNECTIONS_WITH_ERRORS, _ERROR_SECONDS, 0)
+        return done.requests, f"{file.name}: not all refused ({done.problem})" if done.problem else ""
+
+    return mistake
+
+
+def _strangers(server: Addresses) -> tuple[int, str]:
+    """Ask for models that nobody has asked for before, and hang up in the middle of other requests."""
+    host, _, port = server.rest.rpartition(":")
+    end = time.monotonic() + _ERROR_SECONDS
+    answered = 0
+    while time.monotonic() < end:
+        name = secrets.token_hex(8)
+        connection = http.client.HTTPConnection(host, int(port), timeout=_ANSWER_SECONDS)
+        with contextlib.closing(connection):
+            connection.request("POST", f"/v1/models/{name}:predict", b'{"instances": [1]}')
+            status = connection.getresponse().status
+        if status != HTTPStatus.NOT_FOUND:
+            return answered, f"a model that doesn't exist: expected 404; the server answered {status}"
+        answered += 1
+        with socket.create_connection((host, int(port)), _ANSWER_SECONDS) as half:
+            half.sendall(b"POST /v1/models/nn_float32:predict HTTP/1.1\r\nContent-Length: 9999\r\n\r\n{")
+    return answered, ""
+
+
+def _row(
+    name: str, at_rest: Sequence[Footprint], rounds: Sequence[tuple[int, Sequence[Footprint]]]
+) -> dict[str, Any]:
+    """Return what is known of a process.
+
+    `at_rest` are looks before the first request, after the warm-up and at the end; `rounds` are requests and looks.
+    """
+    looks = [each for _, seen in rounds for each in seen]
+    medians = [statistics.median(each.resident for each in seen) / _MIB for _, seen in rounds]
+    ends = list(itertools.accumulate(requests for requests, _ in rounds))
+    middles = [end - requests / 2 for end, (requests, _) in zip(ends, rounds, strict=True)]
+    slope = _slope(middles[_WARM_UP_ROUNDS:], medians[_WARM_UP_ROUNDS:])
+    return {
+        "process": name,
+        **{
+            what: {
+                **{when: value(look) for when, look in zip(("start", "warm", "end"), at_rest, strict=False)},
+                "most": max(map(value, looks)),
+            }
+            for what, value in _MEASURES.items()
+        },
+        "resident_by_round": [round(each, 2) for each in medians],
+        "slope": slope,
+        "growth": _growth(slope),
+    }
+
+
+_MEASURES: dict[str, Callable[[Footprint], float]] = {
+    "resident_mib": lambda look: round(look.resident / _MIB, 1),
+    "proportional_mib": lambda look: round(look.proportional / _MIB, 1),
+    "files": lambda look: look.files,
+    "threads": lambda look: look.threads,
+}
+
+
+def _slope(requests: Sequence[float], mib: Sequence[float]) -> dict[str, float] | None:
+    """Return MiB in a million requests with its 95 % confidence interval; None if there are too few rounds."""
+    from scipy.stats import theilslopes
+
+    if len(requests) < _LEAST_ROUNDS:
+        return None
+    fit = theilslopes(mib, np.array(requests) / 1e6, 0.95)
+    return {
+        "mib_per_million": round(float(fit.slope), 3),
+        "low": round(float(fit.low_slope), 3),
+        "high": round(float(fit.high_slope), 3),
+    }
+
+
+def _growth(slope: dict[str, float] | None) -> str:
+    if slope is None:
+        return "unknown"
+    if slope["low"] > 0:
+        return "measured"
+    return "none" if slope["high"] <= _WIDEST else "unknown"
+
+
+def _verdicts(started: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what was asked for, what was found and whether that will do, None where it can't be told."""
+    workers = [row for row in rows if row["process"] != "parent"]
+    most = max(row["resident_mib"]["most"] for row in workers)
+    growth = {row["growth"] for row in rows}
+    more_files = max(row["files"]["end"] - row["files"]["warm"] for row in rows)
+    return [
+        *(
+            {
+                "asked": f"first answer over {_NAMES[protocol]} within {BARS.start_seconds} s",
+                "found": f"{each['median']:.2f} s",
+                "met": each["median"] <= BARS.start_seconds,
+            }
+            for protocol, each in started.items()
+        ),
+        {
+            "asked": f"under {BARS.worker_mib:.0f} MiB per worker",
+            "found": f"{most:.0f} MiB at most",
+            "met": most < BARS.worker_mib,
+        },
+        {
+            "asked": "memory doesn't grow",
+            "found": ", ".join(f"{row['process']}: {row['growth']}" for row in rows),
+            "met": False if "measured" in growth else None if "unknown" in growth else True,
+        },
+        {
+            "asked": "no more open files at the end than after the warm-up",
+            "found": f"{more_files:+d}",
+            "met": more_files <= 0,
+        },
+    ]

@@ -1,0 +1,136 @@
+"""How long a TFLite-only server takes from the command to its first right answer.
+
+The command is what a user gives, for the models as they were exported, warm-up requests included; the clock runs
+until an answer is there that is the file's. Files are cached: one start before those that count reads them. Over
+REST and over gRPC in turn.
+"""
+
+import contextlib
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import cases, processes
+from benchmarks.reference import Cell
+from benchmarks.server import Addresses, check_alive, launched
+from export import formats
+from train.data import Digits
+from train.errors import ArtifactError, TargetError
+from train.files import sha256
+from train.progress import Progress
+
+__all__ = ["FLAGS", "PROTOCOLS", "measure"]
+
+PROTOCOLS = ("rest", "grpc")
+FLAGS = ("--prefer_tflite_model",)
+# Often enough to add nothing to what is measured, seldom enough to take nothing from it.
+_POLL_SECONDS = 0.002
+_PATIENCE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Seconds: until the first answer, and of it until the workers began, a port was open, the answer was there."""
+
+    total: float
+    before_workers: float
+    until_open: float
+    answer: float
+
+
+def measure(
+    models: Path, found: dict[str, Path], digits: Digits, repeats: int, flags: Sequence[str]
+) -> dict[str, Any]:
+    """Start the server `repeats` times for each protocol, and ask the first of the models `found` in `models`.
+
+    Returns, by protocol, the seconds of each start, their median, and the medians of its parts. Raises ArtifactError
+    if a served file is of no format that the request fits, TargetError if a server doesn't answer, ResultError if it
+    answers wrongly.
+    """
+    name, version = next(iter(found.items()))
+    served = _served_format(version)
+    images = cases.images(digits, 1)
+    starts: dict[str, list[_Start]] = {protocol: [] for protocol in PROTOCOLS}
+    with Progress("start", len(PROTOCOLS) * repeats, "starts") as progress:
+        for repeat in range(repeats + 1):
+            for protocol in PROTOCOLS:
+                with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
+                    addresses = Addresses(*(f"127.0.0.1:{port}" for port in _free_ports(2)))
+                    cell = Cell(name, 1, protocol)
+                    case = cases.prepare(cell, version, served, addresses, images, Path(folder))
+                    start = _start(models, list(found), case, addresses, flags, Path(folder, "log"))
+                if repeat:  # the first is to have the files cached
+                    starts[protocol].append(start)
+                    progress.advance(note=f"{protocol}: {start.total:.2f} s")
+    return {protocol: _described(each) for protocol, each in starts.items()}
+
+
+def _start(
+    models: Path,
+    names: Sequence[str],
+    case: cases.Case,
+    addresses: Addresses,
+    flags: Sequence[str],
+    log: Path,
+) -> _Start:
+    ports = {protocol: int(getattr(addresses, protocol).rpartition(":")[2]) for protocol in PROTOCOLS}
+    begin = time.monotonic()
+    with launched(
+        models, names, log, f"--port={ports['grpc']}", f"--rest_api_port={ports['rest']}", *FLAGS, *flags
+    ) as process:
+        while not _is_open(ports[case.cell.protocol]):
+            check_alive(process, log)
+            if time.monotonic() - begin > _PATIENCE_SECONDS:
+                raise TargetError(f"the model server has opened no port after {_PATIENCE_SECONDS:.0f} s")
+            time.sleep(_POLL_SECONDS)
+        opened = time.monotonic()
+        case.ask()
+        answered = time.monotonic()
+        ages = [processes.age(worker) for worker in processes.children(process.pid)]
+        now = time.monotonic()
+    # Without workers, it is the server itself that opens the port.
+    workers = max((now - age for age in ages if age is not None), default=begin)
+    return _Start(answered - begin, workers - begin, opened - workers, answered - opened)
+
+
+def _described(starts: Sequence[_Start]) -> dict[str, Any]:
+    parts = ("before_workers", "until_open", "answer")
+    return {
+        "seconds": [round(each.total, 3) for each in starts],
+        "median": round(statistics.median(each.total for each in starts), 3),
+        "parts": {
+            part: round(statistics.median(getattr(each, part) for each in starts), 3) for part in parts
+        },
+    }
+
+
+def _served_format(version: Path) -> str:
+    file = version / formats.SERVED_FILE
+    if not file.is_file():
+        raise ArtifactError(f"{file}: no such file; `make export` writes it")
+    digest = sha256(file)
+    for name, row in formats.FORMATS.items():
+        if row.edge == "float32" and (version / row.file).is_file() and sha256(version / row.file) == digest:
+            return name
+    raise ArtifactError(
+        f"{file}: none of the formats beside it that take float32; `python -m export --serve float32` writes one"
+    )
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _is_open(port: int) -> bool:
+    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 5):
+        return True
+    return False
