@@ -14,7 +14,7 @@ from serving.loading import Loader
 from serving.metrics import DEFAULT_PATH
 from serving.models import LoadPolicy
 from serving.session_config import session_config
-from serving.settings import ANY_PORT, REUSE_PORT, Settings, cores
+from serving.settings import ANY_PORT, REUSE_PORT, Limits, Settings, cores
 from train import cli
 from train.errors import UsageError
 
@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     _add_network(flags)
     _add_runtime(flags)
     _add_process(flags)
+    _add_limits(flags)
     _add_ignored(flags)
     return flags
 
@@ -115,6 +116,17 @@ def settings(flags: argparse.Namespace) -> Settings:
             first_load_threads=4 * cores(),
             load_threads=flags.num_load_threads,
             unload_threads=flags.num_unload_threads,
+        ),
+        limits=Limits(
+            body_bytes=flags.max_body_bytes,
+            header_bytes=flags.max_header_bytes,
+            json_depth=flags.max_json_depth,
+            tensor_elements=flags.max_tensor_elements,
+            connections=flags.max_connections,
+            requests=flags.max_requests,
+            request_seconds=flags.receive_timeout_seconds,
+            slowest_bytes_per_second=flags.min_bytes_per_second,
+            idle_seconds=flags.idle_timeout_seconds,
         ),
     )
 
@@ -361,6 +373,23 @@ def _add_process(flags: argparse.ArgumentParser) -> None:
         "--shutdown_grace_seconds", type=_at_least(0), default=30, metavar="S",
         help="what requests in flight get after SIGTERM",
     )  # fmt: skip
+
+
+def _add_limits(flags: argparse.ArgumentParser) -> None:
+    group = flags.add_argument_group("limits (not in tensorflow_model_server)")
+    for name, default, unit, description in (
+        ("max_body_bytes", Limits.body_bytes, "N", "of a REST body, unpacked too, and of a gRPC message"),
+        ("max_header_bytes", Limits.header_bytes, "N", "of a REST request's headers, and of gRPC metadata"),
+        ("max_json_depth", Limits.json_depth, "N", "of lists and objects in each other"),
+        ("max_tensor_elements", Limits.tensor_elements, "N", "of each input"),
+        ("max_connections", Limits.connections, "N", "to each port of a worker"),
+        ("max_requests", Limits.requests, "N", "that a worker answers at a time, or has waiting, for each port"),
+        ("receive_timeout_seconds", round(Limits.request_seconds), "S", "for a request to arrive; over REST, large "
+            "ones have more time"),
+        ("min_bytes_per_second", Limits.slowest_bytes_per_second, "N", "for large REST requests, and for answers"),
+        ("idle_timeout_seconds", round(Limits.idle_seconds), "S", "until a connection without requests is closed"),
+    ):  # fmt: skip
+        group.add_argument(f"--{name}", type=_at_least(1), default=default, metavar=unit, help=description)
 
 
 def _add_ignored(flags: argparse.ArgumentParser) -> None:
