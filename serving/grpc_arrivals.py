@@ -62,6 +62,8 @@ class Threads(Executor):
     def _work(self) -> None:
         while task := self._tasks.get():
             task()
+            # Otherwise its call would live until this thread has another.
+            del task
 
 
 def _run(future: "Future[Any]", function: Callable[..., Any], args: Any, kwargs: Any) -> None:
