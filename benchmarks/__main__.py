@@ -34,9 +34,9 @@ _README = _FOLDER.parent / "README.md"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the six commands and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    commands = {each.COMMAND: each.main for each in (speed_command, soak_command)}
-    if argv and argv[0] in commands:
-        return commands[argv[0]](argv[1:])
+    others = {speed_command.COMMAND: speed_command.main, soak_command.COMMAND: soak_command.main}
+    if argv and argv[0] in others:
+        return others[argv[0]](argv[1:])
     parser = cli.parser(
         "python -m benchmarks",
         "Measure every format and every way of serving; report. What has options of its own: python -m "

@@ -1,4 +1,4 @@
-"""Write a Keras model as a SavedModel, and a SavedModel as TFLite files. Loads TensorFlow."""
+"""Write a model as a SavedModel and as TFLite files. Loads TensorFlow."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -50,17 +50,10 @@ def to_saved_model(
     def of_pictures(pictures: tf.Tensor) -> tf.Tensor:
         return of_pixels(tf.map_fn(prepare, pictures, fn_output_signature=tf.uint8))
 
-    def image(dtype: tf.DType) -> tf.TensorSpec:
-        return tf.TensorSpec((None, *contract.shape), dtype, name=IMAGE)
-
     def texts(name: str) -> tf.TensorSpec:
         return tf.TensorSpec((None,), tf.string, name=name)
 
-    @tf.function(input_signature=[image(tf.float32)])  # type: ignore[untyped-decorator]
-    def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {PROBABILITIES: function(image)}
-
-    @tf.function(input_signature=[image(tf.uint8)])  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=[_images(contract, tf.uint8)])  # type: ignore[untyped-decorator]
     def serve_uint8(image: tf.Tensor) -> dict[str, tf.Tensor]:
         return {PROBABILITIES: of_pixels(image)}
 
@@ -84,7 +77,7 @@ def to_saved_model(
     asset.write_text("".join(f"{label}\n" for label in contract.labels), encoding="utf-8")
     module.labels = tf.saved_model.Asset(str(asset))
     signatures = {
-        DEFAULT_SIGNATURE: serve,
+        DEFAULT_SIGNATURE: _serve(function, contract),
         SERVING_UINT8: serve_uint8,
         SERVING_BYTES: serve_bytes,
         CLASSIFY: classify,
@@ -94,13 +87,24 @@ def to_saved_model(
     _name_methods(folder)
 
 
-def to_tflite(saved_model: Path, row: Format, calibration: NDArray[np.float32] | None) -> bytes:
-    """Return the SavedModel as a TFLite file in the format of `row`, with the signature `serving_default`.
+def to_tflite(
+    function: Callable[[tf.Tensor], tf.Tensor],
+    tracked: Any,
+    contract: Contract,
+    row: Format,
+    calibration: NDArray[np.float32] | None,
+) -> bytes:
+    """Return the model as a TFLite file in the format of `row`, with the signature `serving_default`.
 
-    `calibration` are images as the model takes them, float32 [N, H, W, C]; needed only where the format asks
-    for them. Raises ConversionError with the converter's reason.
+    `function` and `tracked` are as in `to_saved_model`. `calibration` are images as the model takes them, float32
+    [N, H, W, C]; needed only where the format asks for them. Raises ConversionError with the converter's reason.
     """
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=[DEFAULT_SIGNATURE])
+    module = tf.Module()
+    module.tracked = tracked
+    # Not from the SavedModel: the converter would read all of it, twice, and nearly all of it prepares pictures.
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [_serve(function, contract).get_concrete_function()], module
+    )
     if row.weights != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if row.weights == "float16":
@@ -131,6 +135,20 @@ def to_tflite(saved_model: Path, row: Format, calibration: NDArray[np.float32] |
             "selective may keep layers in float32"
         )
     return data
+
+
+def _images(contract: Contract, dtype: tf.DType) -> tf.TensorSpec:
+    return tf.TensorSpec((None, *contract.shape), dtype, name=IMAGE)
+
+
+def _serve(function: Callable[[tf.Tensor], tf.Tensor], contract: Contract) -> Any:
+    """Return the signature `serving_default`."""
+
+    @tf.function(input_signature=[_images(contract, tf.float32)])  # type: ignore[untyped-decorator]
+    def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {PROBABILITIES: function(image)}
+
+    return serve
 
 
 def _computed_in_float(data: bytes) -> list[str]:

@@ -38,8 +38,9 @@ class LiteRT:
         self._content = path.read_bytes()
         self._threads = threads
         # One interpreter has one set of tensors: a second call at a time needs a second one, made when it comes.
-        self._free = threading.Semaphore(at_once)
         self._at_once = at_once
+        self._made, self._waiting = 1, 0
+        self._returned = threading.Condition()  # notified when one is given back that somebody waits for
         try:
             first = self._new()
         except (ValueError, RuntimeError) as error:
@@ -64,21 +65,22 @@ class LiteRT:
     def run(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """See `Runtime.run`."""
         shapes = (signature, *(array.shape for array in inputs.values()))
-        with self._free:
-            interpreter = self._take(shapes)
-            try:
-                outputs: dict[str, NDArray[Any]] = interpreter.runners[signature](**inputs)
-            except RuntimeError as error:
-                raise ValueError(str(error)) from error
-            finally:
-                interpreter.shapes = shapes
-                self._idle.append(interpreter)
+        interpreter = self._take(shapes)
+        try:
+            outputs: dict[str, NDArray[Any]] = interpreter.runners[signature](**inputs)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
+        finally:
+            interpreter.shapes = shapes
+            self._give_back(interpreter)
         return outputs
 
     def close(self) -> None:
         """Free the model's memory, when what runs has ended."""
-        for _ in range(self._at_once):
-            self._free.acquire()
+        with self._returned:
+            self._at_once = 0
+            self._waiting += 1
+            self._returned.wait_for(lambda: len(self._idle) == self._made)
         self._idle.clear()
         self._content = b""
 
@@ -92,7 +94,26 @@ class LiteRT:
                     return interpreter
         with contextlib.suppress(IndexError):
             return self._idle.pop()
-        return self._new()
+        with self._returned:
+            if self._made < self._at_once:
+                interpreter = self._new()
+                self._made += 1
+                return interpreter
+            # Counted before the list is looked at again: whoever gives one back from now on will say so.
+            self._waiting += 1
+            try:
+                while True:
+                    with contextlib.suppress(IndexError):
+                        return self._idle.pop()
+                    self._returned.wait()
+            finally:
+                self._waiting -= 1
+
+    def _give_back(self, interpreter: "_Interpreter") -> None:
+        self._idle.append(interpreter)
+        if self._waiting:
+            with self._returned:
+                self._returned.notify(1 if self._at_once else self._waiting)
 
     def _new(self) -> "_Interpreter":
         interpreter = Interpreter(model_content=self._content, num_threads=self._threads)

@@ -172,7 +172,9 @@ class _Work:
         if row.selective:
             extra["float_layers"] = self._selective(path)
         else:
-            path.write_bytes(convert.to_tflite(self._folder, row, self._calibration))
+            source = self._source
+            data = convert.to_tflite(source.exported, source.tracked, source.contract, row, self._calibration)
+            path.write_bytes(data)
         if row.integer and micro.AVAILABLE:
             extra["micro"] = self._micro(row)
         self._verify(row.name, [path], self._opened(row), exact=row.exact, extra=extra)

@@ -1,20 +1,25 @@
 """Start the model server: `python -m serving --model_base_path=models/nn --rest_api_port=8501`."""
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from serving import config, flags
-from serving.ports import bracketed
+from serving.ports import allow_connections, bracketed
 from serving.server import ModelServer, Settings
+from serving.settings import Limits
 from train import cli, files
 from train.errors import UsageError
+
+log = logging.getLogger("serving")
 
 
 class _Stopped(BaseException):
@@ -27,9 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in flags.ignored(options):
         print(line)
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.WARNING)
-    logging.getLogger("serving").setLevel(logging.INFO)
+    log.setLevel(logging.INFO)
+    # A log that can't be written, on a full disk or to a closed pipe, is no reason to stop, nor for more messages.
+    logging.raiseExceptions = False
     models = _models(options)
-    settings = flags.settings(options)
+    settings = _within_limits(flags.settings(options))
     server = ModelServer(models, settings)
     ready_file: Path | None = options.ready_file
     if threading.current_thread() is threading.main_thread():
@@ -39,15 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         server.start()
         _announce(server, settings, models.model_config_list.config[0].name)
         if ready_file:
-            ports = {"grpc_port": server.grpc_port, "rest_port": server.rest_port}
-            files.write_json(ready_file, {"host": options.host, **ports, "pid": os.getpid()})
-        print("ready", flush=True)
+            _write(ready_file, server, options.host)
+        log.info("ready")
         threading.Event().wait()
     except _Stopped:
-        print(f"stopping: requests in flight have {options.shutdown_grace_seconds:g} s", flush=True)
+        log.info("stopping: requests in flight have %g s", options.shutdown_grace_seconds)
     finally:
         if ready_file:
-            ready_file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                ready_file.unlink()
         server.stop(options.shutdown_grace_seconds)
     return 0
 
@@ -59,11 +66,27 @@ def _stop(*_: object) -> None:
     raise _Stopped
 
 
+def _within_limits(settings: Settings) -> Settings:
+    wanted = settings.limits.connections
+    allowed = allow_connections(wanted)
+    if allowed < wanted != Limits.connections:
+        log.warning("--max_connections=%d: %d fit into the limit of open files (ulimit -n)", wanted, allowed)
+    return replace(settings, limits=replace(settings.limits, connections=allowed))
+
+
+def _write(ready_file: Path, server: ModelServer, host: str) -> None:
+    ports = {"grpc_port": server.grpc_port, "rest_port": server.rest_port}
+    try:
+        files.write_json(ready_file, {"host": host, **ports, "pid": os.getpid()})
+    except OSError as error:
+        raise UsageError(f"--ready_file={ready_file}: can't be written ({error.strerror})") from None
+
+
 def _models(options: argparse.Namespace) -> Any:
     if options.model_config_file:
         if options.model_base_path:
             # As in TensorFlow Serving, whose container always passes both.
-            print("--model_base_path and --model_name are ignored: --model_config_file is set")
+            log.info("--model_base_path and --model_name are ignored: --model_config_file is set")
         return config.read_config(options.model_config_file)
     if not options.model_base_path:
         raise UsageError(
@@ -76,16 +99,16 @@ def _announce(server: ModelServer, settings: Settings, model: str) -> None:
     host = bracketed(settings.host)
     tls = ", TLS" if settings.tls else ""
     if server.grpc_port:
-        print(f"gRPC: {host}:{server.grpc_port}{tls}")
+        log.info(f"gRPC: {host}:{server.grpc_port}{tls}")
     if settings.grpc_socket:
         one = f", by one of {settings.workers} workers" if settings.workers > 1 else ""
-        print(f"gRPC: unix:{settings.grpc_socket}{tls}{one}")
+        log.info(f"gRPC: unix:{settings.grpc_socket}{tls}{one}")
     if server.rest_port:
         url = f"{'https' if settings.tls else 'http'}://{host}:{server.rest_port}"
-        print(f"REST: {url}")
-        print(f"  try: curl {url}/v1/models/{model}")
+        log.info(f"REST: {url}")
+        log.info(f"  try: curl {url}/v1/models/{model}")
     else:
-        print("REST: off; --rest_api_port=8501 opens it")
+        log.info("REST: off; --rest_api_port=8501 opens it")
 
 
 if __name__ == "__main__":

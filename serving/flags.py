@@ -14,7 +14,7 @@ from serving.loading import Loader
 from serving.metrics import DEFAULT_PATH
 from serving.models import LoadPolicy
 from serving.session_config import session_config
-from serving.settings import ANY_PORT, REUSE_PORT, Settings, cores
+from serving.settings import ANY_PORT, REUSE_PORT, Limits, Settings, cores
 from train import cli
 from train.errors import UsageError
 
@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     _add_network(flags)
     _add_runtime(flags)
     _add_process(flags)
+    _add_limits(flags)
     _add_ignored(flags)
     return flags
 
@@ -82,7 +83,7 @@ def settings(flags: argparse.Namespace) -> Settings:
             "--use_alts_credentials: not supported; leave it out, and secure the ports by --ssl_config_file"
         )
     # A request that waits for its batch to be full holds a thread.
-    threads = Settings.grpc_threads if not flags.enable_batching else max(128, Settings.grpc_threads)
+    threads = 128 if flags.enable_batching else max(2, 4 * cores() // max(1, flags.workers))
     return Settings(
         host=flags.host,
         grpc_port=flags.port,
@@ -115,6 +116,17 @@ def settings(flags: argparse.Namespace) -> Settings:
             first_load_threads=4 * cores(),
             load_threads=flags.num_load_threads,
             unload_threads=flags.num_unload_threads,
+        ),
+        limits=Limits(
+            body_bytes=flags.max_body_bytes,
+            header_bytes=flags.max_header_bytes,
+            json_depth=flags.max_json_depth,
+            tensor_elements=flags.max_tensor_elements,
+            connections=flags.max_connections,
+            requests=flags.max_requests,
+            request_seconds=flags.receive_timeout_seconds,
+            slowest_bytes_per_second=flags.min_bytes_per_second,
+            idle_seconds=flags.idle_timeout_seconds,
         ),
     )
 
@@ -235,11 +247,11 @@ def _add_network(flags: argparse.ArgumentParser) -> None:
         type=_at_least(0),
         default=0,
         metavar="N",
-        help="gRPC requests at a time; 0: 4 per core",
+        help="gRPC requests at a time; 0: 4 per core, shared out among the workers; 128 with batching",
     )
     group.add_argument(
         "--rest_api_num_threads", type=_at_least(0), default=0, metavar="N",
-        help="REST requests at a time; 0: 4 per core",
+        help="REST requests at a time; 0: 4 per core, shared out among the workers; 128 with batching",
     )  # fmt: skip
     group.add_argument(
         "--monitoring_config_file", type=Path, metavar="FILE",
@@ -329,8 +341,8 @@ def _add_runtime(flags: argparse.ArgumentParser) -> None:
     )
 
     group.add_argument(
-        "--num_tflite_interpreters_per_pool", type=_at_least(1), default=2, metavar="N",
-        help="inferences of one TFLite model at a time, in each worker",
+        "--num_tflite_interpreters_per_pool", type=_at_least(1), default=4, metavar="N",
+        help="inferences of one TFLite model at a time, in each worker; each has memory of its own, made when needed",
     )  # fmt: skip
     group.add_argument(
         "--num_tflite_pools", type=_at_least(1), default=1, metavar="N", help="multiplies that number"
@@ -361,6 +373,23 @@ def _add_process(flags: argparse.ArgumentParser) -> None:
         "--shutdown_grace_seconds", type=_at_least(0), default=30, metavar="S",
         help="what requests in flight get after SIGTERM",
     )  # fmt: skip
+
+
+def _add_limits(flags: argparse.ArgumentParser) -> None:
+    group = flags.add_argument_group("limits (not in tensorflow_model_server)")
+    for name, default, unit, description in (
+        ("max_body_bytes", Limits.body_bytes, "N", "of a REST body, unpacked too, and of a gRPC message"),
+        ("max_header_bytes", Limits.header_bytes, "N", "of a REST request's headers, and of gRPC metadata"),
+        ("max_json_depth", Limits.json_depth, "N", "of lists and objects in each other"),
+        ("max_tensor_elements", Limits.tensor_elements, "N", "of each input"),
+        ("max_connections", Limits.connections, "N", "to each port of a worker"),
+        ("max_requests", Limits.requests, "N", "that a worker answers at a time, or has waiting, for each port"),
+        ("receive_timeout_seconds", round(Limits.request_seconds), "S", "for a request to arrive; over REST, large "
+            "ones have more time"),
+        ("min_bytes_per_second", Limits.slowest_bytes_per_second, "N", "for large REST requests, and for answers"),
+        ("idle_timeout_seconds", round(Limits.idle_seconds), "S", "until a connection without requests is closed"),
+    ):  # fmt: skip
+        group.add_argument(f"--{name}", type=_at_least(1), default=default, metavar=unit, help=description)
 
 
 def _add_ignored(flags: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """The gRPC port, and a Unix socket beside it."""
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
+import time
 from urllib.parse import quote
 
 import grpc
@@ -9,6 +9,7 @@ from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from serving import grpc_parsing
+from serving.grpc_arrivals import Arrivals, Threads
 from serving.grpc_services import SERVICES, Services
 from serving.ports import address
 from serving.settings import REUSE_PORT, Settings
@@ -25,6 +26,8 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
 
 logging.getLogger("grpc._cython.cygrpc").addFilter(_without_traceback)
+# At the end, for calls that are on their way, and for clients that don't stop calling.
+_REFUSING_SECONDS = 0.5
 
 
 class GrpcServer:
@@ -34,16 +37,29 @@ class GrpcServer:
     """
 
     def __init__(self, services: Services, settings: Settings, port: int) -> None:
-        threads = ThreadPoolExecutor(settings.grpc_threads, thread_name_prefix="grpc")
+        limits = settings.limits
+        threads = Threads(settings.grpc_threads)
+        self._arrivals = Arrivals(threads, limits.request_seconds)
         options = {
-            "grpc.max_receive_message_length": -1,  # protobuf's own 2 GiB, as in TensorFlow Serving
-            "grpc.max_send_message_length": -1,
+            "grpc.max_receive_message_length": limits.body_bytes,
+            "grpc.max_send_message_length": -1,  # protobuf's own 2 GiB, as in TensorFlow Serving
+            "grpc.max_metadata_size": limits.header_bytes,
+            "grpc.absolute_max_metadata_size": limits.header_bytes,
+            "grpc.max_allowed_incoming_connections": limits.connections,
+            "grpc.max_connection_idle_ms": round(limits.idle_seconds * 1000),
+            # Also for a connection's first frame, without TLS.
+            "grpc.server_handshake_timeout_ms": round(limits.request_seconds * 1000),
             **dict(settings.grpc_arguments),
             # Only workers of one server share a port: a second server there must be an error, not a silent half
             # of the requests.
             REUSE_PORT: int(settings.workers > 0),
         }
-        self._server = grpc.server(threads, options=tuple(options.items()))
+        self._server = grpc.server(
+            threads,
+            interceptors=(self._arrivals,),
+            options=tuple(options.items()),
+            maximum_concurrent_rpcs=limits.requests,
+        )
         self._health: health.HealthServicer | None = None
         if settings.health:
             self._health = health.HealthServicer()
@@ -77,12 +93,15 @@ class GrpcServer:
         self._server.start()
 
     def stop(self, grace_seconds: float) -> None:
-        """Take no more requests, and give those that run `grace_seconds` to end; returns at once."""
+        """Take no more requests, and give those that run `grace_seconds` to end; doesn't wait for it."""
         if self._health:
             # First of all, so that nothing new is sent here.
             self._health.enter_graceful_shutdown()
-        self._stopped = self._server.stop(grace_seconds)
+        begin = time.monotonic()
+        self._arrivals.refuse(min(grace_seconds, _REFUSING_SECONDS))
+        self._stopped = self._server.stop(max(0.0, grace_seconds - (time.monotonic() - begin)))
 
     def wait(self) -> None:
         """Wait until `stop` is done."""
         self._stopped.wait()
+        self._arrivals.close()

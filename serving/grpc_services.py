@@ -143,12 +143,13 @@ class _PredictionService:
         self._predictor = services.predictor
         self._inference = services.inference
         self._packed = services.settings.packed_answers
+        self._most_elements = services.settings.limits.tensor_elements
 
     @_rpc(predict_pb2.PredictRequest)
     def Predict(self, request: Any, call: Call) -> Any:  # noqa: N802 - gRPC's name
         _require_spec(request)
         prediction = self._predictor.predict(
-            request.model_spec, lambda _: _tensors(request.inputs), call, request.output_filter
+            request.model_spec, lambda _: self._tensors(request.inputs), call, request.output_filter
         )
         begin = time.monotonic()
         answer = predict_pb2.PredictResponse()
@@ -186,6 +187,15 @@ class _PredictionService:
     def MultiInference(self, request: Any, call: Call) -> Any:  # noqa: N802
         return self._inference.multi(request, call)
 
+    def _tensors(self, inputs: Any) -> Tensors:
+        tensors: Tensors = {}
+        for name, proto in inputs.items():
+            try:
+                tensors[name] = from_proto(proto, self._most_elements)
+            except ValueError as error:
+                raise StatusError(Code.INVALID_ARGUMENT, f"tensor parsing error: {name} ({error})") from None
+        return tensors
+
 
 class _ModelService:
     def __init__(self, services: Services) -> None:
@@ -211,13 +221,3 @@ class _ModelService:
 def _require_spec(request: Any) -> None:
     if not request.HasField("model_spec"):
         raise StatusError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
-
-
-def _tensors(inputs: Any) -> Tensors:
-    tensors: Tensors = {}
-    for name, proto in inputs.items():
-        try:
-            tensors[name] = from_proto(proto)
-        except ValueError as error:
-            raise StatusError(Code.INVALID_ARGUMENT, f"tensor parsing error: {name} ({error})") from None
-    return tensors

@@ -77,10 +77,12 @@ class Host:
     def close(self, grace_seconds: float = 0.0) -> None:
         """Take no more requests, give those that run `grace_seconds` to end, and unload everything."""
         deadline = time.monotonic() + grace_seconds
+        if self._rest:
+            self._rest.stop(grace_seconds)
         if self._grpc:
             self._grpc.stop(grace_seconds)
         if self._rest:
-            self._rest.stop(max(0.0, deadline - time.monotonic()))
+            self._rest.wait()
         if self._grpc:
             self._grpc.wait()
         self._servables.close(max(0.0, deadline - time.monotonic()))

@@ -26,13 +26,13 @@ class ExamplesBody:
     examples: Any
 
 
-def parse_examples(body: bytes) -> ExamplesBody:
-    """Parse a `:classify` or `:regress` body. Raises StatusError(INVALID_ARGUMENT) if it isn't one.
+def parse_examples(body: bytes, most_depth: int | None = None) -> ExamplesBody:
+    """Parse a `:classify` or `:regress` body, nested at most so deep. Raises StatusError(INVALID_ARGUMENT).
 
     A feature's numbers become int64 where they are written as whole ones, else float32; booleans become int64,
     texts and `{"b64": …}` bytes.
     """
-    document = parse_object(body)
+    document = parse_object(body, most_depth)
     examples = input_pb2.Input()
     if "examples" not in document:
         raise invalid(

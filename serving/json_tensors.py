@@ -30,23 +30,25 @@ _INTEGERS = {"int8", "int16", "int32", "int64", "uint8", "uint32", "uint64"}
 class PredictBody:
     """The body of a `:predict` call: its signature's name ("" if none is given) and its undecoded values.
 
-    A `Numbers` in place of the values is the same, faster: see `serving.json_numbers`.
+    A `Numbers` in place of the values is the same, faster: see `serving.json_numbers`. If it turns out to be none,
+    the body is parsed as one that is nested at most `most_depth` deep.
     """
 
     signature_name: str
     values: Any
     is_row: bool
+    most_depth: int | None = None
 
 
-def parse_predict(body: bytes) -> PredictBody:
-    """Parse a `:predict` body. Raises StatusError(INVALID_ARGUMENT) if it isn't one."""
+def parse_predict(body: bytes, most_depth: int | None = None) -> PredictBody:
+    """Parse a `:predict` body, nested at most so deep. Raises StatusError(INVALID_ARGUMENT) if it isn't one."""
     if numbers := json_numbers.read(body):
-        return PredictBody(numbers.signature_name, numbers, numbers.is_row)
-    return _parse(body)
+        return PredictBody(numbers.signature_name, numbers, numbers.is_row, most_depth)
+    return _parse(body, most_depth)
 
 
-def _parse(body: bytes) -> PredictBody:
-    document = parse_object(body)
+def _parse(body: bytes, most_depth: int | None) -> PredictBody:
+    document = parse_object(body, most_depth)
     name = document.get("signature_name", "")
     if "inputs" in document and "instances" in document:
         raise invalid(
@@ -74,9 +76,9 @@ def decode_inputs(body: PredictBody, specs: Mapping[str, TensorSpec]) -> dict[st
     dtypes = {name: dtype for name, spec in specs.items() if (dtype := dtype_of(spec.dtype))}
     if isinstance(body.values, json_numbers.Numbers):
         array = body.values.tensor(next(iter(dtypes.values()))) if len(dtypes) == 1 else None
-        if array is not None:
+        if array is not None and (body.most_depth is None or array.ndim < body.most_depth):
             return dict.fromkeys(dtypes, array)
-        body = _parse(body.values.body)
+        body = _parse(body.values.body, body.most_depth)
     return _from_row(body.values, dtypes) if body.is_row else _from_columns(body.values, dtypes)
 
 

@@ -23,11 +23,14 @@ _EXCERPT = 200
 _INDENT = " " * 4
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
+def parse_object(body: bytes, most_depth: int | None = None) -> dict[str, Any]:
     """Parse a body, a JSON object whose `signature_name`, if it has one, is a text.
 
-    Of a name that stands twice the first counts. Raises StatusError(INVALID_ARGUMENT) for anything else.
+    Of a name that stands twice the first counts. Raises StatusError(INVALID_ARGUMENT) for anything else, and where
+    lists and objects are more than `most_depth` deep in each other.
     """
+    if most_depth is not None and _is_deeper(body, most_depth):
+        raise _unparsed(f"nested more than {most_depth} deep", None)
     document = _parse(body)
     if not isinstance(document, dict):
         raise invalid(f"JSON Value: {excerpt(document)} Is not object")
@@ -38,6 +41,22 @@ def parse_object(body: bytes) -> dict[str, Any]:
         )
     to_bytes(name)  # raises if it is no text
     return document
+
+
+def _is_deeper(body: bytes, most: int) -> bool:
+    if body.count(b"[") + body.count(b"{") <= most:
+        return False
+    # Backslashes stand in strings only; without them and what they escape, a quote is a string's beginning or end.
+    structure = body.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _NO_STRUCTURE)
+    codes = np.frombuffer(structure, np.uint8)
+    outside = np.cumsum(codes == ord('"'), dtype=np.uint8) % 2 == 0
+    return bool(np.cumsum(_STEPS[codes] * outside, dtype=np.int32).max(initial=0) > most)
+
+
+_NO_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
+# What a byte does to the depth.
+_STEPS = np.zeros(256, np.int8)
+_STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 
 
 def _parse(body: bytes) -> Any:

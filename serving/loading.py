@@ -66,7 +66,7 @@ class Loader:
 
     prefer_tflite: bool = False
     threads: int = 1
-    interpreters: int = 2
+    interpreters: int = 4
     warmup: bool = True
     warmup_iterations: int = 1
     tags: tuple[str, ...] = ("serve",)

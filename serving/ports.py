@@ -1,12 +1,38 @@
 """Listening sockets: opened, shared by several processes, or found to be taken."""
 
 import contextlib
+import resource
 import socket
 from pathlib import Path
 
 from train.errors import UsageError
 
-__all__ = ["address", "bound", "bracketed", "check_free", "check_path_free", "remove_path"]
+__all__ = [
+    "address",
+    "allow_connections",
+    "bound",
+    "bracketed",
+    "check_free",
+    "check_path_free",
+    "remove_path",
+]
+
+# Files that a process has open besides connections: libraries, logs, models while they are loaded.
+_OTHER_FILES = 512
+
+
+def allow_connections(count: int) -> int:
+    """Let this process, and those it starts, have `count` connections to each of two ports.
+
+    Return how many the system's limit of open files has room for, if that is less: a process that runs into it
+    can't load models any more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * count + _OTHER_FILES
+    if resource.RLIM_INFINITY != soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return count if soft == resource.RLIM_INFINITY else min(count, max(1, (soft - _OTHER_FILES) // 2))
 
 
 def bound(host: str, port: int, *, shared: bool = False, listening: bool = True) -> socket.socket:

@@ -28,10 +28,12 @@ from urllib.parse import unquote_to_bytes
 
 from google.protobuf import json_format
 
+from export.runtime import Signature
 from serving.calls import Call, Observer
+from serving.execution import Tensors
 from serving.inference import Inference
 from serving.json_examples import encode_classifications, encode_regressions, parse_examples
-from serving.json_tensors import decode_inputs, encode_outputs, parse_predict
+from serving.json_tensors import PredictBody, decode_inputs, encode_outputs, parse_predict
 from serving.pace import Pace
 from serving.predict import METADATA_FIELD, Predictor
 from serving.protos import get_model_metadata_pb2, model_pb2
@@ -205,22 +207,29 @@ class RestApi:
 
     def _predict(self, spec: Any, body: bytes, call: Call) -> bytes:
         begin = time.monotonic()
-        document = parse_predict(body)
+        document = parse_predict(body, self._limits.json_depth)
         call.decode = time.monotonic() - begin
         spec.signature_name = document.signature_name
-        prediction = self._predictor.predict(
-            spec, lambda signature: decode_inputs(document, signature.inputs), call
-        )
+        prediction = self._predictor.predict(spec, lambda signature: self._tensors(document, signature), call)
         return _encoded(call, lambda: encode_outputs(prediction.outputs, is_row=document.is_row))
 
+    def _tensors(self, document: PredictBody, signature: Signature) -> Tensors:
+        tensors = decode_inputs(document, signature.inputs)
+        for name, tensor in tensors.items():
+            if tensor.size > self._limits.tensor_elements:
+                raise invalid(
+                    f"{name} has {tensor.size} elements; at most {self._limits.tensor_elements} are taken"
+                )
+        return tensors
+
     def _classify(self, spec: Any, body: bytes, call: Call) -> bytes:
-        document = parse_examples(body)
+        document = parse_examples(body, self._limits.json_depth)
         spec.signature_name = document.signature_name
         answer = self._inference.classify(spec, document.examples, call)
         return _encoded(call, lambda: encode_classifications(answer.result))
 
     def _regress(self, spec: Any, body: bytes, call: Call) -> bytes:
-        document = parse_examples(body)
+        document = parse_examples(body, self._limits.json_depth)
         spec.signature_name = document.signature_name
         answer = self._inference.regress(spec, document.examples, call)
         return _encoded(call, lambda: encode_regressions(answer.result))
@@ -236,6 +245,7 @@ class RestApi:
         if declared.isdecimal():
             self._check_size(int(declared))
         body, more = await request.receive()
+        self._check_size(len(body))
         if more:
             pieces = bytearray(body)
             while more:
@@ -243,7 +253,6 @@ class RestApi:
                 pieces += piece
                 self._check_size(len(pieces))
             body = bytes(pieces)
-        self._check_size(len(body))
         return body
 
     def _gunzip(self, body: bytes) -> bytes:

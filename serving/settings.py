@@ -22,11 +22,17 @@ def cores() -> int:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client may ask for; past it, the answer is an error at once (HTTP 413, 429, 431, 503).
+    """What one client may ask for; past it, the answer is an error at once.
 
-    All are per process. `body_bytes` has room for some 30,000 MNIST images as JSON; `header_bytes` is the
-    request line and the headers together (TensorFlow Serving lets 200 kB pass);
-    `request_seconds` is how long a request may take to arrive, plus a second per `slowest_bytes_per_second`.
+    By HTTP statuses and gRPC codes: 413 or RESOURCE_EXHAUSTED for `body_bytes`, with room for some 30,000 MNIST
+    images as JSON; 431 or RESOURCE_EXHAUSTED for `header_bytes`, the request line and the headers or metadata
+    together (TensorFlow Serving lets 200 kB pass over REST); 400 or INVALID_ARGUMENT for `json_depth` and
+    `tensor_elements`, those of each input.
+
+    Per process and port: 503, or a closed connection, for `connections`; 429 or RESOURCE_EXHAUSTED for `requests`
+    that are being answered or wait for it. Per connection: 408 or CANCELLED for a request that takes
+    `request_seconds` to arrive, and over REST a second more per `slowest_bytes_per_second`; clients that take their
+    answers more slowly are cut off. One that is idle for `idle_seconds` is closed.
     """
 
     body_bytes: int = 256 * 2**20

@@ -80,19 +80,21 @@ def dtype_of(number: int) -> DType | None:
     return DTYPES.get(number) or DTYPES.get(number - _REFERENCE)
 
 
-def from_proto(proto: Any) -> NDArray[Any]:
+def from_proto(proto: Any, most_elements: int | None = None) -> NDArray[Any]:
     """Return the tensor of a TensorProto.
 
     Values may stand in `tensor_content` or in the type's own field. There, as in TensorFlow, values beyond
     the shape are dropped, missing ones repeat the last, and none at all means zeros. Raises ValueError for
     a type that isn't in `DTYPES`, an impossible shape, content of another size, an integer that the type
-    can't hold, or values to be repeated that would fill more than MAX_REPEATED_BYTES.
+    can't hold, more than `most_elements`, or values to be repeated that would fill more than MAX_REPEATED_BYTES.
     """
     dtype = DTYPES.get(proto.dtype)
     if dtype is None:
         raise ValueError(f"a tensor of dtype {_dtype_name(proto.dtype)} can't be sent")
     shape = _shape(proto.tensor_shape, dtype)
     count = math.prod(shape)
+    if most_elements is not None and count > most_elements:
+        raise ValueError(f"shape {list(shape)} has {count} elements; at most {most_elements} are taken")
     content = proto.tensor_content
     if content and count:
         flat = _from_content(content, dtype, count)

@@ -19,6 +19,7 @@ def main(descriptor: int) -> None:
     """Serve what the process at the other end of the connection says, until it says `close` or is gone."""
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.WARNING)
     logging.getLogger("serving").setLevel(logging.INFO)
+    logging.raiseExceptions = False  # see `serving.__main__`
     connection = Connection(descriptor)
     try:
         settings: Settings = pickle.loads(connection.recv_bytes())  # noqa: S301 - our own process

@@ -36,11 +36,11 @@ __all__ = ["Workers"]
 log = logging.getLogger(__name__)
 
 # glibc's allocator, for a server: bodies of a few hundred kilobytes aren't mapped and unmapped each time, which costs
-# a page fault per 4 KiB, and threads don't each keep memory of their own.
+# a page fault per 4 KiB, and not every thread keeps memory of its own.
 _MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
-    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_ARENA_MAX": "4",
 }
 _ROOT = Path(__file__).resolve().parent.parent
 # A worker that dies is replaced at once; one that doesn't live long, time and again, after ever longer pauses.

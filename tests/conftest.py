@@ -32,11 +32,18 @@ def sample() -> Digits:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with both networks, trained for a few epochs on the sample and exported in every format."""
+    from processes import forked
+
     folder = tmp_path_factory.mktemp("models")
+    with forked(_train_and_export, "cnn", 3, folder) as other:
+        _train_and_export("nn", 12, folder)
+        assert other.ends() == 0, other.error
+    return folder
+
+
+def _train_and_export(name: str, epochs: int, folder: Path) -> None:
     from export.__main__ import main as export
     from train.__main__ import main as train
 
-    assert train(["nn", "--epochs", "12", "--models", str(folder)]) == 0
-    assert train(["cnn", "--epochs", "3", "--models", str(folder)]) == 0
-    assert export(["--models", str(folder)]) == 0
-    return folder
+    assert train([name, "--epochs", str(epochs), "--models", str(folder)]) == 0
+    assert export([name, "--models", str(folder)]) == 0

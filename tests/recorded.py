@@ -50,7 +50,7 @@ KNOWN_DIFFERENCES = {
     "type_uint8_over": "out of range is an error, not wrapped",
     "type_uint8_neg": "out of range is an error, not wrapped",
     "empty_batch": "answered, where the real server hangs when batching is on",
-    "reflection": "there is none there",
+    "reflection": "there is such a service here",
     "empty_dir_v3": "a load that will be tried again says what went wrong",
     "depth_100": "tensors have at most 64 dimensions",
     "depth_1000000": "an error; the real server dies",

@@ -358,7 +358,7 @@ def test_a_container_serves_read_only_and_unprivileged(image: str, folder: Path)
         assert server.exec("id", "-u").stdout == "10001\n"
         assert server.exec("touch", "/opt/tfship/x", "/models/x").stderr.count("Read-only file system") == 2
 
-        run("docker", "stop", "--time=20", server.name)
+        run("docker", "stop", "-t", "20", server.name)
         assert server.state("ExitCode") == "0"
         assert "stopping: requests in flight have 30 s" in server.log()
 
@@ -371,11 +371,21 @@ def test_a_container_takes_the_config_that_compose_mounts(image: str, folder: Pa
         assert client.states("cnn") == {"4": "AVAILABLE"}
 
 
+STOP_WORKERS = """
+import os, pathlib, signal
+for file in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+    if b"serving.worker" in file.read_bytes() and int(file.parent.name) != os.getpid():
+        os.kill(int(file.parent.name), signal.SIGSTOP)
+"""
+
+
 def test_a_container_that_hangs_is_unhealthy(image: str, folder: Path) -> None:
     with container(image, folder, options=("--health-retries=1", "--health-timeout=2s")) as server:
         server.client()
         eventually(lambda: server.state("Health.Status") == "healthy", 30)
+        # First the process that would replace the others; nothing inside can stop it.
         run("docker", "kill", "--signal=STOP", server.name)
+        run("docker", "exec", server.name, "python", "-c", STOP_WORKERS)
         eventually(lambda: server.state("Health.Status") == "unhealthy", 30)
 
 

@@ -1,9 +1,10 @@
+import contextlib
 import json
 import random
+import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from export.__main__ import main
 from export.litert import LiteRT
 from export.runtime import Runtime
 from export.savedmodel import SavedModel
+from processes import Forked, command, forked
 from train import cli, data
 from train.data import Digits
 from train.errors import ArtifactError, ResultError
@@ -32,6 +34,23 @@ def trained(tmp_path: Path, models: Path) -> Path:
     """A folder of its own with the trained nn, not yet exported."""
     for name in ("nn.keras", "nn.card.json"):
         (tmp_path / name).write_bytes((models / name).read_bytes())
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
+    """A folder with the trained nn and its first version, which holds the format float32."""
+    folder = tmp_path_factory.mktemp("first")
+    for name in ("nn.keras", "nn.card.json"):
+        (folder / name).write_bytes((models / name).read_bytes())
+    assert export(folder, "nn", "--formats", "float32") == 0
+    return folder
+
+
+@pytest.fixture
+def exported(tmp_path: Path, first: Path) -> Path:
+    """A copy of `first` of its own."""
+    shutil.copytree(first, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -125,22 +144,21 @@ def test_saved_model_is_plain_tensorflow(models: Path, sample: Digits) -> None:
 
 
 def test_versions_count_up_and_up_to_date_is_left_alone(
-    trained: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert export(trained, "nn", "--formats", "float32") == 0
-    assert export(trained, "nn", "--formats", "float32") == 0
+    assert export(exported, "nn", "--formats", "float32") == 0
     assert "nn/1 is up to date" in capsys.readouterr().err
     # More formats than there are: a new version.
-    assert export(trained, "nn", "--formats", "float32,int8", "--json") == 0
+    assert export(exported, "nn", "--formats", "float32,int8", "--json") == 0
     (card,) = json.loads(capsys.readouterr().out)
     assert [each["format"] for each in card["artefacts"]] == ["savedmodel", "float32", "int8"]
-    assert export(trained, "nn", "--formats", "int8", "--new") == 0
-    assert list(store.versions(trained / "nn")) == [1, 2, 3]
+    assert export(exported, "nn", "--formats", "int8", "--new") == 0
+    assert list(store.versions(exported / "nn")) == [1, 2, 3]
     # Damage is noticed by the hash.
-    path = trained / "nn" / "3" / "tflite" / "int8.tflite"
+    path = exported / "nn" / "3" / "tflite" / "int8.tflite"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    assert export(trained, "nn", "--formats", "int8") == 0
-    assert list(store.versions(trained / "nn")) == [1, 2, 3, 4]
+    assert export(exported, "nn", "--formats", "int8") == 0
+    assert list(store.versions(exported / "nn")) == [1, 2, 3, 4]
 
 
 def test_other_data_than_the_training_data_is_refused(
@@ -269,35 +287,43 @@ def test_warm_up_requests_are_as_tensorflow_serving_reads_them(models: Path) -> 
     assert all(each.model_spec.name == "cnn" for each in requests)
 
 
-def test_killed_exports_leave_whole_versions_only(trained: Path) -> None:
-    """Twenty exports, killed at random points, in two folders at a time."""
-    folders = [trained / "one", trained / "two"]
-    for folder in folders:
-        folder.mkdir()
-        for name in ("nn.keras", "nn.card.json"):
-            (folder / name).write_bytes((trained / name).read_bytes())
+def test_killed_exports_leave_whole_versions_only(tmp_path: Path) -> None:
+    """Twenty exports in two folders at a time, each killed at a random point of another twentieth of its life."""
+    import keras
+
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
+    keras.Sequential(layers).save(tmp_path / "tiny.keras")
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "eval.npz", x=images, y=np.arange(30) % 3)
+    arguments = (
+        str(tmp_path / "tiny.keras"),
+        "--eval",
+        str(tmp_path / "eval.npz"),
+        "--formats",
+        "float32",
+        "--new",
+    )
+    folders = [tmp_path / "one", tmp_path / "two"]
+
+    @contextlib.contextmanager
+    def begun(folder: Path) -> Iterator[Forked]:
+        """Start an export and yield it at its first step: what comes before has written nothing."""
+        with forked(command, "export", *arguments, "--models", str(folder)) as process:
+            process.reaches(lambda: "tiny keras:" in process.error)
+            yield process
 
     def kill_ten(number: int) -> int:
         folder, generator = folders[number], random.Random(number)
-        arguments = ["nn", "--models", str(folder), "--new", "--formats", "float32"]
+        with begun(folder) as process:
+            start = time.monotonic()
+            assert process.ends() == 0, process.error
+            life = time.monotonic() - start
         killed = 0
-        for _ in range(10):
-            process = subprocess.Popen(
-                [sys.executable, "-m", "export", *arguments],
-                cwd=ROOT,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            assert process.stderr is not None
-            # From the first step to a little after the last: what comes before has written nothing.
-            while "nn keras:" not in process.stderr.readline():
-                assert process.poll() is None
-            time.sleep(generator.uniform(0, 4))
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            killed += process.returncode == -signal.SIGKILL
-            for version in store.versions(folder / "nn").values():
+        for part in range(number, 20, 2):
+            with begun(folder) as process:
+                time.sleep((part + generator.random()) / 20 * life)
+                killed += process.kill() == -signal.SIGKILL
+            for version in store.versions(folder / "tiny").values():
                 assert cards.damage(version) == []
         return killed
 
@@ -305,11 +331,11 @@ def test_killed_exports_leave_whole_versions_only(trained: Path) -> None:
         killed = sum(pool.map(kill_ten, range(2)))
     assert killed, "every export had ended before it was killed"
     for folder in folders:
-        finished = len(store.versions(folder / "nn"))
-        assert export(folder, "nn", "--new", "--formats", "float32") == 0
+        finished = len(store.versions(folder / "tiny"))
+        assert export(folder, *arguments) == 0
         # No number was lost to one that didn't finish, and no stage is left.
-        assert list(store.versions(folder / "nn")) == list(range(1, finished + 2))
-        assert sorted(path.name for path in (folder / "nn").iterdir()) == sorted(
+        assert list(store.versions(folder / "tiny")) == list(range(1, finished + 2))
+        assert sorted(path.name for path in (folder / "tiny").iterdir()) == sorted(
             map(str, range(1, finished + 2))
         )
 
@@ -335,50 +361,48 @@ def test_what_is_not_blessed_is_not_published(trained: Path, capsys: pytest.Capt
 
 
 def test_a_worse_version_is_held_against_the_last_blessed_one(
-    trained: Path, models: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert export(trained, "nn", "--formats", "float32") == 0
-    path = trained / "nn" / "1" / cards.CARD
+    path = exported / "nn" / "1" / cards.CARD
     card = cards.read(path.parent)
     for artefact in card.artefacts:
         artefact["accuracy"]["value"] += 0.006  # as if the version before had been better
     card.write(path.parent)
-    assert export(trained, "nn", "--formats", "float32", "--new") == 6
+    assert export(exported, "nn", "--formats", "float32", "--new") == 6
     assert "accuracy against the last blessed version" in capsys.readouterr().err
-    assert export(trained, "nn", "--formats", "float32", "--new", "--max-drop", "0.007") == 0
+    assert export(exported, "nn", "--formats", "float32", "--new", "--max-drop", "0.007") == 0
 
 
 def test_versions_are_listed_verified_rolled_back_and_restored(
-    trained: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def command(*arguments: str) -> str:
-        assert export(trained, *arguments) == 0
+    def done(*arguments: str) -> str:
+        assert export(exported, *arguments) == 0
         return capsys.readouterr().out
 
-    for _ in range(2):
-        command("nn", "--formats", "float32", "--new")
-    assert "nn/1 is the latest version now" in command("rollback", "nn")
-    listed = json.loads(command("list", "--json"))
+    shutil.copytree(exported / "nn" / "1", exported / "nn" / "2")
+    assert "nn/1 is the latest version now" in done("rollback", "nn")
+    listed = json.loads(done("list", "--json"))
     assert [(row["version"], row["state"]) for row in listed] == [(1, "in service"), (2, "retired")]
-    assert "retired" in command("list")
-    assert "nn/2 is in service again" in command("restore", "nn")
+    assert "retired" in done("list")
+    assert "nn/2 is in service again" in done("restore", "nn")
     # How a server is to batch requests is for its operator to add.
-    (trained / "nn" / "2" / contract.BATCHING).write_text("max_batch_size { value: 8 }")
-    assert command("verify").count("as it was published") == 2
-    assert "version 1 is out of service" in command("retire", "nn", "1")
+    (exported / "nn" / "2" / contract.BATCHING).write_text("max_batch_size { value: 8 }")
+    assert done("verify").count("as it was published") == 2
+    assert "version 1 is out of service" in done("retire", "nn", "1")
     # One flipped bit anywhere is found.
-    path = trained / "nn" / "2" / "variables" / "variables.data-00000-of-00001"
+    path = exported / "nn" / "2" / "variables" / "variables.data-00000-of-00001"
     damaged = bytearray(path.read_bytes())
     damaged[1000] ^= 1
     path.write_bytes(damaged)
-    assert export(trained, "verify", "nn", "2") == 6
+    assert export(exported, "verify", "nn", "2") == 6
     assert "variables/variables.data-00000-of-00001 was changed" in capsys.readouterr().out
-    card = trained / "nn" / "retired-1" / cards.CARD
+    card = exported / "nn" / "retired-1" / cards.CARD
     card.write_text(card.read_text().replace('"blessed": true', '"blessed": false'))
-    assert export(trained, "verify", "nn") == 6
+    assert export(exported, "verify", "nn") == 6
     assert "export.json: was changed since it was written" in capsys.readouterr().out
-    assert export(trained, "retire", "nn", "7") == 4
-    assert export(trained, "list", "cnn") == 4
+    assert export(exported, "retire", "nn", "7") == 4
+    assert export(exported, "list", "cnn") == 4
 
 
 def test_broken_answers_are_found() -> None:

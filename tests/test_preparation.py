@@ -1,5 +1,6 @@
 """The graph of `serving_bytes` and the client prepare the same picture the same way."""
 
+import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -53,10 +54,12 @@ def assert_same(rules: Contract, data: bytes) -> None:
     assert scaled <= (rules.high - rules.low) / 255 + 1e-6
 
 
+@functools.cache
 def drawn() -> list[Image.Image]:
     return [draw_samples.draw(each) for each in draw_samples.SAMPLES]
 
 
+@functools.cache
 def photo() -> Image.Image:
     """A real photograph, that matplotlib ships."""
     import matplotlib
@@ -97,7 +100,7 @@ def test_jpeg_is_turned_upright(orientation: int, order: str) -> None:
     exif.endian = order
     exif[0x010F] = "a maker's name"
     exif[0x0112] = orientation
-    picture = draw_samples.draw(draw_samples.SAMPLES[-1])
+    picture = drawn()[-1]
     data = encoded(picture, "JPEG", exif=exif.tobytes())
     assert_same(DIGITS, data)
     upright = in_graph(PHOTOS, encoded(picture, "JPEG"))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import pytest
 
 from serving.protos import predict_pb2
 from serving.stubs import PredictionServiceStub
@@ -79,13 +80,16 @@ class _Server:
     def is_served(self, version: int) -> bool:
         return self.states().get(str(version)) == "AVAILABLE"
 
-    def stop(self, seconds: float = 30.0) -> str:
-        """End it as a service manager does, and return what it has printed; nothing went wrong unseen."""
+    def stop(self) -> str:
+        """End it as a service manager does, and return what it has printed."""
         self.process.send_signal(signal.SIGTERM)
-        out, err = self.process.communicate(timeout=seconds)
+        return self.ended()
+
+    def ended(self) -> str:
+        """Wait for its end, and return what it has printed; nothing went wrong unseen."""
+        out, err = self.process.communicate(timeout=30)
         # LiteRT says by itself what it has created.
         complaints = [line for line in err.splitlines() if not line.startswith("INFO: ")]
-        print(out)
         assert (self.process.returncode, complaints) == (0, [])
         assert "Traceback" not in out
         return out
@@ -103,6 +107,10 @@ def _served(tmp_path: Path, *flags: str, versions: tuple[int, ...] = (1,)) -> It
         yield _Server(started, client_of(started, ready), base_path, closes)
 
 
+class _LastAnswer(Exception):  # noqa: N818
+    """All is well, but the server won't take another request on this connection."""
+
+
 class _Rest:
     """One kept connection: an answer is the factor that the model multiplies with, which is its version."""
 
@@ -115,12 +123,21 @@ class _Rest:
     def port(self) -> int:
         return int(self._connection.sock.getsockname()[1])
 
-    def ask(self, target: str = "m") -> float:
-        self._connection.request("POST", f"/v1/models/{target}:predict", b'{"instances": [[1, 0]]}')
+    def ask(self, target: str = "m", rows: int = 1) -> float:
+        """Return what the model multiplies with. Raises _LastAnswer when the server says it is that."""
+        body = b'{"instances": [%b]}' % b",".join([b"[1, 0]"] * rows)
+        self._connection.request("POST", f"/v1/models/{target}:predict", body)
         response = self._connection.getresponse()
         answer = json.loads(response.read())
         assert response.status == 200, answer
+        assert len(answer["predictions"]) == rows
+        if response.getheader("connection") == "close":
+            raise _LastAnswer
         return float(answer["predictions"][0][0])
+
+    def is_closed(self) -> bool:
+        """Wait until the server closes the connection; raise what it sends instead, if it is an error."""
+        return self._connection.sock.recv(1) == b""
 
     def close(self) -> None:
         self._connection.close()
@@ -134,12 +151,14 @@ class _Grpc:
         self._channel = grpc.insecure_channel(f"127.0.0.1:{client.grpc_port}", options)
         grpc.channel_ready_future(self._channel).result(30)
         self._stub = PredictionServiceStub(self._channel)
-        self._request = predict_pb2.PredictRequest()
-        self._request.model_spec.name = "m"
-        self._request.inputs["x"].CopyFrom(to_proto(np.array([[1, 0]], np.float32)))
 
-    def ask(self) -> float:
-        return float(from_proto(self._stub.Predict(self._request, timeout=30).outputs["y"])[0, 0])
+    def ask(self, rows: int = 1) -> float:
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "m"
+        request.inputs["x"].CopyFrom(to_proto(np.tile(np.array([[1, 0]], np.float32), (rows, 1))))
+        answer = from_proto(self._stub.Predict(request, timeout=30).outputs["y"])
+        assert answer.shape == (rows, 2)
+        return float(answer[0, 0])
 
     def close(self) -> None:
         self._channel.close()
@@ -150,22 +169,25 @@ class _Asking:
     """A client that asks all the time, and what it was told."""
 
     connection: _Rest | _Grpc
+    rows: int = 1
     answers: list[float] = field(default_factory=list)
     error: Exception | None = None
+    begin: float = 0.0  # of the last request
 
     def run(self, done: threading.Event) -> None:
         try:
             while not done.is_set():
-                self.answers.append(self.connection.ask())
+                self.begin = time.monotonic()
+                self.answers.append(self.connection.ask(rows=self.rows))
         except Exception as error:  # noqa: BLE001 - whatever it is, the test says so
             self.error = error
 
 
 @contextlib.contextmanager
-def _asked(*connections: _Rest | _Grpc) -> Iterator[list[_Asking]]:
+def _asked(*connections: _Rest | _Grpc, rows: int = 1) -> Iterator[list[_Asking]]:
     """Ask on all connections all the time, each from a thread, until the context ends."""
     done = threading.Event()
-    asking = [_Asking(each) for each in connections]
+    asking = [_Asking(each, rows) for each in connections]
     threads = [threading.Thread(target=each.run, args=(done,)) for each in asking]
     for thread in threads:
         thread.start()
@@ -346,3 +368,36 @@ def test_ctrl_c_during_the_start_ends_all_processes_without_a_word(tmp_path: Pat
         out, err = started.communicate(timeout=30)
     assert (started.returncode, err) == (0, "")
     assert out.startswith("stopping: ")
+
+
+def test_sigterm_under_load_loses_no_request(tmp_path: Path) -> None:
+    """In flight is what was sent, or begun to be sent, on an open connection: over REST all of it is answered.
+
+    gRPC has nothing to say that a call is a connection's last; those that come too late are told that they haven't
+    begun. Whoever connects when nobody listens any more is refused.
+    """
+    with _served(tmp_path) as server:
+        rest = [server.rest() for _ in range(6)]
+        calls = [server.grpc() for _ in range(6)]
+        idle = server.rest()
+        idle.ask()
+        with (
+            _asked(*rest[:4]) as small,
+            _asked(*rest[4:], rows=50_000) as large,
+            _asked(*calls[:4]) as small_calls,
+            _asked(*calls[4:], rows=200_000) as large_calls,
+        ):
+            asking = [*small, *large, *small_calls, *large_calls]
+            assert _all_ask_on(asking), [each.error for each in asking]
+            signalled = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            eventually(lambda: all(each.error for each in asking), 30)
+        assert {type(each.error) for each in (*small, *large)} == {_LastAnswer}
+        for each in (*small_calls, *large_calls):
+            assert isinstance(each.error, grpc.RpcError)
+            assert each.error.code() == grpc.StatusCode.UNAVAILABLE
+            assert each.begin > signalled - 0.2
+        assert idle.is_closed()
+        with pytest.raises(ConnectionRefusedError):
+            server.rest()
+        server.ended()

@@ -23,7 +23,7 @@ SHAPES = arrays.array_shapes(max_dims=4, max_side=4)
 
 def _slow(body: bytes, dtype: int) -> NDArray[Any]:
     specs = {"x": TensorSpec("x:0", dtype, None)}
-    return json_tensors.decode_inputs(json_tensors._parse(body), specs)["x"]
+    return json_tensors.decode_inputs(json_tensors._parse(body, None), specs)["x"]
 
 
 def _fast(body: bytes, dtype: Any) -> NDArray[Any] | None:

@@ -243,6 +243,30 @@ def test_connections_that_are_reset_are_forgotten(client: Client) -> None:
     eventually(lambda: known() <= before)
 
 
+def test_a_client_that_does_not_wait_to_be_told_to_go_on(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", client.rest_port), 10) as connection:
+            connection.sendall(_BAD_CHUNK.replace(b"\r\n", b"\r\nExpect: 100-continue\r\n", 1))
+            answer = b"".join(iter(lambda: connection.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 400 ")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "head", [b"POST /x HTTP/1.0\r\nContent-Length: 10000000", b"POST /x HTTP/1.1\r\nHost: x\0"]
+)
+def test_who_is_refused_while_still_sending_gets_the_answer(client: Client, head: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", client.rest_port), 10) as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        for _ in range(100):
+            connection.sendall(bytes(100_000))
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 4")
+    assert answer.endswith(b"</HTML>\n")
+
+
 def test_bodies_have_a_limit(client: Client) -> None:
     path = "/v1/models/double:predict"
     too_much = Limits().body_bytes + 1

@@ -1,4 +1,6 @@
+import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
+from processes import Forked, command, forked
 from train import cards, checkpoint, cli, data
 from train.__main__ import main
 from train.cards import Card
@@ -24,17 +27,36 @@ from train.recipe import NETWORKS, RECIPES, Augmentation, Teachers
 FAST = RECIPES["fast"]
 
 
+@pytest.fixture
+def few(sample: Digits) -> Digits:
+    """Enough to train on where what counts is how, not how well: nine batches an epoch."""
+    return replace(
+        sample,
+        x_train=sample.x_train[:1280],
+        y_train=sample.y_train[:1280],
+        x_test=sample.x_test[:200],
+        y_test=sample.y_test[:200],
+    )
+
+
+@pytest.fixture
+def few_npz(few: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a file."""
+    path = tmp_path_factory.mktemp("few") / "few.npz"
+    np.savez(path, x_train=few.x_train, y_train=few.y_train, x_test=few.x_test, y_test=few.y_test)
+    return path
+
+
 def train(folder: Path, *arguments: str) -> int:
     return cli.run(main, [*arguments, "--models", str(folder)])
 
 
-def test_the_same_seed_gives_the_same_weights(tmp_path: Path, sample: Digits) -> None:
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path, few: Digits) -> None:
     import keras
 
     from train.fit import fit
 
     recipe = replace(FAST["cnn"], epochs=1, min_steps=0)
-    few = replace(sample, x_train=sample.x_train[:640], y_train=sample.y_train[:640])
     weights = []
     for number, seed in enumerate([7, 7, 8]):
         folder = tmp_path / str(number)
@@ -113,7 +135,7 @@ def test_a_loss_that_is_no_number_is_an_error_and_leaves_the_old_weights(
     assert files(tmp_path) == before
 
 
-def test_a_diverged_run_is_an_error_and_leaves_the_old_weights(tmp_path: Path, sample: Digits) -> None:
+def test_a_diverged_run_is_an_error_and_leaves_the_old_weights(tmp_path: Path, few: Digits) -> None:
     from train.fit import fit
 
     before = old_weights(tmp_path)
@@ -121,7 +143,7 @@ def test_a_diverged_run_is_an_error_and_leaves_the_old_weights(tmp_path: Path, s
     with pytest.raises(
         ResultError, match="cnn: diverged: right about .* lower the recipe's peak_learning_rate"
     ):
-        fit("cnn", wild, sample, 1, tmp_path)
+        fit("cnn", wild, few, 1, tmp_path)
     assert files(tmp_path) == before
 
 
@@ -145,39 +167,31 @@ def without_times(card: Card) -> dict[str, object]:
     }
 
 
-def test_a_killed_best_run_goes_on_and_ends_with_the_same_card(tmp_path: Path) -> None:
-    """The command in a process of its own, killed for real; the recipe's teachers are fewer, to save time."""
-    script = """
-import sys
-from dataclasses import replace
-from train import cli
-from train.__main__ import main
-from train.recipe import RECIPES, Teachers
-best = RECIPES["best"]
-best["cnn"] = replace(best["cnn"], teachers=Teachers("teacher", count=1, views=2, weight=0.9))
-sys.exit(cli.run(main, ["cnn", "--recipe", "best", "--epochs", "4", "--models", sys.argv[1]]))
-"""
+def train_best(*argv: str) -> None:
+    """Train by the recipe `best`, but with one teacher and fewer views, to save time."""
+    best = RECIPES["best"]
+    best["cnn"] = replace(best["cnn"], teachers=Teachers("teacher", count=1, views=2, weight=0.9))
+    command("train", "cnn", "--recipe", "best", "--epochs", "4", *argv)
 
-    def start(folder: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", script, str(folder)]
-        return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
+def test_a_killed_best_run_goes_on_and_ends_with_the_same_card(tmp_path: Path, few_npz: Path) -> None:
+    """Two processes in turn are killed for real, one in the teacher's training, one in the student's."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    _, error = start(whole).communicate()
-    assert (whole / "cnn.keras").exists(), error
-    for checkpoint_file in (killed / "teachers" / "1" / "teacher", killed / "cnn"):
-        process = start(killed)
-        while not checkpoint_file.with_suffix(".checkpoint.npz").exists():
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.kill()
-        process.communicate()
-        assert not checkpoint_file.with_suffix(".keras").exists()
-    process = start(killed)
-    _, error = process.communicate()
-    assert process.returncode == 0, error
-    assert re.search(r"cnn: goes on from epoch [234] of 4", error)
-    assert "teacher: up to date" in error
+
+    def start(folder: Path) -> contextlib.AbstractContextManager[Forked]:
+        return forked(train_best, "--data", str(few_npz), "--models", str(folder))
+
+    with start(whole) as beside:
+        for run in (killed / "teachers" / "1" / "teacher", killed / "cnn"):
+            with start(killed) as process:
+                process.reaches(run.with_suffix(".checkpoint.npz").exists)
+                assert process.kill() == -signal.SIGKILL
+            assert not run.with_suffix(".keras").exists()
+        with start(killed) as process:
+            assert process.ends() == 0, process.error
+            assert re.search(r"cnn: goes on from epoch [234] of 4", process.error)
+            assert "teacher: up to date" in process.error
+        assert beside.ends() == 0, beside.error
     assert without_times(cards.read(whole, "cnn")) == without_times(cards.read(killed, "cnn"))
     assert len(cards.read(killed, "cnn").history) == 4
     names = {path.name for path in killed.iterdir()}
@@ -186,11 +200,11 @@ sys.exit(cli.run(main, ["cnn", "--recipe", "best", "--epochs", "4", "--models", 
 
 
 def test_a_student_learns_from_its_teachers_and_goes_on_too(
-    tmp_path: Path, sample: Digits, models: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, few: Digits, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from train.fit import fit, prepare
 
-    few = replace(sample, x_train=sample.x_train[:1000], y_train=sample.y_train[:1000])
+    few = replace(few, x_train=few.x_train[:1000], y_train=few.y_train[:1000])
     recipe = replace(
         RECIPES["best"]["nn"],
         epochs=12,
@@ -232,31 +246,36 @@ def test_a_student_learns_from_its_teachers_and_goes_on_too(
 
 
 def test_best_trains_the_teachers_first_and_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, few_npz: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipes = RECIPES["best"]
+    best = ("--recipe", "best", "--epochs", "2", "--data", str(few_npz))
     quick = Teachers("teacher", count=2, views=2, weight=1.0)
     for name in NETWORKS:
         monkeypatch.setitem(recipes, name, replace(recipes[name], teachers=quick))
-    assert train(tmp_path, "nn", "--recipe", "best", "--epochs", "2") == 0
-    said = capsys.readouterr().err
+
+    def trained(*arguments: str) -> tuple[str, list[tuple[str, str]]]:
+        """Return what was said, and each network that was trained with its seed."""
+        assert train(tmp_path, *best, *arguments) == 0
+        said = capsys.readouterr().err
+        return said, re.findall("(.*): training with seed (.*)", said)
+
+    said, names = trained("nn", "--seed", "4")
     assert "nn: learns from 2 teachers, which come first" in said
-    assert said.count("teacher: training with seed") == 2
+    assert names == [("teacher", "1"), ("teacher", "2"), ("nn", "4")]
     teachers = [cards.read(tmp_path / "teachers" / str(seed), "teacher") for seed in (1, 2)]
     assert cards.read(tmp_path, "nn").teachers == [each.weights_sha256 for each in teachers]
-    assert train(tmp_path, "--recipe", "best", "--epochs", "2") == 0
-    said = capsys.readouterr().err
+    # Neither another network nor another seed needs others.
+    assert trained("cnn", "--seed", "5")[1] == [("cnn", "5")]
+    said, names = trained("nn", "--seed", "4")
     assert "nn: up to date" in said
-    assert "teacher: training" not in said
-    assert "cnn: training with seed 1" in said
-    assert train(tmp_path, "--recipe", "best", "--epochs", "2", "--seed", "4") == 0
-    assert capsys.readouterr().err.count("training with seed 4") == 2
+    assert names == []
 
 
 def test_several_seeds_are_reported_and_the_best_on_validation_is_kept(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, few_npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["nn", "--seeds", "3", "--seed", "5", "--epochs", "2"]
+    arguments = ["nn", "--seeds", "3", "--seed", "5", "--epochs", "2", "--data", str(few_npz)]
     assert train(tmp_path, *arguments) == 0
     captured = capsys.readouterr()
     card = cards.read(tmp_path, "nn")
@@ -324,41 +343,33 @@ def test_unwritable_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_killed_training_leaves_nothing_that_a_later_step_takes(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "train", "nn", "--epochs", "500", "--models", str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if re.match(r"nn: \d+/", line.replace(",", "")):
-            break  # steps are being made
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert {path.name for path in tmp_path.iterdir()} <= {"logs", "nn.checkpoint.npz"}
+    with forked(command, "train", "nn", "--epochs", "500", "--models", str(tmp_path)) as process:
+        process.reaches((tmp_path / "nn.checkpoint.npz").exists)
+        assert process.kill() == -signal.SIGKILL
+    left = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".stage-")}
+    assert left == {"logs", "nn.checkpoint.npz"}
+
+
+def train_until_the_weights_are_renamed(folder: Path) -> None:
+    """Train, and kill this process between the card's rename and the weights', the worst moment there is."""
+    from train import files
+    from train.fit import fit
+
+    publish = files.publish
+
+    def publish_all_but_weights(staged_path: Path, final: Path) -> None:
+        if final.suffix == ".keras":
+            os.kill(os.getpid(), signal.SIGKILL)
+        publish(staged_path, final)
+
+    files.publish = publish_all_but_weights
+    fit("nn", replace(FAST["nn"], epochs=1, min_steps=0), data.load(data.find()), 1, folder)
 
 
 def test_training_killed_while_it_writes_is_noticed(tmp_path: Path, sample: Digits) -> None:
-    """Stop the process between the card's rename and the weights', the worst moment there is."""
-    script = f"""
-import os, signal
-from dataclasses import replace
-from pathlib import Path
-from train import data, files
-from train.backend import tensorflow
-tensorflow()
-from train import fit
-from train.recipe import RECIPES
-real = files.publish
-def publish(staged, final):
-    if final.suffix == ".keras":
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(staged, final)
-files.publish = publish
-recipe = replace(RECIPES["fast"]["nn"], epochs=1, min_steps=0)
-fit.fit("nn", recipe, data.load(data.find()), 1, Path({str(tmp_path)!r}))
-"""
     (tmp_path / "nn.keras").write_text("old weights")
-    process = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False)
-    assert process.returncode == -signal.SIGKILL
+    with forked(train_until_the_weights_are_renamed, tmp_path) as process:
+        assert process.ends() == -signal.SIGKILL
     with pytest.raises(ArtifactError, match="not the weights that nn.card.json describes"):
         cards.read(tmp_path, "nn")
     recipe = replace(FAST["nn"], epochs=1, min_steps=0)

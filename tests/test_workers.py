@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
+from processes import Forked, command, forked
 from train import cards, cli, workers
 from train.__main__ import main
 from train.errors import UsageError
@@ -35,54 +35,45 @@ def config(addresses: list[str], index: int) -> str:
 
 
 @contextlib.contextmanager
-def started(folders: list[Path], *arguments: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start a worker for each folder, and see to it that none outlives the test."""
+def started(folders: list[Path], *arguments: str) -> Iterator[list[Forked]]:
+    """Start a worker for each folder."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(len(folders))]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "train", "nn", "--models", str(folder), *arguments],
-            cwd=ROOT,
-            env={**os.environ, "TF_CONFIG": config(addresses, index)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index, folder in enumerate(folders)
-    ]
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                forked(
+                    command,
+                    *("train", "nn", "--models", str(folder), *arguments),
+                    environment={"TF_CONFIG": config(addresses, index)},
+                )
+            )
+            for index, folder in enumerate(folders)
+        ]
 
 
 def test_two_workers_end_with_the_same_weights(tmp_path: Path) -> None:
     """Real processes; one is killed, the other notices, and started again they go on and agree."""
     folders = [tmp_path / "chief", tmp_path / "other"]
     checkpoint = folders[0] / "nn.checkpoint.npz"
-    with started(folders, "--epochs", "40") as processes:
-        while not checkpoint.exists():
-            assert [process.poll() for process in processes] == [None, None]
-            time.sleep(0.05)
-        processes[1].kill()
-        _, error = processes[0].communicate(timeout=60)
-        assert processes[0].returncode == 5
+    with started(folders, "--epochs", "20") as (chief, other):
+        for process in (chief, other):
+            process.reaches(checkpoint.exists)
+        other.kill()
+        assert chief.ends() == 5, chief.error
         assert re.search(
-            r"^error: nn: another worker has gone .* start this command again", error, re.MULTILINE
+            r"^error: nn: another worker has gone .* start this command again", chief.error, re.MULTILINE
         )
-        assert "Traceback" not in error
+        assert "Traceback" not in chief.error
     assert checkpoint.exists()
 
-    with started(folders, "--epochs", "40", "--json") as processes:
-        outputs = [process.communicate(timeout=200) for process in processes]
-        assert [process.returncode for process in processes] == [0, 0], outputs
-    chief, other = (json.loads(output)[0] for output, _ in outputs)
-    assert re.search(r"nn: goes on from epoch \d+ of 40", outputs[0][1])
-    assert chief["weights_sha256"] == other["weights_sha256"]
-    assert chief["workers"] == 2
-    assert len(chief["history"]) == 40
-    assert cards.read(folders[0], "nn").weights_sha256 == chief["weights_sha256"]
+    with started(folders, "--epochs", "20", "--json") as (chief, other):
+        assert (chief.ends(), other.ends()) == (0, 0), (chief.error, other.error)
+        assert re.search(r"nn: goes on from epoch \d+ of 20", chief.error)
+        (card,), (others,) = json.loads(chief.out), json.loads(other.out)
+    assert card["weights_sha256"] == others["weights_sha256"]
+    assert card["workers"] == 2
+    assert len(card["history"]) == 20
+    assert cards.read(folders[0], "nn").weights_sha256 == card["weights_sha256"]
     assert list(folders[1].iterdir()) == []  # the chief writes
 
 
@@ -128,7 +119,7 @@ def test_waiting_for_workers_ends(interrupt: bool) -> None:
 import sys
 from train import cli, workers
 def main(argv):
-    workers.connect(cli.say, seconds={60 if interrupt else 3})
+    workers.connect(cli.say, seconds={60 if interrupt else 1})
     return 0
 sys.exit(cli.run(main))
 """
@@ -153,7 +144,7 @@ sys.exit(cli.run(main))
         assert (process.returncode, error.splitlines()[-1]) == (130, "interrupted")
     else:
         assert process.returncode == 5
-        assert error.splitlines()[-1].startswith(f"error: TF_CONFIG: no worker at {addresses[0]} after 3 s")
+        assert error.splitlines()[-1].startswith(f"error: TF_CONFIG: no worker at {addresses[0]} after 1 s")
 
 
 def test_an_unusable_tf_config_is_one_line(

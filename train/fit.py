@@ -76,7 +76,8 @@ def fit(
     model.compile(
         _Optimizer(recipe, total, workers),
         keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
-        metrics=["accuracy"],
+        # Not by its name: Keras would make it in the first step, which TensorFlow traces once more then.
+        metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
         jit_compile=False,  # on a CPU, XLA's convolutions take twice as long as oneDNN's
     )
     card = Card(
@@ -246,8 +247,12 @@ def _final(model: keras.Model, name: str, recipe: Recipe, images: NDArray[np.uin
 
 
 def _answers(model: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    probabilities: NDArray[np.float32] = model.predict(to_input(images), batch_size=_PREDICT_BATCH, verbose=0)
-    return probabilities
+    # Not `predict`: it sets up a pipeline each time, which takes longer than a thousand answers of the nn.
+    parts = [
+        model.predict_on_batch(to_input(images[start : start + _PREDICT_BATCH]))
+        for start in range(0, len(images), _PREDICT_BATCH)
+    ]
+    return np.concatenate(parts)
 
 
 def _validate(
