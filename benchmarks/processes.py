@@ -1,18 +1,23 @@
 """What the kernel says about a process: memory, files, threads, children, when it began. Linux only."""
 
+import contextlib
 import os
 import re
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from train.errors import TargetError, TfshipError
 
-__all__ = ["Footprint", "age", "children", "footprint"]
+__all__ = ["Footprint", "Look", "Watch", "age", "children", "cpu", "footprint"]
 
 _PROC = Path("/proc")
 # Fields of /proc/<pid>/stat after the name, which may hold spaces (man 5 proc).
-_PARENT, _START = 1, 19
+_PARENT, _USER, _SYSTEM, _START = 1, 11, 12, 19
+_TICKS = os.sysconf("SC_CLK_TCK")
+_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,10 @@ class Footprint:
     proportional: int
     files: int
     threads: int
+
+
+# What the processes of a server hold at one time, by their names.
+Look = dict[str, Footprint]
 
 
 def footprint(pid: int) -> Footprint:
@@ -61,7 +70,49 @@ def age(pid: int) -> float | None:
     stat = _stat(pid)
     if not stat:
         return None
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(stat[_START]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(stat[_START]) / _TICKS
+
+
+def cpu(pid: int) -> float:
+    """Return the seconds of processor time that a process has had, to 10 ms; 0 if it has ended."""
+    stat = _stat(pid)
+    return (int(stat[_USER]) + int(stat[_SYSTEM])) / _TICKS if stat else 0.0
+
+
+class Watch:
+    """Looks at a server's processes, by the names `parent`, `worker 1`, `worker 2` and so on.
+
+    A server without workers is one, `worker`.
+    """
+
+    def __init__(self, pid: int) -> None:
+        workers = children(pid)
+        many = {"parent": pid, **{f"worker {number}": each for number, each in enumerate(workers, 1)}}
+        self.names = many if workers else {"worker": pid}
+
+    def look(self) -> Look:
+        """Look once. Raises TargetError if one of them has ended."""
+        return {name: footprint(pid) for name, pid in self.names.items()}
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[list[Look]]:
+        """Yield a list that grows by a look every second, and at the end. Raises TargetError as `look`, at the end."""
+        looks: list[Look] = []
+        over = threading.Event()
+
+        def watch() -> None:
+            with contextlib.suppress(TargetError):  # which the last look tells
+                while not over.wait(_LOOK_SECONDS):
+                    looks.append(self.look())
+
+        thread = threading.Thread(target=watch, name="watch", daemon=True)
+        thread.start()
+        try:
+            yield looks
+        finally:
+            over.set()
+            thread.join()
+        looks.append(self.look())
 
 
 def _stat(pid: int) -> list[str]:

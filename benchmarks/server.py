@@ -14,7 +14,10 @@ from pathlib import Path
 from train.errors import ArtifactError, TargetError
 from train.files import read_json
 
-__all__ = ["Addresses", "Server", "check_alive", "embedded", "launched"]
+__all__ = ["PROTOCOLS", "Addresses", "Server", "check_alive", "embedded", "launched"]
+
+# The fields of Addresses.
+PROTOCOLS = ("rest", "grpc")
 
 _ROOT = Path(__file__).resolve().parent.parent
 _START_SECONDS = 120.0

@@ -24,7 +24,7 @@ COMMAND = "server"
 
 def main(argv: Sequence[str]) -> int:
     """Measure, print the tables, return the exit code: 6 if the server answered wrongly, whatever its speed."""
-    own, flags = _split(argv)
+    own, flags = cli.split(argv)
     arguments = _parser().parse_args(own)
     cells = _cells(arguments.only)
     rows = formats.select(arguments.format)
@@ -53,12 +53,6 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """Return what stands before and after the first `--`, which argparse reads differently in each version."""
-    place = argv.index("--") if "--" in argv else len(argv)
-    return argv[:place], argv[place + 1 :]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser(
         "python -m benchmarks server",
@@ -75,9 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--connections", type=_counts, default=[1, 8, 32], metavar="A,B", help="how many at a time"
     )
-    parser.add_argument("--seconds", type=_count, default=4, metavar="S", help="how long a run lasts")
+    parser.add_argument("--seconds", type=cli.count, default=4, metavar="S", help="how long a run lasts")
     parser.add_argument(
-        "--repeats", type=_count, default=3, metavar="N", help="runs of each; the median counts"
+        "--repeats", type=cli.count, default=3, metavar="N", help="runs of each; the median counts"
     )
     parser.add_argument(
         "--format", default=reference.FORMAT, metavar="A,B", help="of the files that are served, in turn"
@@ -101,11 +95,5 @@ def _cells(only: str | None) -> list[Cell]:
     ]
 
 
-def _count(value: str) -> int:
-    if not value.isascii() or not value.isdigit() or int(value) == 0:
-        raise argparse.ArgumentTypeError(f"{value!r}: expected a whole number, 1 or more")
-    return int(value)
-
-
 def _counts(value: str) -> list[int]:
-    return [_count(each.strip()) for each in value.split(",")]
+    return [cli.count(each.strip()) for each in value.split(",")]

@@ -17,16 +17,15 @@ from typing import Any
 
 from benchmarks import cases, processes
 from benchmarks.reference import Cell
-from benchmarks.server import Addresses, check_alive, launched
+from benchmarks.server import PROTOCOLS, Addresses, check_alive, launched
 from export import formats
 from train.data import Digits
 from train.errors import ArtifactError, TargetError
 from train.files import sha256
 from train.progress import Progress
 
-__all__ = ["FLAGS", "PROTOCOLS", "measure"]
+__all__ = ["FLAGS", "measure"]
 
-PROTOCOLS = ("rest", "grpc")
 FLAGS = ("--prefer_tflite_model",)
 # Often enough to add nothing to what is measured, seldom enough to take nothing from it.
 _POLL_SECONDS = 0.002
@@ -35,12 +34,20 @@ _PATIENCE_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class _Start:
-    """Seconds: until the first answer, and of it until the workers began, a port was open, the answer was there."""
+    """Seconds from the command to the first answer: until the workers began, then a port was open, then it was there.
 
-    total: float
+    `work` is the processor time of the server and its busiest worker until then: what a start takes where nothing
+    else wants a processor.
+    """
+
     before_workers: float
     until_open: float
     answer: float
+    work: float
+
+    @property
+    def total(self) -> float:
+        return self.before_workers + self.until_open + self.answer
 
 
 def measure(
@@ -48,9 +55,9 @@ def measure(
 ) -> dict[str, Any]:
     """Start the server `repeats` times for each protocol, and ask the first of the models `found` in `models`.
 
-    Returns, by protocol, the seconds of each start, their median, and the medians of its parts. Raises ArtifactError
-    if a served file is of no format that the request fits, TargetError if a server doesn't answer, ResultError if it
-    answers wrongly.
+    Returns, by protocol, the seconds of each start, their median, and the medians of its parts and of its `work` (see
+    `_Start`). Raises ArtifactError if a served file is of no format that the request fits, TargetError if a server
+    doesn't answer, ResultError if it answers wrongly.
     """
     name, version = next(iter(found.items()))
     served = _served_format(version)
@@ -91,21 +98,24 @@ def _start(
         opened = time.monotonic()
         case.ask()
         answered = time.monotonic()
-        ages = [processes.age(worker) for worker in processes.children(process.pid)]
+        workers = processes.children(process.pid)
+        ages = [processes.age(worker) for worker in workers]
         now = time.monotonic()
+        work = processes.cpu(process.pid) + max(map(processes.cpu, workers), default=0.0)
     # Without workers, it is the server itself that opens the port.
-    workers = max((now - age for age in ages if age is not None), default=begin)
-    return _Start(answered - begin, workers - begin, opened - workers, answered - opened)
+    began = max((now - age for age in ages if age is not None), default=begin)
+    return _Start(began - begin, opened - began, answered - opened, work)
 
 
 def _described(starts: Sequence[_Start]) -> dict[str, Any]:
-    parts = ("before_workers", "until_open", "answer")
+    def median(what: str) -> float:
+        return round(float(statistics.median(getattr(each, what) for each in starts)), 3)
+
     return {
         "seconds": [round(each.total, 3) for each in starts],
-        "median": round(statistics.median(each.total for each in starts), 3),
-        "parts": {
-            part: round(statistics.median(getattr(each, part) for each in starts), 3) for part in parts
-        },
+        "median": median("total"),
+        "parts": {part: median(part) for part in ("before_workers", "until_open", "answer")},
+        "work": median("work"),
     }
 
 

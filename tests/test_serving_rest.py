@@ -1,11 +1,13 @@
 """REST against a running server."""
 
+import gc
 import gzip
 import http.client
 import json
 import re
 import socket
 import statistics
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -16,9 +18,10 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as bounded
 from hypothesis import strategies as st
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.settings import Limits, Settings
-from serving_fixtures import Client, config_of, serving, slow_steps, tiny_models
+from serving_fixtures import Client, config_of, eventually, serving, slow_steps, tiny_models
 
 _BAD_CHUNK = b"POST /v1/models/double:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"
 
@@ -223,6 +226,21 @@ def test_long_headers_in_pieces(client: Client) -> None:
             time.sleep(0.01)
         connection.sendall(b"\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_connections_that_are_reset_are_forgotten(client: Client) -> None:
+    def known() -> int:
+        gc.collect()
+        return sum(isinstance(each, HttpToolsProtocol) for each in gc.get_objects())
+
+    before = known()
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", client.rest_port), 10) as connection:
+            connection.sendall(b"GET /v1/models/double HTTP/1.1\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+            # To be reset by `close`, not ended.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    eventually(lambda: known() <= before)
 
 
 def test_a_client_that_does_not_wait_to_be_told_to_go_on(

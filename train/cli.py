@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from train.errors import TfshipError
 
-__all__ = ["parser", "run", "say"]
+__all__ = ["count", "parser", "run", "say", "split"]
 
 EXIT_CODES = (
     "exit codes: 0 done, 1 failed, 2 wrong usage, 3 unusable data or picture, 4 missing or damaged model, "
@@ -24,6 +24,19 @@ def parser(prog: str, description: str) -> argparse.ArgumentParser:
         formatter_class=_Formatter,
         allow_abbrev=False,
     )
+
+
+def count(value: str) -> int:
+    """Return a number of things as an argument's `type`: whole, 1 or more."""
+    if not value.isascii() or not value.isdigit() or int(value) == 0:
+        raise argparse.ArgumentTypeError(f"{value!r}: expected a whole number, 1 or more")
+    return int(value)
+
+
+def split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Return what stands before and after the first `--`, which argparse reads differently in each version."""
+    place = argv.index("--") if "--" in argv else len(argv)
+    return argv[:place], argv[place + 1 :]
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -1,0 +1,73 @@
+"""`python -m benchmarks soak`: how soon a TFLite-only server answers, and whether its memory grows.
+
+python -m benchmarks soak                                             three minutes of it, about four in all
+python -m benchmarks soak --requests 1000000 --json soak.json         as many requests as it takes
+python -m benchmarks soak --seconds 30 --starts 1 -- --workers=1      flags after -- are the server's
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from train import cli, data
+from train.errors import ResultError
+from train.files import write_json
+
+__all__ = ["COMMAND", "main"]
+
+COMMAND = "soak"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, print the tables, return the exit code: 6 if the server answered wrongly, whatever its memory."""
+    own, flags = cli.split(argv)
+    arguments = _parser().parse_args(own)
+    # The server's protocol and LiteRT are needed only here.
+    from benchmarks import load, soak, soak_table
+
+    load.require()
+    seconds = arguments.seconds or (None if arguments.requests else soak.Plan.seconds)
+    plan = soak.Plan(
+        arguments.requests, seconds, arguments.starts, arguments.seconds_each, arguments.connections, flags
+    )
+    digits = data.load(data.find(arguments.data, say=cli.say))
+    results = soak.run(arguments.models, plan, digits)
+    if arguments.json:
+        write_json(arguments.json, results)
+    print(soak_table.text(results))
+    if arguments.json:
+        cli.say(f"\nwritten: {arguments.json}")
+    if faulty := soak_table.problems(results):
+        raise ResultError(
+            f"wrong answers in {len(faulty)} runs, marked FAULTY above; the first is {faulty[0]}"
+        )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.parser(
+        "python -m benchmarks soak",
+        "Measure how soon a TFLite-only server with both models answers, and its memory over many requests: right ones "
+        "of every kind and wrong ones. Needs wrk and h2load (Debian: wrk nghttp2-client), and Linux. What stands after "
+        "-- goes to the server: -- --workers=1",
+    )
+    parser.add_argument("--models", type=Path, default=Path("models"), help="the folder of exported models")
+    parser.add_argument("--data", metavar="PATH", help="where the digits that are sent come from")
+    parser.add_argument(
+        "--requests", type=cli.count, metavar="N", help="whole rounds until so many are answered"
+    )
+    parser.add_argument(
+        "--seconds", type=cli.count, metavar="S",
+        help="or until so much time is over; 180 if neither is given",
+    )  # fmt: skip
+    parser.add_argument(
+        "--starts", type=cli.count, default=5, metavar="N", help="of the server, for each protocol"
+    )
+    parser.add_argument(
+        "--seconds-each", type=cli.count, default=2, metavar="S", help="how long a round asks for each thing"
+    )
+    parser.add_argument(
+        "--connections", type=cli.count, default=4, metavar="N", help="how many of each protocol at a time"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
+    return parser
