@@ -43,7 +43,6 @@ __all__ = ["BARS", "SCHEMA", "Bars", "Plan", "run"]
 # Counted up when a field of the result file changes its meaning.
 SCHEMA = 1
 
-_FORMATS = ("float32", "int8")
 # Until connections that are closed are gone from the server, too.
 _REST_SECONDS = 3.0
 # In the first round everything is asked for the first time, in the second by other connections.
@@ -79,6 +78,7 @@ class Plan:
     starts: int = 5
     seconds_each: int = 2
     connections: int = 4
+    formats: Sequence[str] = ("float32", "int8")
     flags: Sequence[str] = ()
 
     def is_done(self, requests: int, seconds: float) -> bool:
@@ -108,11 +108,11 @@ def run(models: Path, plan: Plan, digits: Digits) -> dict[str, Any]:
     """
     load.require()
     found = {name: store.latest(models / name) for name in NETWORKS}
-    files = {name: {each: cases.tflite(found[name], each) for each in _FORMATS} for name in found}
+    files = {name: {each: cases.tflite(found[name], each) for each in plan.formats} for name in found}
     busy = os.getloadavg()[0]
     started = start.measure(models, found, digits, plan.starts, plan.flags)
     with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
-        served = {f"{name}_{each}": (found[name], each) for name in found for each in _FORMATS}
+        served = {f"{name}_{each}": (found[name], each) for name in found for each in plan.formats}
         cases.stage(Path(folder, "models"), served)
         with embedded(Path(folder, "models"), list(served), *start.FLAGS, *plan.flags) as server:
             images = cases.images(digits, max(mixture.BATCHES))
