@@ -9,7 +9,7 @@ COMPOSE ?= docker compose
 # `make -j train export` must not export before the training is done.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install demo train export release serve serve-docker predict benchmark report test lint lock clean
+.PHONY: help install demo train export release serve serve-docker predict benchmark report test fuzz lint lock clean
 
 help:  ## show this list
 	@echo "tfship: train, export, serve, predict, compare. Start with: make demo"
@@ -76,6 +76,10 @@ report: $(STAMP)  ## render the report of the last benchmark again
 test: $(STAMP)  ## run the tests
 	@echo "test: the whole suite"
 	@$(PY) -m pytest
+
+fuzz: $(STAMP)  ## send the server 100,000 bad requests (CASES=…): before a release
+	@echo "fuzz: $(or $(CASES),100000) cases against a server of two workers"
+	@$(PY) -m tests.fuzzing --cases $(or $(CASES),100000)
 
 lint: $(STAMP)  ## check style, types, and that the README's tables are the measured ones
 	@echo "lint: ruff, mypy --strict, README"

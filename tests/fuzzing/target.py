@@ -1,0 +1,344 @@
+"""A server of two workers under fire: every case gets an answer that it may have, and no worker is the worse for it."""
+
+import contextlib
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httptools
+import numpy as np
+
+from fuzzing.cases import GRPC, REST, Case, Served
+from fuzzing.grpc_cases import PREDICT
+from serving.config import read_config
+from serving.protos import predict_pb2, types_pb2
+from serving.tensors import from_proto, to_proto
+from serving_fixtures import ROOT, ROW, Client, eventually, publish, tiny_models
+
+__all__ = ["Target", "target"]
+
+# An answer that takes longer is none.
+_SECONDS = 30.0
+# What a worker's memory may grow by, at any moment, over what it was when all models were loaded and had run.
+_GROWTH_BYTES = 1 << 30
+_STATUSES = {200, 400, 401, 403, 404, 405, 408, 409, 413, 414, 429, 431, 499, 501, 503, 504}
+# What shows an exception that nobody expected.
+_BUGS = {"UNKNOWN", "INTERNAL", "DATA_LOSS", "UNAVAILABLE", "CANCELLED"}
+# gRPC connections: so many that each worker has some.
+_CHANNELS = 8
+_OPTIONS = [
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_retries", 0),
+]
+
+
+@dataclass
+class _Worker:
+    pid: int
+    started: str
+    bytes: int
+    bound: int
+
+
+@dataclass
+class Target:
+    """The server, its clients, and what has come of the cases so far."""
+
+    server: subprocess.Popen[bytes]
+    client: Client
+    log: Path
+    config: Any
+    served: Sequence[Served]
+    channels: Sequence[grpc.Channel]
+    statuses: Counter[tuple[str, str]] = field(default_factory=Counter)
+    slowest: float = 0.0
+    last: Case | None = None
+    _workers: list[_Worker] = field(default_factory=list)
+    _log_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.check_health()
+        for pid in _children(self.server.pid):
+            size = _memory(pid, "VmRSS")
+            self._workers.append(_Worker(pid, _started(pid), size, size + _GROWTH_BYTES))
+        assert len(self._workers) == 2, self.tail()
+
+    def check(self, case: Case) -> None:
+        """Send a case; raise AssertionError if it isn't answered as it should be, or harms a worker."""
+        self.last = case
+        for worker in self._workers:
+            # So that the peak is this case's own (proc(5)).
+            Path(f"/proc/{worker.pid}/clear_refs").write_text("5")
+        begin = time.monotonic()
+        if case.to == REST:
+            outcome = self._rest(case)
+        elif case.to == GRPC:
+            outcome = self._bytes(case)
+        else:
+            outcome = self._call(case)
+        self.slowest = max(self.slowest, time.monotonic() - begin)
+        self.statuses[case.kind, outcome] += 1
+        self.check_workers()
+        self.check_log()
+
+    def check_log(self) -> None:
+        """Raise AssertionError if the log shows a bug."""
+        if self.log.stat().st_size > self._log_bytes:
+            with self.log.open("rb") as file:
+                file.seek(self._log_bytes)
+                new = file.read()
+            self._log_bytes += len(new)
+            text = new.decode(errors="replace")
+            assert not re.search("Traceback|unexpected error|has died", text), text[-3000:]
+
+    def check_workers(self) -> None:
+        """Raise AssertionError if a worker has died, or has ever needed too much memory."""
+        for worker in self._workers:
+            assert _started(worker.pid) == worker.started, f"worker {worker.pid} has died\n{self.tail()}"
+            peak = _memory(worker.pid, "VmHWM")
+            assert peak <= worker.bound, f"worker {worker.pid} has used {peak >> 20} MiB"
+
+    def check_health(self) -> None:
+        """Raise AssertionError if good requests aren't answered right by every worker, or the log shows a bug."""
+        for _ in range(_CHANNELS):
+            assert self.client.rest("/v1/models/double:predict", {"instances": [[1, 2]]}) == (
+                200,
+                {"predictions": [[2.0, 4.0]]},
+            )
+            assert self.client.rest("/v1/models/lite:predict", {"instances": [[1, 2]]}) == (
+                200,
+                {"predictions": [[3.0, 6.0]]},
+            )
+        for channel in self.channels:
+            for model, factor in (("double", 2), ("lite", 3)):
+                np.testing.assert_array_equal(_predict(channel, model), ROW * factor)
+        self.check_workers()
+        self.check_log()
+
+    def tail(self) -> str:
+        """Return the end of the server's log."""
+        return self.log.read_text(errors="replace")[-3000:]
+
+    def rss(self) -> list[int]:
+        """Return each worker's memory in bytes."""
+        return [_memory(worker.pid, "VmRSS") for worker in self._workers]
+
+    def growth(self) -> list[int]:
+        """Return by how many bytes each worker's memory has grown since the first case."""
+        return [_memory(worker.pid, "VmRSS") - worker.bytes for worker in self._workers]
+
+    def _rest(self, case: Case) -> str:
+        expected = _Expected(case.data)
+        with socket.create_connection(("127.0.0.1", self.client.rest_port), _SECONDS) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                for start, end in zip((0, *case.cuts), (*case.cuts, len(case.data)), strict=True):
+                    connection.sendall(case.data[start:end])
+                if not expected.broken and not expected.methods:
+                    return "incomplete"
+                statuses = list(_answers(connection, expected))
+            except (ConnectionResetError, BrokenPipeError):
+                assert _goes_on(case.data), f"the connection was reset\n{self.tail()}"
+                return "reset"
+        assert statuses, f"no answer\n{self.tail()}"
+        assert set(statuses) <= _STATUSES, f"{statuses}\n{self.tail()}"
+        return " ".join(map(str, sorted(set(statuses))))
+
+    def _bytes(self, case: Case) -> str:
+        with socket.create_connection(("127.0.0.1", self.client.grpc_port), _SECONDS) as connection:
+            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                connection.sendall(case.data)
+                connection.shutdown(socket.SHUT_WR)
+                # It says something, or closes: at the latest because we have.
+                connection.recv(1)
+        return "sent"
+
+    def _call(self, case: Case) -> str:
+        channel = self.channels[self.statuses.total() % len(self.channels)]
+        begin = time.monotonic()
+        try:
+            channel.unary_unary(case.to)(case.data, timeout=_SECONDS)
+        except grpc.RpcError as error:
+            code, details = error.code().name, error.details() or ""
+            assert code not in _BUGS, f"{code}: {details}\n{self.tail()}"
+            assert time.monotonic() - begin < _SECONDS, f"no answer: {code}"
+            # An error that doesn't fit into a client's limits reaches nobody.
+            assert "metadata size exceeds" not in details, details[:200]
+            return str(code)
+        return "OK"
+
+
+@contextlib.contextmanager
+def target(
+    exported: Path | None = None, recorded: Path | None = None, flags: Sequence[str] = ()
+) -> Iterator[Target]:
+    """Run the server with the tests' tiny models on both runtimes and, if given, folders of more of them.
+
+    Models in `exported` run on both runtimes, those in `recorded` are SavedModels.
+    """
+    with tempfile.TemporaryDirectory(prefix="tfship-fuzz-") as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        publish(folder / "lite", 3)
+        models = {each: tiny_models() / each for each in ("double", "texts", "conv", "pair", "examples")}
+        models["lite"] = folder / "lite"
+        for path in sorted(exported.iterdir()) if exported else ():
+            if any(path.glob("[0-9]*/saved_model.pb")):
+                models |= {f"{path.name}_lite": path, f"{path.name}_saved": folder / path.name}
+                shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("model.tflite"))
+        for path in sorted(recorded.iterdir()) if recorded else ():
+            models[f"recorded_{path.name}"] = path
+        config = "".join(
+            f'config {{ name: "{each}" base_path: "{path}" model_platform: "tensorflow" }}\n'
+            for each, path in models.items()
+        )
+        (folder / "models.config").write_text(f"model_config_list {{\n{config}}}\n")
+        server = stack.enter_context(_server(folder, flags))
+        client = Client.of(folder / "ready.json")
+        address = f"127.0.0.1:{client.grpc_port}"
+        channels = [stack.enter_context(grpc.insecure_channel(address, _OPTIONS)) for _ in range(_CHANNELS)]
+        served = [each for model in models for each in _signatures(client, model)]
+        yield Target(server, client, folder / "log", read_config(folder / "models.config"), served, channels)
+
+
+@contextlib.contextmanager
+def _server(folder: Path, flags: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "serving", f"--model_config_file={folder}/models.config"]
+    command += ["--port=-1", "--rest_api_port=-1", f"--ready_file={folder}/ready.json", "--workers=2"]
+    command += ["--prefer_tflite_model", *flags]
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log) as server,
+    ):
+        try:
+            eventually(lambda: (folder / "ready.json").exists() or server.poll() is not None, 120)
+            assert server.poll() is None, (folder / "log").read_text()
+            yield server
+        finally:
+            server.terminate()
+            try:
+                server.wait(60)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def _signatures(client: Client, model: str) -> Iterator[Served]:
+    """Yield what can be called of a model, as its metadata say."""
+    _, answer = client.rest(f"/v1/models/{model}/metadata")
+    for name, signature in answer["metadata"]["signature_def"]["signature_def"].items():
+        if signature["method_name"]:
+            inputs = {key: _input(each) for key, each in signature["inputs"].items()}
+            yield Served(model, name, inputs)
+
+
+def _input(info: Mapping[str, Any]) -> tuple[int, tuple[int, ...] | None]:
+    shape = info["tensor_shape"]
+    sizes = None if shape["unknown_rank"] else tuple(int(each["size"]) for each in shape["dim"])
+    return types_pb2.DataType.Value(info["dtype"]), sizes
+
+
+def _predict(channel: grpc.Channel, model: str) -> Any:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.inputs["x"].CopyFrom(to_proto(ROW))
+    answer = channel.unary_unary(PREDICT)(request.SerializeToString(), timeout=_SECONDS)
+    return from_proto(predict_pb2.PredictResponse.FromString(answer).outputs["y"])
+
+
+def _children(pid: int) -> list[int]:
+    # A worker that takes another's place is started by another thread.
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for each in lists for child in each.read_text().split()]
+
+
+def _started(pid: int) -> str:
+    """Return when a process has started, so that it can't be taken for another; "" if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _memory(pid: int, name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found, f"worker {pid} has ended"
+    return int(found[1]) * 1024
+
+
+class _Expected:
+    """What a client must get for what it sends, as the server's own HTTP parser sees that.
+
+    `methods` are those of the requests that are whole; `broken` says that something in it isn't HTTP: the server
+    refuses it and closes the connection; `ended` that what follows the connection's last request may reset it.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.methods: list[str] = []
+        self.broken = self.ended = False
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.feed(data)
+
+    def feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.broken = self.ended = True
+        except httptools.HttpParserError:
+            self.broken = True
+
+    def on_message_complete(self) -> None:
+        self.methods.append(self._parser.get_method().decode("latin-1"))
+        self.ended |= not self._parser.should_keep_alive()
+
+
+def _goes_on(data: bytes) -> bool:
+    """Tell whether something follows a connection's last request; this parser swallows it."""
+    expected = _Expected(b"")
+    for at in range(len(data)):
+        expected.feed(data[at : at + 1])
+        if expected.ended:
+            return at + 1 < len(data)
+    return False
+
+
+def _answers(connection: socket.socket, expected: _Expected) -> Iterator[int]:
+    """Yield the statuses of all answers until they are as many as the requests, or the server closes."""
+    content, count = b"", 0
+    while count < len(expected.methods) or expected.broken:
+        while (end := content.find(b"\r\n\r\n")) < 0:
+            piece = connection.recv(65536)
+            if not piece:
+                assert not content, f"an answer ends within its headers: {content!r}"
+                return
+            content += piece
+        head, content = content[:end], content[end + 4 :]
+        found = re.match(rb"HTTP/1\.1 (\d{3}) ", head)
+        assert found, f"not an HTTP answer: {head!r}"
+        status = int(found[1])
+        if status == 100:
+            continue
+        length = re.search(rb"\r\ncontent-length: (\d+)(\r\n|$)", head)
+        assert length, f"no length: {head!r}"
+        size = 0 if expected.methods[count : count + 1] == ["HEAD"] else int(length[1])
+        while len(content) < size:
+            piece = connection.recv(65536)
+            assert piece, f"an answer ends within its body: {head!r}"
+            content += piece
+        if b"application/json" in head and b"content-encoding" not in head and size:
+            json.loads(content[:size])
+        content = content[size:]
+        count += 1
+        yield status
