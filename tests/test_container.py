@@ -14,6 +14,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -242,9 +243,16 @@ def test_a_server_without_rest_is_asked_over_its_grpc_port(tmp_path: Path) -> No
             assert healthcheck.main([str(ready)]) == 0
         finally:
             process.kill()
-    ready.write_text(content)  # a server that died without removing it
+    ready.write_text(content)  # a server that died without removing it; its workers end when they see that
+    port = json.loads(content)["grpc_port"]
+    eventually(lambda: not _listens(port))
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1:\d+: doesn't answer \(.*refused"):
         healthcheck.main([str(ready)])
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_server_that_is_not_ready_is_not_healthy(tmp_path: Path) -> None:
