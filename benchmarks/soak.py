@@ -65,7 +65,7 @@ class Bars:
 BARS = Bars()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """How much is done: whole rounds until there are so many requests, or so many seconds are over.
 

@@ -28,7 +28,12 @@ def main(argv: Sequence[str]) -> int:
     load.require()
     seconds = arguments.seconds or (None if arguments.requests else soak.Plan.seconds)
     plan = soak.Plan(
-        arguments.requests, seconds, arguments.starts, arguments.seconds_each, arguments.connections, flags
+        requests=arguments.requests,
+        seconds=seconds,
+        starts=arguments.starts,
+        seconds_each=arguments.seconds_each,
+        connections=arguments.connections,
+        flags=flags,
     )
     digits = data.load(data.find(arguments.data, say=cli.say))
     results = soak.run(arguments.models, plan, digits)

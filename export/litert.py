@@ -42,7 +42,8 @@ class LiteRT:
         self._made, self._waiting = 1, 0
         self._returned = threading.Condition()  # notified when one is given back that somebody waits for
         try:
-            first = self._new()
+            allocated = self._allocated()
+            first = _with_runners(allocated)
         except (ValueError, RuntimeError) as error:
             raise ArtifactError(f"{path}: LiteRT can't load it ({error})") from error
         if not first.runners:
@@ -56,6 +57,12 @@ class LiteRT:
             )
             for name, runner in first.runners.items()
         }
+        self._row_bytes = max(map(_row_bytes, allocated.get_tensor_details()), default=0)
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes that one row takes of the largest tensor that has a row for each of the batch's."""
+        return self._row_bytes
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -96,7 +103,7 @@ class LiteRT:
             return self._idle.pop()
         with self._returned:
             if self._made < self._at_once:
-                interpreter = self._new()
+                interpreter = _with_runners(self._allocated())
                 self._made += 1
                 return interpreter
             # Counted before the list is looked at again: whoever gives one back from now on will say so.
@@ -115,12 +122,11 @@ class LiteRT:
             with self._returned:
                 self._returned.notify(1 if self._at_once else self._waiting)
 
-    def _new(self) -> "_Interpreter":
+    def _allocated(self) -> Interpreter:
         interpreter = Interpreter(model_content=self._content, num_threads=self._threads)
         # Before the runners exist: it finds out now what the first inference would stumble over.
         interpreter.allocate_tensors()
-        names = interpreter.get_signature_list()
-        return _Interpreter({name: interpreter.get_signature_runner(name) for name in names})
+        return interpreter
 
 
 @dataclass(eq=False)
@@ -129,6 +135,20 @@ class _Interpreter:
 
     runners: dict[str, Any]
     shapes: tuple[Any, ...] = ()
+
+
+def _with_runners(interpreter: Interpreter) -> _Interpreter:
+    names = interpreter.get_signature_list()
+    return _Interpreter({name: interpreter.get_signature_runner(name) for name in names})
+
+
+def _row_bytes(details: Mapping[str, Any]) -> int:
+    free = tuple(details["shape_signature"][:1]) == (-1,)
+    return (
+        int(np.prod(details["shape"][1:], dtype=np.int64)) * np.dtype(details["dtype"]).itemsize
+        if free
+        else 0
+    )
 
 
 def _spec(details: Mapping[str, Any]) -> TensorSpec:

@@ -139,10 +139,13 @@ def _workers(flags: argparse.Namespace) -> int:
 
 def _loader(flags: argparse.Namespace) -> Loader:
     both, intra = flags.tensorflow_session_parallelism, flags.tensorflow_intra_op_parallelism
+    interpreters = flags.num_tflite_pools * flags.num_tflite_interpreters_per_pool
+    share = max(1, cores() // max(1, flags.workers))
     return Loader(
         prefer_tflite=flags.prefer_tflite_model,
         threads=intra or both or 1,
-        interpreters=flags.num_tflite_pools * flags.num_tflite_interpreters_per_pool,
+        interpreters=interpreters,
+        large_batches=(share, share if intra or both else min(cores(), interpreters)),
         warmup=flags.enable_model_warmup,
         warmup_iterations=flags.num_request_iterations_for_warmup or 1,
         tags=flags.saved_model_tags,
@@ -311,7 +314,8 @@ def _add_runtime(flags: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--tensorflow_session_parallelism", type=_at_least(0), default=0, metavar="N",
-        help="threads of an inference, in each worker; 0: TFLite one, TensorFlow the worker's share of the cores",
+        help="threads of an inference, in each worker; 0: TFLite one, but for a large batch idle cores help; "
+        "TensorFlow the worker's share of the cores",
     )  # fmt: skip
     group.add_argument(
         "--tensorflow_intra_op_parallelism", type=_at_least(0), default=0, metavar="N",

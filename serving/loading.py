@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Loader"]
 
+# For the largest tensor of a batch that TFLite runs at once. Today's processors have 1 or 2 MiB of second-level cache
+# per core; the MNIST CNN takes 225 µs an image below this, 231 at half, 234 at double, 249 at four times as much.
+_CACHE_BYTES = 2 * 2**20
 
 # TensorFlow Serving never compares shapes with the signature, and people rely on it: its own documentation
 # sends vectors to a [-1, 1] input. But some kernels abort the whole process on a rank they don't expect
@@ -56,7 +59,8 @@ class Loader:
 
     With `warmup`, the requests that a version brings are run before it counts as loaded (`serving.warmup`), each
     of them `warmup_iterations` times. `threads` is what LiteRT has for an inference, and `interpreters` how many
-    inferences of a TFLite file may run at a time, each in memory of its own. For TensorFlow, threads and more are in
+    inferences of a TFLite file may run at a time, each in memory of its own; `large_batches` says how many of those
+    run at a time, and by how many threads (`serving.splitting`). For TensorFlow, threads and more are in
     `session_config`, a serialised ConfigProto; `tags` are those of the SavedModel's graph that is served.
 
     With `batching`, requests to a model are run together, on threads that all models share. With
@@ -67,6 +71,7 @@ class Loader:
     prefer_tflite: bool = False
     threads: int = 1
     interpreters: int = 4
+    large_batches: tuple[int, int] = (1, 1)
     warmup: bool = True
     warmup_iterations: int = 1
     tags: tuple[str, ...] = ("serve",)
@@ -84,8 +89,11 @@ class Loader:
         if self.prefer_tflite and tflite.is_file():
             # Each runtime is imported only when it is needed: TensorFlow takes seconds and half a gigabyte.
             from export.litert import LiteRT
+            from serving.splitting import SplitRuntime
 
-            runtime = self._batched(LiteRT(tflite, self.threads, self.interpreters), parameters)
+            litert = LiteRT(tflite, self.threads, self.interpreters)
+            rows = max(1, _CACHE_BYTES // max(1, litert.row_bytes))
+            runtime = self._batched(SplitRuntime(litert, rows, *self.large_batches), parameters)
             loaded = Loaded(runtime, any_shape=False, kind="TFLite")
             return self._warmed(path, loaded, fitting=True)
         graph = path / "saved_model.pb"
