@@ -4,7 +4,6 @@
 slow way: this module knows no error, and makes no difference but in time.
 """
 
-import functools
 import math
 import re
 import threading
@@ -35,34 +34,39 @@ _KINDS: dict[str, tuple[str, Any]] = {
 _INT32 = np.iinfo(np.int32)
 # What a number and the space around it are made of. All else is structure.
 _NUMBER_AND_SPACE = b"0123456789+-.eE \t\r\n"
-# Not deleted: `1[2]` must not become 12.
-_BRACKETS_TO_SPACES = bytes.maketrans(b"[]", b"  ")
+# `[` and `]`, 0x5b and 0x5d, with these bits set are this; and so are `Y` and `_`, which no number has.
+_BRACKET_BITS, _BRACKET = np.uint8(0x06), np.uint8(0x5F)
+_SPACE = np.uint8(0x20)
 # A parser keeps the room that it once needed.
 _KEPT_BYTES = 16 * 2**20
-# 64 of these are kept.
+# So many structures of regular arrays are kept, none longer than this.
+_MOST_KEPT = 64
 _KEPT_STRUCTURE = 256 * 1024
 
 _local = threading.local()
+# Shapes, and all of an array but its numbers, by the length of that: most requests' are those of requests before.
+_kept: dict[int, tuple[tuple[int, ...], bytes]] = {}
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """A `:predict` body whose values, `instances` or `inputs`, look like an array; `array` is its text."""
+    """A `:predict` body whose values, `instances` or `inputs`, look like an array, from `begin` to `end`."""
 
     body: bytes
     signature_name: str
     is_row: bool
-    array: bytes
+    begin: int
+    end: int
 
     def tensor(self, dtype: DType) -> NDArray[Any] | None:
         """Return the values as a tensor; None if they aren't a regular array of numbers of that type."""
         if dtype.name not in _KINDS:
             return None
         kind, given = _KINDS[dtype.name]
-        shape = _shape(self.array.translate(None, _NUMBER_AND_SPACE))
+        shape = _shape(self.body[self.begin : self.end].translate(None, _NUMBER_AND_SPACE))
         if shape is None:
             return None
-        flat = b"[%b]" % self.array.translate(_BRACKETS_TO_SPACES)
+        flat = _flat(np.frombuffer(self.body, np.uint8, self.end - self.begin, self.begin))
         try:
             values = np.frombuffer(_parser(len(flat)).parse(flat).as_buffer(of_type=kind), given)
         except (TypeError, ValueError, RuntimeError):
@@ -87,7 +91,7 @@ def read(body: bytes) -> Numbers | None:
     if not tail or (head[1] is not None and tail[1] is not None):
         return None
     name = head[1] or tail[1] or b""
-    return Numbers(body, name.decode(), head[2] == b"instances", body[head.end() : end])
+    return Numbers(body, name.decode(), head[2] == b"instances", head.end(), end)
 
 
 def write(array: NDArray[Any]) -> bytes | None:
@@ -101,6 +105,9 @@ def write(array: NDArray[Any]) -> bytes | None:
 
 def _shape(structure: bytes) -> tuple[int, ...] | None:
     """Return the sizes of an array of which only brackets and commas are left; None if it isn't regular."""
+    kept = _kept.get(len(structure))
+    if kept and kept[1] == structure:
+        return kept[0]
     rank = len(structure) - len(structure.lstrip(b"["))
     if not 0 < rank <= MAX_RANK:
         return None
@@ -119,9 +126,14 @@ def _shape(structure: bytes) -> tuple[int, ...] | None:
     shape = tuple(reversed(sizes))
     if not all(size > 0 for size in shape):
         return None
-    # Most requests' shapes are those of requests before, but long ones aren't worth keeping.
-    brackets = _kept_brackets(shape) if len(structure) <= _KEPT_STRUCTURE else _brackets(shape)
-    return shape if structure == brackets else None
+    brackets = _brackets(shape)
+    if structure != brackets:
+        return None
+    if len(structure) <= _KEPT_STRUCTURE:
+        if len(_kept) >= _MOST_KEPT:
+            _kept.clear()
+        _kept[len(structure)] = shape, brackets
+    return shape
 
 
 def _brackets(shape: tuple[int, ...]) -> bytes:
@@ -131,7 +143,19 @@ def _brackets(shape: tuple[int, ...]) -> bytes:
     return b"[" + (inner + b",") * (shape[0] - 1) + inner + b"]"
 
 
-_kept_brackets = functools.lru_cache(maxsize=64)(_brackets)
+def _flat(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an array's text, of whose structure all is known, as that of one without arrays in it.
+
+    Its brackets become spaces, and aren't left out: `1[2]` must not become 12.
+    """
+    flat = np.empty(len(array) + 2, np.uint8)
+    flat[0], flat[-1] = b"[]"
+    inside = flat[1:-1]
+    np.bitwise_or(array, _BRACKET_BITS, out=inside)
+    np.multiply(array, inside != _BRACKET, out=inside)
+    # What is less than a space, zeros among it, is a space.
+    np.maximum(inside, _SPACE, out=inside)
+    return flat
 
 
 def _parser(size: int) -> Any:
