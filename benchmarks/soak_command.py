@@ -26,10 +26,9 @@ def main(argv: Sequence[str]) -> int:
     from benchmarks import load, soak, soak_table
 
     load.require()
-    seconds = arguments.seconds or (None if arguments.requests else soak.Plan.seconds)
     plan = soak.Plan(
         requests=arguments.requests,
-        seconds=seconds,
+        seconds=arguments.seconds or (None if arguments.requests else soak.Plan.seconds),
         starts=arguments.starts,
         seconds_each=arguments.seconds_each,
         connections=arguments.connections,

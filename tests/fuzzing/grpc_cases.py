@@ -23,10 +23,18 @@ from serving.protos import (
 )
 from serving.tensors import DTYPES, dtype_of
 
-__all__ = ["PREDICT", "calls", "configs", "frames", "inputs", "predictions", "reloads", "tensors"]
+__all__ = ["METHODS", "PREDICT", "calls", "configs", "frames", "inputs", "predictions", "reloads", "tensors"]
 
 _PREDICTION, _MODEL = "/tensorflow.serving.PredictionService/", "/tensorflow.serving.ModelService/"
 PREDICT = f"{_PREDICTION}Predict"
+# All that leave the models as they are.
+METHODS = [
+    *(
+        f"{_PREDICTION}{name}"
+        for name in ("Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata")
+    ),
+    f"{_MODEL}GetModelStatus",
+]
 _RELOAD = f"{_MODEL}HandleReloadConfigRequest"
 
 _INT64 = st.integers(-(2**63), 2**63 - 1)

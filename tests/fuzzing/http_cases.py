@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fuzzing.cases import REST, Case, Served, mutated
 from serving.tensors import dtype_of
 
-__all__ = ["http", "json_bodies", "json_requests"]
+__all__ = ["http", "json_bodies", "json_requests", "post"]
 
 # JSON, as text: what a parser must get right, and some of what it must refuse.
 _NUMBERS = st.sampled_from(
@@ -202,7 +202,8 @@ def _predict(draw: st.DrawFn, served: Served) -> str:
     return f'"{draw(st.sampled_from(["instances", "inputs", "x"]))}": {draw(_ANY_JSON)}'
 
 
-def _request(path: str, body: bytes, *headers: str) -> bytes:
+def post(path: str, body: bytes, *headers: str) -> bytes:
+    """Return a POST that is good HTTP, whatever its body."""
     head = [f"POST {path} HTTP/1.1", "Host: x", "Connection: close", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join([*head, "", ""]).encode() + body
 
@@ -224,7 +225,7 @@ def json_requests(draw: st.DrawFn, served: Sequence[Served]) -> Case:
         headers = ("Content-Encoding: gzip",)
     if not draw(st.integers(0, 11)):
         headers += ("Accept-Encoding: gzip",)
-    return Case("json", REST, _request(f"/v1/models/{one.model}:{verb}", body, *headers))
+    return Case("json", REST, post(f"/v1/models/{one.model}:{verb}", body, *headers))
 
 
 _METHODS = [

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
@@ -11,7 +12,9 @@ from fuzzing import grpc_cases, http_cases
 from fuzzing.cases import Case
 from fuzzing.target import Target
 
-__all__ = ["KINDS", "run"]
+__all__ = ["KINDS", "drawn", "run"]
+
+_T = TypeVar("_T")
 
 KINDS = ("json", "http", "grpc", "reload", "frames")
 _AT_ONCE = 200
@@ -53,16 +56,29 @@ def _strategies(target: Target) -> dict[str, SearchStrategy[Case]]:
 
 
 def _some(target: Target, strategy: SearchStrategy[Case], count: int, start: int) -> None:
+    _each(target.check, strategy, count, start, [Phase.generate, Phase.shrink])
+
+
+def drawn(strategy: SearchStrategy[_T], count: int, start: int) -> list[_T]:
+    """Return about `count` of what a strategy draws from the seed `start`."""
+    found: list[_T] = []
+    _each(found.append, strategy, count, start, [Phase.generate])
+    return found
+
+
+def _each(
+    use: Callable[[_T], None], strategy: SearchStrategy[_T], count: int, start: int, phases: Sequence[Phase]
+) -> None:
     @seed(start)
     @settings(
         max_examples=count,
         deadline=None,
         database=None,
-        phases=[Phase.generate, Phase.shrink],
+        phases=phases,
         suppress_health_check=list(HealthCheck),
     )
     @given(strategy)
-    def each(case: Case) -> None:
-        target.check(case)
+    def each(case: _T) -> None:
+        use(case)
 
     each()

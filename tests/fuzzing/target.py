@@ -1,10 +1,8 @@
 """A server of two workers under fire: every case gets an answer that it may have, and no worker is the worse for it."""
 
 import contextlib
-import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,25 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import httptools
 import numpy as np
 
-from fuzzing.cases import GRPC, REST, Case, Served
+from fuzzing.answers import Sender
+from fuzzing.cases import Case, Served
 from fuzzing.grpc_cases import PREDICT
 from serving.config import read_config
 from serving.protos import predict_pb2, types_pb2
 from serving.tensors import from_proto, to_proto
 from serving_fixtures import ROOT, ROW, Client, eventually, publish, tiny_models
 
-__all__ = ["Target", "target"]
+__all__ = ["MODELS", "Target", "signatures", "target"]
+
+# Of the tests' tiny models.
+MODELS = ("double", "texts", "conv", "pair", "examples")
 
 # An answer that takes longer is none.
 _SECONDS = 30.0
 # What a worker's memory may grow by, at any moment, over what it was when all models were loaded and had run.
 _GROWTH_BYTES = 1 << 30
-_STATUSES = {200, 400, 401, 403, 404, 405, 408, 409, 413, 414, 429, 431, 499, 501, 503, 504}
-# What shows an exception that nobody expected.
-_BUGS = {"UNKNOWN", "INTERNAL", "DATA_LOSS", "UNAVAILABLE", "CANCELLED"}
 # gRPC connections: so many that each worker has some.
 _CHANNELS = 8
 _OPTIONS = [
@@ -58,6 +56,7 @@ class Target:
 
     server: subprocess.Popen[bytes]
     client: Client
+    sender: Sender
     log: Path
     config: Any
     served: Sequence[Served]
@@ -82,12 +81,10 @@ class Target:
             # So that the peak is this case's own (proc(5)).
             Path(f"/proc/{worker.pid}/clear_refs").write_text("5")
         begin = time.monotonic()
-        if case.to == REST:
-            outcome = self._rest(case)
-        elif case.to == GRPC:
-            outcome = self._bytes(case)
-        else:
-            outcome = self._call(case)
+        try:
+            outcome = self.sender.send(case)
+        except AssertionError as failure:
+            raise AssertionError(f"{failure}\n{self.tail()}") from None
         self.slowest = max(self.slowest, time.monotonic() - begin)
         self.statuses[case.kind, outcome] += 1
         self.check_workers()
@@ -139,46 +136,6 @@ class Target:
         """Return by how many bytes each worker's memory has grown since the first case."""
         return [_memory(worker.pid, "VmRSS") - worker.bytes for worker in self._workers]
 
-    def _rest(self, case: Case) -> str:
-        expected = _Expected(case.data)
-        with socket.create_connection(("127.0.0.1", self.client.rest_port), _SECONDS) as connection:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            try:
-                for start, end in zip((0, *case.cuts), (*case.cuts, len(case.data)), strict=True):
-                    connection.sendall(case.data[start:end])
-                if not expected.broken and not expected.methods:
-                    return "incomplete"
-                statuses = list(_answers(connection, expected))
-            except (ConnectionResetError, BrokenPipeError):
-                assert _goes_on(case.data), f"the connection was reset\n{self.tail()}"
-                return "reset"
-        assert statuses, f"no answer\n{self.tail()}"
-        assert set(statuses) <= _STATUSES, f"{statuses}\n{self.tail()}"
-        return " ".join(map(str, sorted(set(statuses))))
-
-    def _bytes(self, case: Case) -> str:
-        with socket.create_connection(("127.0.0.1", self.client.grpc_port), _SECONDS) as connection:
-            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-                connection.sendall(case.data)
-                connection.shutdown(socket.SHUT_WR)
-                # It says something, or closes: at the latest because we have.
-                connection.recv(1)
-        return "sent"
-
-    def _call(self, case: Case) -> str:
-        channel = self.channels[self.statuses.total() % len(self.channels)]
-        begin = time.monotonic()
-        try:
-            channel.unary_unary(case.to)(case.data, timeout=_SECONDS)
-        except grpc.RpcError as error:
-            code, details = error.code().name, error.details() or ""
-            assert code not in _BUGS, f"{code}: {details}\n{self.tail()}"
-            assert time.monotonic() - begin < _SECONDS, f"no answer: {code}"
-            # An error that doesn't fit into a client's limits reaches nobody.
-            assert "metadata size exceeds" not in details, details[:200]
-            return str(code)
-        return "OK"
-
 
 @contextlib.contextmanager
 def target(
@@ -191,7 +148,7 @@ def target(
     with tempfile.TemporaryDirectory(prefix="tfship-fuzz-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         publish(folder / "lite", 3)
-        models = {each: tiny_models() / each for each in ("double", "texts", "conv", "pair", "examples")}
+        models = {each: tiny_models() / each for each in MODELS}
         models["lite"] = folder / "lite"
         for path in sorted(exported.iterdir()) if exported else ():
             if any(path.glob("[0-9]*/saved_model.pb")):
@@ -208,8 +165,11 @@ def target(
         client = Client.of(folder / "ready.json")
         address = f"127.0.0.1:{client.grpc_port}"
         channels = [stack.enter_context(grpc.insecure_channel(address, _OPTIONS)) for _ in range(_CHANNELS)]
-        served = [each for model in models for each in _signatures(client, model)]
-        yield Target(server, client, folder / "log", read_config(folder / "models.config"), served, channels)
+        served = [each for model in models for each in signatures(client, model)]
+        sender = Sender(client.rest_port, client.grpc_port, channels)
+        yield Target(
+            server, client, sender, folder / "log", read_config(folder / "models.config"), served, channels
+        )
 
 
 @contextlib.contextmanager
@@ -233,7 +193,7 @@ def _server(folder: Path, flags: Sequence[str]) -> Iterator[subprocess.Popen[byt
                 server.kill()
 
 
-def _signatures(client: Client, model: str) -> Iterator[Served]:
+def signatures(client: Client, model: str) -> Iterator[Served]:
     """Yield what can be called of a model, as its metadata say."""
     _, answer = client.rest(f"/v1/models/{model}/metadata")
     for name, signature in answer["metadata"]["signature_def"]["signature_def"].items():
@@ -275,70 +235,3 @@ def _memory(pid: int, name: str) -> int:
     found = re.search(rf"^{name}:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert found, f"worker {pid} has ended"
     return int(found[1]) * 1024
-
-
-class _Expected:
-    """What a client must get for what it sends, as the server's own HTTP parser sees that.
-
-    `methods` are those of the requests that are whole; `broken` says that something in it isn't HTTP: the server
-    refuses it and closes the connection; `ended` that what follows the connection's last request may reset it.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        self.methods: list[str] = []
-        self.broken = self.ended = False
-        self._parser = httptools.HttpRequestParser(self)
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.feed(data)
-
-    def feed(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.broken = self.ended = True
-        except httptools.HttpParserError:
-            self.broken = True
-
-    def on_message_complete(self) -> None:
-        self.methods.append(self._parser.get_method().decode("latin-1"))
-        self.ended |= not self._parser.should_keep_alive()
-
-
-def _goes_on(data: bytes) -> bool:
-    """Tell whether something follows a connection's last request; this parser swallows it."""
-    expected = _Expected(b"")
-    for at in range(len(data)):
-        expected.feed(data[at : at + 1])
-        if expected.ended:
-            return at + 1 < len(data)
-    return False
-
-
-def _answers(connection: socket.socket, expected: _Expected) -> Iterator[int]:
-    """Yield the statuses of all answers until they are as many as the requests, or the server closes."""
-    content, count = b"", 0
-    while count < len(expected.methods) or expected.broken:
-        while (end := content.find(b"\r\n\r\n")) < 0:
-            piece = connection.recv(65536)
-            if not piece:
-                assert not content, f"an answer ends within its headers: {content!r}"
-                return
-            content += piece
-        head, content = content[:end], content[end + 4 :]
-        found = re.match(rb"HTTP/1\.1 (\d{3}) ", head)
-        assert found, f"not an HTTP answer: {head!r}"
-        status = int(found[1])
-        if status == 100:
-            continue
-        length = re.search(rb"\r\ncontent-length: (\d+)(\r\n|$)", head)
-        assert length, f"no length: {head!r}"
-        size = 0 if expected.methods[count : count + 1] == ["HEAD"] else int(length[1])
-        while len(content) < size:
-            piece = connection.recv(65536)
-            assert piece, f"an answer ends within its body: {head!r}"
-            content += piece
-        if b"application/json" in head and b"content-encoding" not in head and size:
-            json.loads(content[:size])
-        content = content[size:]
-        count += 1
-        yield status
