@@ -80,6 +80,10 @@ test: $(STAMP)  ## run the tests
 fuzz: $(STAMP)  ## send the server 100,000 bad requests (CASES=…): before a release
 	@echo "fuzz: $(or $(CASES),100000) cases against a server of two workers"
 	@$(PY) -m tests.fuzzing --cases $(or $(CASES),100000)
+	@echo "fuzz: $(or $(CASES),100000) more, by coverage"
+	@if $(PY) -c 'import atheris' 2> /dev/null; then \
+		$(PY) -m tests.fuzzing.guided --cases $(or $(CASES),100000); \
+	else echo "skipped: Atheris has no wheel for this system"; fi
 
 lint: $(STAMP)  ## check style, types, and that the README's tables are the measured ones
 	@echo "lint: ruff, mypy --strict, README"

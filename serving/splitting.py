@@ -8,6 +8,7 @@ import contextlib
 import functools
 import itertools
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.runtime import Runtime, Signature, TensorSpec
+from serving.execution import DEADLINE
+from serving.status import Code, StatusError
 from serving.tensors import dtype_of
 
 __all__ = ["SplitRuntime"]
@@ -50,7 +53,7 @@ class SplitRuntime:
         return self._runtime.signatures
 
     def run(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """See `Runtime.run`."""
+        """See `Runtime.run`; raises StatusError, too, if the deadline passes before a large batch's turn."""
         rows = min((len(tensor) for tensor in inputs.values() if tensor.ndim), default=0)
         if rows <= self._rows or not self._can_split(signature, inputs):
             return self._runtime.run(signature, inputs)
@@ -60,12 +63,22 @@ class SplitRuntime:
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[int]:
-        """Wait for one's turn; gives the number of threads that may help."""
+        """Wait for one's turn, at most until `execution.DEADLINE`; gives the number of threads that may help."""
         with self._lock:
             self._asked += 1
         try:
-            with self._turns:
+            deadline = DEADLINE.get()
+            seconds = (
+                None
+                if deadline is None
+                else min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+            )
+            if not self._turns.acquire(timeout=seconds):
+                raise StatusError(Code.DEADLINE_EXCEEDED, "Deadline exceeded before the model was run")
+            try:
                 yield max(0, self._threads // self._asked - 1)
+            finally:
+                self._turns.release()
         finally:
             with self._lock:
                 self._asked -= 1

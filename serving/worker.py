@@ -1,9 +1,12 @@
 """A worker process: a `Host` whose methods another process calls. Started by `serving.workers`, never by hand."""
 
+import ctypes
 import logging
 import os
 import pickle
 import sys
+import threading
+import time
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -13,6 +16,8 @@ from serving.settings import Settings
 from serving.status import Code, StatusError
 
 __all__ = ["main"]
+
+_TRIM_SECONDS = 10.0
 
 
 def main(descriptor: int) -> None:
@@ -32,6 +37,7 @@ def main(descriptor: int) -> None:
         except ChannelClosed:
             raise StatusError(Code.UNAVAILABLE, "the server is stopping") from None
 
+    threading.Thread(target=_keep_trimmed, name="trim", daemon=True).start()
     host = Host(settings, reload)
     channel = Channel(connection, host)
     channel.beat()
@@ -41,6 +47,18 @@ def main(descriptor: int) -> None:
     sys.stdout.flush()
     # Threads of the runtimes and of gRPC may still be busy; what they do is of no use to anyone any more.
     os._exit(0)
+
+
+def _keep_trimmed() -> None:
+    """Give freed memory back to the system every now and then.
+
+    glibc does so by itself only at the end of its heap, which a small piece that stays holds: without this, a process
+    grows for as long as large requests meet in new ways (12 MiB in a million requests).
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    while trim:
+        time.sleep(_TRIM_SECONDS)
+        trim(0)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from export.litert import LiteRT
 from export.runtime import Signature, TensorSpec
+from serving.execution import DEADLINE
 from serving.splitting import SplitRuntime
+from serving.status import Code, StatusError
 from serving_fixtures import TFLITE, tflite_times
 
 ROW = TensorSpec("x:0", 1, (-1, 2))
@@ -148,6 +150,38 @@ def test_idle_cores_help_one_large_batch_and_no_more_run_than_may() -> None:
         for done in [pool.submit(runtime.run, "f", {"x": x}) for _ in range(4)]:
             np.testing.assert_array_equal(done.result()["y"], x)
     assert most[0] <= 2
+
+
+def test_a_batch_whose_deadline_passes_before_its_turn_is_not_run() -> None:
+    running, ends = threading.Event(), threading.Event()
+
+    def held(x: NDArray[Any]) -> NDArray[Any]:
+        if x[0, 0] == 5:
+            running.set()
+            assert ends.wait(10)
+        return x
+
+    inner = Recorder(held)
+    runtime = SplitRuntime(inner, rows=2)
+    x = np.full((4, 2), 5, np.float32)
+
+    def hurried() -> None:
+        DEADLINE.set(time.monotonic() + 0.1)
+        with pytest.raises(StatusError) as error:
+            runtime.run("f", {"x": x * 0})
+        assert error.value.code is Code.DEADLINE_EXCEEDED
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(runtime.run, "f", {"x": x})
+        assert running.wait(10)
+        try:
+            pool.submit(hurried).result()
+        finally:
+            ends.set()
+        np.testing.assert_array_equal(first.result()["y"], x)
+    assert inner.large_batches() == [2, 2]
+    # Whoever gave up is not counted any more.
+    np.testing.assert_array_equal(runtime.run("f", {"x": x * 0})["y"], x * 0)
 
 
 def test_litert_knows_what_a_row_takes_and_splits_to_the_same_answer(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import cases, load, reference, speed, speed_table
+from benchmarks import cases, load, reference, soak_table, speed, speed_table
 from benchmarks.reference import Cell
 from benchmarks.server import embedded
 from export import store
@@ -135,6 +135,28 @@ def test_a_real_server_is_measured(models: Path, tmp_path: Path, capsys: pytest.
         assert row["requests"] >= 11
         assert row["rate"] > 0
         assert row["p50_ms"] > 0
+
+
+@needs_generators
+def test_a_real_server_s_memory_is_watched(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "soak.json"
+    little = ["--seconds=1", "--starts=1", "--seconds-each=1", "--connections=2"]
+    served = ["--models", str(models), "--json", str(file), "--", "--workers=1"]
+    assert cli.run(command.main, ["soak", *little, *served]) == 0
+    results = soak_table.read(file)
+    assert capsys.readouterr().out.strip() == soak_table.text(results).strip()
+    assert results["server_flags"] == ["--prefer_tflite_model", "--workers=1"]
+    assert results["problems"] == []
+    assert results["requests"] > results["refused"] > 0
+    assert [row["process"] for row in results["processes"]] == ["parent", "worker 1"]
+    for row in results["processes"]:
+        assert 0 < row["resident_mib"]["start"] <= row["resident_mib"]["most"]
+        # Two rounds at least are needed, and a slope takes more.
+        assert row["growth"] == "unknown"
+    for protocol in ("rest", "grpc"):
+        assert 0 < results["start"][protocol]["median"] < 60
 
 
 @needs_generators
