@@ -112,7 +112,8 @@ def _remarks(results: dict[str, Any]) -> list[str]:
         "Start: seconds from the command to the first right answer, both models, files cached; its parts; and the "
         "processor time of the server and its busiest worker until then.",
         "Memory: resident, which counts pages that processes share in each of them; shared out, a page of n counts for "
-        "1/n. The slope leaves out the first two rounds.",
+        "1/n. The warm-up is two rounds; the slope is that of the second half of all, when threads and interpreters "
+        "have met their largest requests.",
     ]
     if results["load_before"] > 0.3 * results["environment"]["cores"]:
         remarks.append(
