@@ -22,6 +22,7 @@ from serving.protos import (
     tensor_pb2,
 )
 from serving.tensors import DTYPES, dtype_of
+from serving_fixtures import ROOT
 
 __all__ = ["METHODS", "PREDICT", "calls", "configs", "frames", "inputs", "predictions", "reloads", "tensors"]
 
@@ -58,15 +59,16 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
     "dcomplex_val": st.floats(),
     "string_val": st.binary(max_size=8),
 }
+# By their numbers: hypothesis may print what a strategy draws from, and refuses where that is long.
+_PNGS = [path.read_bytes() for path in sorted((ROOT / "client" / "samples").glob("*.png"))]
+_PICTURES = st.sampled_from(range(len(_PNGS))).map(lambda number: _PNGS[number])
 _CONTENTS = st.binary(max_size=64) | st.sampled_from(
     [b"\0" * 8, b"\x01\x02abc", b"\xff\xff\xff\xff\x7f", b"\x80" * 20]
 )
 
 
 @st.composite
-def tensors(
-    draw: st.DrawFn, dtype: int, shape: tuple[int, ...] | None, pictures: Sequence[bytes] = ()
-) -> Any:
+def tensors(draw: st.DrawFn, dtype: int, shape: tuple[int, ...] | None) -> Any:
     """Draw a TensorProto for an input of a signature; mostly there is nothing wrong with it."""
     odd = draw(st.sampled_from([""] * 8 + ["shape", "shape", "dtype", "content", "values", "fields"]))
     number = draw(st.sampled_from(list(DTYPES)) | _INT32) if odd == "dtype" else dtype
@@ -88,8 +90,8 @@ def tensors(
         )
     else:
         values = _VALUES[known.field]
-        if known.is_string and pictures:
-            values |= mutated(st.sampled_from(pictures))
+        if known.is_string:
+            values |= mutated(_PICTURES)
         given = draw(st.lists(values, min_size=min(count, 3), max_size=3 if odd != "values" else 6))
         getattr(proto, known.field).extend(given)
     if odd == "fields":
@@ -119,12 +121,12 @@ def _spec(draw: st.DrawFn, served: Served) -> Any:
 
 
 @st.composite
-def predictions(draw: st.DrawFn, served: Served, pictures: Sequence[bytes] = ()) -> Any:
+def predictions(draw: st.DrawFn, served: Served) -> Any:
     """Draw a PredictRequest."""
     request = predict_pb2.PredictRequest(model_spec=draw(_spec(served)))
     for name, each in served.inputs.items():
         if draw(st.integers(0, 29)):
-            request.inputs[name].CopyFrom(draw(tensors(*each, pictures)))
+            request.inputs[name].CopyFrom(draw(tensors(*each)))
     if not draw(st.integers(0, 29)):
         request.inputs[draw(_TEXTS)].CopyFrom(draw(tensors(1, (-1,))))
     if not draw(st.integers(0, 11)):
@@ -135,7 +137,7 @@ def predictions(draw: st.DrawFn, served: Served, pictures: Sequence[bytes] = ())
 
 
 @st.composite
-def _example(draw: st.DrawFn, pictures: Sequence[bytes]) -> Any:
+def _example(draw: st.DrawFn) -> Any:
     example = example_pb2.Example()
     if draw(st.booleans()):
         example.features.feature["x"].float_list.value.append(draw(st.floats(width=32)))
@@ -147,9 +149,7 @@ def _example(draw: st.DrawFn, pictures: Sequence[bytes]) -> Any:
             case "float":
                 feature.float_list.value.extend(draw(st.lists(st.floats(width=32), max_size=3)))
             case "bytes":
-                values = st.binary(max_size=8) | (
-                    mutated(st.sampled_from(pictures)) if pictures else st.nothing()
-                )
+                values = st.binary(max_size=8) | (mutated(_PICTURES))
                 feature.bytes_list.value.extend(draw(st.lists(values, max_size=3)))
             case "int64":
                 feature.int64_list.value.extend(draw(st.lists(_INT64, max_size=3)))
@@ -157,16 +157,16 @@ def _example(draw: st.DrawFn, pictures: Sequence[bytes]) -> Any:
 
 
 @st.composite
-def inputs(draw: st.DrawFn, pictures: Sequence[bytes] = ()) -> Any:
+def inputs(draw: st.DrawFn) -> Any:
     """Draw an Input: a list of examples, with or without a context."""
     made = input_pb2.Input()
-    examples = draw(st.lists(_example(pictures), max_size=4))
+    examples = draw(st.lists(_example(), max_size=4))
     match draw(st.sampled_from(["list", "list", "context", "none"])):
         case "list":
             made.example_list.examples.extend(examples)
         case "context":
             made.example_list_with_context.examples.extend(examples * draw(st.sampled_from([1, 1, 5000])))
-            made.example_list_with_context.context.CopyFrom(draw(_example(pictures)))
+            made.example_list_with_context.context.CopyFrom(draw(_example()))
             if not draw(st.integers(0, 9)):
                 feature = made.example_list_with_context.context.features.feature["large"]
                 feature.bytes_list.value.append(bytes(100_000))
@@ -174,7 +174,7 @@ def inputs(draw: st.DrawFn, pictures: Sequence[bytes] = ()) -> Any:
 
 
 @st.composite
-def calls(draw: st.DrawFn, served: Sequence[Served], pictures: Sequence[bytes] = ()) -> Case:
+def calls(draw: st.DrawFn, served: Sequence[Served]) -> Case:
     """Draw a call of any method that leaves the models as they are."""
     one = draw(st.sampled_from(served))
     methods = ["Predict"] * 20 + [
@@ -188,15 +188,13 @@ def calls(draw: st.DrawFn, served: Sequence[Served], pictures: Sequence[bytes] =
         methods += ["Classify", "Regress", "MultiInference"] * 7
     method = draw(st.sampled_from(methods))
     if method == "Predict":
-        request = draw(predictions(one, pictures))
+        request = draw(predictions(one))
     elif method == "Classify":
-        request = classification_pb2.ClassificationRequest(
-            model_spec=draw(_spec(one)), input=draw(inputs(pictures))
-        )
+        request = classification_pb2.ClassificationRequest(model_spec=draw(_spec(one)), input=draw(inputs()))
     elif method == "Regress":
-        request = regression_pb2.RegressionRequest(model_spec=draw(_spec(one)), input=draw(inputs(pictures)))
+        request = regression_pb2.RegressionRequest(model_spec=draw(_spec(one)), input=draw(inputs()))
     elif method == "MultiInference":
-        request = inference_pb2.MultiInferenceRequest(input=draw(inputs(pictures)))
+        request = inference_pb2.MultiInferenceRequest(input=draw(inputs()))
         for each in draw(st.lists(st.sampled_from(served) | st.just(one), max_size=3)):
             name = draw(
                 st.sampled_from(["tensorflow/serving/classify", "tensorflow/serving/regress"]) | _TEXTS

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -18,7 +17,6 @@ _T = TypeVar("_T")
 
 KINDS = ("json", "http", "grpc", "reload", "frames")
 _AT_ONCE = 200
-_SAMPLES = Path(__file__).resolve().parents[2] / "client" / "samples"
 
 
 def run(
@@ -45,11 +43,10 @@ def run(
 
 
 def _strategies(target: Target) -> dict[str, SearchStrategy[Case]]:
-    pictures = [path.read_bytes() for path in sorted(_SAMPLES.glob("*.png"))]
     return {
         "json": http_cases.json_requests(target.served),
         "http": http_cases.http(target.served),
-        "grpc": grpc_cases.calls(target.served, pictures),
+        "grpc": grpc_cases.calls(target.served),
         "reload": grpc_cases.reloads(target.config),
         "frames": grpc_cases.frames(),
     }
