@@ -143,12 +143,10 @@ def _with_runners(interpreter: Interpreter) -> _Interpreter:
 
 
 def _row_bytes(details: Mapping[str, Any]) -> int:
-    free = tuple(details["shape_signature"][:1]) == (-1,)
-    return (
-        int(np.prod(details["shape"][1:], dtype=np.int64)) * np.dtype(details["dtype"]).itemsize
-        if free
-        else 0
-    )
+    if tuple(details["shape_signature"][:1]) != (-1,):
+        return 0
+    elements = int(np.prod(details["shape"][1:], dtype=np.int64))
+    return elements * int(np.dtype(details["dtype"]).itemsize)
 
 
 def _spec(details: Mapping[str, Any]) -> TensorSpec:

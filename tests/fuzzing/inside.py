@@ -23,7 +23,6 @@ with atheris.instrument_imports(include=["serving"]):
     from fuzzing.cases import REST, Case, Served
     from fuzzing.run import drawn
     from fuzzing.target import MODELS, signatures
-    from serving.config import parse_config
     from serving.host import Host  # noqa: F401 - the server itself imports it late
     from serving.settings import Settings
 
@@ -38,12 +37,7 @@ def main(folder: Path, cases: str, seed: str, failures: str, file: str) -> None:
     """Send so many cases, or the one in `file`; libFuzzer then ends the process, with 0 if none failed."""
     fixtures.publish(folder / "lite", 3)
     paths = {"lite": folder / "lite", **{name: fixtures.tiny_models() / name for name in MODELS}}
-    rows = (
-        f'config {{ name: "{name}" base_path: "{path}" model_platform: "tensorflow" }}'
-        for name, path in paths.items()
-    )
-    config = parse_config(f"model_config_list {{ {' '.join(rows)} }}", "the models")
-    with fixtures.serving(config, Settings(loader=fixtures.TFLITE)) as client:
+    with fixtures.serving(fixtures.config_of(**paths), Settings(loader=fixtures.TFLITE)) as client:
         served = [each for name in paths for each in signatures(client, name)]
         places = _places(served)
         corpus = folder / "corpus"
