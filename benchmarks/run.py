@@ -16,6 +16,7 @@ from PIL import Image
 from benchmarks import measure
 from benchmarks.server import Server, embedded
 from client import image
+from client.connection import Connection, Servable
 from client.grpc import Grpc
 from client.rest import Rest
 from export import cards, contract, formats, store, verify
@@ -105,8 +106,8 @@ def _rows(name: str, version: Path, card: cards.ExportCard, server: Server) -> l
     return [
         *found,
         Row("savedmodel", "savedmodel", size, lambda: verify.open_saved_model(version, _THREADS)),
-        Row("rest", "rest", size, lambda: Rest(server.rest, name, number, timeout=60)),
-        Row("grpc", "grpc", size, lambda: Grpc(server.grpc, name, number, timeout=60)),
+        Row("rest", "rest", size, lambda: Rest(Connection(server.rest, timeout=60), Servable(name, number))),
+        Row("grpc", "grpc", size, lambda: Grpc(Connection(server.grpc, timeout=60), Servable(name, number))),
     ]
 
 

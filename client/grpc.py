@@ -1,47 +1,87 @@
 """A model behind TensorFlow Serving's gRPC API, as a `Target`."""
 
+import json
+
 import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
+from client.connection import Connection, Servable
+from export.runtime import IMAGE, PROBABILITIES
 from serving import tensors
-from serving.protos import predict_pb2
+from serving.protos import model_pb2, predict_pb2
 from serving.stubs import PredictionServiceStub
 from train.errors import Refused, Unreachable
 
-__all__ = ["Grpc"]
+__all__ = ["Grpc", "channel", "model_spec"]
 
-# 4 MiB is gRPC's default, some 1,300 digits; the server sets its own limit.
-_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 _NO_ANSWER = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
-class Grpc:
-    """`PredictionService.Predict` on `server` (host:port), over one kept channel.
+def channel(connection: Connection) -> grpc.Channel:
+    """Return a channel with the connection's encryption and retries; timeout and metadata go with each call."""
+    options: list[tuple[str, object]] = [
+        # 4 MiB is gRPC's default, some 1,300 digits; the server sets its own limit.
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        # Or a server that has just come is found a second later.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.enable_retries", int(connection.retries > 0)),
+    ]
+    if connection.retries:
+        options.append(("grpc.service_config", json.dumps(_retrying(connection.retries))))
+    tls = connection.tls
+    if tls is None:
+        return grpc.insecure_channel(connection.server, options)
+    ca, key, certificate = (
+        each.read_bytes() if each is not None else None for each in (tls.ca, tls.key, tls.certificate)
+    )
+    return grpc.secure_channel(connection.server, grpc.ssl_channel_credentials(ca, key, certificate), options)
 
-    `timeout` is in seconds for a whole request. `predict` raises Unreachable where nothing answers in time
-    and Refused with the server's own words where it says no.
+
+def _retrying(retries: int) -> dict[str, object]:
+    """Return a service config (gRFC A6)."""
+    policy = {
+        "maxAttempts": 1 + retries,
+        "initialBackoff": "0.2s",
+        "maxBackoff": "2s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    return {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
+
+
+def model_spec(servable: Servable) -> model_pb2.ModelSpec:
+    """Return how requests name a servable."""
+    spec = model_pb2.ModelSpec(name=servable.name, signature_name=servable.signature)
+    if servable.version is not None:
+        spec.version.value = servable.version
+    elif servable.label is not None:
+        spec.version_label = servable.label
+    return spec
+
+
+class Grpc:
+    """`PredictionService.Predict`, over one kept channel.
+
+    `predict` raises Unreachable where nothing answers in time and Refused with the server's own words where it
+    says no.
     """
 
-    def __init__(self, server: str, model: str, version: int | None = None, timeout: float = 10.0) -> None:
-        self._server, self._timeout = server, timeout
-        self._model, self._version = model, version
-        self._channel = grpc.insecure_channel(server, options=_OPTIONS)
+    def __init__(self, connection: Connection, servable: Servable) -> None:
+        self._connection, self._servable = connection, servable
+        self._channel = channel(connection)
+        self._metadata = tuple((name.lower(), value) for name, value in connection.headers.items())
         self._stub = PredictionServiceStub(self._channel)
 
     def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `export.runtime.Target.predict`."""
-        request = predict_pb2.PredictRequest()
-        request.model_spec.name = self._model
-        request.model_spec.signature_name = DEFAULT_SIGNATURE
-        if self._version is not None:
-            request.model_spec.version.value = self._version
+        request = predict_pb2.PredictRequest(model_spec=model_spec(self._servable))
         request.inputs[IMAGE].CopyFrom(tensors.to_proto(images))
+        where = f"{self._connection.server}, model {self._servable.name}"
         try:
-            answer = self._stub.Predict(request, timeout=self._timeout)
+            answer = self._stub.Predict(request, timeout=self._connection.timeout, metadata=self._metadata)
         except grpc.RpcError as error:
-            where = f"{self._server}, model {self._model}"
             if error.code() in _NO_ANSWER:
                 raise Unreachable(
                     f"{where}: nothing answers with gRPC there ({error.details()}); is `make serve` running, "
@@ -50,7 +90,7 @@ class Grpc:
             raise Refused(f"{where}: {error.code().name}: {error.details()}") from error
         if PROBABILITIES not in answer.outputs:
             raise Refused(
-                f"{self._server}, model {self._model}: answered with {sorted(answer.outputs)}; "
+                f"{where}: answered with {sorted(answer.outputs)}; "
                 f"expected {PROBABILITIES}, as `make export` names it"
             )
         return tensors.from_proto(answer.outputs[PROBABILITIES]).astype(np.float32, copy=False)

@@ -26,13 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client import image
+from client.connection import GRPC_PORT, REST_PORT, Connection, Servable
 from export import contract as contracts
 from export import formats
 from export.formats import FORMATS, REFERENCE
 from export.runtime import Target
 from train import cli
 from train.cards import RELEASED
-from train.errors import DataError, UsageError
+from train.errors import DataError
 
 __all__ = ["main"]
 
@@ -112,19 +113,17 @@ def _expand(images: Sequence[Path]) -> Iterator[Path]:
 
 def _target(arguments: argparse.Namespace) -> Target:
     """Return what answers; each kind's imports are paid for only when it is used."""
-    if arguments.timeout <= 0:
-        raise UsageError(f"--timeout {arguments.timeout:g}: expected more than 0 seconds")
     if arguments.local:
         return _local(arguments)
+    servable = Servable(arguments.model, arguments.version)
     if arguments.grpc:
         from client.grpc import Grpc
 
-        return Grpc(
-            arguments.server or "localhost:8500", arguments.model, arguments.version, arguments.timeout
-        )
+        server = arguments.server or f"localhost:{GRPC_PORT}"
+        return Grpc(Connection(server, timeout=arguments.timeout), servable)
     from client.rest import Rest
 
-    return Rest(arguments.server or "localhost:8501", arguments.model, arguments.version, arguments.timeout)
+    return Rest(Connection(arguments.server or f"localhost:{REST_PORT}", timeout=arguments.timeout), servable)
 
 
 def _local(arguments: argparse.Namespace) -> Target:

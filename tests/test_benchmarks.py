@@ -15,6 +15,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import measure, report, run
 from benchmarks.server import embedded
+from client.connection import Connection, Servable
 from client.rest import Rest
 from conftest import ROOT
 from export.formats import FORMATS
@@ -151,7 +152,7 @@ def test_other_data_than_the_training_data_is_refused(
 
 def test_a_server_that_dies_is_a_clear_error(models: Path, sample: Digits) -> None:
     with pytest.raises(TargetError, match="nothing answers"), embedded(models, ["nn"]) as server:  # noqa: PT012
-        target = Rest(server.rest, "nn")
+        target = Rest(Connection(server.rest), Servable("nn"))
         target.predict(np.zeros((1, 28, 28, 1), np.float32))
         server.process.send_signal(signal.SIGKILL)
         server.process.wait()

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.server import Server, embedded
 from client import predict
+from client.connection import Connection, Servable
 from client.draw_samples import FOLDER
 from client.grpc import Grpc
 from client.rest import Rest
@@ -63,10 +64,10 @@ def test_all_paths_give_the_same_probabilities(server: Server, models: Path, sam
     images = to_input(sample.x_test[:100])
     version = store.latest(models / "cnn")
     targets: dict[str, Target] = {
-        "rest": Rest(server.rest, "cnn"),
-        "rest, version 1": Rest(server.rest, "cnn", 1),
-        "grpc": Grpc(server.grpc, "cnn"),
-        "grpc, version 1": Grpc(server.grpc, "cnn", 1),
+        "rest": Rest(Connection(server.rest), Servable("cnn")),
+        "rest, version 1": Rest(Connection(server.rest), Servable("cnn", 1)),
+        "grpc": Grpc(Connection(server.grpc), Servable("cnn")),
+        "grpc, version 1": Grpc(Connection(server.grpc), Servable("cnn", 1)),
         "local": verify.open_tflite(version, FORMATS["float32"]),
     }
     reference = verify.open_saved_model(version).predict(images)
@@ -166,7 +167,7 @@ def test_a_folder_without_pictures_and_a_timeout_of_nothing(
     assert run(tmp_path) == 3
     assert "no pictures in this folder" in capsys.readouterr().err
     assert run(SEVEN, "--timeout", "0") == 2
-    assert "--timeout 0: expected more than 0 seconds" in capsys.readouterr().err
+    assert "a timeout of 0: expected more than 0 seconds" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -194,7 +195,7 @@ def web_server() -> Iterator[str]:
 
 
 def test_a_web_server_that_is_no_model_server(web_server: str) -> None:
-    target = Rest(web_server, "cnn")
+    target = Rest(Connection(web_server), Servable("cnn"))
     with pytest.raises(Refused, match="HTTP 200, but not as TensorFlow Serving answers"):
         target.predict(np.zeros((1, 28, 28, 1), np.float32))
     target.close()
@@ -205,7 +206,7 @@ def test_a_server_that_never_answers(kind: type[Rest] | type[Grpc]) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        target = kind(f"127.0.0.1:{silent.getsockname()[1]}", "cnn", timeout=0.5)
+        target = kind(Connection(f"127.0.0.1:{silent.getsockname()[1]}", timeout=0.5), Servable("cnn"))
         with pytest.raises(Unreachable, match=r"no answer within 0\.5 s|nothing answers with gRPC"):
             target.predict(np.zeros((1, 28, 28, 1), np.float32))
         target.close()
