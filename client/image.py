@@ -120,7 +120,7 @@ def _written(grey: _Whole) -> _Ink | None:
     """Return the digit in dark ink, if there is one."""
     if not grey.size:
         return None
-    window = max(3, int(rules.WINDOW * min(grey.shape)) | 1)
+    window = _window_of(grey)
     contrast = _window(_window(grey, window, np.maximum), window, np.minimum) - grey
     local = _window(contrast, window, np.maximum)
     ink = _Components(_is_ink(contrast, local, int(contrast.max())))
@@ -137,13 +137,17 @@ def _written(grey: _Whole) -> _Ink | None:
     for label in np.argsort(-weights, kind="stable")[: rules.CANDIDATES]:
         if not weights[label]:
             break
-        distinct = _distinct(grey, ink, label, window)
+        distinct = _distinct(grey, contrast, ink, label)
         if distinct >= rules.FAINTEST:
             digit = _window(ink.of(ink.parts(label) & chosen), 3, np.maximum)
             share = contrast / np.maximum(local, 1)
             strokes = ((share - rules.PALE) / (rules.FULL - rules.PALE)).clip(0, 1) * 255
             return _Ink(np.where(digit, strokes, 0), distinct)
     return None
+
+
+def _window_of(grey: _Whole) -> int:
+    return max(3, int(rules.WINDOW * min(grey.shape)) | 1)
 
 
 def _is_ink(contrast: _Whole, local: _Whole, strongest: int) -> NDArray[np.bool_]:
@@ -210,14 +214,14 @@ def _labelled(cells: NDArray[np.bool_]) -> _Whole:
         labels = grown
 
 
-def _distinct(grey: _Whole, ink: _Components, label: int, window: int) -> float:
-    """Return by how much a component is darker, on average, than the median of its box and what is around it."""
+def _distinct(grey: _Whole, contrast: _Whole, ink: _Components, label: int) -> float:
+    """Return by how much a component is darker than paper: its contrast, but no more than what lies around tells."""
     top, bottom, left, right = (ends[label] for ends in (ink.tops, ink.bottoms, ink.lefts, ink.rights))
-    margin = max(bottom - top, right - left, window // 2)
+    margin = max(bottom - top, right - left, _window_of(grey) // 2)
     around = grey[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin].ravel()
     middle = int(np.partition(around, around.size // 2)[around.size // 2])
     area = int(ink.areas[label])
-    return (middle * area - int(ink.sums(grey)[label])) / area
+    return min(middle * area - int(ink.sums(grey)[label]), int(ink.sums(contrast)[label])) / area
 
 
 def _window(values: NDArray[Any], size: int, extreme: np.ufunc) -> NDArray[Any]:

@@ -24,8 +24,8 @@ that is of the model's size already, with black paper and ink of MNIST's extent,
    the share `LOCAL` of the strongest in the square around, and at least `FAINTEST`.
 4. Components of the ink, on cells of `CELL` pixels. Those that touch the border (a table, a margin's line) are
    left out if there are others that aren't specks, and the shares are taken of what is left. The digit is the
-   largest whose mean differs by `FAINTEST` from the median around it. Others that aren't much smaller and lie near
-   belong to it.
+   largest that is darker by `FAINTEST`, on average, than its closing and than the median around it. Others that
+   aren't much smaller and lie near belong to it.
 5. The contrast as a share of the strongest around it, from `PALE` (0) to `FULL` (255), within the digit and a pixel
    around it. Its bounding box is scaled to `BOX` of `FIELD` of the model's size, keeping its proportions (Lanczos
    of three lobes, which reaches further where it makes smaller), and placed by its centre of mass.

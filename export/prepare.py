@@ -221,8 +221,7 @@ class _Ink(NamedTuple):
 
 def _written(grey: tf.Tensor) -> _Ink:
     """Return the digit in dark ink."""
-    shortest = tf.cast(tf.reduce_min(tf.shape(grey)), tf.float64)
-    window = tf.maximum(3, tf.bitwise.bitwise_or(tf.cast(rules.WINDOW * shortest, tf.int32), 1))
+    window = _window_of(grey)
     contrast = -_largest(-_largest(grey, window), window) - grey
     local = _largest(contrast, window)
     ink = _components(_is_ink(contrast, local, tf.reduce_max(contrast)))
@@ -253,7 +252,7 @@ def _written(grey: tf.Tensor) -> _Ink:
         )
 
     def look(place: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return place + 1, tf.ensure_shape(_distinct(grey, ink, order[place], window), [])
+        return place + 1, tf.ensure_shape(_distinct(grey, contrast, ink, order[place]), [])
 
     place, distinct = tf.while_loop(further, look, (0, tf.constant(0.0, tf.float64)))
     label = order[tf.maximum(place - 1, 0)]
@@ -261,6 +260,11 @@ def _written(grey: tf.Tensor) -> _Ink:
     share = tf.cast(contrast, tf.float64) / tf.cast(tf.maximum(local, 1), tf.float64)
     strokes = tf.clip_by_value((share - rules.PALE) / (rules.FULL - rules.PALE), 0.0, 1.0) * 255
     return _Ink(distinct >= rules.FAINTEST, tf.where(digit, strokes, 0.0), distinct)
+
+
+def _window_of(grey: tf.Tensor) -> tf.Tensor:
+    shortest = tf.cast(tf.reduce_min(tf.shape(grey)), tf.float64)
+    return tf.maximum(3, tf.bitwise.bitwise_or(tf.cast(rules.WINDOW * shortest, tf.int32), 1))
 
 
 def _is_ink(contrast: tf.Tensor, local: tf.Tensor, strongest: tf.Tensor) -> tf.Tensor:
@@ -342,17 +346,18 @@ def _labelled(cells: tf.Tensor) -> tf.Tensor:
     return labels
 
 
-def _distinct(grey: tf.Tensor, ink: _Components, label: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-    """Return by how much a component is darker, on average, than the median of its box and what is around it."""
+def _distinct(grey: tf.Tensor, contrast: tf.Tensor, ink: _Components, label: tf.Tensor) -> tf.Tensor:
+    """Return by how much a component is darker than paper: its contrast, but no more than what lies around tells."""
     top, bottom, left, right = ink.box(label)
-    margin = tf.reduce_max([bottom - top, right - left, window // 2])
+    margin = tf.reduce_max([bottom - top, right - left, _window_of(grey) // 2])
     around = grey[
         tf.maximum(0, top - margin) : bottom + margin, tf.maximum(0, left - margin) : right + margin
     ]
     sorted_around = tf.sort(tf.reshape(around, [-1]))
     middle = sorted_around[tf.size(around) // 2]
     area = ink.areas[label]
-    return tf.cast(middle * area - ink.sums(grey)[label], tf.float64) / tf.cast(area, tf.float64)
+    darker = tf.minimum(middle * area - ink.sums(grey)[label], ink.sums(contrast)[label])
+    return tf.cast(darker, tf.float64) / tf.cast(area, tf.float64)
 
 
 def _largest(values: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
