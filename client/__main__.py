@@ -5,6 +5,7 @@ import sys
 from client.predict import main
 from train import cli
 
+
 def command() -> int:
     """Run the command line and return its exit code; what `tfship-client` calls."""
     return cli.run(main)

@@ -37,7 +37,9 @@ def collected(root: Path) -> dict[Path, bytes]:
     """
     for name in _PACKAGES:
         if not (root / name).is_dir():
-            raise SystemExit(f"error: {root}: no folder {name} here; build tfship-client in a whole clone of tfship")
+            raise SystemExit(
+                f"error: {root}: no folder {name} here; build tfship-client in a whole clone of tfship"
+            )
     waiting = [name for name in _modules(root, "client") if name not in _NOT_INSTALLED]
     seen = set()
     files = {Path(_NAME, "_tfship", "__init__.py"): b"", Path(_NAME, "py.typed"): b""}
@@ -84,11 +86,18 @@ def _places(tree: ast.AST, lines: list[bytes], name: str) -> Iterator[tuple[int,
                     )
                 if package in _PACKAGES:
                     yield alias.lineno - 1, alias.col_offset, package
-        elif (string := _dynamic(node)) or isinstance(node, ast.ImportFrom):
-            start, pattern = (string, _STRING) if string else (node, _FROM)
-            match = pattern.match(lines[start.lineno - 1], start.col_offset)
-            if match and (package := match[1].decode()) in _PACKAGES:
-                yield start.lineno - 1, match.start(1), package
+        elif isinstance(node, ast.ImportFrom):
+            yield from _place(_FROM, node, lines)
+        elif (string := _dynamic(node)) is not None:
+            yield from _place(_STRING, string, lines)
+
+
+def _place(
+    pattern: re.Pattern[bytes], node: ast.stmt | ast.expr, lines: list[bytes]
+) -> Iterator[tuple[int, int, str]]:
+    match = pattern.match(lines[node.lineno - 1], node.col_offset)
+    if match and (package := match[1].decode()) in _PACKAGES:
+        yield node.lineno - 1, match.start(1), package
 
 
 def _dynamic(node: ast.AST) -> ast.expr | None:
@@ -143,7 +152,7 @@ def _write(folder: Path) -> None:
         (folder / path).write_bytes(content)
 
 
-class _Build(build_py):
+class _Build(build_py):  # type: ignore[misc]
     def run(self) -> None:
         if self.editable_mode:
             raise SystemExit(
@@ -152,14 +161,14 @@ class _Build(build_py):
             )
         _write(Path(self.build_lib))
 
-    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:  # noqa: ARG002
         return [str(each) for each in Path(self.build_lib, _NAME).rglob("*") if each.is_file()]
 
     def get_source_files(self) -> list[str]:
         return []
 
 
-class _Source(sdist):
+class _Source(sdist):  # type: ignore[misc]
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
         super().make_release_tree(base_dir, files)
         _write(Path(base_dir))
