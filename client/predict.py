@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client import image
+from client import COMMAND, image
 from client.connection import GRPC_PORT, REST_PORT, Connection, Servable
 from export import contract as contracts
 from export import formats
@@ -33,7 +33,7 @@ from export.formats import FORMATS, REFERENCE
 from export.runtime import Target
 from train import cli
 from train.cards import RELEASED
-from train.errors import DataError
+from train.errors import DataError, UsageError
 
 __all__ = ["main"]
 
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser("python client/predict.py", "Tell which digit each picture shows.")
+    parser = cli.parser(COMMAND, "Tell which digit each picture shows.")
     parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE", help="picture files, or folders of them"
     )
@@ -127,7 +127,12 @@ def _target(arguments: argparse.Namespace) -> Target:
 
 
 def _local(arguments: argparse.Namespace) -> Target:
-    from export.litert import LiteRT
+    try:
+        from export.litert import LiteRT
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--local runs a TFLite file with LiteRT, which isn't installed here ({error}): pip install ai-edge-litert"
+        ) from error
     from export.runtime import Classifier
     from train.backend import quiet
 
