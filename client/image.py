@@ -83,7 +83,8 @@ def _digit(grey: NDArray[np.uint8], contract: Contract, name: str) -> NDArray[np
     if not found:
         raise DataError(f"{name}: nothing to see on it; expected a digit in one ink on plain paper")
     # The first of equals, which is dark ink.
-    return _normalised(max(found, key=lambda each: each.distinct).strokes, contract, box)
+    strokes = max(found, key=lambda each: each.distinct).strokes
+    return _normalised(_thickened(strokes), contract, box)
 
 
 def _is_prepared(grey: NDArray[np.uint8], box: int) -> bool:
@@ -110,9 +111,9 @@ def _reduced(grey: NDArray[np.uint8]) -> _Whole:
 
 @dataclass(frozen=True)
 class _Ink:
-    """A digit: its strokes float64 [h, w] of 0…255, and by how much their mean differs from what is around."""
+    """A digit: its strokes [h, w] of 0…255, and by how much they stand out."""
 
-    strokes: NDArray[np.float64]
+    strokes: _Whole
     distinct: float
 
 
@@ -141,8 +142,8 @@ def _written(grey: _Whole) -> _Ink | None:
         if distinct >= rules.FAINTEST:
             digit = _window(ink.of(ink.parts(label) & chosen), 3, np.maximum)
             share = contrast / np.maximum(local, 1)
-            strokes = ((share - rules.PALE) / (rules.FULL - rules.PALE)).clip(0, 1) * 255
-            return _Ink(np.where(digit, strokes, 0), distinct)
+            strokes = np.rint(((share - rules.PALE) / (rules.FULL - rules.PALE)).clip(0, 1) * 255)
+            return _Ink(np.where(digit, strokes, 0).astype(np.int64), distinct)
     return None
 
 
@@ -243,7 +244,23 @@ def _window(values: NDArray[Any], size: int, extreme: np.ufunc) -> NDArray[Any]:
     return values
 
 
-def _normalised(strokes: NDArray[np.float64], contract: Contract, box: int) -> NDArray[np.uint8]:
+def _thickened(strokes: _Whole) -> _Whole:
+    """Return strokes [h, w] of 0…255 as a pen would have made them that is as thick as MNIST's."""
+    top, bottom, left, right = _extent(strokes > 0)
+    wanted = int(rules.STROKE * max(bottom - top, right - left))
+    ink = strokes > 127
+    width = 1
+    while width + 2 <= wanted and 2 * _opened(ink, width + 2).sum() >= ink.sum():
+        width += 2
+    return _window(strokes, max(wanted - width, 0) | 1, np.maximum)
+
+
+def _opened(ink: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
+    """Return the ink that squares of `size` fit into."""
+    return _window(_window(ink, size, np.minimum), size, np.maximum)
+
+
+def _normalised(strokes: _Whole, contract: Contract, box: int) -> NDArray[np.uint8]:
     """Return strokes [h, w] of 0…255 as a digit of the box's size, by its centre of mass in the middle of the field."""
     top, bottom, left, right = _extent(strokes > 0)
     longer = max(bottom - top, right - left)

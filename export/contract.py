@@ -27,7 +27,8 @@ that is of the model's size already, with black paper and ink of MNIST's extent,
    largest that is darker by `FAINTEST`, on average, than its closing and than the median around it. Others that
    aren't much smaller and lie near belong to it.
 5. The contrast as a share of the strongest around it, from `PALE` (0) to `FULL` (255), within the digit and a pixel
-   around it. Its bounding box is scaled to `BOX` of `FIELD` of the model's size, keeping its proportions (Lanczos
+   around it. Strokes thinner than the share `STROKE` of its longer side, as a ballpoint's, are thickened by as much as
+   they lack. Its bounding box is scaled to `BOX` of `FIELD` of the model's size, keeping its proportions (Lanczos
    of three lobes, which reaches further where it makes smaller), and placed by its centre of mass.
 """
 
@@ -46,7 +47,7 @@ from train.files import read_json, write_json
 __all__ = [
     "BATCHING", "BOX", "CANDIDATES", "CELL", "CLASSIFY", "CONTRACT", "EXAMPLE_FEATURE", "FAINTEST", "FIELD", "FULL",
     "INK", "LOCAL", "MOST_PIXELS", "NEAR", "PALE", "PART", "SERVING_BYTES", "SERVING_UINT8", "SLACK", "SPECK",
-    "SPECKLED", "WARMUP", "WINDOW", "WORKING", "Contract", "digits", "read",
+    "SPECKLED", "STROKE", "WARMUP", "WINDOW", "WORKING", "Contract", "digits", "read",
 ]  # fmt: skip
 
 CONTRACT = "contract.json"
@@ -73,6 +74,8 @@ WINDOW = 0.4
 # JPEG, below the grey of an anti-aliased edge; and of the strongest around, for what lies in a shadow.
 INK, LOCAL = 0.25, 0.4
 PALE, FULL = 0.25, 0.75
+# Of the digit's longer side: MNIST's pens, of which a network knows no thinner.
+STROKE = 0.1
 # From this size on, single pixels are no strokes but dirt or dithering, and would be taken for the digit's ends.
 SPECKLED = 64
 CELL = 4

@@ -189,7 +189,7 @@ def _found(grey: tf.Tensor, contract: Contract, box: int) -> tf.Tensor:
     with tf.control_dependencies([_seen(dark.there | light.there)]):
         is_dark = dark.there & (~light.there | (dark.distinct >= light.distinct))
         strokes = tf.where(is_dark, dark.strokes, light.strokes)
-    return _normalised(strokes, contract, box)
+    return _normalised(_thickened(strokes), contract, box)
 
 
 def _seen(anything: tf.Tensor) -> tf.Operation:
@@ -212,7 +212,7 @@ def _is_large(picture: tf.Tensor) -> tf.Tensor:
 
 
 class _Ink(NamedTuple):
-    """A digit, if it is there: its strokes float64 [h, w], and by how much their mean differs from what is around."""
+    """A digit, if it is there: its strokes int32 [h, w] of 0…255, and by how much they stand out."""
 
     there: tf.Tensor
     strokes: tf.Tensor
@@ -258,8 +258,9 @@ def _written(grey: tf.Tensor) -> _Ink:
     label = order[tf.maximum(place - 1, 0)]
     digit = _largest(tf.cast(ink.of(ink.parts(label) & chosen), tf.int32), 3) > 0
     share = tf.cast(contrast, tf.float64) / tf.cast(tf.maximum(local, 1), tf.float64)
-    strokes = tf.clip_by_value((share - rules.PALE) / (rules.FULL - rules.PALE), 0.0, 1.0) * 255
-    return _Ink(distinct >= rules.FAINTEST, tf.where(digit, strokes, 0.0), distinct)
+    strokes = tf.round(tf.clip_by_value((share - rules.PALE) / (rules.FULL - rules.PALE), 0.0, 1.0) * 255)
+    strokes = tf.where(digit, tf.cast(strokes, tf.int32), 0)
+    return _Ink(distinct >= rules.FAINTEST, strokes, distinct)
 
 
 def _window_of(grey: tf.Tensor) -> tf.Tensor:
@@ -369,6 +370,25 @@ def _largest(values: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
     return tf.cast(found[0, :, :, 0], values.dtype)
 
 
+def _thickened(strokes: tf.Tensor) -> tf.Tensor:
+    """Return strokes int32 [h, w] of 0…255 as a pen would have made them that is as thick as MNIST's."""
+    top, bottom, left, right = _extent(strokes > 0)
+    size = tf.cast(tf.maximum(bottom - top, right - left), tf.float64)
+    wanted = tf.cast(rules.STROKE * size, tf.int32)
+    ink = tf.cast(strokes > 127, tf.int32)
+
+    def fits(width: tf.Tensor) -> tf.Tensor:
+        opened = _largest(-_largest(-ink, width + 2), width + 2)
+        return 2 * tf.reduce_sum(opened) >= tf.reduce_sum(ink)
+
+    width = tf.while_loop(
+        lambda width: tf.cond(width + 2 <= wanted, lambda: fits(width), lambda: False),
+        lambda width: (width + 2,),
+        (1,),
+    )[0]
+    return _largest(strokes, tf.bitwise.bitwise_or(tf.maximum(wanted - width, 0), 1))
+
+
 def _normalised(strokes: tf.Tensor, contract: Contract, box: int) -> tf.Tensor:
     top, bottom, left, right = _extent(strokes > 0)
     longer = tf.maximum(bottom - top, right - left)
@@ -378,7 +398,7 @@ def _normalised(strokes: tf.Tensor, contract: Contract, box: int) -> tf.Tensor:
     )
     rows = _resampling(tf.shape(strokes)[0], top, bottom, height, _lanczos)
     columns = _resampling(tf.shape(strokes)[1], left, right, width, _lanczos)
-    small = _to_pixels(rows @ strokes @ tf.transpose(columns))
+    small = _to_pixels(rows @ tf.cast(strokes, tf.float64) @ tf.transpose(columns))
     weights = tf.cast(small, tf.float64)
     total = tf.reduce_sum(weights)
     top = _place(tf.reduce_sum(weights, 1), total, contract.height)
