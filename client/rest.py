@@ -25,8 +25,21 @@ __all__ = ["Rest", "open_target", "session"]
 _BACKOFF = 0.1
 # Where compressing further takes longer than sending.
 _GZIP_LEVEL = 1
-_NUMBERS = {f"DT_{name}": number for number, name in ((1, "FLOAT"), (2, "DOUBLE"), (4, "UINT8"), (7, "STRING"),
-            (19, "HALF"))}  # fmt: skip
+# TensorFlow's DataType names by their numbers, the first and the one beyond them that a picture can be.
+_NAMES = (
+    "INVALID",
+    "FLOAT",
+    "DOUBLE",
+    "INT32",
+    "UINT8",
+    "INT16",
+    "INT8",
+    "STRING",
+    "COMPLEX64",
+    "INT64",
+    "BOOL",
+)
+_NUMBERS = {f"DT_{name}": number for number, name in (*enumerate(_NAMES), (19, "HALF"))}
 
 
 def session(connection: Connection) -> requests.Session:
