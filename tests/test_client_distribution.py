@@ -32,8 +32,8 @@ pytestmark = pytest.mark.skipif(
 
 SEVEN = FOLDER / "seven.png"
 RELEASED = ROOT / "models" / "released" / "cnn.int8.tflite"
-GRPC = ("--grpc",)
-LOCAL = ("--local", f"--tflite={RELEASED}")
+GRPC = ("--target", "grpc")
+LOCAL = (f"--target=tflite:{RELEASED}",)
 OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check")
 
 
