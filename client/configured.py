@@ -99,7 +99,7 @@ class Configured:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise UsageError(f"{self!r} is closed; make another, or close it later")
+            raise UsageError(f"{self!r} is closed; make another, or close this one later")
 
     def _bind(self, target: _Bound, found: Mapping[str, Signature] | Refused) -> Binding:
         """Return the target's binding, by the signatures that it has told or its refusal to tell."""

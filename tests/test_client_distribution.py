@@ -166,6 +166,58 @@ def test_a_server_is_asked(
     assert json.loads(done.stdout)["label"] == "7"
 
 
+LIBRARY = """
+import asyncio, sys
+from tfship_client import AsyncClient, Client, DataError, Refused, TfshipError
+{imports}
+picture, *addresses = sys.argv[1:]
+
+async def main(address):
+    async with AsyncClient(address) as client:
+        one, other = await asyncio.gather(client.predict(picture), client.predict(picture))
+        assert one == other
+        return one.label
+
+for address in addresses:
+    with Client(address) as client:
+        print(client.predict(picture).label, asyncio.run(main(address)), end=" ")
+        try:
+            client.predict("nowhere.png")
+        except DataError as error:
+            assert isinstance(error, TfshipError)
+    try:
+        Client(address, model="nope").predict(picture)
+    except Refused:
+        pass
+loaded = {{name.partition(".")[0] for name in sys.modules}}
+assert ("tensorflow" in loaded) == {with_tensorflow}, loaded
+"""
+
+
+def test_other_programs_import_it(site: Path, needed: Path, server: Server, tmp_path: Path) -> None:
+    script = LIBRARY.format(imports="", with_tensorflow=False)
+    addresses = (server.grpc, f"http://{server.rest}")
+    done = python(tmp_path, "-W", "error", "-c", script, SEVEN, *addresses, path=[site, needed])
+    assert (done.stdout, done.stderr, done.returncode) == ("7 7 7 7 ", "", 0)
+
+
+def test_other_programs_import_tensorflow_too(
+    site: Path, server: Server, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """TensorFlow Serving's own messages, of the same names, live in the same process."""
+    names = [*DEPENDENCIES, "tensorflow", "tensorflow-serving-api"]
+    both = linked(tmp_path_factory.mktemp("both"), names)
+    imports = """
+import tensorflow
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+assert predict_pb2.PredictRequest(inputs={"image": tensorflow.make_tensor_proto([1.0])}).ByteSize()
+"""
+    script = LIBRARY.format(imports=imports, with_tensorflow=True)
+    addresses = (server.grpc, f"http://{server.rest}")
+    done = python(tmp_path, "-c", script, SEVEN, *addresses, path=[site, both])
+    assert (done.stdout, done.returncode) == ("7 7 7 7 ", 0), done.stderr
+
+
 def test_a_model_in_this_process(site: Path, with_tflite: Path, tmp_path: Path) -> None:
     done = python(tmp_path, site / "bin" / "tfship-client", str(SEVEN), *LOCAL, path=[site, with_tflite])
     assert (done.stderr, done.returncode) == ("", 0)
