@@ -1,5 +1,7 @@
 """`client.library`'s Client for asyncio."""
 
+from __future__ import annotations  # so that help() says ImageLike, and not all that it may be
+
 import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -40,7 +42,7 @@ class AsyncClient(Configured):
     """
 
     _loop: asyncio.AbstractEventLoop | None = None
-    _finding: "asyncio.Task[None] | None" = None
+    _finding: asyncio.Task[None] | None = None
 
     async def predict(self, image: ImageLike) -> Prediction:
         """Return what the model says of one image; see `Client.predict`."""
@@ -84,7 +86,7 @@ class AsyncClient(Configured):
             self._check_loop()
             await self._target.close()
 
-    async def __aenter__(self) -> "AsyncClient":
+    async def __aenter__(self) -> AsyncClient:
         return self
 
     async def __aexit__(

@@ -1,5 +1,7 @@
 """The client for other programs: `from tfship_client import Client`, in this repository `from client import Client`."""
 
+from __future__ import annotations  # so that help() says ImageLike, and not all that it may be
+
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal, overload
@@ -97,7 +99,7 @@ class Client(Configured):
             if self._target is not None:
                 self._target.close()
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Client:
         return self
 
     def __exit__(

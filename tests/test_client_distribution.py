@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -199,6 +200,41 @@ def test_other_programs_import_it(site: Path, needed: Path, server: Server, tmp_
     addresses = (server.grpc, f"http://{server.rest}")
     done = python(tmp_path, "-W", "error", "-c", script, SEVEN, *addresses, path=[site, needed])
     assert (done.stdout, done.stderr, done.returncode) == ("7 7 7 7 ", "", 0)
+
+
+def test_the_types_of_what_it_offers(site: Path, tmp_path: Path) -> None:
+    """As mypy sees them from outside, strictly: `py.typed` is there, and nothing is Any that needn't be."""
+    pytest.importorskip("mypy")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True, timeout=60)
+    (packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (packages / "tfship_client").symlink_to(site / "tfship_client")
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+    (tmp_path / "right.py").write_text("""
+from pathlib import Path
+import numpy as np
+from tfship_client import AsyncClient, Client, Contract, Prediction, TfshipError, Tls
+
+def label(contract: Contract) -> str:
+    with Client("localhost:8500", contract=contract, tls=Tls(Path("ca.pem"))) as client:
+        predictions: list[Prediction] = client.predict_many([Path("a.png"), np.zeros((28, 28), np.uint8)])
+        outcomes: list[Prediction | TfshipError] = client.predict_many(["a.png"], errors="return")
+        return predictions[0].label + str(outcomes) + client.predict(b"").label
+
+async def probability() -> float:
+    async with AsyncClient("http://localhost:8501") as client:
+        return (await client.predict("a.png")).probability
+""")
+    (tmp_path / "wrong.py").write_text("""
+from tfship_client import Client, Clinet
+Client("localhost:8500", modle="cnn").predict(3).lable
+""")
+    python_of = f"--python-executable={tmp_path / 'venv' / 'bin' / 'python'}"
+    command = [sys.executable, "-m", "mypy", "--strict", python_of, "right.py", "wrong.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    found = [line for line in done.stdout.splitlines() if ": error: " in line]
+    kinds = sorted(line.rpartition("[")[2] for line in found)
+    assert kinds == ["arg-type]", "attr-defined]", "attr-defined]", "call-arg]"], done.stdout + done.stderr
+    assert {line.partition(":")[0] for line in found} == {"wrong.py"}
 
 
 def test_other_programs_import_tensorflow_too(
