@@ -179,6 +179,7 @@ class _InThreads:
 
     async def _in_a_thread(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+            answering = self._threads.submit(function, *arguments)
         except RuntimeError as error:  # the threads have ended
             raise UsageError(f"the client has been closed ({error})") from None
+        return await asyncio.wrap_future(answering)

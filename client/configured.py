@@ -124,8 +124,8 @@ class Configured:
         except DataError as error:
             if strict:
                 raise
-            # Without the frames that it came through, which hold the image.
-            return Asked(name, outcome=error.with_traceback(None))
+            # One that wasn't raised: the frames that this came through hold the image.
+            return Asked(name, outcome=DataError(str(error)))
 
     def _prediction(self, answer: Answer, place: int = 0) -> Prediction:
         return Prediction.of(answer.scores[place], self._contract, answer.version)

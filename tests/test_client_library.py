@@ -604,6 +604,7 @@ def test_a_client_closed_by_another_thread(digits: Ports, kind: str) -> None:
 def test_encrypted(kind: str, tmp_path: Path) -> None:
     certificates = Certificates(tmp_path)
     tls = Tls(tmp_path / "ca.pem")
+    assert Tls(str(tls.ca)) == tls  # type: ignore[arg-type]
 
     async def asked(where: str) -> str:
         async with AsyncClient(where, tls=tls) as client:

@@ -60,7 +60,9 @@ def test_multiples_are_of_the_same_round() -> None:
         (0.40, 4.0, []),
         (0.41, 4.2, ["over REST in 0.40 s at most: 0.41 s"]),
         (0.30, 2.9, ["at least 10 times as fast as the usual client: 9.7 times"]),
-        (0.50, 1.0, ["over REST in 0.40 s at most: 0.50 s", "at least 10 times as fast as the usual client: 2.0 times"]),
+        (0.50, 1.0, [
+            "over REST in 0.40 s at most: 0.50 s", "at least 10 times as fast as the usual client: 2.0 times",
+        ]),
     ],
 )  # fmt: skip
 def test_what_is_missed_is_said(rest: float, usual: float, missed: list[str]) -> None:
