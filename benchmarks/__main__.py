@@ -5,16 +5,17 @@ python -m benchmarks report             render the report of the last run again
 python -m benchmarks training           train plainly and by the fast recipe, in turn; print the ratios
 python -m benchmarks server             the embedded server's speed against TensorFlow Serving's (see its --help)
 python -m benchmarks soak               how soon that server answers, whether its memory grows (see its --help)
+python -m benchmarks pictures           how well photographs of digits are read (see its --help)
 python -m benchmarks readme [--check]   put the committed results into the README, or compare
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import report, soak_command, speed_command
+from benchmarks import pictures_command, report, soak_command, speed_command
 from train import cards, cli, data
 from train.errors import ArtifactError, ResultError, UsageError
 from train.files import read_json, write_bytes, write_json
@@ -27,20 +28,22 @@ _COMMITTED = _FOLDER / "results.json"
 _COMMITTED_TRAINING = _FOLDER / "training.json"
 _COMMITTED_SPEED = _FOLDER / "server.json"
 _COMMITTED_SOAK = _FOLDER / "soak.json"
+_COMMITTED_PICTURES = _FOLDER / "pictures.json"
 _RELEASED = _FOLDER.parent / "models" / cards.RELEASED
 _README = _FOLDER.parent / "README.md"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one of the six commands and return the exit code."""
+    """Run one of the commands and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    others = {speed_command.COMMAND: speed_command.main, soak_command.COMMAND: soak_command.main}
+    commands = (speed_command, soak_command, pictures_command)
+    others: dict[str, Callable[[Sequence[str]], int]] = {each.COMMAND: each.main for each in commands}
     if argv and argv[0] in others:
         return others[argv[0]](argv[1:])
     parser = cli.parser(
         "python -m benchmarks",
         "Measure every format and every way of serving; report. What has options of its own: python -m "
-        "benchmarks server --help, and soak --help.",
+        "benchmarks server --help, soak --help, pictures --help.",
     )
     parser.add_argument("command", nargs="?", default="run", choices=("run", "report", "training", "readme"))
     parser.add_argument("--models", type=Path, default=Path("models"), help="the folder of exported models")
@@ -90,7 +93,7 @@ def _training(arguments: argparse.Namespace) -> int:
 
 
 def _readme(*, check: bool) -> int:
-    from benchmarks import soak_table, speed_table, training
+    from benchmarks import pictures, soak_table, speed_table, training
 
     released = {name: cards.read(_RELEASED, name) for name in NETWORKS}
     blocks = {
@@ -101,6 +104,9 @@ def _readme(*, check: bool) -> int:
         ),
         "soak": soak_table.readme_block(
             soak_table.read(_COMMITTED_SOAK) if _COMMITTED_SOAK.is_file() else None
+        ),
+        "pictures": pictures.readme_block(
+            pictures.read(_COMMITTED_PICTURES) if _COMMITTED_PICTURES.is_file() else None
         ),
     }
     before = after = _README.read_text(encoding="utf-8")

@@ -24,7 +24,8 @@ __all__ = ["SUFFIXES", "from_bytes", "from_file", "pixels"]
 # What a folder is searched for.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 
-_Whole = NDArray[np.int64]
+# Values 0…255; small, because all of it is done on a terminal while somebody waits.
+_Grey = NDArray[np.uint8]
 # Halves that come out exactly here may miss by 1e-13 in the graph's arithmetic: none is left exactly half.
 _NUDGE = 0.5 + 1e-6
 
@@ -96,62 +97,64 @@ def _is_prepared(grey: NDArray[np.uint8], box: int) -> bool:
     return abs(max(bottom - top, right - left) - box) <= rules.SLACK
 
 
-def _reduced(grey: NDArray[np.uint8]) -> _Whole:
-    """Return the picture at a size that it is looked at in, of values 0…255."""
+def _reduced(grey: _Grey) -> _Grey:
+    """Return the picture at a size that it is looked at in."""
     factor = -(-max(grey.shape) // rules.WORKING)
     height, width = (side // factor for side in grey.shape)
     blocks = grey[: height * factor, : width * factor].reshape(height, factor, width, factor)
     sums, area = blocks.sum((1, 3), dtype=np.int64), factor * factor
-    small = ((2 * sums + area) // (2 * area)).astype(np.uint8)
+    small: _Grey = ((2 * sums + area) // (2 * area)).astype(np.uint8)
     if min(small.shape) >= rules.SPECKLED:
-        small = np.asarray(Image.fromarray(small).filter(ImageFilter.MedianFilter(3)))
-    whole: _Whole = small.astype(np.int64)
-    return whole
+        return np.asarray(Image.fromarray(small).filter(ImageFilter.MedianFilter(3)))
+    return small
 
 
 @dataclass(frozen=True)
 class _Ink:
     """A digit: its strokes [h, w] of 0…255, and by how much they stand out."""
 
-    strokes: _Whole
+    strokes: _Grey
     distinct: float
 
 
-def _written(grey: _Whole) -> _Ink | None:
+def _written(grey: _Grey) -> _Ink | None:
     """Return the digit in dark ink, if there is one."""
     if not grey.size:
         return None
     window = _window_of(grey)
     contrast = _window(_window(grey, window, np.maximum), window, np.minimum) - grey
-    local = _window(contrast, window, np.maximum)
-    ink = _Components(_is_ink(contrast, local, int(contrast.max())))
+    ink = _Components(_is_ink(contrast, _window(contrast, window, np.maximum), int(contrast.max())))
     if ink.inner.any() and ink.outer.any():
         inside = np.where(_window(ink.of(ink.outer), 2 * rules.CELL + 1, np.maximum), 0, contrast)
         if inside.max() >= rules.FAINTEST:
-            nearby = _window(inside, window, np.maximum)
-            again = _Components(_is_ink(contrast, nearby, int(inside.max())))
+            again = _Components(_is_ink(contrast, _window(inside, window, np.maximum), int(inside.max())))
             if again.inner.any():
-                ink, local = again, nearby
+                ink = again
     chosen = ink.inner if ink.inner.any() else ink.outer
     weights = np.where(chosen, ink.sums(contrast), 0)
     # The largest first; the first of equals.
     for label in np.argsort(-weights, kind="stable")[: rules.CANDIDATES]:
         if not weights[label]:
             break
-        distinct = _distinct(grey, contrast, ink, label)
+        distinct = _distinct(grey, contrast, ink, int(label))
         if distinct >= rules.FAINTEST:
-            digit = _window(ink.of(ink.parts(label) & chosen), 3, np.maximum)
-            share = contrast / np.maximum(local, 1)
+            digit = _window(ink.of(ink.parts(int(label)) & chosen), 3, np.maximum)
+            full = np.maximum(_window(contrast, 4 * _cell_of(grey) + 1, np.maximum), 1)
+            share = contrast / full
             strokes = np.rint(((share - rules.PALE) / (rules.FULL - rules.PALE)).clip(0, 1) * 255)
-            return _Ink(np.where(digit, strokes, 0).astype(np.int64), distinct)
+            return _Ink(np.where(digit, strokes, 0).astype(np.uint8), distinct)
     return None
 
 
-def _window_of(grey: _Whole) -> int:
+def _window_of(grey: _Grey) -> int:
     return max(3, int(rules.WINDOW * min(grey.shape)) | 1)
 
 
-def _is_ink(contrast: _Whole, local: _Whole, strongest: int) -> NDArray[np.bool_]:
+def _cell_of(picture: NDArray[Any]) -> int:
+    return rules.CELL if min(picture.shape) >= rules.SPECKLED else 1
+
+
+def _is_ink(contrast: _Grey, local: _Grey, strongest: int) -> NDArray[np.bool_]:
     above = (contrast > rules.INK * strongest) & (contrast > rules.LOCAL * local)
     return above & (contrast >= rules.FAINTEST)
 
@@ -160,31 +163,33 @@ class _Components:
     """The components of ink [h, w], by label. Label 0 is none, and not all others are of one."""
 
     def __init__(self, ink: NDArray[np.bool_]) -> None:
-        cell = rules.CELL if min(ink.shape) >= rules.SPECKLED else 1
+        cell = _cell_of(ink)
         height, width = ink.shape
         padded = np.pad(ink, ((0, -height % cell), (0, -width % cell)))
         cells = np.asarray(padded.reshape(padded.shape[0] // cell, cell, -1, cell).any((1, 3)))
-        labels = _labelled(cells).repeat(cell, 0).repeat(cell, 1)[:height, :width]
-        self.labels = np.where(ink, labels, 0)
+        self.labels = _labelled(cells).repeat(cell, 0).repeat(cell, 1)[:height, :width] * ink
         self._count = cells.size + 1
-        self.areas = self.sums(np.ones_like(self.labels))
-        self.areas[0] = 0
+        self._ink = ink
+        self._inked = self.labels[ink]
+        self.areas = self.sums(ink)
         edge = np.zeros(self._count, np.bool_)
         for side in (self.labels[0], self.labels[-1], self.labels[:, 0], self.labels[:, -1]):
             edge[side] = True
         there = self.areas > 0
         self.outer = there & edge
         self.inner = there & ~edge & (self.areas > rules.SPECK * self.areas[self.outer].max(initial=0))
-        self.tops, self.bottoms = self._ends(0)
-        self.lefts, self.rights = self._ends(1)
+        rows, columns = ink.nonzero()
+        self.tops, self.bottoms = self._ends(self._inked, rows)
+        order = np.argsort(columns, kind="stable")
+        self.lefts, self.rights = self._ends(self._inked[order], columns[order])
 
     def of(self, labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return where the components of these labels are."""
         return labels[self.labels]
 
-    def sums(self, values: _Whole) -> _Whole:
-        """Return the sum of values [h, w] within each label."""
-        return np.bincount(self.labels.ravel(), values.ravel(), self._count).astype(np.int64)
+    def sums(self, values: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the sum of whole numbers [h, w] within each label."""
+        return np.bincount(self._inked, values[self._ink], self._count).astype(np.int64)
 
     def parts(self, label: int) -> NDArray[np.bool_]:
         """Return the labels of what belongs to the digit whose largest component is `label`."""
@@ -196,55 +201,54 @@ class _Components:
         parts: NDArray[np.bool_] = near & (self.areas >= rules.PART * self.areas[label]) & (self.areas > 0)
         return parts
 
-    def _ends(self, axis: int) -> tuple[_Whole, _Whole]:
-        """Return each label's first and last place along an axis, the last exclusive; far apart where there is none."""
-        places: _Whole = np.indices(self.labels.shape)[axis]
+    def _ends(
+        self, labels: NDArray[np.int32], places: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return each label's first and last (exclusive) of its ascending places; far apart where it has none."""
         first, last = np.full(self._count, self.labels.size), np.zeros(self._count, np.int64)
-        np.minimum.at(first, self.labels, places)
-        np.maximum.at(last, self.labels, places + 1)
+        # Of several values for one place, the last one stays.
+        first[labels[::-1]] = places[::-1]
+        last[labels] = places + 1
         return first, last
 
 
-def _labelled(cells: NDArray[np.bool_]) -> _Whole:
+def _labelled(cells: NDArray[np.bool_]) -> NDArray[np.int32]:
     """Return each cell's component (with its eight neighbours): the highest number of a cell in it, from 1; or 0."""
-    labels = np.where(cells, np.arange(1, cells.size + 1).reshape(cells.shape), 0)
+    labels = np.arange(1, cells.size + 1, dtype=np.int32).reshape(cells.shape) * cells
     while True:
-        grown = np.where(cells, _window(labels, 3, np.maximum), 0)
+        grown = _window(labels, 3, np.maximum) * cells
         if np.array_equal(grown, labels):
             return labels
         labels = grown
 
 
-def _distinct(grey: _Whole, contrast: _Whole, ink: _Components, label: int) -> float:
+def _distinct(grey: _Grey, contrast: _Grey, ink: _Components, label: int) -> float:
     """Return by how much a component is darker than paper: its contrast, but no more than what lies around tells."""
     top, bottom, left, right = (ends[label] for ends in (ink.tops, ink.bottoms, ink.lefts, ink.rights))
     margin = max(bottom - top, right - left, _window_of(grey) // 2)
-    around = grey[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin].ravel()
-    middle = int(np.partition(around, around.size // 2)[around.size // 2])
+    around = grey[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin]
+    # The median, the higher of the two in the middle.
+    middle = int(np.searchsorted(np.bincount(around.ravel()).cumsum(), around.size // 2, "right"))
     area = int(ink.areas[label])
     return min(middle * area - int(ink.sums(grey)[label]), int(ink.sums(contrast)[label])) / area
 
 
 def _window(values: NDArray[Any], size: int, extreme: np.ufunc) -> NDArray[Any]:
     """Return the extreme of the square of `size` (odd) around each value, [h, w], of what is inside."""
-    least = extreme is np.maximum
-    info = None if values.dtype == np.bool_ else np.iinfo(values.dtype)
-    filling = (not least) if info is None else info.min if least else info.max
-    for axis in (0, 1):
-        padding = [(0, 0), (0, 0)]
-        padding[axis] = (size // 2, size // 2)
-        reach, length = 1, values.shape[axis]
-        values = np.moveaxis(np.pad(values, padding, constant_values=filling), axis, 0)
+    for _ in range(2):
+        # The rows and then, turned, the columns. What is outside is as what is at the edge: that changes no extreme.
+        reach = 1
+        values = np.pad(values, ((size // 2, size // 2), (0, 0)), "edge")
         # Of windows of a length, two make one of up to twice that.
         while reach < size:
             step = min(reach, size - reach)
             values = extreme(values[:-step], values[step:])
             reach += step
-        values = np.moveaxis(values[:length], 0, axis)
+        values = values.T
     return values
 
 
-def _thickened(strokes: _Whole) -> _Whole:
+def _thickened(strokes: _Grey) -> _Grey:
     """Return strokes [h, w] of 0…255 as a pen would have made them that is as thick as MNIST's."""
     top, bottom, left, right = _extent(strokes > 0)
     wanted = int(rules.STROKE * max(bottom - top, right - left))
@@ -260,7 +264,7 @@ def _opened(ink: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
     return _window(_window(ink, size, np.minimum), size, np.maximum)
 
 
-def _normalised(strokes: _Whole, contract: Contract, box: int) -> NDArray[np.uint8]:
+def _normalised(strokes: _Grey, contract: Contract, box: int) -> NDArray[np.uint8]:
     """Return strokes [h, w] of 0…255 as a digit of the box's size, by its centre of mass in the middle of the field."""
     top, bottom, left, right = _extent(strokes > 0)
     longer = max(bottom - top, right - left)
@@ -268,9 +272,9 @@ def _normalised(strokes: _Whole, contract: Contract, box: int) -> NDArray[np.uin
     height, width = (
         max(1, (2 * side * box + longer) // (2 * longer)) for side in (bottom - top, right - left)
     )
-    rows = _resampling(strokes.shape[0], top, bottom, height, _lanczos)
-    columns = _resampling(strokes.shape[1], left, right, width, _lanczos)
-    small = _to_pixels(rows @ strokes @ columns.T)
+    rows = _resampling(bottom - top, 0, bottom - top, height, _lanczos)
+    columns = _resampling(right - left, 0, right - left, width, _lanczos)
+    small = _to_pixels(rows @ strokes[top:bottom, left:right].astype(np.float64) @ columns.T)
     weights = small.astype(np.float64)
     total = weights.sum()
     top = _place(weights.sum(1), total, contract.height)
