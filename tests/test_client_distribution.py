@@ -200,11 +200,9 @@ sys.exit(tfship_client.predict.main(sys.argv[1:]))
     assert done.stdout.startswith(f"{SEVEN}: 7 (")
 
 
-def test_errors_are_lines_and_help_names_the_command(
-    site: Path, needed: Path, server: Server, tmp_path: Path
-) -> None:
+def test_errors_are_lines_and_help_names_the_command(site: Path, needed: Path, tmp_path: Path) -> None:
     command = site / "bin" / "tfship-client"
-    done = python(tmp_path, command, "missing.png", "--server", server.rest, path=[site, needed])
+    done = python(tmp_path, command, "missing.png", "--server=127.0.0.1:1", path=[site, needed])
     assert (done.returncode, done.stderr) == (3, "error: missing.png: no such file\n")
     assert "usage: tfship-client" in python(tmp_path, command, "--help", path=[site, needed]).stdout
 
