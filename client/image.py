@@ -1,31 +1,27 @@
 """From a picture as a person has it to the tensor that the model takes, by the model's input contract.
 
-`export.contract` says what is done and why; `export.prepare` does the same in the graph of `serving_bytes`. Whatever
-is decided here is decided by whole numbers, or by the same operations of float64: both find the same ink.
+`export.contract` says what is done and why; `export.prepare` does the same in the graph of `serving_bytes`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from client import decoding
+from client import decoding, ink
 from client.decoding import Picture
+from client.ink import Grey
 from export import contract as rules
 from export.contract import Contract
 from train.errors import DataError
 
-__all__ = ["SUFFIXES", "from_bytes", "from_file", "pixels"]
+__all__ = ["SUFFIXES", "as_mnist", "from_bytes", "from_file", "pixels", "reduced"]
 
 # What a folder is searched for.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 
-# Values 0…255; small, because all of it is done on a terminal while somebody waits.
-_Grey = NDArray[np.uint8]
 # Halves that come out exactly here may miss by 1e-13 in the graph's arithmetic: none is left exactly half.
 _NUDGE = 0.5 + 1e-6
 
@@ -76,16 +72,17 @@ def _resized(picture: Picture, contract: Contract) -> NDArray[np.uint8]:
 
 def _digit(grey: NDArray[np.uint8], contract: Contract, name: str) -> NDArray[np.uint8]:
     """Return the digit as MNIST shows it, uint8 [height, width]."""
-    box = contract.height * rules.BOX // rules.FIELD
-    if grey.shape == contract.shape[:2] and _is_prepared(grey, box):
+    if grey.shape == contract.shape[:2] and _is_prepared(grey, _box(contract)):
         return grey  # any change could only do harm
-    small = _reduced(grey)
-    found = [each for each in (_written(small), _written(255 - small)) if each is not None]
-    if not found:
+    written = [each for found in ink.found(reduced(grey, rules.WORKING)) if (each := found.digit())]
+    if not written:
         raise DataError(f"{name}: nothing to see on it; expected a digit in one ink on plain paper")
     # The first of equals, which is dark ink.
-    strokes = max(found, key=lambda each: each.distinct).strokes
-    return _normalised(_thickened(strokes), contract, box)
+    return as_mnist(max(written, key=lambda each: each.distinct).strokes, contract)
+
+
+def _box(contract: Contract) -> int:
+    return contract.height * rules.BOX // rules.FIELD
 
 
 def _is_prepared(grey: NDArray[np.uint8], box: int) -> bool:
@@ -97,175 +94,36 @@ def _is_prepared(grey: NDArray[np.uint8], box: int) -> bool:
     return abs(max(bottom - top, right - left) - box) <= rules.SLACK
 
 
-def _reduced(grey: _Grey) -> _Grey:
-    """Return the picture at a size that it is looked at in."""
-    factor = -(-max(grey.shape) // rules.WORKING)
+def reduced(grey: Grey, size: int) -> Grey:
+    """Return a picture [h, w], made smaller where its longer side is more than `size`, and without single pixels."""
+    factor = -(-max(grey.shape) // size)
     height, width = (side // factor for side in grey.shape)
     blocks = grey[: height * factor, : width * factor].reshape(height, factor, width, factor)
     sums, area = blocks.sum((1, 3), dtype=np.int64), factor * factor
-    small: _Grey = ((2 * sums + area) // (2 * area)).astype(np.uint8)
+    small: Grey = ((2 * sums + area) // (2 * area)).astype(np.uint8)
     if min(small.shape) >= rules.SPECKLED:
         return np.asarray(Image.fromarray(small).filter(ImageFilter.MedianFilter(3)))
     return small
 
 
-@dataclass(frozen=True)
-class _Ink:
-    """A digit: its strokes [h, w] of 0…255, and by how much they stand out."""
-
-    strokes: _Grey
-    distinct: float
-
-
-def _written(grey: _Grey) -> _Ink | None:
-    """Return the digit in dark ink, if there is one."""
-    if not grey.size:
-        return None
-    window = _window_of(grey)
-    contrast = _window(_window(grey, window, np.maximum), window, np.minimum) - grey
-    ink = _Components(_is_ink(contrast, _window(contrast, window, np.maximum), int(contrast.max())))
-    if ink.inner.any() and ink.outer.any():
-        inside = np.where(_window(ink.of(ink.outer), 2 * rules.CELL + 1, np.maximum), 0, contrast)
-        if inside.max() >= rules.FAINTEST:
-            again = _Components(_is_ink(contrast, _window(inside, window, np.maximum), int(inside.max())))
-            if again.inner.any():
-                ink = again
-    chosen = ink.inner if ink.inner.any() else ink.outer
-    weights = np.where(chosen, ink.sums(contrast), 0)
-    # The largest first; the first of equals.
-    for label in np.argsort(-weights, kind="stable")[: rules.CANDIDATES]:
-        if not weights[label]:
-            break
-        distinct = _distinct(grey, contrast, ink, int(label))
-        if distinct >= rules.FAINTEST:
-            digit = _window(ink.of(ink.parts(int(label)) & chosen), 3, np.maximum)
-            full = np.maximum(_window(contrast, 4 * _cell_of(grey) + 1, np.maximum), 1)
-            share = contrast / full
-            strokes = np.rint(((share - rules.PALE) / (rules.FULL - rules.PALE)).clip(0, 1) * 255)
-            return _Ink(np.where(digit, strokes, 0).astype(np.uint8), distinct)
-    return None
-
-
-def _window_of(grey: _Grey) -> int:
-    return max(3, int(rules.WINDOW * min(grey.shape)) | 1)
-
-
-def _cell_of(picture: NDArray[Any]) -> int:
-    return rules.CELL if min(picture.shape) >= rules.SPECKLED else 1
-
-
-def _is_ink(contrast: _Grey, local: _Grey, strongest: int) -> NDArray[np.bool_]:
-    above = (contrast > rules.INK * strongest) & (contrast > rules.LOCAL * local)
-    return above & (contrast >= rules.FAINTEST)
-
-
-class _Components:
-    """The components of ink [h, w], by label. Label 0 is none, and not all others are of one."""
-
-    def __init__(self, ink: NDArray[np.bool_]) -> None:
-        cell = _cell_of(ink)
-        height, width = ink.shape
-        padded = np.pad(ink, ((0, -height % cell), (0, -width % cell)))
-        cells = np.asarray(padded.reshape(padded.shape[0] // cell, cell, -1, cell).any((1, 3)))
-        self.labels = _labelled(cells).repeat(cell, 0).repeat(cell, 1)[:height, :width] * ink
-        self._count = cells.size + 1
-        self._ink = ink
-        self._inked = self.labels[ink]
-        self.areas = self.sums(ink)
-        edge = np.zeros(self._count, np.bool_)
-        for side in (self.labels[0], self.labels[-1], self.labels[:, 0], self.labels[:, -1]):
-            edge[side] = True
-        there = self.areas > 0
-        self.outer = there & edge
-        self.inner = there & ~edge & (self.areas > rules.SPECK * self.areas[self.outer].max(initial=0))
-        rows, columns = ink.nonzero()
-        self.tops, self.bottoms = self._ends(self._inked, rows)
-        order = np.argsort(columns, kind="stable")
-        self.lefts, self.rights = self._ends(self._inked[order], columns[order])
-
-    def of(self, labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return where the components of these labels are."""
-        return labels[self.labels]
-
-    def sums(self, values: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the sum of whole numbers [h, w] within each label."""
-        return np.bincount(self._inked, values[self._ink], self._count).astype(np.int64)
-
-    def parts(self, label: int) -> NDArray[np.bool_]:
-        """Return the labels of what belongs to the digit whose largest component is `label`."""
-        top, bottom, left, right = (
-            ends[label] for ends in (self.tops, self.bottoms, self.lefts, self.rights)
-        )
-        gaps = [self.tops - bottom, top - self.bottoms, self.lefts - right, left - self.rights]
-        near = np.max(gaps, 0) <= rules.NEAR * max(bottom - top, right - left)
-        parts: NDArray[np.bool_] = near & (self.areas >= rules.PART * self.areas[label]) & (self.areas > 0)
-        return parts
-
-    def _ends(
-        self, labels: NDArray[np.int32], places: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return each label's first and last (exclusive) of its ascending places; far apart where it has none."""
-        first, last = np.full(self._count, self.labels.size), np.zeros(self._count, np.int64)
-        # Of several values for one place, the last one stays.
-        first[labels[::-1]] = places[::-1]
-        last[labels] = places + 1
-        return first, last
-
-
-def _labelled(cells: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Return each cell's component (with its eight neighbours): the highest number of a cell in it, from 1; or 0."""
-    labels = np.arange(1, cells.size + 1, dtype=np.int32).reshape(cells.shape) * cells
-    while True:
-        grown = _window(labels, 3, np.maximum) * cells
-        if np.array_equal(grown, labels):
-            return labels
-        labels = grown
-
-
-def _distinct(grey: _Grey, contrast: _Grey, ink: _Components, label: int) -> float:
-    """Return by how much a component is darker than paper: its contrast, but no more than what lies around tells."""
-    top, bottom, left, right = (ends[label] for ends in (ink.tops, ink.bottoms, ink.lefts, ink.rights))
-    margin = max(bottom - top, right - left, _window_of(grey) // 2)
-    around = grey[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin]
-    # The median, the higher of the two in the middle.
-    middle = int(np.searchsorted(np.bincount(around.ravel()).cumsum(), around.size // 2, "right"))
-    area = int(ink.areas[label])
-    return min(middle * area - int(ink.sums(grey)[label]), int(ink.sums(contrast)[label])) / area
-
-
-def _window(values: NDArray[Any], size: int, extreme: np.ufunc) -> NDArray[Any]:
-    """Return the extreme of the square of `size` (odd) around each value, [h, w], of what is inside."""
-    for _ in range(2):
-        # The rows and then, turned, the columns. What is outside is as what is at the edge: that changes no extreme.
-        reach = 1
-        values = np.pad(values, ((size // 2, size // 2), (0, 0)), "edge")
-        # Of windows of a length, two make one of up to twice that.
-        while reach < size:
-            step = min(reach, size - reach)
-            values = extreme(values[:-step], values[step:])
-            reach += step
-        values = values.T
-    return values
-
-
-def _thickened(strokes: _Grey) -> _Grey:
-    """Return strokes [h, w] of 0…255 as a pen would have made them that is as thick as MNIST's."""
+def as_mnist(strokes: Grey, contract: Contract) -> Grey:
+    """Return strokes [h, w] of 0…255 as MNIST shows a digit, [height, width] of the contract."""
     top, bottom, left, right = _extent(strokes > 0)
-    wanted = int(rules.STROKE * max(bottom - top, right - left))
-    ink = strokes > 127
-    width = 1
-    while width + 2 <= wanted and 2 * _opened(ink, width + 2).sum() >= ink.sum():
+    growth = _lacking(strokes > 127, max(bottom - top, right - left))
+    return _normalised(ink.window(strokes, growth, np.maximum), contract)
+
+
+def _lacking(written: NDArray[np.bool_], longer: int) -> int:
+    """Return the size, odd, of what a pen must have been wider, to have been as thick as MNIST's."""
+    wanted, width = int(rules.STROKE * longer), 1
+    while width + 2 <= wanted and 2 * ink.opening(written, width + 2).sum() >= written.sum():
         width += 2
-    return _window(strokes, max(wanted - width, 0) | 1, np.maximum)
+    return max(wanted - width, 0) | 1
 
 
-def _opened(ink: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
-    """Return the ink that squares of `size` fit into."""
-    return _window(_window(ink, size, np.minimum), size, np.maximum)
-
-
-def _normalised(strokes: _Grey, contract: Contract, box: int) -> NDArray[np.uint8]:
-    """Return strokes [h, w] of 0…255 as a digit of the box's size, by its centre of mass in the middle of the field."""
+def _normalised(strokes: Grey, contract: Contract) -> Grey:
+    """Return strokes as a digit of the box's size, by its centre of mass in the middle of the field."""
+    box = _box(contract)
     top, bottom, left, right = _extent(strokes > 0)
     longer = max(bottom - top, right - left)
     # Halves up, in integers.

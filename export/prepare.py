@@ -349,7 +349,7 @@ def _labelled(cells: tf.Tensor) -> tf.Tensor:
 
 
 def _distinct(grey: tf.Tensor, contrast: tf.Tensor, ink: _Components, label: tf.Tensor) -> tf.Tensor:
-    """Return by how much a component is darker than paper: its contrast, but no more than what lies around tells."""
+    """Return by how much a component is darker than paper: its contrast, or what lies around, if that is less."""
     top, bottom, left, right = ink.box(label)
     margin = tf.reduce_max([bottom - top, right - left, _window_of(grey) // 2])
     around = grey[

@@ -143,8 +143,7 @@ def test_a_shadow_a_table_a_line_and_specks_are_not_the_digit(inverted: bool, up
     if upside_down:
         picture = picture.rotate(180)
         expected = encoded(PICTURES["three"].rotate(180))
-    found = from_bytes(encoded(picture))
-    assert float(np.abs(found - from_bytes(expected)).mean()) < 0.04
+    assert nearly(from_bytes(encoded(picture)), from_bytes(expected))
 
 
 def test_photographs_are_read(sample: Digits) -> None:
