@@ -7,7 +7,7 @@ from client import reasons
 from client.answers import AVAILABLE, Served, Signature, Tensor, Version
 from client.connection import Servable
 from client.directory import Local
-from client.findings import Finding, clean, fault, listed, ok, warning
+from client.findings import FAULT, Finding, clean, fault, listed, ok, warning
 from export import contract
 from export.contract import Contract
 from train.errors import ArtifactError
@@ -207,7 +207,7 @@ def _signatures(about: str, served: Served, servable: Servable, local: Local) ->
     if not wrong and served.version == local.number and local.signatures:
         wrong = list(_against_disk(about, name, served, local.signatures))
     yield from wrong
-    if not wrong:
+    if not any(each.level == FAULT for each in wrong):
         also = [key for key in sorted(served.signatures) if key != servable.signature]
         compared = ", as the contract says" if agreed is not None else ""
         yield ok(

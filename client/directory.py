@@ -195,7 +195,8 @@ def _published(path: Path, local: Local) -> Iterator[Finding]:
         try:
             local.contract = contract.read(path)
         except (ArtifactError, RecursionError) as error:
-            yield fault(str(path), str(error).removeprefix(f"{path}/"), "`make export` writes a new version")
+            words = str(error).removeprefix(f"{path}/{CONTRACT}: ")
+            yield fault(str(path / CONTRACT), words, "`make export` writes a new version")
             return
     if wrong := cards.damage(path):
         yield fault(

@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     servable = Servable(arguments.model, arguments.version, arguments.label, arguments.signature)
     addresses = _addresses(arguments)
     config, findings = _config(arguments.model_config_file, servable)
-    findings = [*findings, *_examined(arguments, servable, addresses, config)]
+    log = _read(arguments.log)
+    findings = [*findings, *_examined(arguments, servable, addresses, config, log)]
     wrong = [each for each in findings if each.level == FAULT]
     if arguments.json:
         print(json.dumps(_described(servable, addresses, findings), indent=2))  # noqa: T201
@@ -94,18 +95,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _addresses(arguments: argparse.Namespace) -> list[tuple[str, Connection]]:
+def _addresses(arguments: argparse.Namespace) -> list[tuple[str | None, Connection]]:
     """Return each address that is to be examined, with the protocol that it is for."""
     server = arguments.server
     if server is not None and (arguments.rest or arguments.grpc):
         raise UsageError("--server beside --rest or --grpc; expected the one or the others")
-    found = [(ports.REST, arguments.rest), (ports.GRPC, arguments.grpc)]
+    found: list[tuple[str | None, str | None]] = [(ports.REST, arguments.rest), (ports.GRPC, arguments.grpc)]
     if not arguments.rest and not arguments.grpc:
         host = "localhost" if server is None else server
         if re.search(r":\d+$", host) and not host.endswith("::1"):
-            ports.address(host)
-            # Whichever protocol it speaks; the port's number says what it is for, if that is the usual one.
-            found = [(ports.GRPC if host.endswith(f":{GRPC_PORT}") else ports.REST, host)]
+            found = [(None, host)]
         else:
             host = f"[{host}]" if ":" in host and not host.startswith("[") else host
             found = [(ports.REST, f"{host}:{REST_PORT}"), (ports.GRPC, f"{host}:{GRPC_PORT}")]
@@ -131,14 +130,15 @@ def _header(text: str) -> tuple[str, str]:
 def _examined(
     arguments: argparse.Namespace,
     servable: Servable,
-    addresses: Sequence[tuple[str, Connection]],
+    addresses: Sequence[tuple[str | None, Connection]],
     config: "_Config | None",
+    log: str | None,
 ) -> list[Finding]:
     """Examine directory and addresses at the same time, for no longer than all steps' timeouts, and judge."""
     models: Path = arguments.models or _MODELS
     names = [*directory.models_in(models), *(config.models if config else ()), models.resolve().name, *_NAMES]
     labels = [*(config.labels if config else ()), *_LABELS]
-    told = [Told(f"{protocol} {connection.server}") for protocol, connection in addresses]
+    told = [Told(" ".join(filter(None, (protocol, each.server)))) for protocol, each in addresses]
     local: list[Local] = []
 
     def look() -> None:
@@ -155,7 +155,8 @@ def _examined(
     findings += _judged(told, servable, local[0] if local else Local())
     findings += local[0].findings if local else []
     findings += _config_on_disk(config, servable, local[0] if local else Local())
-    findings += _log(arguments.log, any(one.served is not None for one in told))
+    if log is not None:
+        findings += _in_log(arguments.log, log, serves=any(one.served is not None for one in told))
     findings += [
         fault(about, f"looking at it wasn't done after {seconds:g} s", "give it more time by --timeout")
         for about in late
@@ -273,14 +274,19 @@ def _config_on_disk(config: _Config | None, servable: Servable, local: Local) ->
         )
 
 
-def _log(name: str | None, serves: bool) -> Iterator[Finding]:
-    """Yield the complaints in a server's log; of one that serves all the same, they may be old."""
-    if name is None:
-        return
+def _read(log: str | None) -> str | None:
+    if log is None:
+        return None
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(errors="replace")
+        return sys.stdin.read() if log == "-" else Path(log).read_text(errors="replace")
     except FileNotFoundError:
-        raise UsageError(f"--log: {name}: no such file") from None
+        raise UsageError(
+            f"--log: {log}: no such file; expected what the server wrote, or - for stdin"
+        ) from None
+
+
+def _in_log(name: str, text: str, *, serves: bool) -> Iterator[Finding]:
+    """Yield the complaints in a server's log; of one that serves all the same, they may be old."""
     about = "the log" if name == "-" else name
     found = reasons.in_log(text)
     for words, reason in found:
@@ -291,11 +297,11 @@ def _log(name: str | None, serves: bool) -> Iterator[Finding]:
 
 
 def _described(
-    servable: Servable, addresses: Sequence[tuple[str, Connection]], findings: Sequence[Finding]
+    servable: Servable, addresses: Sequence[tuple[str | None, Connection]], findings: Sequence[Finding]
 ) -> dict[str, object]:
     return {
         "model": servable.name,
-        "addresses": {protocol: connection.server for protocol, connection in addresses},
+        "addresses": {protocol or "server": connection.server for protocol, connection in addresses},
         "ok": not any(each.level == FAULT for each in findings),
         "warnings": sum(each.level == WARNING for each in findings),
         "findings": [each.describe() for each in findings],

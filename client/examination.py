@@ -14,7 +14,6 @@ from train.errors import Refused, Unreachable
 
 __all__ = ["examine"]
 
-_OTHER = {ports.REST: ports.GRPC, ports.GRPC: ports.REST}
 _FLAGS = {ports.REST: f"--rest (usually {REST_PORT})", ports.GRPC: f"--grpc (usually {GRPC_PORT})"}
 _STARTS = {ports.REST: "--rest_api_port", ports.GRPC: "--port"}
 
@@ -66,26 +65,27 @@ _HEARD = {
 
 def examine(
     told: Told,
-    protocol: str,
+    protocol: str | None,
     connection: Connection,
     servable: Servable,
     names: Iterable[str],
     labels: Sequence[str],
 ) -> None:
-    """Examine the address of `connection`, meant for `protocol`, and write what comes of it into `told`, bit by bit.
+    """Examine the address of `connection`, meant for `protocol` or for either, and write what comes of it into `told`.
 
+    Bit by bit, so that what is known by then is there if it takes too long.
     `names` and `labels` are tried where the server doesn't know those of `servable`.
     """
-    heard = ports.listen(connection.server, connection.tls, protocol, connection.timeout)
+    heard = ports.listen(connection.server, connection.tls, protocol or ports.REST, connection.timeout)
     if heard.what not in (ports.REST, ports.GRPC):
         found, remedy = _HEARD[heard.what]
         values = {
-            "detail": heard.detail, "timeout": connection.timeout, "starts": _STARTS[protocol],
+            "detail": heard.detail, "timeout": connection.timeout, "starts": _STARTS[protocol or ports.REST],
             "port": ports.address(connection.server)[1],
         }  # fmt: skip
         told.findings.append(fault(told.about, found.format(**values), remedy.format(**values)))
         return
-    if heard.what != protocol:
+    if protocol and heard.what != protocol:
         told.findings.append(
             fault(
                 told.about,
@@ -115,8 +115,8 @@ def examine(
             )
         )
     else:
-        if heard.what == protocol:
-            told.findings.append(ok(told.about, f"a model server answers over {protocol}"))
+        if protocol in (None, heard.what):
+            told.findings.append(ok(told.about, f"a model server answers over {heard.what}"))
     finally:
         inspector.close()
 
