@@ -28,21 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     _say("serve: python -m serving, on free ports of this machine")
     with embedded(_ROOT / "models", list(NETWORKS)) as server:
         for model in NETWORKS:
-            _step(
-                "predict over REST", "client/predict.py", picture, "--model", model, "--server", server.rest
-            )
-            _step(
-                "predict over gRPC",
-                "client/predict.py",
-                picture,
-                "--model",
-                model,
-                "--grpc",
-                "--server",
-                server.grpc,
-            )
+            asked = ("client/predict.py", picture, "--model", model)
+            _step("predict over REST", *asked, "--server", server.rest)
+            _step("predict over gRPC", *asked, "--target", "grpc", "--server", server.grpc)
     _say("the server has stopped")
-    _step("predict without a server", "client/predict.py", picture, "--local", "--format", "int8")
+    _step("predict without a server", "client/predict.py", picture, "--target", "tflite:int8")
     _step("benchmark", "-m", "benchmarks", *data)
     return 0
 

@@ -1,5 +1,6 @@
-"""`python -m client` is `python client/predict.py`; `python -m client doctor` is `client.doctor`."""
+"""`python -m client` is `python client/predict.py`; `python -m client doctor` finds out why a server doesn't answer."""
 
+import importlib
 import sys
 from collections.abc import Sequence
 
@@ -7,15 +8,17 @@ from train import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that the first argument names, by default a prediction."""
-    arguments = sys.argv[1:] if argv is None else argv
+    """Run the command that the first argument names, or else predict; return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["doctor"]:
-        from client import doctor
+        return _main("doctor", arguments[1:])
+    return _main("predict", arguments)
 
-        return doctor.main(arguments[1:])
-    from client import predict
 
-    return predict.main(arguments)
+def _main(module: str, argv: Sequence[str]) -> int:
+    # Imported by its name: neither command pays for the other's imports.
+    code: int = importlib.import_module(f"client.{module}").main(argv)
+    return code
 
 
 if __name__ == "__main__":

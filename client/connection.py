@@ -3,6 +3,7 @@
 `client.rest.session` and `client.grpc.channel` make the libraries' own objects of it.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +11,22 @@ from pathlib import Path
 from export.runtime import DEFAULT_SIGNATURE
 from train.errors import UsageError
 
-__all__ = ["GRPC_PORT", "MOST_RETRIES", "REST_PORT", "Connection", "Servable", "Tls"]
+__all__ = [
+    "COMPRESSED_FROM", "GRPC_PORT", "MOST_ANSWER", "MOST_RETRIES", "REST_PORT", "Connection", "Servable", "Tls",
+]  # fmt: skip
 
 # TensorFlow Serving's ports.
 GRPC_PORT, REST_PORT = 8500, 8501
 # gRPC makes five attempts at most (gRFC A6), so that is the bound for both.
 MOST_RETRIES = 4
+# Probabilities are small: beyond so many bytes an answer is something else.
+MOST_ANSWER = 64 << 20
+# Bodies below so many bytes fit a packet anyway.
+COMPRESSED_FROM = 1400
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9_.-]+")  # what gRPC takes for metadata, which HTTP takes, too
+_HEADER_VALUE = re.compile(r"[ -~]*")
+_LOOPBACK = re.compile(r"(unix:.*|localhost|127(\.\d+){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,28 +52,46 @@ class Tls:
 class Connection:
     """A server at `server` (host:port), spoken to in plain text unless there is `tls`.
 
-    `headers` go with each request, over gRPC as metadata. `timeout` is in seconds for an attempt. An attempt that
-    fails because the server isn't there or isn't ready (UNAVAILABLE, 503, no connection) is made again `retries`
-    times, with growing pauses: a prediction changes nothing, so twice does no harm.
-    Raises UsageError for an address or numbers that can't be.
+    `headers` go with each request, over gRPC as metadata. `timeout` is in seconds for an answer, all attempts
+    together. An attempt that fails because the server isn't there or isn't ready (UNAVAILABLE, 503, no connection)
+    is made again `retries` times, with growing pauses: a prediction changes nothing, so twice does no harm. Large
+    requests are compressed if `gzip`; None means where the way is longer than this machine's loopback.
+    Raises UsageError for an address, headers or numbers that can't be.
     """
 
     server: str
     tls: Tls | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(
+        default_factory=dict, repr=False
+    )  # an API key is nobody else's business
     timeout: float = 10.0
     retries: int = 2
+    gzip: bool | None = None
 
     def __post_init__(self) -> None:
-        if not self.timeout > 0:
-            raise UsageError(f"a timeout of {self.timeout:g}: expected more than 0 seconds")
+        if "://" in self.server and not self.server.startswith("unix://"):
+            raise UsageError(f"{self.server}: expected host:port, without {self.server.split('://')[0]}://")
+        # A week; more is no patience, and some clocks can't count it.
+        if not 0 < self.timeout <= 604_800:
+            raise UsageError(f"a timeout of {self.timeout:g}: expected more than 0 seconds, 604800 at most")
         if not 0 <= self.retries <= MOST_RETRIES:
             raise UsageError(f"{self.retries} retries: expected 0 to {MOST_RETRIES}")
+        for name, value in self.headers.items():
+            if not _HEADER_NAME.fullmatch(name):
+                raise UsageError(f"a header's name {name!r}: expected letters, digits, - _ and .")
+            if not _HEADER_VALUE.fullmatch(value) or name.lower().endswith("-bin"):
+                # Its value may be a secret and isn't shown.
+                raise UsageError(f"header {name}: expected a value of printable ASCII in one line")
 
     @property
     def url(self) -> str:
         """The address as REST's URLs begin."""
         return f"{'https' if self.tls else 'http'}://{self.server}"
+
+    @property
+    def compresses(self) -> bool:
+        """Whether large requests are compressed."""
+        return self.gzip if self.gzip is not None else _LOOPBACK.fullmatch(self.server) is None
 
 
 @dataclass(frozen=True)
@@ -77,6 +106,8 @@ class Servable:
     def __post_init__(self) -> None:
         if self.version is not None and self.label is not None:
             raise UsageError(f"version {self.version} and label {self.label!r}: expected one of them")
+        if self.version is not None and not 0 <= self.version < 2**63:
+            raise UsageError(f"version {self.version}: expected a whole number of 0 to 2^63 - 1")
 
     @property
     def path(self) -> str:

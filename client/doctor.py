@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from client import arguments as flags
 from client import directory, ports, reasons
 from client.agreement import Told, judge
 from client.connection import GRPC_PORT, REST_PORT, Connection, Servable, Tls
@@ -35,8 +36,6 @@ _STEPS = 3.5
 # Names that a server may know a model by, and labels that a version is often given.
 _NAMES = ("default", "model", "mnist", "cnn", "nn")
 _LABELS = ("stable", "canary", "latest", "production", "prod", "staging", "test")
-# RFC 9110, 5.6.2; a value's characters are those that gRPC takes, too.
-_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([ -~]*)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,20 +110,13 @@ def _addresses(arguments: argparse.Namespace) -> list[tuple[str | None, Connecti
     tls = None
     if arguments.tls or arguments.ca or arguments.cert or arguments.key:
         tls = Tls(arguments.ca, arguments.cert, arguments.key)
-    headers = dict(_header(each) for each in arguments.header)
+    headers = flags.headers(arguments.header)
     connections = [
         (protocol, Connection(each, tls, headers, arguments.timeout, 0)) for protocol, each in found if each
     ]
     for _, connection in connections:
         ports.address(connection.server)
     return connections
-
-
-def _header(text: str) -> tuple[str, str]:
-    match = _HEADER.fullmatch(text)
-    if match is None:
-        raise UsageError(f"--header {text!r}: expected 'name: value' in ASCII")
-    return match[1], match[2].strip()
 
 
 def _examined(

@@ -1,28 +1,35 @@
 """A model behind TensorFlow Serving's gRPC API, as a `Target`."""
 
 import json
+from typing import Any
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from client.connection import Connection, Servable
-from export.runtime import IMAGE, PROBABILITIES
+from client.binding import Binding, checked
+from client.connection import COMPRESSED_FROM, GRPC_PORT, MOST_ANSWER, Connection, Servable
+from client.targets import Choice, Opened, served
+from export.runtime import Signature, TensorSpec
 from serving import tensors
-from serving.protos import model_pb2, predict_pb2
+from serving.protos import get_model_metadata_pb2, model_pb2, predict_pb2
 from serving.stubs import PredictionServiceStub
 from train.errors import Refused, Unreachable
 
-__all__ = ["Grpc", "channel", "model_spec"]
+__all__ = ["Grpc", "channel", "model_spec", "open_target"]
 
 _NO_ANSWER = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+_METADATA = "signature_def"
 
 
 def channel(connection: Connection) -> grpc.Channel:
-    """Return a channel with the connection's encryption and retries; timeout and metadata go with each call."""
+    """Return a channel with the connection's encryption and retries; timeout and metadata go with each call.
+
+    Raises UsageError for keys and certificates that can't be used.
+    """
     options: list[tuple[str, object]] = [
         # 4 MiB is gRPC's default, some 1,300 digits; the server sets its own limit.
-        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_receive_message_length", MOST_ANSWER),
         ("grpc.max_send_message_length", -1),
         # Or a server that has just come is found a second later.
         ("grpc.initial_reconnect_backoff_ms", 100),
@@ -30,11 +37,15 @@ def channel(connection: Connection) -> grpc.Channel:
     ]
     if connection.retries:
         options.append(("grpc.service_config", json.dumps(_retrying(connection.retries))))
-    tls = connection.tls
-    if tls is None:
+    if connection.tls is None:
         return grpc.insecure_channel(connection.server, options)
+    from client import tls
+
+    tls.context(connection.tls)
+    trusted = tls.authorities(connection.tls)
     ca, key, certificate = (
-        each.read_bytes() if each is not None else None for each in (tls.ca, tls.key, tls.certificate)
+        each.read_bytes() if each is not None else None
+        for each in (trusted, connection.tls.key, connection.tls.certificate)
     )
     return grpc.secure_channel(connection.server, grpc.ssl_channel_credentials(ca, key, certificate), options)
 
@@ -61,40 +72,108 @@ def model_spec(servable: Servable) -> model_pb2.ModelSpec:
     return spec
 
 
+def open_target(choice: Choice) -> Opened:
+    """Open the server's model that was chosen."""
+    return served(choice, Grpc(choice.connection or Connection(f"localhost:{GRPC_PORT}"), choice.servable))
+
+
 class Grpc:
     """`PredictionService.Predict`, over one kept channel.
 
     `predict` raises Unreachable where nothing answers in time and Refused with the server's own words where it
-    says no.
+    says no. `binding` names the tensors of the servable's signature.
     """
 
-    def __init__(self, connection: Connection, servable: Servable) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        servable: Servable,
+        binding: Binding = Binding(),  # noqa: B008 - frozen
+    ) -> None:
         self._connection, self._servable = connection, servable
+        self.binding = binding
+        self._where = f"{connection.server}, model {servable.name}"
         self._channel = channel(connection)
         self._metadata = tuple((name.lower(), value) for name, value in connection.headers.items())
         self._stub = PredictionServiceStub(self._channel)
 
-    def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `export.runtime.Target.predict`."""
+    def predict(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """See `export.runtime.Target.predict`; images as the binding says, encoded ones as dtype object [N]."""
         request = predict_pb2.PredictRequest(model_spec=model_spec(self._servable))
-        request.inputs[IMAGE].CopyFrom(tensors.to_proto(images))
-        where = f"{self._connection.server}, model {self._servable.name}"
-        try:
-            answer = self._stub.Predict(request, timeout=self._connection.timeout, metadata=self._metadata)
-        except grpc.RpcError as error:
-            if error.code() in _NO_ANSWER:
-                raise Unreachable(
-                    f"{where}: nothing answers with gRPC there ({error.details()}); is `make serve` running, "
-                    "and is this its gRPC port (8500, not REST's 8501)?"
-                ) from error
-            raise Refused(f"{where}: {error.code().name}: {error.details()}") from error
-        if PROBABILITIES not in answer.outputs:
+        request.inputs[self.binding.input].CopyFrom(tensors.to_proto(images))
+        answer = self._ask(self._stub.Predict, request)
+        output = self.binding.output
+        if output not in answer.outputs:
             raise Refused(
-                f"{where}: answered with {sorted(answer.outputs)}; "
-                f"expected {PROBABILITIES}, as `make export` names it"
+                f"{self._where}: answered with {', '.join(sorted(answer.outputs)) or 'nothing'}; expected {output}, "
+                "as `make export` names it"
             )
-        return tensors.from_proto(answer.outputs[PROBABILITIES]).astype(np.float32, copy=False)
+        try:
+            scores = tensors.from_proto(answer.outputs[output])
+        except ValueError as error:
+            raise Refused(f"{self._where}: answered with a broken tensor {output} ({error})") from None
+        return checked(scores, len(images), self._where)
+
+    def signatures(self) -> dict[str, Signature]:
+        """Return the signatures as the server describes them."""
+        spec = model_spec(self._servable)
+        spec.ClearField("signature_name")
+        request = get_model_metadata_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=[_METADATA])
+        answer = self._ask(self._stub.GetModelMetadata, request)
+        found = get_model_metadata_pb2.SignatureDefMap()
+        if not answer.metadata[_METADATA].Unpack(found):
+            raise Refused(f"{self._where}: answered with something else than a model's signatures")
+        return {
+            name: Signature(_specs(each.inputs), _specs(each.outputs), each.method_name)
+            for name, each in found.signature_def.items()
+        }
 
     def close(self) -> None:
         """Close the channel."""
         self._channel.close()
+
+    def _ask(self, call: Any, request: Any) -> Any:
+        size = request.ByteSize()
+        compressed = self._connection.compresses and size >= COMPRESSED_FROM
+        try:
+            return call(
+                request,
+                timeout=self._connection.timeout,
+                metadata=self._metadata,
+                compression=grpc.Compression.Gzip if compressed else None,
+            )
+        except grpc.RpcError as error:
+            raise self._failure(error, size) from error
+
+    def _failure(self, error: Any, size: int) -> Refused | Unreachable:
+        code, details = error.code(), error.details()
+        if code in _NO_ANSWER:
+            from client import tls
+
+            if remedy := tls.explain(self._connection):
+                return Unreachable(f"{self._where}: {remedy}")
+            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                what = f"no answer within {self._connection.timeout:g} s; see --timeout"
+            else:
+                what = f"nothing answers with gRPC there ({details})"
+            return Unreachable(
+                f"{self._where}: {what}; is `make serve` running, and is this its gRPC port (8500, not REST's 8501)?"
+            )
+        hint = ""
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger" in details:
+            hint = (
+                f": a request of {size / 2**20:.1f} MiB is more than it takes; raise its limit, or send smaller "
+                "pictures by --signature serving_bytes"
+            )
+        elif code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            hint = "; give what the server or its proxy asks for by --header"
+        return Refused(f"{self._where}: {code.name}: {details}{hint}")
+
+
+def _specs(tensor_infos: Any) -> dict[str, TensorSpec]:
+    specs = {}
+    for name, each in tensor_infos.items():
+        shape = each.tensor_shape
+        sizes = None if shape.unknown_rank else tuple(dim.size for dim in shape.dim)
+        specs[name] = TensorSpec(each.name, each.dtype, sizes)
+    return specs

@@ -3,6 +3,7 @@
 Answers come from whoever answers at an address: nothing in them is taken for granted, neither size nor form.
 """
 
+import os
 import re
 from typing import Protocol
 
@@ -125,6 +126,8 @@ class GrpcInspector:
     """An `Inspector` over gRPC."""
 
     def __init__(self, connection: Connection) -> None:
+        # gRPC's own lines on stderr say less than the findings do; read when it is imported.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         from client.grpc import channel
 
         self._connection, self._channel = connection, channel(connection)

@@ -11,10 +11,10 @@ import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from client.connection import Tls
+from client.tls import context
 from train.errors import UsageError
 
 __all__ = ["GRPC", "REST", "Heard", "address", "listen"]
@@ -70,7 +70,7 @@ def listen(server: str, tls: Tls | None, protocol: str, timeout: float) -> Heard
     try:
         if tls is None:
             return _plainly(caller, first, second)
-        return _encrypted(caller, _context(tls), first, second)
+        return _encrypted(caller, context(tls), first, second)
     except (socket.gaierror, UnicodeError) as error:
         return Heard("unknown host", getattr(error, "strerror", "") or "no name that a host can have")
     except ConnectionRefusedError:
@@ -85,7 +85,7 @@ class _Caller:
     port: int
     timeout: float
 
-    def ask(self, greeting: bytes, context: ssl.SSLContext | None = None) -> bytes | None:
+    def ask(self, greeting: bytes, tls: ssl.SSLContext | None = None) -> bytes | None:
         """Return the first bytes of the answer, b"" where the connection ended, None where nothing came in time.
 
         Raises OSError where there is no connection, ssl.SSLError where there is no encryption.
@@ -93,10 +93,10 @@ class _Caller:
         end = time.monotonic() + self.timeout
         with contextlib.ExitStack() as stack:
             connection = stack.enter_context(socket.create_connection((self.host, self.port), self.timeout))
-            if context is not None:
+            if tls is not None:
                 # Like the rest of an answer: who is silent, or hangs up, in the middle of it, does that.
                 with _hanging_up() as how:
-                    wrapped = context.wrap_socket(connection, server_hostname=self.host)
+                    wrapped = tls.wrap_socket(connection, server_hostname=self.host)
                     connection = stack.enter_context(wrapped)
                 if how:
                     return how[0]
@@ -151,12 +151,12 @@ def _plainly(caller: _Caller, first: str, second: str) -> Heard:
     return _or_else(caller.ask(_GREETINGS[second]), "closed")
 
 
-def _encrypted(caller: _Caller, context: ssl.SSLContext, first: str, second: str) -> Heard:
+def _encrypted(caller: _Caller, trusted: ssl.SSLContext, first: str, second: str) -> Heard:
     answer: bytes | None = b""
     try:
         for protocol in (first, second):
-            context.set_alpn_protocols(_ALPN[protocol])
-            answer = caller.ask(_GREETINGS[protocol], context)
+            trusted.set_alpn_protocols(_ALPN[protocol])
+            answer = caller.ask(_GREETINGS[protocol], trusted)
             if answer and (heard := _protocol(answer)) in (REST, GRPC):
                 return Heard(heard)
             if answer is None:
@@ -195,12 +195,12 @@ def _heard(answer: bytes) -> Heard:
 
 def _speaks_tls(caller: _Caller) -> bool:
     """Tell whether there is TLS, whoever it is and whether or not it is to be trusted."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
     try:
         with (
             socket.create_connection((caller.host, caller.port), caller.timeout) as connection,
-            context.wrap_socket(connection, server_hostname=caller.host),
+            anyone.wrap_socket(connection, server_hostname=caller.host),
         ):
             return True
     except ssl.SSLError as error:
@@ -208,26 +208,3 @@ def _speaks_tls(caller: _Caller) -> bool:
         return "ALERT" in (error.reason or "")
     except OSError:
         return False
-
-
-def _context(tls: Tls) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=tls.ca)
-    except (ssl.SSLError, OSError) as error:
-        raise UsageError(f"{tls.ca}: can't be used as authorities ({_why(error)}); expected PEM") from None
-    if tls.certificate is not None and tls.key is not None:
-        try:
-            # The password keeps OpenSSL from asking the terminal for that of an encrypted key.
-            context.load_cert_chain(tls.certificate, tls.key, password="")
-        except (ssl.SSLError, OSError) as error:
-            files = _files(tls.certificate, tls.key)
-            raise UsageError(f"{files}: can't be used ({_why(error)}); expected PEM, one's key") from None
-    return context
-
-
-def _files(certificate: Path, key: Path) -> str:
-    return f"{certificate} and {key}"
-
-
-def _why(error: OSError) -> str:
-    return getattr(error, "reason", None) or error.strerror or str(error)

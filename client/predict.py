@@ -1,8 +1,8 @@
 """Ask a model which digit a picture shows.
 
 python client/predict.py digit.png                 over REST, from a server on this machine
-python client/predict.py --grpc a.png b.jpg scans/ several pictures and folders, over gRPC
-python client/predict.py --local digit.png         no server: a TFLite file in this process
+python client/predict.py --target grpc a.png scans/ several pictures and folders, over gRPC
+python client/predict.py --target tflite digit.png no server: a TFLite file in this process
 python client/predict.py --json digit.png          JSON, a line per picture
 """
 
@@ -21,18 +21,17 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client import arguments as flags
 from client import image
-from client.connection import GRPC_PORT, REST_PORT, Connection, Servable
-from export import contract as contracts
-from export import formats
-from export.formats import FORMATS, REFERENCE
-from export.runtime import Target
+from client.binding import ENCODED, PIXELS, Binding
+from client.targets import open_target
+from export.contract import Contract
 from train import cli
-from train.cards import RELEASED
 from train.errors import DataError
 
 __all__ = ["main"]
@@ -44,28 +43,28 @@ _BATCH = 64
 def main(argv: Sequence[str] | None = None) -> int:
     """Classify the pictures, print a line for each, return the exit code."""
     arguments = _parser().parse_args(argv)
+    choice = flags.choice(arguments)
     paths = list(_expand(arguments.images))
-    contract = _contract(arguments)
-    target = _target(arguments)
+    opened = open_target(choice)
     bad = 0
     try:
         for start in range(0, len(paths), _BATCH):
             readable: list[Path] = []
-            tensors: list[NDArray[np.float32]] = []
+            rows: list[Any] = []
             for path in paths[start : start + _BATCH]:
                 try:
-                    tensors.append(image.from_file(path, contract))
+                    rows.append(_row(path, opened.contract, opened.binding))
                     readable.append(path)
                 except DataError as error:
                     # One bad picture must not cost the others their answer.
                     bad += 1
                     print(f"error: {error}", file=sys.stderr)  # noqa: T201
-            if tensors:
-                for path, row in zip(readable, target.predict(np.stack(tensors)), strict=True):
-                    ranked = _ranked(row, contract.labels)
+            if rows:
+                for path, row in zip(readable, opened.predict(_stacked(rows)), strict=True):
+                    ranked = _ranked(row, opened.contract.labels)
                     print(_json(path, ranked) if arguments.json else _line(path, ranked), flush=True)  # noqa: T201
     finally:
-        target.close()
+        opened.target.close()
     return DataError.exit_code if bad else 0
 
 
@@ -74,28 +73,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE", help="picture files, or folders of them"
     )
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--rest", action="store_true", help="ask a server over REST (this is the default)")
-    how.add_argument("--grpc", action="store_true", help="ask a server over gRPC")
-    how.add_argument("--local", action="store_true", help="no server: run a TFLite file in this process")
-    parser.add_argument("--server", metavar="HOST:PORT", help="(default: localhost:8501, with --grpc :8500)")
-    parser.add_argument("--model", default="cnn", help="the servable's name")
-    parser.add_argument("--version", type=int, metavar="N", help="of the servable (default: the latest)")
-    parser.add_argument(
-        "--timeout", type=float, default=10.0, metavar="SECONDS", help="for a server's answer"
-    )
-    parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        help=f"with --local: which TFLite format of the model (default: {REFERENCE}, or {formats.RELEASED} where "
-        "only the released models are there)",
-    )
-    parser.add_argument("--tflite", type=Path, metavar="FILE", help="with --local: this file instead")
-    parser.add_argument(
-        "--models", type=Path, default=Path("models"), help="with --local: the folder of models"
-    )
     parser.add_argument("--json", action="store_true", help="print a JSON object per picture")
+    flags.add_target(parser)
+    flags.add_connection(parser)
     return parser
+
+
+def _row(path: Path, contract: Contract, binding: Binding) -> Any:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror})") from error
+    if binding.dtype == ENCODED:
+        return data
+    pixels = image.pixels(data, contract, str(path))
+    return pixels if binding.dtype == PIXELS else contract.scale(pixels[np.newaxis])[0].astype(binding.dtype)
+
+
+def _stacked(rows: list[Any]) -> NDArray[Any]:
+    return np.array(rows, object) if isinstance(rows[0], bytes) else np.stack(rows)
 
 
 def _expand(images: Sequence[Path]) -> Iterator[Path]:
@@ -109,64 +105,6 @@ def _expand(images: Sequence[Path]) -> Iterator[Path]:
                 f"{path}: no pictures in this folder; looked for {', '.join(sorted(image.SUFFIXES))}"
             )
         yield from inside
-
-
-def _target(arguments: argparse.Namespace) -> Target:
-    """Return what answers; each kind's imports are paid for only when it is used."""
-    if arguments.local:
-        return _local(arguments)
-    servable = Servable(arguments.model, arguments.version)
-    if arguments.grpc:
-        from client.grpc import Grpc
-
-        server = arguments.server or f"localhost:{GRPC_PORT}"
-        return Grpc(Connection(server, timeout=arguments.timeout), servable)
-    from client.rest import Rest
-
-    return Rest(Connection(arguments.server or f"localhost:{REST_PORT}", timeout=arguments.timeout), servable)
-
-
-def _local(arguments: argparse.Namespace) -> Target:
-    from export.litert import LiteRT
-    from export.runtime import Classifier
-    from train.backend import quiet
-
-    path = arguments.tflite
-    if path is None:
-        path = _exported(arguments)
-    with quiet():  # LiteRT announces its delegate
-        return Classifier(LiteRT(path), str(path))
-
-
-def _exported(arguments: argparse.Namespace) -> Path:
-    """Return the TFLite file that was asked for: of an exported version, or else of the released model."""
-    from export import store
-
-    models: Path = arguments.models
-    base: Path = models / arguments.model
-    format_name = arguments.format or REFERENCE
-    if arguments.version is not None:
-        return base / str(arguments.version) / FORMATS[format_name].file
-    released = models / RELEASED / f"{arguments.model}.{arguments.format or formats.RELEASED}.tflite"
-    if released.is_file() and not store.versions(base):
-        cli.say(f"{base} holds no version, so the released model answers: {released}")
-        return released
-    return store.latest(base) / FORMATS[format_name].file
-
-
-def _contract(arguments: argparse.Namespace) -> contracts.Contract:
-    """Return what the model takes: as its version says where one is at hand, else what the digit networks take."""
-    from export import store
-
-    path: Path | None = arguments.tflite if arguments.local else None
-    if path is not None:
-        folder = next((each for each in path.parents if (each / contracts.CONTRACT).is_file()), None)
-    else:
-        found = store.versions(arguments.models / arguments.model)
-        folder = found.get(arguments.version or max(found, default=0))
-    if folder is None or not (folder / contracts.CONTRACT).is_file():
-        return contracts.digits(arguments.model)
-    return contracts.read(folder)
 
 
 def _ranked(row: NDArray[np.float32], labels: Sequence[str]) -> list[tuple[str, float]]:

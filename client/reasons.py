@@ -93,7 +93,7 @@ _REASONS = (
         _AGAIN,
     ),
     (
-        r"Failed to find any matching files for|variables\.(?:index|data)",
+        r"Failed to find any matching files for|not a valid checkpoint|variables\.(?:index|data)",
         "the variables' files are missing or don't belong together",
         _AGAIN,
     ),

@@ -151,8 +151,8 @@ def digits(model: str) -> Contract:
 
 
 def read(version: Path) -> Contract:
-    """Read the contract of a version directory; ArtifactError if there is none or it is damaged."""
-    path = version / CONTRACT
+    """Read the contract of a version directory, or a file; ArtifactError if there is none or it is damaged."""
+    path = version if version.is_file() else version / CONTRACT
     values = read_json(path)
     try:
         if values["schema"] != _SCHEMA:

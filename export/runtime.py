@@ -110,20 +110,27 @@ class Target(Protocol):
 
 
 class Classifier:
-    """A runtime's default signature as a `Target`, quantizing and dequantizing by the file's own scales."""
+    """A runtime's signature as a `Target`, quantizing and dequantizing by the file's own scales.
 
-    def __init__(self, runtime: Runtime, source: str) -> None:
-        self._runtime = runtime
-        signature = runtime.signatures.get(DEFAULT_SIGNATURE)
-        if signature is None or len(signature.inputs) != 1 or len(signature.outputs) != 1:
+    `output` names the one that holds the probabilities, where the signature has several.
+    """
+
+    def __init__(
+        self, runtime: Runtime, source: str, signature: str = DEFAULT_SIGNATURE, output: str = ""
+    ) -> None:
+        self._runtime, self._signature = runtime, signature
+        chosen = runtime.signatures.get(signature)
+        outputs = [] if chosen is None else [name for name in chosen.outputs if not output or name == output]
+        if chosen is None or len(chosen.inputs) != 1 or len(outputs) != 1:
             found = {
                 name: [*each.inputs, "→", *each.outputs] for name, each in sorted(runtime.signatures.items())
             }
             raise ArtifactError(
-                f"{source}: expected a signature {DEFAULT_SIGNATURE} with one input and one output; found {found}"
+                f"{source}: expected a signature {signature} with one input and one output; found {found}"
             )
-        ((self._input, self._in),) = signature.inputs.items()
-        ((self._output, self._out),) = signature.outputs.items()
+        ((self._input, self._in),) = chosen.inputs.items()
+        (self._output,) = outputs
+        self._out = chosen.outputs[self._output]
 
     def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Target.predict`."""
@@ -138,7 +145,7 @@ class Classifier:
 
     def infer(self, tensor: NDArray[Any]) -> NDArray[Any]:
         """Run the model alone, tensor in, tensor out: what the model-only clock times."""
-        return self._runtime.run(DEFAULT_SIGNATURE, {self._input: tensor})[self._output]
+        return self._runtime.run(self._signature, {self._input: tensor})[self._output]
 
     def close(self) -> None:
         """Free the model."""

@@ -24,7 +24,7 @@ from train.data import Digits
 from train.errors import ArtifactError, DataError, UsageError
 from train.files import sha256
 
-__all__ = ["Brought", "Source", "brought", "digest", "request", "trained"]
+__all__ = ["Brought", "Source", "are_logits", "brought", "digest", "keras_model", "request", "trained"]
 
 # How far a softmax's sum may be from one, in float32 or after a half-precision layer.
 _SUM = 1e-2
@@ -143,7 +143,7 @@ def brought(asked: Brought, request: str, say: Callable[[str], None]) -> Source:
         raise DataError(
             f"{asked.evaluation}: holds class {evaluation.classes.max()}, but the model has {len(labels)} classes"
         )
-    logits = bool((answers < -_SUM).any() or np.abs(answers.sum(1) - 1).max() > _SUM)
+    logits = are_logits(answers)
     say(
         f"{asked.name}: {height} × {width} {'grey' if channels == 1 else 'RGB'} images with values {low:g} to "
         f"{high:g}, {len(labels)} classes, {'logits, which get a softmax' if logits else 'probabilities'}"
@@ -190,7 +190,15 @@ class _Loaded:
     value_range: tuple[float, float]
 
 
-def _keras(path: Path) -> Any:
+def are_logits(answers: NDArray[Any]) -> bool:
+    """Tell whether scores [N, classes] can't be probabilities, so that they need a softmax."""
+    return bool((answers < -_SUM).any() or np.abs(answers.sum(1) - 1).max() > _SUM)
+
+
+def keras_model(path: Path) -> Any:
+    """Load a `.keras` file, not compiled. ArtifactError, with Keras' own reason, if it can't be."""
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; expected a .keras file or a SavedModel's folder")
     tensorflow()
     import keras
 
@@ -207,9 +215,7 @@ def _keras(path: Path) -> Any:
 
 
 def _layers(path: Path) -> _Loaded:
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; expected a .keras file or a SavedModel's folder")
-    model = _keras(path)
+    model = keras_model(path)
     import keras
 
     if len(model.inputs) != 1 or len(model.outputs) != 1:
@@ -225,7 +231,7 @@ def _layers(path: Path) -> _Loaded:
     rescales = isinstance(layers[0], (keras.layers.Rescaling, keras.layers.Normalization))
     from export.equalize import equalize
 
-    rescaled = _keras(path)
+    rescaled = keras_model(path)
     return _Loaded(
         lambda images: model(images, training=False),
         lambda images: rescaled(images, training=False),

@@ -147,16 +147,8 @@ def test_an_rgb_model_with_logits_answers_in_every_format_with_its_names(
         (folder / f"{number}.jpg").write_bytes(picture)
     files = [str(folder / f"{number}.jpg") for number in range(len(data))]
     for format_name in formats.FORMATS:
-        local = [
-            "--local",
-            "--json",
-            "--model",
-            "photos",
-            "--models",
-            str(folder / "models"),
-            "--format",
-            format_name,
-        ]
+        local = ["--target", f"tflite:{format_name}", "--json", "--model", "photos"]
+        local += ["--models", str(folder / "models")]
         assert cli.run(predict.main, [*files, *local]) == 0
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [row["label"] for row in rows] == NAMES

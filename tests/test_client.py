@@ -41,12 +41,12 @@ def run(*arguments: object) -> int:
 def paths(server: Server, models: Path) -> dict[str, list[str]]:
     return {
         "rest": ["--server", server.rest],
-        "grpc": ["--grpc", "--server", server.grpc],
-        "local": ["--local", "--models", str(models)],
+        "grpc": ["--target", "grpc", "--server", server.grpc],
+        "tflite": ["--target", "tflite", "--models", str(models)],
     }
 
 
-@pytest.mark.parametrize("how", ["rest", "grpc", "local"])
+@pytest.mark.parametrize("how", ["rest", "grpc", "tflite"])
 @pytest.mark.parametrize("model", ["nn", "cnn"])
 def test_samples_are_recognised(
     server: Server, models: Path, how: str, model: str, capsys: pytest.CaptureFixture[str]
@@ -68,7 +68,7 @@ def test_all_paths_give_the_same_probabilities(server: Server, models: Path, sam
         "rest, version 1": Rest(Connection(server.rest), Servable("cnn", 1)),
         "grpc": Grpc(Connection(server.grpc), Servable("cnn")),
         "grpc, version 1": Grpc(Connection(server.grpc), Servable("cnn", 1)),
-        "local": verify.open_tflite(version, FORMATS["float32"]),
+        "tflite": verify.open_tflite(version, FORMATS["float32"]),
     }
     reference = verify.open_saved_model(version).predict(images)
     for name, target in targets.items():
@@ -79,7 +79,7 @@ def test_all_paths_give_the_same_probabilities(server: Server, models: Path, sam
 
 
 def test_the_line_for_a_person(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(SEVEN, "--local", "--models", models) == 0
+    assert run(SEVEN, "--target", "tflite", "--models", models) == 0
     line = capsys.readouterr().out
     assert line.startswith(f"{SEVEN}: 7 (")
     assert "%), then " in line
@@ -87,14 +87,14 @@ def test_the_line_for_a_person(models: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_local_runs_every_format(models: Path, format_name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(SEVEN, "--local", "--models", models, "--format", format_name, "--json") == 0
+    assert run(SEVEN, "--target", f"tflite:{format_name}", "--models", models, "--json") == 0
     assert json.loads(capsys.readouterr().out)["label"] == "7"
 
 
 def test_local_takes_a_file(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.tflite"
     shutil.copy(store.latest(models / "nn") / "tflite" / "int8.tflite", file)
-    assert run(SEVEN, "--local", "--tflite", file) == 0
+    assert run(SEVEN, "--target", f"tflite:{file}") == 0
     assert ": 7 (" in capsys.readouterr().out
 
 
@@ -103,12 +103,12 @@ def test_one_bad_picture_does_not_cost_the_others_their_answer(
 ) -> None:
     bad = tmp_path / "bad.png"
     bad.write_text("no picture")
-    assert run(bad, SEVEN, tmp_path / "missing.png", "--local", "--models", models) == 3
+    assert run(bad, SEVEN, tmp_path / "missing.png", "--target", "tflite", "--models", models) == 3
     captured = capsys.readouterr()
     assert [line.split(":")[0] for line in captured.out.splitlines()] == [str(SEVEN)]
     assert captured.err.splitlines() == [
         f"error: {bad}: not a picture; expected PNG, JPEG or the like",
-        f"error: {tmp_path / 'missing.png'}: no such file",
+        f"error: {tmp_path / 'missing.png'}: can't be read (No such file or directory)",
     ]
 
 
@@ -119,7 +119,7 @@ def free_port() -> int:
         return port
 
 
-@pytest.mark.parametrize("flags", [[], ["--grpc"]])
+@pytest.mark.parametrize("flags", [[], ["--target", "grpc"]])
 def test_unreachable_server(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(SEVEN, *flags, "--server", f"127.0.0.1:{free_port()}") == 5
     (line,) = capsys.readouterr().err.splitlines()
@@ -128,7 +128,7 @@ def test_unreachable_server(flags: list[str], capsys: pytest.CaptureFixture[str]
     assert "make serve" in line
 
 
-@pytest.mark.parametrize("flags", [[], ["--grpc"]])
+@pytest.mark.parametrize("flags", [[], ["--target", "grpc"]])
 @pytest.mark.parametrize("server_name", ["no port", "127.0.0.1:x", "127.0.0.1:99999", "[::", "a" * 300])
 def test_nonsense_for_a_server(
     flags: list[str], server_name: str, capsys: pytest.CaptureFixture[str]
@@ -150,14 +150,14 @@ def test_unknown_model_and_version(
 def test_the_other_ports_number(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(SEVEN, "--server", server.grpc, "--timeout", "3") == 5
     assert "is this its REST port" in capsys.readouterr().err
-    assert run(SEVEN, "--grpc", "--server", server.rest, "--timeout", "3") == 5
+    assert run(SEVEN, "--target", "grpc", "--server", server.rest, "--timeout", "3") == 5
     assert "is this its gRPC port" in capsys.readouterr().err
 
 
 def test_local_without_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(SEVEN, "--local", "--models", tmp_path) == 4
+    assert run(SEVEN, "--target", "tflite", "--models", tmp_path) == 4
     assert "run `make export` first" in capsys.readouterr().err
-    assert run(SEVEN, "--local", "--tflite", SEVEN) == 4
+    assert run(SEVEN, "--target", f"tflite:{SEVEN}") == 4
     assert "LiteRT can't load it" in capsys.readouterr().err
 
 
@@ -212,7 +212,7 @@ def test_a_server_that_never_answers(kind: type[Rest] | type[Grpc]) -> None:
         target.close()
 
 
-@pytest.mark.parametrize("how", ["rest", "grpc", "local"])
+@pytest.mark.parametrize("how", ["rest", "grpc", "tflite"])
 def test_tensorflow_is_never_loaded(server: Server, models: Path, how: str) -> None:
     script = """
 import sys
@@ -239,7 +239,7 @@ assert not any("tensorflow" in line and ".so" in line for line in open("/proc/se
 def test_as_a_script_and_as_a_module(models: Path, command: list[str], tmp_path: Path) -> None:
     directory = tmp_path if Path(command[-1]).is_absolute() else ROOT
     done = subprocess.run(
-        [sys.executable, *command, str(SEVEN), "--local", "--models", str(models)],
+        [sys.executable, *command, str(SEVEN), "--target", "tflite", "--models", str(models)],
         cwd=directory, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")

@@ -79,12 +79,9 @@ def test_the_samples_are_recognised_in_a_fresh_clone(tmp_path: Path) -> None:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, tmp_path / name)
     for model in NAMES:
+        asked = ["client/predict.py", "client/samples", "--target", "tflite", "--json", "--model", model]
         done = subprocess.run(
-            [sys.executable, "client/predict.py", "client/samples", "--local", "--json", "--model", model],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=True,
+            [sys.executable, *asked], cwd=tmp_path, capture_output=True, text=True, check=True
         )
         answers = {
             Path(each["image"]).stem: each["label"] for each in map(json.loads, done.stdout.splitlines())
@@ -97,11 +94,11 @@ def test_an_exported_version_comes_before_the_released_model(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = released(tmp_path, IN_REPOSITORY)
-    arguments = [str(FOLDER / "seven.png"), "--local", "--models", str(folder)]
-    assert cli.run(predict.main, [*arguments, "--format", "float16"]) == 4
+    arguments = [str(FOLDER / "seven.png"), "--models", str(folder), "--target"]
+    assert cli.run(predict.main, [*arguments, "tflite:float16"]) == 4
     assert "holds no version directory" in capsys.readouterr().err
     shutil.copytree(models / "cnn", folder / "cnn")
-    assert cli.run(predict.main, arguments) == 0
+    assert cli.run(predict.main, [*arguments, "tflite"]) == 0
     assert capsys.readouterr().err == ""
 
 

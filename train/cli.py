@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from train.errors import TfshipError
 
-__all__ = ["count", "parser", "run", "say", "split"]
+__all__ = ["count", "one_line", "parser", "run", "say", "split"]
 
 EXIT_CODES = (
     "exit codes: 0 done, 1 failed, 2 wrong usage, 3 unusable data or picture, 4 missing or damaged model, "
@@ -55,7 +55,7 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
         # A closed pipe shows up only when the buffer is written: do it where it can still be caught.
         sys.stdout.flush()
     except TfshipError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        print(f"error: {one_line(error)}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
@@ -69,6 +69,12 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)  # noqa: T201
         return 1
     return code
+
+
+def one_line(text: object) -> str:
+    """Return a text as one line that a terminal can't take for commands: it may quote a file or a server."""
+    line = " ".join(str(text).split())
+    return line if line.isprintable() else "".join(each if each.isprintable() else "?" for each in line)
 
 
 def say(text: str) -> None:

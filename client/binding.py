@@ -1,0 +1,124 @@
+"""Which tensors of a signature take the pictures and answer the probabilities, and what the pictures are then.
+
+By the input contract, which knows its own signatures, or by what a server or a file says of itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.contract import CLASSIFY, Contract
+from export.runtime import IMAGE, PROBABILITIES, Signature
+from train.errors import Refused, UsageError
+
+__all__ = ["DTYPES", "ENCODED", "PIXELS", "Binding", "by_contract", "by_signature", "checked"]
+
+# What a picture is to a signature: its pixels, or the file's bytes as they are. Other dtypes take scaled values.
+PIXELS, ENCODED = "uint8", "string"
+# The dtypes that a picture can be, by TensorFlow's DataType number.
+DTYPES = {1: "float32", 2: "float64", 4: PIXELS, 7: ENCODED, 19: "float16"}
+# Their method names, for tf.Examples.
+_EXAMPLES = ("tensorflow/serving/classify", "tensorflow/serving/regress")
+
+
+@dataclass(frozen=True)
+class Binding:
+    """The names of a signature's `input` and `output`, and what the input takes.
+
+    `dtype` is one of `DTYPES`' names; `shape` is that of one image where it may be another than the contract's, with
+    as many values: [28, 28] or [784] for [28, 28, 1].
+    """
+
+    input: str = IMAGE
+    output: str = PROBABILITIES
+    dtype: str = "float32"
+    shape: tuple[int, ...] | None = None
+
+    def rows(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Return images [N, height, width, channels], or encoded ones [N], as the tensor that the input takes."""
+        return images if self.shape is None else images.reshape(len(images), *self.shape)
+
+
+def by_contract(contract: Contract, signature: str) -> Binding | None:
+    """Return the binding of one of the contract's signatures, None for one that it doesn't know.
+
+    Raises UsageError for the one that takes tf.Examples.
+    """
+    signatures = contract.describe()["signatures"]
+    if signature == CLASSIFY:
+        raise UsageError(_takes_examples(signature))
+    if signature not in signatures:
+        return None
+    ((name, tensor),) = signatures[signature]["inputs"].items()
+    return Binding(name, PROBABILITIES, tensor["dtype"])
+
+
+def by_signature(signatures: Mapping[str, Signature], name: str, contract: Contract, where: str) -> Binding:
+    """Return the binding of signature `name` of a model that describes itself.
+
+    Raises UsageError if there is none of that name, if it doesn't take one picture, if that has another size than
+    the contract's, or if it isn't clear which output holds the probabilities. `where` names the model in messages.
+    """
+    signature = signatures.get(name)
+    if signature is None:
+        known = ", ".join(sorted(each for each in signatures if not each.startswith("__"))) or "none"
+        raise UsageError(f"{where}: has no signature {name}; there are {known}")
+    if signature.method_name in _EXAMPLES:
+        raise UsageError(_takes_examples(name))
+    if len(signature.inputs) != 1:
+        raise UsageError(
+            f"{where}: signature {name} takes {', '.join(signature.inputs) or 'nothing'}; expected one picture"
+        )
+    ((key, spec),) = signature.inputs.items()
+    dtype = DTYPES.get(spec.dtype) if spec.quantization is None else "float32"
+    if dtype is None:
+        raise UsageError(
+            f"{where}: signature {name} takes {key} of DataType {spec.dtype}; expected {', '.join(DTYPES.values())}"
+        )
+    output = _output(signature, name, where)
+    if dtype == ENCODED or spec.shape is None or -1 in spec.shape[1:] or spec.shape[1:] == contract.shape:
+        return Binding(key, output, dtype)
+    shape = spec.shape[1:]
+    if not shape or prod(shape) != prod(contract.shape):
+        raise UsageError(
+            f"{where}: signature {name} takes {key} {list(shape)}, but pictures are prepared as "
+            f"{list(contract.shape)}; give the model's contract.json by --contract"
+        )
+    return Binding(key, output, dtype, shape)
+
+
+def checked(answer: Any, count: int, where: str) -> NDArray[np.float32]:
+    """Return an answer as probabilities float32 [count, classes]; Refused if that isn't what it is."""
+    try:
+        scores = np.asarray(answer, np.float32)
+    except (ValueError, TypeError):  # rows of different lengths, or texts
+        scores = np.empty(0, np.float32)
+    if scores.ndim != 2 or len(scores) != count or not scores.size or not np.isfinite(scores).all():
+        raise Refused(
+            f"{where}: answered {list(scores.shape)} for {count} pictures; expected finite scores [{count}, classes]"
+        )
+    return scores
+
+
+def _output(signature: Signature, name: str, where: str) -> str:
+    if PROBABILITIES in signature.outputs:
+        return PROBABILITIES
+    scores = [
+        key
+        for key, spec in signature.outputs.items()
+        if DTYPES.get(spec.dtype, "").startswith("float") and (spec.shape is None or len(spec.shape) == 2)
+    ]
+    if len(scores) == 1:
+        return scores[0]
+    raise UsageError(
+        f"{where}: signature {name} answers {', '.join(signature.outputs) or 'nothing'}; expected {PROBABILITIES}, "
+        "or one matrix of floating-point scores"
+    )
+
+
+def _takes_examples(signature: str) -> str:
+    return f"signature {signature} takes tf.Examples, by the Classify API; pictures as they are go to serving_bytes"

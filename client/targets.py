@@ -1,0 +1,184 @@
+"""What can answer, as rows of one table; each opens in a file of its own, imported only when it is asked for."""
+
+import importlib
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.binding import Binding, by_contract, by_signature, checked
+from client.connection import Connection, Servable
+from export import contract as contracts
+from export.contract import Contract
+from export.runtime import Classifier, Runtime, Signature, Target
+from train.errors import ArtifactError, UsageError
+
+__all__ = ["TARGETS", "Choice", "Kind", "Opened", "in_process", "open_target", "parse", "served"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of target: `client.<module>.open_target` opens it.
+
+    `needs` is what pip installs for it, `package` what is imported of that, and `served` whether it is a server.
+    """
+
+    name: str
+    what: str
+    module: str
+    needs: str
+    package: str
+    served: bool = False
+
+
+TARGETS = {
+    row.name: row
+    for row in (
+        Kind("rest", "a model server's REST API", "rest", "requests", "requests", served=True),
+        Kind("grpc", "a model server's gRPC API", "grpc", "grpcio", "grpc", served=True),
+        Kind("tflite", "a TFLite file, in this process", "tflite", "ai-edge-litert", "ai_edge_litert"),
+        Kind("savedmodel", "a SavedModel, in this process", "saved_model", "tensorflow", "tensorflow"),
+        Kind("keras", "a .keras file, in this process", "keras", "tensorflow", "tensorflow"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was asked for: a kind of target and what of it.
+
+    `path` is what stands behind the kind's colon: a file or a folder. Without it, `servable` is looked for in the
+    folder `models`. `contract` is a contract.json or the version directory that holds one, and comes before any
+    that is found; `connection` is for kinds that are served.
+    """
+
+    kind: Kind
+    servable: Servable
+    models: Path
+    path: str = ""
+    contract: Path | None = None
+    connection: Connection | None = None
+
+    @property
+    def base(self) -> Path:
+        """The servable's base directory."""
+        return self.models / self.servable.name
+
+    def version(self, base: Path | None = None) -> Path:
+        """Return the directory of the version asked for, or of the newest; ArtifactError if there is none."""
+        from export import store
+
+        base = base or self.base
+        number = self.servable.version
+        if number is None:
+            return store.latest(base)
+        found = store.versions(base)
+        if number not in found:
+            listed = ", ".join(map(str, found)) or "none"
+            raise ArtifactError(f"{base}: holds no version {number}; there are {listed}")
+        return found[number]
+
+    def contract_beside(self, path: Path | None) -> Contract | None:
+        """Return the contract asked for, or that of the version directory that `path` lies in, if there is one."""
+        if self.contract is not None:
+            return contracts.read(self.contract)
+        for folder in (path, *path.parents) if path is not None else ():
+            if (folder / contracts.CONTRACT).is_file():
+                return contracts.read(folder)
+        return None
+
+    def located(self, inside: str) -> Path:
+        """Return the path asked for if it is a file or holds `inside`, else the version directory that does.
+
+        A path may be a servable's base directory.
+        """
+        if not self.path:
+            return self.version()
+        path = Path(self.path)
+        if not path.exists():
+            raise ArtifactError(f"{path}: no such file or folder")
+        return path if path.is_file() or (path / inside).exists() else self.version(path)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What answers, how pictures are prepared for it, and which form of them it takes; `where` names it."""
+
+    target: Target
+    contract: Contract
+    binding: Binding
+    where: str
+
+    def predict(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Return probabilities float32 [N, classes] for N images in the form that the binding says."""
+        return checked(self.target.predict(self.binding.rows(images)), len(images), self.where)
+
+
+class Served(Target, Protocol):
+    """A target that can be asked for its signatures."""
+
+    binding: Binding
+
+    def signatures(self) -> dict[str, Signature]:
+        """Return the signatures as the server describes them."""
+
+
+def parse(text: str) -> tuple[Kind, str]:
+    """Return the kind and the path of `KIND` or `KIND:PATH`; UsageError for others."""
+    name, colon, path = text.partition(":")
+    kind = TARGETS.get(name)
+    if kind is None:
+        local = ", ".join(f"{each.name}[:PATH]" for each in TARGETS.values() if not each.served)
+        raise UsageError(f"--target {text}: expected rest, grpc, {local}")
+    if colon and (kind.served or not path):
+        expected = "its address in --server" if kind.served else "a path behind the colon"
+        raise UsageError(f"--target {text}: expected {expected}")
+    return kind, path
+
+
+def open_target(choice: Choice) -> Opened:
+    """Open what was chosen. Raises UsageError for what isn't installed, and what the kinds themselves raise."""
+    kind = choice.kind
+    missing = (
+        f"--target {kind.name} needs {kind.needs}, which isn't installed here: pip install {kind.needs}, or choose "
+        f"another of {', '.join(TARGETS)}"
+    )
+    if importlib.util.find_spec(kind.package) is None:
+        raise UsageError(missing)
+    # gRPC's own lines on stderr, one for each attempt, say less than the error does; read when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        opened: Opened = importlib.import_module(f"client.{kind.module}").open_target(choice)
+    except ImportError as error:
+        raise UsageError(f"{missing} ({error})") from error
+    return opened
+
+
+def served(choice: Choice, target: Served) -> Opened:
+    """Return a server's target, opened: bound by the contract where that knows the signature, else by the server."""
+    from export import store
+
+    found = store.versions(choice.base)
+    version = found.get(choice.servable.version or max(found, default=0))
+    contract, signature = choice.contract_beside(version), choice.servable.signature
+    binding = by_contract(contract, signature) if contract else None
+    contract = contract or contracts.digits(choice.servable.name)
+    where = f"{choice.connection.server if choice.connection else ''}, model {choice.servable.name}"
+    try:
+        target.binding = binding or by_signature(target.signatures(), signature, contract, where)
+    except BaseException:
+        target.close()
+        raise
+    return Opened(target, contract, target.binding, where)
+
+
+def in_process(choice: Choice, path: Path, runtime: Runtime) -> Opened:
+    """Return a model file that was loaded from `path`, opened: bound by what it says of itself."""
+    contract = choice.contract_beside(path) or contracts.digits(choice.servable.name)
+    signature = choice.servable.signature
+    binding = by_signature(runtime.signatures, signature, contract, str(path))
+    return Opened(Classifier(runtime, str(path), signature, binding.output), contract, binding, str(path))
