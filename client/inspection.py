@@ -144,6 +144,8 @@ class GrpcInspector:
         except Refused as error:
             if "NOT_FOUND" in str(error):
                 return []
+            if "UNIMPLEMENTED" in str(error):
+                raise ValueError("that it has no ModelService") from None
             raise
         return versions_in_proto(answer)
 
@@ -166,8 +168,8 @@ class GrpcInspector:
             answer = self._call("grpc.health.v1.Health/Check", b"")
         except Refused:
             return None
-        # HealthCheckResponse: field 1, a varint; 1 is SERVING.
-        return answer == b"\x08\x01"
+        # HealthCheckResponse: field 1, a varint; 1 is SERVING, 2 NOT_SERVING.
+        return {b"\x08\x01": True, b"\x08\x02": False}.get(answer)
 
     def models(self) -> list[str]:
         """See `Inspector.models`: there is no call for it."""
