@@ -55,7 +55,7 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cert", type=Path, metavar="FILE", help="PEM: this client's certificate")
     group.add_argument("--key", type=Path, metavar="FILE", help="PEM: its private key")
     group.add_argument(
-        "--header", action="append", default=[], metavar="'NAME: VALUE'",
+        "--header", action="append", metavar="'NAME: VALUE'",
         help="sent with each request, such as an API key; a VALUE of @FILE is read from there. May be repeated",
     )  # fmt: skip
     group.add_argument(
@@ -92,7 +92,7 @@ def connection(arguments: argparse.Namespace, port: int) -> Connection:
     return Connection(
         arguments.server or f"localhost:{port}",
         Tls(arguments.ca, arguments.cert, arguments.key) if encrypted else None,
-        headers(arguments.header),
+        headers(arguments.header or ()),
         _TIMEOUT if arguments.timeout is None else arguments.timeout,
         _RETRIES if arguments.retries is None else arguments.retries,
         arguments.gzip,

@@ -3,7 +3,7 @@
 python client/predict.py digit.png                 over REST, from a server on this machine
 python client/predict.py --target grpc a.png scans/ several pictures and folders, over gRPC
 python client/predict.py --target tflite digit.png no server: a TFLite file in this process
-python client/predict.py --json digit.png          JSON, a line per picture
+python client/predict.py --json digit.png          JSON, a line for each picture
 """
 
 if __name__ == "__main__" and not __package__:
@@ -17,117 +17,127 @@ if __name__ == "__main__" and not __package__:
     sys.exit()
 
 import argparse
-import json
+import contextlib
+import io
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client import arguments as flags
-from client import image
-from client.binding import ENCODED, PIXELS, Binding
+from client.output import Csv, JsonLines, Lines, Writer, rank, visible
+from client.pictures import BATCH, answered, batches
+from client.sources import Source, expand
 from client.targets import open_target
-from export.contract import Contract
 from train import cli
 from train.errors import DataError
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from train.progress import Progress
 
-# Small enough for any server's message limit, large enough that a folder doesn't wait on round trips.
-_BATCH = 64
+__all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Classify the pictures, print a line for each, return the exit code."""
+    """Classify the pictures, say what each shows, return the exit code."""
     arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal's encoding lacks is no reason to stop.
+        sys.stdout.reconfigure(errors="backslashreplace")
     choice = flags.choice(arguments)
-    paths = list(_expand(arguments.images))
+    sources = expand(arguments.images)
+    show = _show(arguments, sources)
     opened = open_target(choice)
     bad = 0
-    try:
-        for start in range(0, len(paths), _BATCH):
-            readable: list[Path] = []
-            rows: list[Any] = []
-            for path in paths[start : start + _BATCH]:
-                try:
-                    rows.append(_row(path, opened.contract, opened.binding))
-                    readable.append(path)
-                except DataError as error:
-                    # One bad picture must not cost the others their answer.
+    with contextlib.closing(opened.target), _progress(len(sources)) as progress:
+        writer = _writer(arguments, progress.say if progress else cli.say)
+        for batch in batches(sources, opened, decoded=show is not None):
+            for each in answered(batch, opened):
+                if each.problem or each.scores is None:
                     bad += 1
-                    print(f"error: {error}", file=sys.stderr)  # noqa: T201
-            if rows:
-                for path, row in zip(readable, opened.predict(_stacked(rows)), strict=True):
-                    ranked = _ranked(row, opened.contract.labels)
-                    print(_json(path, ranked) if arguments.json else _line(path, ranked), flush=True)  # noqa: T201
-    finally:
-        opened.target.close()
+                    writer.failed(each.name, each.problem)
+                    continue
+                if show and each.pixels is not None:
+                    show(each.name, each.pixels)
+                writer.answered(each.name, rank(each.scores, opened.contract.labels))
+            if progress:
+                progress.advance(len(batch))
+    if bad and not isinstance(writer, Lines):
+        cli.say(f"error: {bad} of {len(sources)} pictures have no answer; their lines say why")
     return DataError.exit_code if bad else 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser("python client/predict.py", "Tell which digit each picture shows.")
-    parser.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE", help="picture files, or folders of them"
+    parser = cli.parser(
+        "python client/predict.py", "Tell which digit, or which class of your model, each picture shows."
     )
-    parser.add_argument("--json", action="store_true", help="print a JSON object per picture")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE",
+        help="picture files, folders of them, patterns (*.png), URLs, or - for standard input",
+    )  # fmt: skip
+    group = parser.add_argument_group("what is printed")
+    form = group.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help=(
+        "a JSON object a picture, with image, label, probability, runner_up, top and probabilities; or image and error"
+    ))  # fmt: skip
+    form.add_argument(
+        "--csv", action="store_true",
+        help="a header, then a row a picture: image, label, probability, label_2, probability_2 …, error",
+    )  # fmt: skip
+    group.add_argument("--top", type=cli.count, default=2, metavar="K", help="how many classes, best first")
+    group.add_argument("--show", action="store_true", help="draw what the model saw, too")
+    group.add_argument("--seen", metavar="PATH", help=(
+        "write what the model saw as PNG: to a file, or for several pictures into a folder, as <picture>.seen.png"
+    ))  # fmt: skip
     flags.add_target(parser)
     flags.add_connection(parser)
     return parser
 
 
-def _row(path: Path, contract: Contract, binding: Binding) -> Any:
+def _writer(arguments: argparse.Namespace, say: Callable[[str], None]) -> Writer:
+    if arguments.json:
+        return JsonLines(arguments.top)
+    return Csv(arguments.top) if arguments.csv else Lines(arguments.top, say)
+
+
+def _show(
+    arguments: argparse.Namespace, sources: Sequence[Source]
+) -> Callable[[str, NDArray[np.uint8]], None] | None:
+    """Return what is done with the pixels that the model saw, if anything."""
+    if not arguments.show and arguments.seen is None:
+        return None
+    from pathlib import Path
+
+    from client import seen
+
+    kept = None if arguments.seen is None else seen.Kept(Path(arguments.seen), sources)
+    # Among a machine's lines a drawing would be in the way.
+    stream = sys.stderr if arguments.json or arguments.csv else sys.stdout
+
+    def show(name: str, pixels: NDArray[np.uint8]) -> None:
+        if arguments.show:
+            seen.draw(pixels, stream)
+        if kept is not None:
+            cli.say(f"{visible(name)}: what the model saw is {visible(str(kept.write(name, pixels)))}")
+
+    return show
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> "Iterator[Progress | None]":
+    """Yield a bar for work that takes a while, unless the answers that run by show how it gets on."""
+    if total <= BATCH or sys.stdout.isatty():
+        yield None
+        return
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror})") from error
-    if binding.dtype == ENCODED:
-        return data
-    pixels = image.pixels(data, contract, str(path))
-    return pixels if binding.dtype == PIXELS else contract.scale(pixels[np.newaxis])[0].astype(binding.dtype)
-
-
-def _stacked(rows: list[Any]) -> NDArray[Any]:
-    return np.array(rows, object) if isinstance(rows[0], bytes) else np.stack(rows)
-
-
-def _expand(images: Sequence[Path]) -> Iterator[Path]:
-    for path in images:
-        if not path.is_dir():
-            yield path
-            continue
-        inside = sorted(each for each in path.iterdir() if each.suffix.lower() in image.SUFFIXES)
-        if not inside:
-            raise DataError(
-                f"{path}: no pictures in this folder; looked for {', '.join(sorted(image.SUFFIXES))}"
-            )
-        yield from inside
-
-
-def _ranked(row: NDArray[np.float32], labels: Sequence[str]) -> list[tuple[str, float]]:
-    """Return (label, probability) pairs, most probable first; numbers where the classes have no names."""
-    names = labels if len(row) == len(labels) else tuple(map(str, range(len(row))))
-    return [(names[index], float(row[index])) for index in np.argsort(-row, kind="stable")]
-
-
-def _line(path: Path, ranked: list[tuple[str, float]]) -> str:
-    (label, probability), (second, less), *_ = ranked
-    return f"{path}: {label} ({probability:.1%}), then {second} ({less:.1%})"
-
-
-def _json(path: Path, ranked: list[tuple[str, float]]) -> str:
-    return json.dumps(
-        {
-            "image": str(path),
-            "label": ranked[0][0],
-            "probability": ranked[0][1],
-            "runner_up": {"label": ranked[1][0], "probability": ranked[1][1]},
-            "probabilities": dict(sorted(ranked)),
-        }
-    )
+        from train.progress import Progress
+    except ImportError:  # tqdm is optional
+        yield None
+        return
+    with Progress("predict", total, "pictures") as progress:
+        yield progress
 
 
 if __name__ == "__main__":

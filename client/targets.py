@@ -15,7 +15,7 @@ from client.connection import Connection, Servable
 from export import contract as contracts
 from export.contract import Contract
 from export.runtime import Classifier, Runtime, Signature, Target
-from train.errors import ArtifactError, UsageError
+from train.errors import ArtifactError, Refused, UsageError
 
 __all__ = ["TARGETS", "Choice", "Kind", "Opened", "in_process", "open_target", "parse", "served"]
 
@@ -114,8 +114,15 @@ class Opened:
     where: str
 
     def predict(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Return probabilities float32 [N, classes] for N images in the form that the binding says."""
-        return checked(self.target.predict(self.binding.rows(images)), len(images), self.where)
+        """Return probabilities float32 [N, classes] for N images in the form that the binding says.
+
+        Raises Refused for images that the model doesn't take, and for answers that are no probabilities.
+        """
+        try:
+            answer = self.target.predict(self.binding.rows(images))
+        except ValueError as error:  # a runtime's, for what the model refuses
+            raise Refused(f"{self.where}: {error}") from error
+        return checked(answer, len(images), self.where)
 
 
 class Served(Target, Protocol):

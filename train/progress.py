@@ -60,6 +60,13 @@ class Progress:
             flush=True,
         )
 
+    def say(self, text: str) -> None:
+        """Print a line on stderr, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.write(text, file=self._file)
+        else:
+            print(text, file=self._file, flush=True)
+
     def __enter__(self) -> "Progress":
         return self
 

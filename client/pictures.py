@@ -1,0 +1,100 @@
+"""Pictures on their way to a target: read, prepared in the form that it takes, asked for in batches."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client import image
+from client.binding import ENCODED, PIXELS
+from client.sources import Source
+from client.targets import Opened
+from train.errors import DataError, Refused
+
+__all__ = ["BATCH", "Picture", "answered", "batches"]
+
+# Few enough that answers keep coming, and enough that a folder doesn't wait on round trips.
+BATCH = 64
+# Below what a gRPC server takes that was told nothing else, 4 MiB.
+_BATCH_BYTES = 3 << 20
+
+
+@dataclass
+class Picture:
+    """A picture on its way: `row` is what the target takes, `problem` why there is no answer.
+
+    `pixels` are uint8 [height, width, channels], `scores` float32 [classes].
+    """
+
+    name: str
+    row: Any = None
+    pixels: NDArray[np.uint8] | None = None
+    scores: NDArray[np.float32] | None = None
+    problem: str = ""
+
+
+def batches(sources: Iterable[Source], opened: Opened, *, decoded: bool) -> Iterator[list[Picture]]:
+    """Read and prepare the pictures, so many at a time as go into one request."""
+    batch: list[Picture] = []
+    size = 0
+    for source in sources:
+        picture = _prepared(source, opened, decoded=decoded)
+        bytes_ = len(picture.row) if isinstance(picture.row, bytes) else getattr(picture.row, "nbytes", 0)
+        if batch and (len(batch) == BATCH or size + bytes_ > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(picture)
+        size += bytes_
+    if batch:
+        yield batch
+
+
+def _prepared(source: Source, opened: Opened, *, decoded: bool) -> Picture:
+    """Return a picture in the form that the target takes; with its pixels if `decoded`, also where it takes bytes."""
+    picture, contract, dtype = Picture(source.name), opened.contract, opened.binding.dtype
+    try:
+        data = source.read()
+        if not data:
+            raise DataError(f"{source.name}: an empty file; expected PNG, JPEG or the like")
+        if dtype != ENCODED or decoded:
+            picture.pixels = image.pixels(data, contract, source.name)
+    except DataError as error:
+        # One bad picture must not cost the others their answer.
+        picture.problem = str(error)
+        return picture
+    if picture.pixels is None or dtype == ENCODED:
+        picture.row = data
+    elif dtype == PIXELS:
+        picture.row = picture.pixels
+    else:
+        picture.row = contract.scale(picture.pixels[np.newaxis])[0].astype(dtype, copy=False)
+    return picture
+
+
+def answered(batch: list[Picture], opened: Opened) -> list[Picture]:
+    """Ask for those of the pictures that can be asked for, and return all."""
+    asked = [each for each in batch if not each.problem]
+    if not asked:
+        return batch
+    try:
+        for each, scores in zip(asked, opened.predict(_stacked(asked)), strict=True):
+            each.scores = scores
+    except Refused:
+        # A model that decodes the pictures itself refuses all for one that it can't read: find that one.
+        if opened.binding.dtype != ENCODED or len(asked) == 1:
+            raise
+        for each in asked:
+            try:
+                each.scores = opened.predict(_stacked([each]))[0]
+            except Refused as error:
+                each.problem = f"{each.name}: {error}"
+        if all(each.problem for each in asked):
+            raise
+    return batch
+
+
+def _stacked(pictures: Sequence[Picture]) -> NDArray[Any]:
+    rows = [each.row for each in pictures]
+    return np.array(rows, object) if isinstance(rows[0], bytes) else np.stack(rows)

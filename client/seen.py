@@ -1,0 +1,120 @@
+"""What the model saw: a prepared picture, drawn in a terminal and kept as a PNG."""
+
+import io
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import TextIO
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from client.sources import STDIN, Source
+from train.errors import UsageError
+from train.files import write_bytes
+
+__all__ = ["Kept", "draw", "drawing"]
+
+_SUFFIX = ".seen.png"
+# From paper to ink, or from dark to light.
+_SHADES = np.array(list(" .:-=+*#%@"))
+# A drawing needs no more, however wide the terminal.
+_MOST_COLUMNS = 80
+
+
+class Kept:
+    """Writes prepared pictures to `path`: a `.png` file for a single picture, or a folder, made if need be.
+
+    There a picture `five.jpg` becomes `five.seen.png`, and `five-2.seen.png` where the same run has written that.
+    Raises UsageError for one file for several pictures, or in the place of one of `sources`, which is never written.
+    """
+
+    def __init__(self, path: Path, sources: Iterable[Source]) -> None:
+        inputs = list(sources)
+        paths = [each.path for each in inputs if each.path is not None]
+        self._inputs = {place for path in paths for place in (_place(path), os.path.realpath(path))}
+        self._written: set[str] = set()
+        self._file = path if path.suffix.lower() == ".png" and not path.is_dir() else None
+        self._folder = path.parent if self._file else path
+        if self._file and len(inputs) > 1:
+            raise UsageError(f"--seen {path}: one file for {len(inputs)} pictures; expected a folder")
+        if self._folder.exists() and not self._folder.is_dir():
+            raise UsageError(f"--seen {path}: {self._folder} is a file; expected a folder or a new .png file")
+        if self._file and _place(self._file) in self._inputs:
+            raise UsageError(
+                f"--seen {path}: the picture itself, which stays as it is; expected another file"
+            )
+
+    def write(self, name: str, pixels: NDArray[np.uint8]) -> Path:
+        """Write the pixels uint8 [height, width, channels] of the picture called `name`; return the file."""
+        path = self._file or self._free(_stem(name))
+        buffer = io.BytesIO()
+        _picture(pixels).save(buffer, "PNG")
+        write_bytes(path, buffer.getvalue())
+        return path
+
+    def _free(self, stem: str) -> Path:
+        number = 1
+        while True:
+            path = self._folder / f"{stem}{f'-{number}' if number > 1 else ''}{_SUFFIX}"
+            place = _place(path)
+            if place not in self._written and place not in self._inputs:
+                self._written.add(place)
+                return path
+            number += 1
+
+
+def draw(pixels: NDArray[np.uint8], stream: TextIO) -> None:
+    """Print pixels uint8 [height, width, channels]: in colour on a terminal, unless NO_COLOR is set, else in shades."""
+    terminal = stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+    colour = terminal and "utf" in (stream.encoding or "").lower()
+    columns = shutil.get_terminal_size().columns if stream.isatty() else _MOST_COLUMNS
+    print(drawing(pixels, min(columns, _MOST_COLUMNS), colour=colour), file=stream, flush=True)
+
+
+def drawing(pixels: NDArray[np.uint8], columns: int, *, colour: bool) -> str:
+    """Return pixels uint8 [height, width, channels] as text of at most `columns`, a character for two rows of pixels.
+
+    In colour it is the upper half block, in 24-bit colours by ANSI's escapes; else one of ten shades of ASCII.
+    """
+    height, width = pixels.shape[:2]
+    if width > columns:
+        size = (columns, max(1, round(height * columns / width)))
+        pixels = np.asarray(_picture(pixels).resize(size, Image.Resampling.BOX))
+        pixels = pixels.reshape(*pixels.shape[:2], -1)
+    if len(pixels) % 2:
+        pixels = np.concatenate([pixels, np.zeros_like(pixels[:1])])
+    upper, lower = pixels[::2], pixels[1::2]
+    if not colour:
+        light = (upper.astype(np.float64) + lower).mean(-1) / (2 * 256)
+        return "\n".join("".join(row).rstrip() for row in _SHADES[(light * len(_SHADES)).astype(int)])
+    repeats = (1, 1, 3 // pixels.shape[-1])
+    rows = zip(np.tile(upper, repeats).tolist(), np.tile(lower, repeats).tolist(), strict=True)
+    return "\n".join(
+        "".join(
+            f"\x1b[38;2;{';'.join(map(str, top))};48;2;{';'.join(map(str, bottom))}m▀"
+            for top, bottom in zip(*row, strict=True)
+        )
+        + "\x1b[0m"
+        for row in rows
+    )
+
+
+def _picture(pixels: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def _place(path: Path) -> str:
+    """Return where a file of this path is put: links are followed to its folder, not from its name."""
+    return str(Path(os.path.realpath(path.parent), path.name))
+
+
+def _stem(name: str) -> str:
+    if name == STDIN:
+        return "stdin"
+    if "://" in name:
+        return PurePosixPath(unquote(urlsplit(name).path).replace("\0", "")).stem or "picture"
+    return Path(name).stem
