@@ -254,7 +254,7 @@ def _others(
         with contextlib.closing(opened.target):
             answers = _answers(sources, candidate, opened).answers
         if len(answers) == len(sources):
-            yield f"is version {number}", np.stack([answers[i] for i in range(len(sources))])
+            yield f"answers as version {number} does", np.stack([answers[i] for i in range(len(sources))])
 
 
 def _values(sources: Sequence[Source], contract: Contract) -> NDArray[np.float32]:

@@ -60,9 +60,14 @@ def describe(comparison: Comparison) -> dict[str, Any]:
 
 
 def _verdict(comparison: Comparison) -> Iterator[str]:
+    # Both ports of a server deviate for the same reason.
+    alike: dict[tuple[str, str, str], list[Row]] = {}
     for row in comparison.rows:
         if row.deviates:
-            yield _judged(row, comparison)
+            alike.setdefault(_judged(row, comparison), []).append(row)
+    for (kind, told, hint), rows in alike.items():
+        names = ", ".join(visible(row.name) for row in rows)
+        yield f"{kind}: {names}: {told}{_measured(rows, comparison)}{hint}"
     if comparison.skewed:
         return
     exact = [row for row in comparison.rows if row.tolerance <= EXACT and not row.deviates]
@@ -78,29 +83,41 @@ def _verdict(comparison: Comparison) -> Iterator[str]:
     yield f"no skew: {len(exact)} targets answer alike, within {_number(most)} ({EXACT:g} is allowed){quantized}"
 
 
-def _judged(row: Row, comparison: Comparison) -> str:
-    name, reference = visible(row.name), comparison.reference
-    if math.isinf(row.difference):
-        expected = next(each for each in comparison.rows if each.name == reference)
-        return (
-            f"skew: {name} answers {row.scores.shape[1]} classes, {reference} {expected.scores.shape[1]}: "
-            "they are different models"
-        )
+def _judged(row: Row, comparison: Comparison) -> tuple[str, str, str]:
+    """Return of what kind a deviation is, what explains it, and what else is known."""
     hint = f"; {visible(row.hint)}" if row.hint else ""
+    if math.isinf(row.difference):
+        (expected,) = (each for each in comparison.rows if each.name == comparison.reference)
+        return (
+            "skew",
+            f"another model: it answers {row.scores.shape[1]} classes, {expected.name} {expected.scores.shape[1]}",
+            hint,
+        )
     if not row.explanations:
         return (
-            f"skew: {name} differs from {reference} by {_number(row.difference)}, and {_number(row.tolerance)} is to "
-            "be expected: unexplained, no other scale, layout, preparation or version on this "
-            f"disk gives that answer{hint}"
+            "skew",
+            "unexplained: no other scale, layout, preparation or version on this disk gives that answer",
+            hint,
         )
-    best = row.explanations[0]
     # What fits as well as the best can't be told from it by these pictures.
-    as_good = [each for each in row.explanations if each.difference <= max(EXACT, best.difference)]
-    told = ", or ".join(each.what + (f" ({each.cause})" if each.cause else "") for each in as_good)
-    agree = (
-        f"so they agree within {_number(best.difference)}, and differ by {_number(row.difference)} without"
+    bound = max(EXACT, row.explanations[0].difference)
+    told = (
+        each.what + (f" ({each.cause})" if each.cause else "")
+        for each in row.explanations
+        if each.difference <= bound
     )
-    return f"{'no skew' if row.meant else 'skew'}: {name} {told}: {agree}{hint}"
+    return "no skew" if row.meant else "skew", ", or ".join(told), hint
+
+
+def _measured(rows: Sequence[Row], comparison: Comparison) -> str:
+    difference = max(row.difference for row in rows)
+    if math.isinf(difference):
+        return ""
+    differs = f"differs from {comparison.reference} by {_number(difference)}"
+    if rows[0].explanations:
+        left = max(row.explanations[0].difference for row in rows)
+        return f"; {differs}, and by {_number(left)} with that taken into account"
+    return f"; {differs}, and {_number(rows[0].tolerance)} is to be expected"
 
 
 def _cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
