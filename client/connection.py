@@ -89,9 +89,14 @@ class Connection:
         return f"{'https' if self.tls else 'http'}://{self.server}"
 
     @property
+    def is_local(self) -> bool:
+        """Whether the server is on this machine: no proxy is asked on the way, and nothing is compressed."""
+        return _LOOPBACK.fullmatch(self.server) is not None
+
+    @property
     def compresses(self) -> bool:
         """Whether large requests are compressed."""
-        return self.gzip if self.gzip is not None else _LOOPBACK.fullmatch(self.server) is None
+        return not self.is_local if self.gzip is None else self.gzip
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ def channel(connection: Connection) -> grpc.Channel:
         ("grpc.max_send_message_length", -1),
         # Or a server that has just come is found a second later.
         ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.enable_http_proxy", int(not connection.is_local)),
         ("grpc.enable_retries", int(connection.retries > 0)),
     ]
     if connection.retries:

@@ -25,8 +25,21 @@ __all__ = ["Rest", "open_target", "session"]
 _BACKOFF = 0.1
 # Where compressing further takes longer than sending.
 _GZIP_LEVEL = 1
-_NUMBERS = {f"DT_{name}": number for number, name in ((1, "FLOAT"), (2, "DOUBLE"), (4, "UINT8"), (7, "STRING"),
-            (19, "HALF"))}  # fmt: skip
+# TensorFlow's DataType names by their numbers, the first and the one beyond them that a picture can be.
+_NAMES = (
+    "INVALID",
+    "FLOAT",
+    "DOUBLE",
+    "INT32",
+    "UINT8",
+    "INT16",
+    "INT8",
+    "STRING",
+    "COMPLEX64",
+    "INT64",
+    "BOOL",
+)
+_NUMBERS = {f"DT_{name}": number for number, name in (*enumerate(_NAMES), (19, "HALF"))}
 
 
 def session(connection: Connection) -> requests.Session:
@@ -35,7 +48,8 @@ def session(connection: Connection) -> requests.Session:
     Not the timeout: requests takes it with each call, and for each read of a socket. Raises UsageError for keys and
     certificates that can't be used.
     """
-    made = requests.Session()
+    made = _Session()
+    made.trust_env = not connection.is_local  # the environment's proxies
     # A server that had the request and didn't answer in time may be working on it: no second one (read=False).
     retry = Retry(
         connection.retries, read=False, status_forcelist=[503], backoff_factor=_BACKOFF, allowed_methods=None,
@@ -49,8 +63,6 @@ def session(connection: Connection) -> requests.Session:
         tls.context(connection.tls)
         trusted = tls.authorities(connection.tls)
         made.verify = str(trusted) if trusted else True
-        # Or the environment's REQUESTS_CA_BUNDLE would come before it.
-        made.trust_env = connection.tls.ca is None
         if connection.tls.certificate and connection.tls.key:
             made.cert = (str(connection.tls.certificate), str(connection.tls.key))
     return made
@@ -59,6 +71,15 @@ def session(connection: Connection) -> requests.Session:
 def open_target(choice: Choice) -> Opened:
     """Open the server's model that was chosen."""
     return served(choice, Rest(choice.connection or Connection(f"localhost:{REST_PORT}"), choice.servable))
+
+
+class _Session(requests.Session):  # type: ignore[misc]  # requests has no types
+    """Trusts whom it was told to: in requests' own, REQUESTS_CA_BUNDLE comes before a session's authorities."""
+
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        return super().merge_environment_settings(
+            url, proxies, stream, self.verify if verify is None else verify, cert
+        )
 
 
 class Rest:
@@ -123,6 +144,11 @@ class Rest:
         except (requests.Timeout, TimeoutError):
             remedy = self._explained() or f"no answer within {timeout:g} s; see --timeout"
             raise Unreachable(f"{url}: {remedy}") from None
+        except requests.exceptions.ProxyError as error:
+            raise Unreachable(
+                f"{url}: the proxy on the way fails ({_reason(error)}); is it right in HTTP_PROXY or HTTPS_PROXY, or "
+                "should NO_PROXY name the server?"
+            ) from error
         except (requests.RequestException, ValueError) as error:  # ValueError: no name that a host can have
             remedy = self._explained() or (
                 f"nothing answers with HTTP there ({_reason(error)}); is `make serve` running, and is this its "

@@ -41,12 +41,16 @@ class Kept:
         self._folder = path.parent if self._file else path
         if self._file and len(inputs) > 1:
             raise UsageError(f"--seen {path}: one file for {len(inputs)} pictures; expected a folder")
-        if self._folder.exists() and not self._folder.is_dir():
-            raise UsageError(f"--seen {path}: {self._folder} is a file; expected a folder or a new .png file")
         if self._file and _place(self._file) in self._inputs:
             raise UsageError(
                 f"--seen {path}: the picture itself, which stays as it is; expected another file"
             )
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"--seen {path}: {self._folder} can't be a folder ({error.strerror}); expected a folder or a .png file"
+            ) from None
 
     def write(self, name: str, pixels: NDArray[np.uint8]) -> Path:
         """Write the pixels uint8 [height, width, channels] of the picture called `name`; return the file."""

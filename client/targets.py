@@ -1,5 +1,6 @@
 """What can answer, as rows of one table; each opens in a file of its own, imported only when it is asked for."""
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -166,20 +167,31 @@ def open_target(choice: Choice) -> Opened:
 
 
 def served(choice: Choice, target: Served) -> Opened:
-    """Return a server's target, opened: bound by the contract where that knows the signature, else by the server."""
+    """Return a server's target, opened: bound by a contract that is the version's own and knows the signature.
+
+    Else by what the server says of the model, for the contract asked for may be of one with other tensors.
+    """
     from export import store
 
     found = store.versions(choice.base)
     version = found.get(choice.servable.version or max(found, default=0))
     contract, signature = choice.contract_beside(version), choice.servable.signature
-    binding = by_contract(contract, signature) if contract else None
+    own = by_contract(contract, signature) if contract else None
     contract = contract or contracts.digits(choice.servable.name)
     where = f"{choice.connection.server if choice.connection else ''}, model {choice.servable.name}"
-    try:
-        target.binding = binding or by_signature(target.signatures(), signature, contract, where)
-    except BaseException:
-        target.close()
-        raise
+    with contextlib.ExitStack() as stack:
+        stack.callback(target.close)
+        if own and choice.contract is None:
+            target.binding = own
+        else:
+            try:
+                target.binding = by_signature(target.signatures(), signature, contract, where)
+            except Refused:
+                # A gateway may let nothing through but predictions.
+                if own is None:
+                    raise
+                target.binding = own
+        stack.pop_all()
     return Opened(target, contract, target.binding, where)
 
 

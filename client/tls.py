@@ -3,7 +3,6 @@
 gRPC and requests tell of the same cause in different words, several layers deep.
 """
 
-import contextlib
 import socket
 import ssl
 from pathlib import Path
@@ -74,13 +73,24 @@ def explain(connection: Connection, seconds: float = 2.0) -> str | None:
             if tls is None:
                 return "it speaks TLS there; add --tls, with --ca FILE for an authority of your own"
             encrypted.settimeout(min(seconds, _SECOND_THOUGHTS))
-            with contextlib.suppress(TimeoutError):
-                encrypted.recv(1)
+            return _second_thoughts(encrypted, tls, host)
     except ssl.SSLError as error:
         return None if tls is None else _remedy(error, tls, host)
     except (OSError, ValueError, OverflowError):
         return None
-    return None
+
+
+def _second_thoughts(encrypted: ssl.SSLSocket, tls: Tls, host: str) -> str | None:
+    try:
+        if encrypted.recv(1):
+            return None
+    except TimeoutError:
+        return None
+    except ssl.SSLError as error:
+        return _remedy(error, tls, host)
+    except OSError:
+        pass
+    return _certificate("hangs up", tls)
 
 
 def _remedy(error: ssl.SSLError, tls: Tls, host: str) -> str | None:
@@ -99,9 +109,13 @@ def _remedy(error: ssl.SSLError, tls: Tls, host: str) -> str | None:
     if reason in _NO_TLS:
         return "it doesn't speak TLS there; leave --tls, --ca, --cert and --key out, or ask its TLS port"
     if "ALERT" in reason or "HANDSHAKE_FAILURE" in reason:
-        wanted = "doesn't take this certificate" if tls.certificate else "asks for a client's certificate"
-        return f"it {wanted} ({reason.lower().replace('_', ' ')}); give one that it knows by --cert and --key"
+        return _certificate(reason.lower().replace("_", " "), tls)
     return None
+
+
+def _certificate(reason: str, tls: Tls) -> str:
+    wanted = "doesn't take this certificate" if tls.certificate else "asks for a client's certificate"
+    return f"it {wanted} ({reason}); give one that it knows by --cert and --key"
 
 
 def _reason(error: BaseException) -> str:
