@@ -152,7 +152,7 @@ def _labels(inspector: Inspector, servable: Servable, labels: Sequence[str]) -> 
 
 
 def _unanswered(about: str, connection: Connection, reason: str) -> Finding:
-    proxies = _proxies(connection.server)
+    proxies = "" if connection.is_local else _proxies(connection.server)
     if proxies:
         return fault(
             about,
