@@ -8,7 +8,7 @@ from client.connection import GRPC_PORT, REST_PORT, Connection, Servable
 from client.targets import TARGETS, Choice, Opened, parse
 from export import cards, store
 from export.contract import SERVING_BYTES, SERVING_UINT8
-from export.formats import FORMATS, REFERENCE
+from export.formats import FORMATS, REFERENCE, RELEASED
 from export.runtime import DEFAULT_SIGNATURE
 from train import cards as training
 from train.errors import ArtifactError, TfshipError, UsageError
@@ -82,17 +82,17 @@ def _candidates(
             candidate = replace(candidate, rank=1)
         elif kind.name == "keras":
             candidate = replace(candidate, hint=lambda: _exported_from(local))
-        yield _coarse(candidate, path)
+        yield _coarse(candidate, Path(path).stem)
 
 
 def _formats(choice: Choice) -> Iterator[Candidate]:
-    """Yield every TFLite format that the version has, or the reference, which will say what is missing."""
+    """Yield every TFLite format that the version has; the released file where there is no version."""
     servable = replace(choice.servable, label=None, signature=DEFAULT_SIGNATURE)
     choice = replace(choice, servable=servable)
     try:
         version = choice.version()
     except ArtifactError:
-        yield Candidate("tflite", choice, 0)
+        yield _coarse(Candidate("tflite", choice, 4), RELEASED)
         return
     there = [row for row in FORMATS.values() if (version / row.file).is_file()]
     for row in there or [FORMATS[REFERENCE]]:
@@ -106,7 +106,8 @@ def _coarse(candidate: Candidate, name: str) -> Candidate:
     if row is None or row.exact:
         return candidate
     try:
-        card = cards.read(candidate.choice.version())
+        file = Path(candidate.choice.path)
+        card = cards.read(file.parent.parent if file.is_file() else candidate.choice.version())
         measured = [each["largest_difference"] for each in card.artefacts if each["format"] == name]
         tolerance = _EXACT + _HARDER * float(measured[0])
     except (ArtifactError, OSError, LookupError, TypeError, ValueError):

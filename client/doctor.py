@@ -13,17 +13,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from client import arguments as flags
-from client import directory, ports, reasons
+from client import directory, ports, reasons, server_config
 from client.agreement import Told, judge
 from client.connection import GRPC_PORT, REST_PORT, Connection, Servable, Tls
 from client.directory import Local
 from client.examination import examine
 from client.findings import FAULT, WARNING, Finding, clean, fault, line, listed, ok, warning
+from client.server_config import ServerConfig
 from export.runtime import DEFAULT_SIGNATURE
 from train import cli
 from train.errors import ResultError, UsageError
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     servable = Servable(arguments.model, arguments.version, arguments.label, arguments.signature)
     addresses = _addresses(arguments)
-    config, findings = _config(arguments.model_config_file, servable)
+    config, findings = server_config.read(arguments.model_config_file, servable)
     log = _read(arguments.log)
     findings = [*findings, *_examined(arguments, servable, addresses, config, log)]
     wrong = [each for each in findings if each.level == FAULT]
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_argument_group("which model")
     what.add_argument("--model", default="cnn", metavar="NAME", help="the servable's name")
     which = what.add_mutually_exclusive_group()
-    which.add_argument("--version", type=cli.count, metavar="N", help="(default: the latest)")
+    which.add_argument("--version", type=int, metavar="N", help="(default: the latest)")
     which.add_argument("--label", help="of a version")
     what.add_argument("--signature", default=DEFAULT_SIGNATURE, metavar="NAME", help="the one to be called")
     what.add_argument(
@@ -86,9 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--ca", type=Path, metavar="PEM", help="trust this authority (with --tls)")
     how.add_argument("--cert", type=Path, metavar="PEM", help="our own certificate")
     how.add_argument("--key", type=Path, metavar="PEM", help="its key")
-    how.add_argument(
-        "--header", action="append", default=[], metavar="'NAME: VALUE'", help="with each request"
-    )
+    how.add_argument("--header", action="append", metavar="'NAME: VALUE'", help="with each request")
     how.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="for each step")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     return parser
@@ -110,7 +108,7 @@ def _addresses(arguments: argparse.Namespace) -> list[tuple[str | None, Connecti
     tls = None
     if arguments.tls or arguments.ca or arguments.cert or arguments.key:
         tls = Tls(arguments.ca, arguments.cert, arguments.key)
-    headers = flags.headers(arguments.header)
+    headers = flags.headers(arguments.header or ())
     connections = [
         (protocol, Connection(each, tls, headers, arguments.timeout, 0)) for protocol, each in found if each
     ]
@@ -123,7 +121,7 @@ def _examined(
     arguments: argparse.Namespace,
     servable: Servable,
     addresses: Sequence[tuple[str | None, Connection]],
-    config: "_Config | None",
+    config: ServerConfig | None,
     log: str | None,
 ) -> list[Finding]:
     """Examine directory and addresses at the same time, for no longer than all steps' timeouts, and judge."""
@@ -146,7 +144,7 @@ def _examined(
     findings = [each for one in told for each in list(one.findings)]
     findings += _judged(told, servable, local[0] if local else Local())
     findings += local[0].findings if local else []
-    findings += _config_on_disk(config, servable, local[0] if local else Local())
+    findings += server_config.on_disk(config, servable, local[0] if local else Local())
     if log is not None:
         findings += _in_log(arguments.log, log, serves=any(one.served is not None for one in told))
     findings += [
@@ -199,71 +197,6 @@ def _judged(told: Sequence[Told], servable: Servable, local: Local) -> Iterator[
 
 def _seen(told: Told) -> set[tuple[int, str]]:
     return {(each.number, each.state) for each in told.versions or ()}
-
-
-@dataclass(frozen=True)
-class _Config:
-    """What a --model_config_file says: the models by name, and of the one in question labels and policy."""
-
-    path: Path
-    models: tuple[str, ...]
-    labels: tuple[str, ...]
-    base_path: str
-    policy: object
-
-
-def _config(path: Path | None, servable: Servable) -> tuple[_Config | None, list[Finding]]:
-    if path is None:
-        return None, []
-    if not path.is_file():
-        raise UsageError(f"--model_config_file: {path}: no such file")
-    from serving.config import read_config
-
-    about = str(path)
-    try:
-        models = {each.name: each for each in read_config(path).model_config_list.config}
-    except UsageError as error:
-        words = str(error).removeprefix("--model_config_file: ").removeprefix(f"{path}:").strip()
-        return None, [fault(about, words, "correct the file; a server doesn't start with it")]
-    chosen = models.get(servable.name)
-    if chosen is None:
-        finding = fault(
-            about,
-            f"lists no model {servable.name}, but {listed(list(models))}",
-            "name one of these by --model, or add the model to the file",
-        )
-        return _Config(path, tuple(models), (), "", None), [finding]
-    config = _Config(
-        path, tuple(models), tuple(chosen.version_labels), chosen.base_path, chosen.model_version_policy
-    )
-    findings = []
-    if servable.label is not None and servable.label not in chosen.version_labels:
-        labels = [f"{label} (version {number})" for label, number in sorted(chosen.version_labels.items())]
-        findings.append(
-            fault(
-                about,
-                f"gives {servable.name} no label {servable.label!r}, but {listed(labels)}",
-                "add it there",
-            )
-        )
-    return config, findings or [ok(about, f"lists {listed(list(models))}")]
-
-
-def _config_on_disk(config: _Config | None, servable: Servable, local: Local) -> Iterator[Finding]:
-    """Yield what a config file's policy leaves out of the versions on disk."""
-    if config is None or config.policy is None or not local.versions:
-        return
-    from serving.versions import choose
-
-    chosen = choose(config.policy, local.versions)
-    wanted = servable.version if servable.version is not None else max(local.versions)
-    if wanted not in chosen:
-        yield fault(
-            str(config.path),
-            f"its model_version_policy of {servable.name} takes {listed(list(chosen))} of the versions on disk, "
-            f"not {wanted}",
-            f"add {wanted} to model_version_policy, or write latest {{}} or all {{}} there",
-        )
 
 
 def _read(log: str | None) -> str | None:
