@@ -148,7 +148,11 @@ def _examined(
     if log is not None:
         findings += _in_log(arguments.log, log, serves=any(one.served is not None for one in told))
     findings += [
-        fault(about, f"looking at it wasn't done after {seconds:g} s", "give it more time by --timeout")
+        fault(
+            about,
+            f"looking at it wasn't done after {seconds:g} s",
+            "who is that slow hangs or is overloaded: see its log, or give it more time by --timeout",
+        )
         for about in late
     ]
     return findings
