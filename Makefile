@@ -9,7 +9,7 @@ COMPOSE ?= docker compose
 # `make -j train export` must not export before the training is done.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install demo train export release serve serve-docker predict benchmark report test fuzz lint lock clean
+.PHONY: help install demo train export release serve serve-docker predict benchmark report test fuzz lint lock protos clean
 
 help:  ## show this list
 	@echo "tfship: train, export, serve, predict, compare. Start with: make demo"
@@ -96,6 +96,10 @@ lock:  ## choose the locked versions anew, from pyproject.toml (needs uv)
 	@echo "lock: requirements.txt"
 	@uv pip compile pyproject.toml --group dev --universal --python-version 3.10 --generate-hashes \
 		--custom-compile-command "make lock" --quiet --upgrade -o requirements.txt
+
+protos: $(STAMP)  ## derive serving/protos.binpb from the locked packages: after `make lock install`
+	@echo "protos: serving/protos.binpb"
+	@$(PY) -m serving.derive_protos
 
 clean:  ## remove the environment, caches and benchmark results; models/ stays
 	@echo "clean: $(VENV), caches, benchmarks/out; models/ is left alone"

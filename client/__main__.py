@@ -21,5 +21,10 @@ def _main(module: str, argv: Sequence[str]) -> int:
     return code
 
 
+def command() -> int:
+    """Run the command line and return its exit code; what `tfship-client` calls."""
+    return cli.run(main)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(command())

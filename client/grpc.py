@@ -63,8 +63,8 @@ def _retrying(retries: int) -> dict[str, object]:
     return {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
 
 
-def model_spec(servable: Servable) -> model_pb2.ModelSpec:
-    """Return how requests name a servable."""
+def model_spec(servable: Servable) -> Any:
+    """Return how requests name a servable, a ModelSpec."""
     spec = model_pb2.ModelSpec(name=servable.name, signature_name=servable.signature)
     if servable.version is not None:
         spec.version.value = servable.version

@@ -1,17 +1,20 @@
 """From a picture as a person has it to the tensor that the model takes, by the model's input contract.
 
-`export.contract` says what is done and why; `export.prepare` does the same in the graph of `serving_bytes`.
+`export.contract` says what is done and why; `export.prepare` does the same in the graph of `serving_bytes`. Whatever
+is decided here is decided by whole numbers, or by the same operations of float64: both find the same ink.
 """
 
-import io
-import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFilter
 
+from client import decoding
+from client.decoding import Picture
 from export import contract as rules
 from export.contract import Contract
 from train.errors import DataError
@@ -21,6 +24,7 @@ __all__ = ["SUFFIXES", "from_bytes", "from_file", "pixels"]
 # What a folder is searched for.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 
+_Whole = NDArray[np.int64]
 # Halves that come out exactly here may miss by 1e-13 in the graph's arithmetic: none is left exactly half.
 _NUDGE = 0.5 + 1e-6
 
@@ -47,109 +51,233 @@ def from_bytes(data: bytes, contract: Contract, name: str = "picture") -> NDArra
 
 def pixels(data: bytes, contract: Contract, name: str = "picture") -> NDArray[np.uint8]:
     """Decode and prepare an encoded picture as pixels uint8 [height, width, channels]."""
-    picture = _decoded(data, name)
-    if contract.preparation == "digit":
-        return _digit(picture, contract, name)[..., np.newaxis]
-    return _resized(picture, contract)
-
-
-def _decoded(data: bytes, name: str) -> Image.Image:
-    """Return the upright picture, in grey or RGB of 8 bits, transparent parts as white paper."""
-    try:
-        with warnings.catch_warnings():
-            # Pillow only warns of a picture that unpacks to more memory than any digit needs.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as opened:
-                picture = ImageOps.exif_transpose(opened)
-                if picture.has_transparency_data:
-                    return _on_paper(picture.convert("RGBA"))
-                if picture.mode.startswith(("I", "F")):
-                    picture = _to_8_bits(picture)
-                return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(
-            f"{name}: more than {rules.MOST_PIXELS:,} pixels; expected a picture of one thing"
-        ) from None
-    # Pillow's decoders raise these for damaged files, struct.error and SyntaxError among them.
-    except Exception as error:
-        if not data:
-            what = "an empty file"
-        elif isinstance(error, UnidentifiedImageError):
-            what = "not a picture"
+    with decoding.opened(data, name) as picture:
+        if contract.preparation == "digit":
+            grey = picture.grey()
         else:
-            what = f"a damaged picture ({error})"
-        raise DataError(f"{name}: {what}; expected PNG, JPEG or the like") from error
+            return _resized(picture, contract)
+    return _digit(grey, contract, name)[..., np.newaxis]
 
 
-def _on_paper(picture: Image.Image) -> Image.Image:
-    """Lay an RGBA picture on white; not by Pillow's blending, whose rounding is nobody else's."""
-    values = np.asarray(picture, np.int32)
-    colour, opacity = values[..., :3], values[..., 3:]
-    return Image.fromarray(((colour * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8))
+def _resized(picture: Picture, contract: Contract) -> NDArray[np.uint8]:
+    height, width = picture.shape
+    to_height, to_width = (
+        (contract.width, contract.height) if picture.turned else (contract.height, contract.width)
+    )
+    rows = _resampling(height, 0, height, to_height, _triangle)
+    columns = _resampling(width, 0, width, to_width, _triangle)
+    stretched = np.zeros((contract.channels, to_height, to_width))
+    for part, strip in picture.strips(contract.channels):
+        for channel in range(contract.channels):
+            stretched[channel] += rows[:, part] @ strip[..., channel].astype(np.float64) @ columns.T
+    return _to_pixels(picture.upright(np.moveaxis(stretched, 0, -1)))
 
 
-def _to_8_bits(picture: Image.Image) -> Image.Image:
-    """Return a picture of 16 or 32 bits a pixel, which Pillow would clip at 255, scaled to 8."""
-    values = np.asarray(picture, np.float64)
-    # 16 bits have a known range; for 32 and for floats, the picture's own is all there is.
-    low, high = (0, 65535) if picture.mode.startswith("I;16") else (values.min(), values.max())
-    scaled = (values - low) / max(high - low, 1e-9) * 255
-    return Image.fromarray(np.rint(np.nan_to_num(scaled)).clip(0, 255).astype(np.uint8))
-
-
-def _resized(picture: Image.Image, contract: Contract) -> NDArray[np.uint8]:
-    values = np.asarray(picture.convert("L" if contract.channels == 1 else "RGB"), np.float64)
-    values = values.reshape(*values.shape[:2], contract.channels)
-    height, width = values.shape[:2]
-    rows = _resampling(height, 0, height, contract.height, _triangle)
-    columns = _resampling(width, 0, width, contract.width, _triangle)
-    # Channel by channel: one product of three would take the slow way.
-    stretched = [rows @ values[..., channel] @ columns.T for channel in range(contract.channels)]
-    return _to_pixels(np.stack(stretched, -1))
-
-
-def _digit(picture: Image.Image, contract: Contract, name: str) -> NDArray[np.uint8]:
+def _digit(grey: NDArray[np.uint8], contract: Contract, name: str) -> NDArray[np.uint8]:
     """Return the digit as MNIST shows it, uint8 [height, width]."""
-    picture = picture.convert("L")
-    if min(picture.size) >= rules.SPECKLED:
-        picture = picture.filter(ImageFilter.MedianFilter(3))
-    grey = np.asarray(picture)
-    paper = float(np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])))
     box = contract.height * rules.BOX // rules.FIELD
-    if grey.shape == contract.shape[:2] and paper == 0 and _fits(grey, box):
+    if grey.shape == contract.shape[:2] and _is_prepared(grey, box):
         return grey  # any change could only do harm
-    # Whatever differs from the paper is ink, be it darker or lighter.
-    ink = np.abs(grey - paper)
-    strongest = float(ink.max())
-    if strongest < rules.FAINTEST:
+    small = _reduced(grey)
+    found = [each for each in (_written(small), _written(255 - small)) if each is not None]
+    if not found:
         raise DataError(f"{name}: nothing to see on it; expected a digit in one ink on plain paper")
-    ink = np.where(ink < rules.INK * strongest, 0, ink / strongest * 255)
-    top, bottom, left, right = _extent(ink > 0)
+    # The first of equals, which is dark ink.
+    strokes = max(found, key=lambda each: each.distinct).strokes
+    return _normalised(_thickened(strokes), contract, box)
+
+
+def _is_prepared(grey: NDArray[np.uint8], box: int) -> bool:
+    """Tell whether a picture of the model's size has black paper and a digit of the box's size, or nearly."""
+    paper = np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]]))
+    if paper != 0 or not grey.any():
+        return False
+    top, bottom, left, right = _extent(grey > 0)
+    return abs(max(bottom - top, right - left) - box) <= rules.SLACK
+
+
+def _reduced(grey: NDArray[np.uint8]) -> _Whole:
+    """Return the picture at a size that it is looked at in, of values 0…255."""
+    factor = -(-max(grey.shape) // rules.WORKING)
+    height, width = (side // factor for side in grey.shape)
+    blocks = grey[: height * factor, : width * factor].reshape(height, factor, width, factor)
+    sums, area = blocks.sum((1, 3), dtype=np.int64), factor * factor
+    small = ((2 * sums + area) // (2 * area)).astype(np.uint8)
+    if min(small.shape) >= rules.SPECKLED:
+        small = np.asarray(Image.fromarray(small).filter(ImageFilter.MedianFilter(3)))
+    whole: _Whole = small.astype(np.int64)
+    return whole
+
+
+@dataclass(frozen=True)
+class _Ink:
+    """A digit: its strokes [h, w] of 0…255, and by how much they stand out."""
+
+    strokes: _Whole
+    distinct: float
+
+
+def _written(grey: _Whole) -> _Ink | None:
+    """Return the digit in dark ink, if there is one."""
+    if not grey.size:
+        return None
+    window = _window_of(grey)
+    contrast = _window(_window(grey, window, np.maximum), window, np.minimum) - grey
+    local = _window(contrast, window, np.maximum)
+    ink = _Components(_is_ink(contrast, local, int(contrast.max())))
+    if ink.inner.any() and ink.outer.any():
+        inside = np.where(_window(ink.of(ink.outer), 2 * rules.CELL + 1, np.maximum), 0, contrast)
+        if inside.max() >= rules.FAINTEST:
+            nearby = _window(inside, window, np.maximum)
+            again = _Components(_is_ink(contrast, nearby, int(inside.max())))
+            if again.inner.any():
+                ink, local = again, nearby
+    chosen = ink.inner if ink.inner.any() else ink.outer
+    weights = np.where(chosen, ink.sums(contrast), 0)
+    # The largest first; the first of equals.
+    for label in np.argsort(-weights, kind="stable")[: rules.CANDIDATES]:
+        if not weights[label]:
+            break
+        distinct = _distinct(grey, contrast, ink, label)
+        if distinct >= rules.FAINTEST:
+            digit = _window(ink.of(ink.parts(label) & chosen), 3, np.maximum)
+            share = contrast / np.maximum(local, 1)
+            strokes = np.rint(((share - rules.PALE) / (rules.FULL - rules.PALE)).clip(0, 1) * 255)
+            return _Ink(np.where(digit, strokes, 0).astype(np.int64), distinct)
+    return None
+
+
+def _window_of(grey: _Whole) -> int:
+    return max(3, int(rules.WINDOW * min(grey.shape)) | 1)
+
+
+def _is_ink(contrast: _Whole, local: _Whole, strongest: int) -> NDArray[np.bool_]:
+    above = (contrast > rules.INK * strongest) & (contrast > rules.LOCAL * local)
+    return above & (contrast >= rules.FAINTEST)
+
+
+class _Components:
+    """The components of ink [h, w], by label. Label 0 is none, and not all others are of one."""
+
+    def __init__(self, ink: NDArray[np.bool_]) -> None:
+        cell = rules.CELL if min(ink.shape) >= rules.SPECKLED else 1
+        height, width = ink.shape
+        padded = np.pad(ink, ((0, -height % cell), (0, -width % cell)))
+        cells = np.asarray(padded.reshape(padded.shape[0] // cell, cell, -1, cell).any((1, 3)))
+        labels = _labelled(cells).repeat(cell, 0).repeat(cell, 1)[:height, :width]
+        self.labels = np.where(ink, labels, 0)
+        self._count = cells.size + 1
+        self.areas = self.sums(np.ones_like(self.labels))
+        self.areas[0] = 0
+        edge = np.zeros(self._count, np.bool_)
+        for side in (self.labels[0], self.labels[-1], self.labels[:, 0], self.labels[:, -1]):
+            edge[side] = True
+        there = self.areas > 0
+        self.outer = there & edge
+        self.inner = there & ~edge & (self.areas > rules.SPECK * self.areas[self.outer].max(initial=0))
+        self.tops, self.bottoms = self._ends(0)
+        self.lefts, self.rights = self._ends(1)
+
+    def of(self, labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return where the components of these labels are."""
+        return labels[self.labels]
+
+    def sums(self, values: _Whole) -> _Whole:
+        """Return the sum of values [h, w] within each label."""
+        return np.bincount(self.labels.ravel(), values.ravel(), self._count).astype(np.int64)
+
+    def parts(self, label: int) -> NDArray[np.bool_]:
+        """Return the labels of what belongs to the digit whose largest component is `label`."""
+        top, bottom, left, right = (
+            ends[label] for ends in (self.tops, self.bottoms, self.lefts, self.rights)
+        )
+        gaps = [self.tops - bottom, top - self.bottoms, self.lefts - right, left - self.rights]
+        near = np.max(gaps, 0) <= rules.NEAR * max(bottom - top, right - left)
+        parts: NDArray[np.bool_] = near & (self.areas >= rules.PART * self.areas[label]) & (self.areas > 0)
+        return parts
+
+    def _ends(self, axis: int) -> tuple[_Whole, _Whole]:
+        """Return each label's first and last place along an axis, the last exclusive; far apart where there is none."""
+        places: _Whole = np.indices(self.labels.shape)[axis]
+        first, last = np.full(self._count, self.labels.size), np.zeros(self._count, np.int64)
+        np.minimum.at(first, self.labels, places)
+        np.maximum.at(last, self.labels, places + 1)
+        return first, last
+
+
+def _labelled(cells: NDArray[np.bool_]) -> _Whole:
+    """Return each cell's component (with its eight neighbours): the highest number of a cell in it, from 1; or 0."""
+    labels = np.where(cells, np.arange(1, cells.size + 1).reshape(cells.shape), 0)
+    while True:
+        grown = np.where(cells, _window(labels, 3, np.maximum), 0)
+        if np.array_equal(grown, labels):
+            return labels
+        labels = grown
+
+
+def _distinct(grey: _Whole, contrast: _Whole, ink: _Components, label: int) -> float:
+    """Return by how much a component is darker than paper: its contrast, but no more than what lies around tells."""
+    top, bottom, left, right = (ends[label] for ends in (ink.tops, ink.bottoms, ink.lefts, ink.rights))
+    margin = max(bottom - top, right - left, _window_of(grey) // 2)
+    around = grey[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin].ravel()
+    middle = int(np.partition(around, around.size // 2)[around.size // 2])
+    area = int(ink.areas[label])
+    return min(middle * area - int(ink.sums(grey)[label]), int(ink.sums(contrast)[label])) / area
+
+
+def _window(values: NDArray[Any], size: int, extreme: np.ufunc) -> NDArray[Any]:
+    """Return the extreme of the square of `size` (odd) around each value, [h, w], of what is inside."""
+    least = extreme is np.maximum
+    info = None if values.dtype == np.bool_ else np.iinfo(values.dtype)
+    filling = (not least) if info is None else info.min if least else info.max
+    for axis in (0, 1):
+        padding = [(0, 0), (0, 0)]
+        padding[axis] = (size // 2, size // 2)
+        reach, length = 1, values.shape[axis]
+        values = np.moveaxis(np.pad(values, padding, constant_values=filling), axis, 0)
+        # Of windows of a length, two make one of up to twice that.
+        while reach < size:
+            step = min(reach, size - reach)
+            values = extreme(values[:-step], values[step:])
+            reach += step
+        values = np.moveaxis(values[:length], 0, axis)
+    return values
+
+
+def _thickened(strokes: _Whole) -> _Whole:
+    """Return strokes [h, w] of 0…255 as a pen would have made them that is as thick as MNIST's."""
+    top, bottom, left, right = _extent(strokes > 0)
+    wanted = int(rules.STROKE * max(bottom - top, right - left))
+    ink = strokes > 127
+    width = 1
+    while width + 2 <= wanted and 2 * _opened(ink, width + 2).sum() >= ink.sum():
+        width += 2
+    return _window(strokes, max(wanted - width, 0) | 1, np.maximum)
+
+
+def _opened(ink: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
+    """Return the ink that squares of `size` fit into."""
+    return _window(_window(ink, size, np.minimum), size, np.maximum)
+
+
+def _normalised(strokes: _Whole, contract: Contract, box: int) -> NDArray[np.uint8]:
+    """Return strokes [h, w] of 0…255 as a digit of the box's size, by its centre of mass in the middle of the field."""
+    top, bottom, left, right = _extent(strokes > 0)
     longer = max(bottom - top, right - left)
     # Halves up, in integers.
     height, width = (
         max(1, (2 * side * box + longer) // (2 * longer)) for side in (bottom - top, right - left)
     )
-    rows = _resampling(grey.shape[0], top, bottom, height, _lanczos)
-    columns = _resampling(grey.shape[1], left, right, width, _lanczos)
-    small = _to_pixels(rows @ ink @ columns.T)
+    rows = _resampling(strokes.shape[0], top, bottom, height, _lanczos)
+    columns = _resampling(strokes.shape[1], left, right, width, _lanczos)
+    small = _to_pixels(rows @ strokes @ columns.T)
     weights = small.astype(np.float64)
     total = weights.sum()
-    if not total:
-        raise DataError(f"{name}: only scattered dots on it; expected one digit on plain paper")
     top = _place(weights.sum(1), total, contract.height)
     left = _place(weights.sum(0), total, contract.width)
     field = np.zeros(contract.shape[:2], np.uint8)
     field[top : top + height, left : left + width] = small
     return field
-
-
-def _fits(grey: NDArray[np.uint8], box: int) -> bool:
-    """Tell whether the ink's extent is that of an MNIST image: its longer side the box's, or nearly."""
-    if not grey.any():
-        return False
-    top, bottom, left, right = _extent(grey > 0)
-    return abs(max(bottom - top, right - left) - box) <= rules.SLACK
 
 
 def _place(profile: NDArray[np.float64], total: float, field: int) -> int:

@@ -18,6 +18,7 @@ if __name__ == "__main__" and not __package__:
 
 import argparse
 import contextlib
+import functools
 import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -26,11 +27,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from client import COMMAND
 from client import arguments as flags
 from client.output import Csv, JsonLines, Lines, Writer, rank, visible
 from client.pictures import BATCH, answered, batches
 from client.sources import Source, expand
-from client.targets import open_target
+from client.targets import Opened, open_target
 from train import cli
 from train.errors import DataError
 
@@ -53,9 +55,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     choice = flags.choice(arguments)
     sources = expand(arguments.images)
     show = _show(arguments, sources)
-    opened = open_target(choice)
     bad = 0
-    with contextlib.closing(opened.target), _progress(len(sources)) as progress:
+    with contextlib.ExitStack() as stack, _progress(len(sources)) as progress:
+
+        @functools.cache
+        def opened() -> Opened:
+            """Open the target for the first picture that is there: without one, it isn't needed."""
+            found = open_target(choice)
+            stack.callback(found.target.close)
+            return found
+
         writer = _writer(arguments, progress.say if progress else cli.say)
         for batch in batches(sources, opened, decoded=show is not None):
             for each in answered(batch, opened):
@@ -65,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     continue
                 if show and each.pixels is not None:
                     show(each.name, each.pixels)
-                writer.answered(each.name, rank(each.scores, opened.contract.labels))
+                writer.answered(each.name, rank(each.scores, opened().contract.labels))
             if progress:
                 progress.advance(len(batch))
     if bad and not isinstance(writer, Lines):
@@ -74,9 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser(
-        "python client/predict.py", "Tell which digit, or which class of your model, each picture shows."
-    )
+    parser = cli.parser(COMMAND, "Tell which digit, or which class of your model, each picture shows.")
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE",
         help="picture files, folders of them, patterns (*.png), URLs, or - for standard input",
@@ -149,11 +156,8 @@ def _progress(total: int) -> "Iterator[Progress | None]":
     if total <= BATCH or sys.stdout.isatty():
         yield None
         return
-    try:
-        from train.progress import Progress
-    except ImportError:  # tqdm is optional
-        yield None
-        return
+    from train.progress import Progress
+
     with Progress("predict", total, "pictures") as progress:
         yield progress
 

@@ -10,15 +10,26 @@ white paper where it is transparent:
 `resize`: stretched to height × width, each channel by itself. Grey models get ITU-R 601 luma.
 
 `digit`: brought into the form that MNIST's own images have (LeCun et al., "The MNIST database of handwritten
-digits"): bright ink on black, the digit's longer side 20 of 28 pixels, its centre of mass in the middle.
+digits"): bright ink on black, the digit's longer side 20 of 28 pixels, its centre of mass in the middle. A picture
+that is of the model's size already, with black paper and ink of MNIST's extent, passes unchanged. Of all others:
 
-1. Grey (ITU-R 601 luma); pictures of at least `SPECKLED` pixels each way go through a 3×3 median.
-2. The median of the border is the paper; ink is the distance from it, dark or light; what is weaker than the
-   share `INK` of the strongest becomes paper, and the strongest becomes 255.
-3. The ink's bounding box is scaled to `BOX` of `FIELD` of the model's size, keeping its proportions (Lanczos
+1. Grey (ITU-R 601 luma), made smaller by the whole number that brings the longer side to at most `WORKING`
+   (means of blocks; what is left over at the right and below is cut off). If both sides have `SPECKLED` pixels or
+   more then: a 3×3 median.
+2. Everything that follows is done for dark ink and, on the negative, for light ink; the one that stands out more
+   from its surroundings (4.) is taken.
+3. Contrast: the closing (Serra, "Image Analysis and Mathematical Morphology", 1982) by a square of the share
+   `WINDOW` of the shorter side, less the picture. It fills what is narrower and darker than the square, and leaves
+   shadows and their edges as they are. Ink is where the contrast is above the share `INK` of the strongest one,
+   the share `LOCAL` of the strongest in the square around, and at least `FAINTEST`.
+4. Components of the ink, on cells of `CELL` pixels. Those that touch the border (a table, a margin's line) are
+   left out if there are others that aren't specks, and the shares are taken of what is left. The digit is the
+   largest that is darker by `FAINTEST`, on average, than its closing and than the median around it. Others that
+   aren't much smaller and lie near belong to it.
+5. The contrast as a share of the strongest around it, from `PALE` (0) to `FULL` (255), within the digit and a pixel
+   around it. Strokes thinner than the share `STROKE` of its longer side, as a ballpoint's, are thickened by as much as
+   they lack. Its bounding box is scaled to `BOX` of `FIELD` of the model's size, keeping its proportions (Lanczos
    of three lobes, which reaches further where it makes smaller), and placed by its centre of mass.
-
-A picture that is of the model's size already, with black paper and ink of MNIST's extent, passes unchanged.
 """
 
 from dataclasses import dataclass
@@ -34,8 +45,9 @@ from train.errors import ArtifactError
 from train.files import read_json, write_json
 
 __all__ = [
-    "BATCHING", "BOX", "CLASSIFY", "CONTRACT", "EXAMPLE_FEATURE", "FAINTEST", "FIELD", "INK", "MOST_PIXELS",
-    "SERVING_BYTES", "SERVING_UINT8", "SLACK", "SPECKLED", "WARMUP", "Contract", "digits", "read",
+    "BATCHING", "BOX", "CANDIDATES", "CELL", "CLASSIFY", "CONTRACT", "EXAMPLE_FEATURE", "FAINTEST", "FIELD", "FULL",
+    "INK", "LOCAL", "MOST_PIXELS", "NEAR", "PALE", "PART", "SERVING_BYTES", "SERVING_UINT8", "SLACK", "SPECK",
+    "SPECKLED", "STROKE", "WARMUP", "WINDOW", "WORKING", "Contract", "digits", "read",
 ]  # fmt: skip
 
 CONTRACT = "contract.json"
@@ -54,15 +66,29 @@ EXAMPLE_FEATURE = "image/encoded"
 BOX, FIELD = 20, 28
 # A digit in a picture of the model's size may be this much larger or smaller than BOX and pass unchanged.
 SLACK = 2
-# Ink is what stands out from the paper by this share of the strongest difference: above the noise of
-# scanners and JPEG, below the grey of an anti-aliased edge.
-INK = 0.25
+# The longer side of what is looked at: smaller, texture and noise are gone, and a pen's stroke has still some pixels.
+WORKING = 320
+# Wider than a stroke of a digit that fills the picture, narrower than a page that fills it.
+WINDOW = 0.4
+# Ink is what stands out from the paper by this share of the strongest contrast: above the noise of scanners and
+# JPEG, below the grey of an anti-aliased edge; and of the strongest around, for what lies in a shadow.
+INK, LOCAL = 0.25, 0.4
+PALE, FULL = 0.25, 0.75
+# Of the digit's longer side: MNIST's pens, of which a network knows no thinner.
+STROKE = 0.1
 # From this size on, single pixels are no strokes but dirt or dithering, and would be taken for the digit's ends.
 SPECKLED = 64
-# Differences below this (of 255) are an empty page.
-FAINTEST = 32
-# Pillow's own limit, beyond which a small file that unpacks to gigabytes is suspected.
-MOST_PIXELS = 89_478_485
+CELL = 4
+# Contrasts below this (of 255) are an empty page.
+FAINTEST = 24
+# Of how many components, the largest first, it is asked whether they stand out from their surroundings.
+CANDIDATES = 4
+# Of the area of what touches the border: smaller, the rest is specks.
+SPECK = 1 / 200
+# A part of the digit, such as the bar of a 5, has this share of its area, at a distance of this share of its size.
+PART, NEAR = 0.04, 0.35
+# So many pixels are decoded in some seconds and 300 MB.
+MOST_PIXELS = 50_000_000
 
 _SCHEMA = 1
 _METHODS = ("digit", "resize")

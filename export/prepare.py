@@ -6,7 +6,7 @@ halves away from where the two could differ, so that they give the same pixels.
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -160,49 +160,248 @@ def _resized(pixels: tf.Tensor, contract: Contract) -> tf.Tensor:
 
 def _digit(pixels: tf.Tensor, contract: Contract) -> tf.Tensor:
     grey = _grey(pixels)
-    size = tf.shape(grey)
-    grey = tf.cond(tf.reduce_min(size) >= rules.SPECKLED, lambda: _median(grey), lambda: grey)
-    border = tf.sort(tf.concat([grey[0], grey[-1], grey[:, 0], grey[:, -1]], 0))
-    count = tf.size(border)
-    paper = tf.cast(border[(count - 1) // 2] + border[count // 2], tf.float64) / 2
-    fits = (paper == 0) & tf.reduce_all(size == [contract.height, contract.width])
     box = contract.height * rules.BOX // rules.FIELD
-
-    def unchanged() -> tf.Tensor:
-        top, bottom, left, right = _extent(grey > 0)
-        longer = tf.maximum(bottom - top, right - left)
-        return (longer >= box - rules.SLACK) & (longer <= box + rules.SLACK)
-
-    fits &= tf.cond(fits & tf.reduce_any(grey > 0), unchanged, lambda: False)
     return tf.cond(
-        fits,
+        _is_prepared(grey, contract, box),
         lambda: tf.cast(grey, tf.uint8)[..., tf.newaxis],
-        lambda: _normalised(grey, paper, box, contract),
+        lambda: _found(grey, contract, box),
     )
 
 
-def _normalised(grey: tf.Tensor, paper: tf.Tensor, box: int, contract: Contract) -> tf.Tensor:
-    ink = tf.abs(tf.cast(grey, tf.float64) - paper)
-    strongest = tf.reduce_max(ink)
-    seen = tf.debugging.Assert(
-        strongest >= rules.FAINTEST, ["nothing to see on the picture; expected ink on plain paper"]
+def _is_prepared(grey: tf.Tensor, contract: Contract, box: int) -> tf.Tensor:
+    """Tell whether a picture of the model's size has black paper and a digit of the box's size, or nearly."""
+    border = tf.sort(tf.concat([grey[0], grey[-1], grey[:, 0], grey[:, -1]], 0))
+    # The median of an even number of values is the mean of two: 0 if both are.
+    on_black = (border[tf.size(border) // 2] == 0) & tf.reduce_any(grey > 0)
+    fits = tf.reduce_all(tf.shape(grey) == contract.shape[:2]) & on_black
+
+    def as_large() -> tf.Tensor:
+        top, bottom, left, right = _extent(grey > 0)
+        return tf.abs(tf.maximum(bottom - top, right - left) - box) <= rules.SLACK
+
+    return tf.cond(fits, as_large, lambda: False)
+
+
+def _found(grey: tf.Tensor, contract: Contract, box: int) -> tf.Tensor:
+    small = _reduced(grey)
+    with tf.control_dependencies([_seen(tf.size(small) > 0)]):
+        dark, light = _written(small), _written(255 - small)
+    with tf.control_dependencies([_seen(dark.there | light.there)]):
+        is_dark = dark.there & (~light.there | (dark.distinct >= light.distinct))
+        strokes = tf.where(is_dark, dark.strokes, light.strokes)
+    return _normalised(_thickened(strokes), contract, box)
+
+
+def _seen(anything: tf.Tensor) -> tf.Operation:
+    return tf.debugging.Assert(anything, ["nothing to see on it; expected a digit in one ink on plain paper"])
+
+
+def _reduced(grey: tf.Tensor) -> tf.Tensor:
+    """Return the picture at a size that it is looked at in, int32 of values 0…255."""
+    shape = tf.shape(grey)
+    factor = -(-tf.reduce_max(shape) // rules.WORKING)
+    height, width = shape[0] // factor, shape[1] // factor
+    blocks = tf.reshape(grey[: height * factor, : width * factor], [height, factor, width, factor])
+    area = factor * factor
+    small = (2 * tf.reduce_sum(blocks, [1, 3]) + area) // (2 * area)
+    return tf.cond(_is_large(small), lambda: _median(small), lambda: small)
+
+
+def _is_large(picture: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_min(tf.shape(picture)) >= rules.SPECKLED
+
+
+class _Ink(NamedTuple):
+    """A digit, if it is there: its strokes int32 [h, w] of 0…255, and by how much they stand out."""
+
+    there: tf.Tensor
+    strokes: tf.Tensor
+    distinct: tf.Tensor
+
+
+def _written(grey: tf.Tensor) -> _Ink:
+    """Return the digit in dark ink."""
+    window = _window_of(grey)
+    contrast = -_largest(-_largest(grey, window), window) - grey
+    local = _largest(contrast, window)
+    ink = _components(_is_ink(contrast, local, tf.reduce_max(contrast)))
+
+    def without_the_border() -> tuple[_Components, tf.Tensor]:
+        outside = _largest(tf.cast(ink.of(ink.outer), tf.int32), 2 * rules.CELL + 1) > 0
+        inside = tf.where(outside, 0, contrast)
+        nearby = _largest(inside, window)
+        again = _components(_is_ink(contrast, nearby, tf.reduce_max(inside)))
+        usable = (tf.reduce_max(inside) >= rules.FAINTEST) & tf.reduce_any(again.inner)
+        better: tuple[_Components, tf.Tensor] = tf.cond(usable, lambda: (again, nearby), lambda: (ink, local))
+        return better
+
+    ink, local = tf.cond(
+        tf.reduce_any(ink.inner) & tf.reduce_any(ink.outer), without_the_border, lambda: (ink, local)
     )
-    with tf.control_dependencies([seen]):
-        ink = tf.where(ink < rules.INK * strongest, tf.zeros_like(ink), ink / strongest * 255)
-    top, bottom, left, right = _extent(ink > 0)
+    chosen = tf.where(tf.reduce_any(ink.inner), ink.inner, ink.outer)
+    weights = tf.where(chosen, ink.sums(contrast), 0)
+    # The largest first; the first of equals.
+    order = tf.argsort(-weights, stable=True)[: rules.CANDIDATES]
+
+    def is_there(place: tf.Tensor) -> tf.Tensor:
+        return weights[order[place]] > 0
+
+    def further(place: tf.Tensor, distinct: tf.Tensor) -> tf.Tensor:
+        return (distinct < rules.FAINTEST) & tf.cond(
+            place < tf.size(order), lambda: is_there(place), lambda: False
+        )
+
+    def look(place: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return place + 1, tf.ensure_shape(_distinct(grey, contrast, ink, order[place]), [])
+
+    place, distinct = tf.while_loop(further, look, (0, tf.constant(0.0, tf.float64)))
+    label = order[tf.maximum(place - 1, 0)]
+    digit = _largest(tf.cast(ink.of(ink.parts(label) & chosen), tf.int32), 3) > 0
+    share = tf.cast(contrast, tf.float64) / tf.cast(tf.maximum(local, 1), tf.float64)
+    strokes = tf.round(tf.clip_by_value((share - rules.PALE) / (rules.FULL - rules.PALE), 0.0, 1.0) * 255)
+    strokes = tf.where(digit, tf.cast(strokes, tf.int32), 0)
+    return _Ink(distinct >= rules.FAINTEST, strokes, distinct)
+
+
+def _window_of(grey: tf.Tensor) -> tf.Tensor:
+    shortest = tf.cast(tf.reduce_min(tf.shape(grey)), tf.float64)
+    return tf.maximum(3, tf.bitwise.bitwise_or(tf.cast(rules.WINDOW * shortest, tf.int32), 1))
+
+
+def _is_ink(contrast: tf.Tensor, local: tf.Tensor, strongest: tf.Tensor) -> tf.Tensor:
+    values, around, most = (tf.cast(each, tf.float64) for each in (contrast, local, strongest))
+    return (values > rules.INK * most) & (values > rules.LOCAL * around) & (contrast >= rules.FAINTEST)
+
+
+class _Components(NamedTuple):
+    """The components of ink, int32 [h, w] of labels, and by label what `client.image` says of them."""
+
+    labels: tf.Tensor
+    areas: tf.Tensor
+    outer: tf.Tensor
+    inner: tf.Tensor
+    tops: tf.Tensor
+    bottoms: tf.Tensor
+    lefts: tf.Tensor
+    rights: tf.Tensor
+
+    def of(self, labels: tf.Tensor) -> tf.Tensor:
+        """Return where the components of these labels are."""
+        return tf.gather(labels, self.labels)
+
+    def sums(self, values: tf.Tensor) -> tf.Tensor:
+        """Return the sum of values [h, w] within each label."""
+        return tf.math.unsorted_segment_sum(values, self.labels, tf.size(self.areas))
+
+    def box(self, label: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Return top, bottom, left and right of a component."""
+        return tuple(ends[label] for ends in (self.tops, self.bottoms, self.lefts, self.rights))
+
+    def parts(self, label: tf.Tensor) -> tf.Tensor:
+        """Return the labels of what belongs to the digit whose largest component is `label`."""
+        top, bottom, left, right = self.box(label)
+        gaps = [self.tops - bottom, top - self.bottoms, self.lefts - right, left - self.rights]
+        size = tf.cast(tf.maximum(bottom - top, right - left), tf.float64)
+        near = tf.cast(tf.reduce_max(gaps, 0), tf.float64) <= rules.NEAR * size
+        areas = tf.cast(self.areas, tf.float64)
+        return near & (areas >= rules.PART * areas[label]) & (self.areas > 0)
+
+
+def _components(ink: tf.Tensor) -> _Components:
+    height, width = tf.shape(ink)[0], tf.shape(ink)[1]
+    cell = tf.where(_is_large(ink), rules.CELL, 1)
+    padded = tf.pad(ink, [[0, -height % cell], [0, -width % cell]])
+    rows, columns = tf.shape(padded)[0] // cell, tf.shape(padded)[1] // cell
+    cells = tf.reduce_any(tf.reshape(padded, [rows, cell, columns, cell]), [1, 3])
+    labels = tf.repeat(tf.repeat(_labelled(cells), cell, 0), cell, 1)[:height, :width]
+    labels = tf.where(ink, labels, 0)
+    count = rows * columns + 1
+    areas = tf.math.unsorted_segment_sum(tf.cast(ink, tf.int32), labels, count)
+    sides = tf.concat([labels[0], labels[-1], labels[:, 0], labels[:, -1]], 0)
+    edge = tf.math.unsorted_segment_sum(tf.ones_like(sides), sides, count) > 0
+    outer = (areas > 0) & edge
+    largest = tf.cast(tf.reduce_max(tf.where(outer, areas, 0)), tf.float64)
+    inner = (areas > 0) & ~edge & (tf.cast(areas, tf.float64) > rules.SPECK * largest)
+    ends = []
+    for places in (tf.range(height)[:, tf.newaxis], tf.range(width)[tf.newaxis]):
+        place = tf.broadcast_to(places, [height, width])
+        ends.append(tf.math.unsorted_segment_min(place, labels, count))
+        ends.append(tf.math.unsorted_segment_max(place + 1, labels, count))
+    # Far apart where there is no such component; the operations' own fillings would overflow in differences.
+    there = areas > 0
+    tops, bottoms, lefts, rights = (
+        tf.where(there, end, filling) for end, filling in zip(ends, (height * width, 0) * 2, strict=True)
+    )
+    return _Components(labels, areas, outer, inner, tops, bottoms, lefts, rights)
+
+
+def _labelled(cells: tf.Tensor) -> tf.Tensor:
+    """Return each cell's component (with its eight neighbours): the highest number of a cell in it, from 1; or 0."""
+    numbers = tf.reshape(tf.range(1, tf.size(cells) + 1), tf.shape(cells))
+
+    def grow(labels: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        grown = tf.where(cells, _largest(labels, 3), 0)
+        return grown, tf.reduce_any(grown != labels)
+
+    labels, _ = tf.while_loop(lambda _, grows: grows, grow, (tf.where(cells, numbers, 0), True))
+    return labels
+
+
+def _distinct(grey: tf.Tensor, contrast: tf.Tensor, ink: _Components, label: tf.Tensor) -> tf.Tensor:
+    """Return by how much a component is darker than paper: its contrast, but no more than what lies around tells."""
+    top, bottom, left, right = ink.box(label)
+    margin = tf.reduce_max([bottom - top, right - left, _window_of(grey) // 2])
+    around = grey[
+        tf.maximum(0, top - margin) : bottom + margin, tf.maximum(0, left - margin) : right + margin
+    ]
+    sorted_around = tf.sort(tf.reshape(around, [-1]))
+    middle = sorted_around[tf.size(around) // 2]
+    area = ink.areas[label]
+    darker = tf.minimum(middle * area - ink.sums(grey)[label], ink.sums(contrast)[label])
+    return tf.cast(darker, tf.float64) / tf.cast(area, tf.float64)
+
+
+def _largest(values: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
+    """Return the maximum of the square of `size` (odd) around each value, int32 [h, w], of what is inside."""
+    # float32 holds all of them exactly: none has more than 24 bits.
+    found = tf.cast(values, tf.float32)[tf.newaxis, :, :, tf.newaxis]
+    for window in ([1, size, 1, 1], [1, 1, size, 1]):
+        found = tf.raw_ops.MaxPoolV2(input=found, ksize=window, strides=[1, 1, 1, 1], padding="SAME")
+    return tf.cast(found[0, :, :, 0], values.dtype)
+
+
+def _thickened(strokes: tf.Tensor) -> tf.Tensor:
+    """Return strokes int32 [h, w] of 0…255 as a pen would have made them that is as thick as MNIST's."""
+    top, bottom, left, right = _extent(strokes > 0)
+    size = tf.cast(tf.maximum(bottom - top, right - left), tf.float64)
+    wanted = tf.cast(rules.STROKE * size, tf.int32)
+    ink = tf.cast(strokes > 127, tf.int32)
+
+    def fits(width: tf.Tensor) -> tf.Tensor:
+        opened = _largest(-_largest(-ink, width + 2), width + 2)
+        return 2 * tf.reduce_sum(opened) >= tf.reduce_sum(ink)
+
+    width = tf.while_loop(
+        lambda width: tf.cond(width + 2 <= wanted, lambda: fits(width), lambda: False),
+        lambda width: (width + 2,),
+        (1,),
+    )[0]
+    return _largest(strokes, tf.bitwise.bitwise_or(tf.maximum(wanted - width, 0), 1))
+
+
+def _normalised(strokes: tf.Tensor, contract: Contract, box: int) -> tf.Tensor:
+    top, bottom, left, right = _extent(strokes > 0)
     longer = tf.maximum(bottom - top, right - left)
     # Halves up, in integers.
     height, width = (
         tf.maximum(1, (2 * side * box + longer) // (2 * longer)) for side in (bottom - top, right - left)
     )
-    rows = _resampling(tf.shape(grey)[0], top, bottom, height, _lanczos)
-    columns = _resampling(tf.shape(grey)[1], left, right, width, _lanczos)
-    small = _to_pixels(rows @ ink @ tf.transpose(columns))
+    rows = _resampling(tf.shape(strokes)[0], top, bottom, height, _lanczos)
+    columns = _resampling(tf.shape(strokes)[1], left, right, width, _lanczos)
+    small = _to_pixels(rows @ tf.cast(strokes, tf.float64) @ tf.transpose(columns))
     weights = tf.cast(small, tf.float64)
     total = tf.reduce_sum(weights)
-    left_over = tf.debugging.Assert(total > 0, ["only scattered dots on the picture; expected one digit"])
-    with tf.control_dependencies([left_over]):
-        top = _place(tf.reduce_sum(weights, 1), total, contract.height)
+    top = _place(tf.reduce_sum(weights, 1), total, contract.height)
     left = _place(tf.reduce_sum(weights, 0), total, contract.width)
     padding = [[top, contract.height - height - top], [left, contract.width - width - left]]
     return tf.pad(small, padding)[..., tf.newaxis]

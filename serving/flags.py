@@ -1,14 +1,13 @@
 """The command line: `tensorflow_model_server`'s flags by their names, and a few of our own."""
 
 import argparse
-import importlib.metadata
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from serving import batching_config, server_protos, tls
+from serving import batching_config, protos, server_protos, tls
 from serving.batching_config import BatchingParameters
 from serving.loading import Loader
 from serving.metrics import DEFAULT_PATH
@@ -42,9 +41,8 @@ def parser() -> argparse.ArgumentParser:
     )
     # The full usage is forty flags long and would bury the error that it is printed with.
     flags.usage = "python -m serving --model_base_path=DIR [--rest_api_port=8501] [--flag=value …]"
-    version = importlib.metadata.version("tensorflow-serving-api")
     flags.add_argument(
-        "--version", action="version", version=f"tfship model server, TensorFlow Serving API {version}",
+        "--version", action="version", version=f"tfship model server, TensorFlow Serving API {protos.VERSION}",
         help="show the version and exit",
     )  # fmt: skip
     _add_models(flags)

@@ -12,6 +12,7 @@ from serving import grpc_parsing
 from serving.grpc_arrivals import Arrivals, Threads
 from serving.grpc_services import SERVICES, Services
 from serving.ports import address
+from serving.protos import POOL
 from serving.settings import REUSE_PORT, Settings
 from serving.tls import Tls
 from train.errors import UsageError
@@ -70,7 +71,7 @@ class GrpcServer:
             names = [f"tensorflow.serving.{name}" for name in SERVICES]
             names += [health.SERVICE_NAME] if settings.health else []
             service = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-            servicer = reflection.ReflectionServicer((*names, reflection.SERVICE_NAME))
+            servicer = reflection.ReflectionServicer((*names, reflection.SERVICE_NAME), POOL)
             grpc_parsing.add(self._server, service, servicer)
         # Last: it refuses every method that nothing before it knows.
         services.add_to(self._server)

@@ -18,21 +18,21 @@ _NEEDED_BY = re.compile(r"^    #(?: via|  ) (\S+)$", re.MULTILINE)
 _ENTRY = re.compile(r"^(?=[A-Za-z0-9])", re.MULTILINE)
 
 
-def subset(lock: str, names: Iterable[str], without: Iterable[str] = ()) -> str:
+def subset(lock: str, names: Iterable[str]) -> str:
     """Return the entries of `names`, and of all packages that they need, as they stand in `lock`.
 
-    The packages in `without`, and what only they need, are left out. A package has several entries where its
-    version depends on Python's. Raises ValueError for a name that isn't in the lock.
+    A package has several entries where its version depends on Python's. Raises ValueError for a name that isn't in
+    the lock.
     """
     entries = [(entry.partition("==")[0], entry) for entry in _ENTRY.split(lock)[1:]]
-    wanted, left_out = set(names), set(without)
-    if unknown := (wanted | left_out) - {name for name, _ in entries}:
+    wanted = set(names)
+    if unknown := wanted - {name for name, _ in entries}:
         raise ValueError(f"not in the lock: {', '.join(sorted(unknown))}")
     found: set[str] = set()
     while wanted:
         found |= wanted
         needed = {name for name, entry in entries if wanted & set(_NEEDED_BY.findall(entry))}
-        wanted = needed - found - left_out
+        wanted = needed - found
     return "".join(entry for name, entry in entries if name in found)
 
 
@@ -43,14 +43,9 @@ def main() -> None:
     )
     parser.add_argument("lock", type=Path, help="requirements.txt, as `make lock` writes it")
     parser.add_argument("names", nargs="+", metavar="NAME", help="a package")
-    parser.add_argument(
-        "--without", action="append", default=[], metavar="NAME", help="a package to leave out"
-    )
     arguments = parser.parse_args()
     try:
-        sys.stdout.write(
-            subset(arguments.lock.read_text(encoding="utf-8"), arguments.names, arguments.without)
-        )
+        sys.stdout.write(subset(arguments.lock.read_text(encoding="utf-8"), arguments.names))
     except ValueError as error:
         sys.exit(f"error: {arguments.lock}: {error}")
 

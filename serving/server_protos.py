@@ -1,7 +1,7 @@
 """TensorFlow Serving's configuration files: reading protobuf's text format, and the messages that its package lacks.
 
-`tensorflow-serving-api` brings the generated module of ModelServerConfig, and of no other file that a flag of the
-model server names. Their messages are described here, with the names and types of TensorFlow Serving's own
+`serving.protos` has ModelServerConfig and ConfigProto, as their packages do, and of no other file that a flag of the
+model server names. Those messages are described here, with the names and types of TensorFlow Serving's own
 `session_bundle_config.proto`, `ssl_config.proto` and `monitoring_config.proto`.
 """
 
@@ -100,7 +100,7 @@ def read_text(path: Path, flag: str) -> str:
 def parse(text: str, kind: Any, source: str) -> Any:
     """Return the message of the class `kind` in `text`. Raises UsageError, which names `source` and the line."""
     try:
-        return text_format.Parse(text, kind())
+        return text_format.Parse(text, kind(), descriptor_pool=kind.DESCRIPTOR.file.pool)
     except text_format.ParseError as error:
         descriptor, line = kind.DESCRIPTOR, error.GetLine()
         # Its text begins with the place, "line:column : ".

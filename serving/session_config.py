@@ -1,11 +1,12 @@
 """How TensorFlow runs SavedModels: the ConfigProto that flags and `--tensorflow_session_config_file` come to."""
 
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import text_format
 
 from serving import server_protos
-from serving.protos import config_pb2
+from serving.protos import POOL, config_pb2
 from serving.settings import cores
 from train.errors import UsageError
 
@@ -44,10 +45,11 @@ def session_config(
     return serialized
 
 
-def _read(file: Path) -> config_pb2.ConfigProto:
+def _read(file: Path) -> Any:
     flag = "--tensorflow_session_config_file"
     try:
-        return text_format.Parse(server_protos.read_text(file, flag), config_pb2.ConfigProto())
+        text = server_protos.read_text(file, flag)
+        return text_format.Parse(text, config_pb2.ConfigProto(), descriptor_pool=POOL)
     except text_format.ParseError as error:
         raise UsageError(
             f"{flag}: {file}: not a TensorFlow ConfigProto in protobuf text format ({error})"

@@ -8,11 +8,15 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.protos import tensor_pb2, types_pb2
+
+try:
+    import ml_dtypes
+except ImportError:  # a client can do without
+    ml_dtypes = None
 
 __all__ = ["DTYPES", "MAX_RANK", "MAX_REPEATED_BYTES", "DType", "dtype_of", "from_proto", "to_proto"]
 
@@ -48,14 +52,13 @@ class DType:
         return self.field == "string_val"
 
 
-# Every type that a request to TensorFlow Serving may carry, by its DataType number.
+# Every type that a request to TensorFlow Serving may carry, by its DataType number; numpy needs help with bfloat16.
 DTYPES = {
     number: DType(name, number, np.dtype(numpy), field)
     for name, number, numpy, field in (
         ("float", types_pb2.DT_FLOAT, np.float32, "float_val"),
         ("double", types_pb2.DT_DOUBLE, np.float64, "double_val"),
         ("half", types_pb2.DT_HALF, np.float16, "half_val"),
-        ("bfloat16", types_pb2.DT_BFLOAT16, ml_dtypes.bfloat16, "half_val"),
         ("int8", types_pb2.DT_INT8, np.int8, "int_val"),
         ("int16", types_pb2.DT_INT16, np.int16, "int_val"),
         ("int32", types_pb2.DT_INT32, np.int32, "int_val"),
@@ -68,6 +71,7 @@ DTYPES = {
         ("complex64", types_pb2.DT_COMPLEX64, np.complex64, "scomplex_val"),
         ("complex128", types_pb2.DT_COMPLEX128, np.complex128, "dcomplex_val"),
         ("string", types_pb2.DT_STRING, np.object_, "string_val"),
+        *([("bfloat16", types_pb2.DT_BFLOAT16, ml_dtypes.bfloat16, "half_val")] if ml_dtypes else []),
     )
 }
 # In graphs of TensorFlow 1, a variable's own output has its type plus this: a reference to it.

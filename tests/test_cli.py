@@ -90,8 +90,12 @@ def test_progress_in_a_log_is_plain_lines(monkeypatch: pytest.MonkeyPatch) -> No
     ]
 
 
-@pytest.mark.parametrize("columns", [0, 100])
-def test_progress_on_a_terminal_is_a_bar_that_goes_away(columns: int) -> None:
+@pytest.mark.parametrize(("columns", "tqdm"), [(0, True), (100, True), (100, False)])
+def test_progress_on_a_terminal_is_a_bar_that_goes_away(
+    columns: int, tqdm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not tqdm:
+        monkeypatch.setitem(sys.modules, "tqdm", None)  # its import fails
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     with os.fdopen(theirs, "w") as terminal:
@@ -103,7 +107,7 @@ def test_progress_on_a_terminal_is_a_bar_that_goes_away(columns: int) -> None:
         while "the end" not in shown:  # a terminal hands over what it has so far
             shown += os.read(ours, 65536).decode()
     os.close(ours)
-    if not columns:  # where a bar has no room, plain lines come, in time
+    if not columns or not tqdm:  # where a bar has no room or isn't installed, plain lines come, in time
         assert shown == "the end"
         return
     assert "training:   0%|" in shown

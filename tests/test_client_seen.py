@@ -28,7 +28,7 @@ def test_it_is_drawn_above_the_answer(capsys: pytest.CaptureFixture[str]) -> Non
     signs = np.array([list(line.ljust(28)) for line in drawn]) != " "
     assert signs[mean > 60].all()
     assert not signs[mean == 0].any()
-    assert seen.drawing(PIXELS, 80, colour=False).splitlines() == drawn
+    assert seen.drawing(PIXELS, 80, colour=False).split("\n") == drawn
 
 
 def test_a_drawing_does_not_get_among_a_machines_lines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,39 +1,87 @@
-"""The protocol messages come without TensorFlow, and get along with it."""
+"""The protocol messages come without TensorFlow's packages, are theirs to the byte, and get along with them."""
 
+import importlib.metadata
 import subprocess
 import sys
 
 import pytest
+from google.protobuf import descriptor_pb2
+
+from serving import derive_protos, protos
 
 ALONE = """
 import sys
-import serving.protos, serving.tensors, serving.server, serving.flags
-loaded = [name for name in sys.modules if name == "tensorflow" or name.startswith("tensorflow.python")]
+import client.grpc, serving.protos, serving.tensors, serving.server, serving.flags, serving.grpc_server
+loaded = [name for name in sys.modules if name.split(".")[0] in ("tensorflow", "tensorflow_serving")]
 assert not loaded, loaded
 """
-FIRST = """
+OURS = """
 import serving.protos
-import tensorflow as tf
 """
-SECOND = """
+THEIRS = """
 import tensorflow as tf
-import serving.protos
+import tensorflow_serving.apis.prediction_log_pb2
 """
 TOGETHER = """
-from tensorflow.core.framework import tensor_pb2
+import importlib
+import numpy as np
 from serving.tensors import from_proto, to_proto
-assert serving.protos.tensor_pb2.TensorProto is tensor_pb2.TensorProto
-proto = tf.make_tensor_proto([1.0, 2.0])
-assert isinstance(proto, serving.protos.tensor_pb2.TensorProto)
-assert tf.make_ndarray(to_proto(from_proto(proto))).tolist() == [1.0, 2.0]
+from tensorflow_serving.apis import predict_pb2
+
+ours, theirs = serving.protos.predict_pb2.PredictRequest, predict_pb2.PredictRequest
+assert ours is not theirs
+request = theirs()
+request.model_spec.version.value = 7
+request.inputs["x"].CopyFrom(tf.make_tensor_proto([[1.5, 2.0]]))
+read = ours.FromString(request.SerializeToString())
+assert read.model_spec.version.value == 7
+assert from_proto(read.inputs["x"]).tolist() == [[1.5, 2.0]]
+read.inputs["y"].CopyFrom(to_proto(np.array([b"text"], object)))
+back = theirs.FromString(read.SerializeToString())
+assert tf.make_ndarray(back.inputs["y"]).tolist() == [b"text"]
 assert tf.reduce_sum(tf.constant([1.0, 2.0])).numpy() == 3.0
-assert tf.nn.relu and tf.keras.layers.Dense and tf.saved_model.load
+
+for name in serving.protos.__all__:
+    if name.endswith("_pb2"):
+        mine = getattr(serving.protos, name)
+        generated = importlib.import_module(mine.DESCRIPTOR.name.removesuffix(".proto").replace("/", ".") + "_pb2")
+        for each, value in vars(generated).items():
+            if not each.startswith("_") and not hasattr(value, "__path__") and "_dot_" not in each:
+                if hasattr(value, "DESCRIPTOR") and hasattr(value.DESCRIPTOR, "full_name"):
+                    assert getattr(mine, each).DESCRIPTOR.full_name == value.DESCRIPTOR.full_name, (name, each)
+                elif isinstance(value, int):
+                    assert getattr(mine, each) == value, (name, each)
+        assert generated.DESCRIPTOR.serialized_pb == mine.DESCRIPTOR.serialized_pb, name
 """
 
 
 @pytest.mark.parametrize(
-    "script", [ALONE, FIRST + TOGETHER, SECOND + TOGETHER], ids=["alone", "protos first", "tensorflow first"]
+    "script",
+    [ALONE, OURS + THEIRS + TOGETHER, THEIRS + OURS + TOGETHER],
+    ids=["alone", "ours first", "theirs first"],
 )
 def test_import_order(script: str) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_file_is_what_the_locked_packages_have() -> None:
+    """After a change of the lock: `make protos`."""
+    kept = descriptor_pb2.FileDescriptorSet.FromString(derive_protos.FILE.read_bytes())
+    found = {each.name: each for each in derive_protos.derived().file}
+    assert {each.name: each for each in kept.file} == found
+    assert importlib.metadata.version("tensorflow-serving-api") == protos.VERSION
+
+
+def test_every_file_has_what_it_imports_before_it() -> None:
+    seen: set[str] = set()
+    for file in descriptor_pb2.FileDescriptorSet.FromString(derive_protos.FILE.read_bytes()).file:
+        assert seen.issuperset(file.dependency), file.name
+        seen.add(file.name)
+
+
+def test_well_known_messages_work_in_the_pool() -> None:
+    answer = protos.get_model_metadata_pb2.GetModelMetadataResponse()
+    answer.metadata["signature_def"].Pack(protos.get_model_metadata_pb2.SignatureDefMap())
+    assert answer.metadata["signature_def"].Is(protos.get_model_metadata_pb2.SignatureDefMap.DESCRIPTOR)
+    assert answer.metadata["signature_def"].Unpack(protos.get_model_metadata_pb2.SignatureDefMap())

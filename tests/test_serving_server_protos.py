@@ -52,6 +52,14 @@ def test_the_messages_have_tensorflow_servings_fields() -> None:
     assert (monitoring.enable, monitoring.path) == (True, "/metrics")
 
 
+def test_any_messages_are_found_where_the_others_are() -> None:
+    text = "custom_model_config { [type.googleapis.com/tensorflow.serving.ModelConfigList] { config { name: 'a' } } }"
+    config = server_protos.parse(text, model_server_config_pb2.ModelServerConfig, "test")
+    inside = model_server_config_pb2.ModelConfigList()
+    assert config.custom_model_config.Unpack(inside)
+    assert [each.name for each in inside.config] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("text", "line", "reason"),
     [

@@ -1,12 +1,10 @@
-"""Progress of long work: a bar with rate and time left on a terminal, plain lines in a log."""
+"""Progress of long work: a bar with rate and time left on a terminal, plain lines in a log or without tqdm."""
 
 import os
 import sys
 import time
 from types import TracebackType
-from typing import TextIO
-
-from tqdm import tqdm
+from typing import Any, TextIO
 
 __all__ = ["Progress"]
 
@@ -25,19 +23,7 @@ class Progress:
         self._file = file or sys.stderr
         self._done = self._before = done
         self._start = self._last = time.monotonic()
-        self._bar = (
-            tqdm(
-                total=total,
-                initial=done,
-                desc=label,
-                unit=f" {unit}",
-                file=self._file,
-                leave=False,
-                dynamic_ncols=True,
-            )
-            if _has_width(self._file)
-            else None
-        )
+        self._bar = self._drawn() if _has_width(self._file) else None
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Count `count` more units as done; `note` is shown beside the figures."""
@@ -75,6 +61,17 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def _drawn(self) -> Any:
+        """Return a bar, or None where tqdm isn't installed."""
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            return None
+        return tqdm(
+            total=self._total, initial=self._done, desc=self._label, unit=f" {self._unit}", file=self._file,
+            leave=False, dynamic_ncols=True,
+        )  # fmt: skip
 
 
 def _has_width(file: TextIO) -> bool:

@@ -1,0 +1,156 @@
+"""From the bytes of a picture to its pixels, upright, in bounded memory and time whatever the bytes are.
+
+A decoded picture takes four bytes a pixel in Pillow; all else is done in strips, so that a photograph of many
+megapixels isn't held two and three times over.
+"""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from export import contract as rules
+from train.errors import DataError
+
+__all__ = ["FORMATS", "Picture", "opened"]
+
+_Value = TypeVar("_Value", bound=np.generic)
+
+# Pillow's names. Others it reads, too, and some of these by starting other programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+# A progressive JPEG may have thousands of scans, each of which costs as much as a picture; cameras make some ten.
+_MOST_SCANS = 100
+_SCAN = b"\xff\xda"
+# A picture that needs more memory than this for its decoding is refused. Measured, in bytes a pixel: Pillow's own
+# form and the grey picture; a progressive JPEG's coefficients, two for each sample; what libwebp keeps.
+_MOST_BYTES = 400_000_000
+_BYTES, _BYTES_OF_A_COEFFICIENT, _BYTES_OF_WEBP = 5, 2, 17
+_ORIENTATION_TAG = 0x0112
+_STRIP_PIXELS = 1 << 20
+
+
+class Picture:
+    """A decoded picture. Transparent parts are white paper; samples of more than 8 bits are scaled to 8."""
+
+    def __init__(self, picture: Image.Image) -> None:
+        self._picture = picture
+        self._orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
+        self._range = self._limits()
+
+    @property
+    def turned(self) -> bool:
+        """Whether width and height change places when `upright` is called."""
+        return self._orientation in (5, 6, 7, 8)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width as stored."""
+        return self._picture.height, self._picture.width
+
+    def strips(self, channels: int) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
+        """Yield the rows of a strip, as stored, and its pixels, uint8 [rows, width, channels], 1 (grey) or 3 (RGB)."""
+        height, width = self.shape
+        rows = max(1, _STRIP_PIXELS // width)
+        for top in range(0, height, rows):
+            bottom = min(height, top + rows)
+            strip = self._coloured(self._picture.crop((0, top, width, bottom)))
+            values = np.asarray(strip.convert("L" if channels == 1 else "RGB"))
+            yield slice(top, bottom), values.reshape(bottom - top, width, channels)
+
+    def grey(self) -> NDArray[np.uint8]:
+        """Return the whole picture, upright, in grey (ITU-R 601 luma), uint8 [height, width]."""
+        values = np.empty(self.shape, np.uint8)
+        for rows, pixels in self.strips(1):
+            values[rows] = pixels[..., 0]
+        return self.upright(values)
+
+    def upright(self, values: NDArray[_Value]) -> NDArray[_Value]:
+        """Return an array [height, width, …] of this picture, as stored, as people look at it (EXIF 2.32, 4.6.4)."""
+        if self.turned:
+            values = values.swapaxes(0, 1)
+        if self._orientation in (3, 4, 7, 8):
+            values = values[::-1]
+        if self._orientation in (2, 3, 6, 7):
+            values = values[:, ::-1]
+        return values
+
+    def _limits(self) -> tuple[float, float] | None:
+        """Return which values are black and white, where samples have more than 8 bits."""
+        mode = self._picture.mode
+        if not mode.startswith(("I", "F")):
+            return None
+        # 16 bits have a known range; for 32 and for floats, the picture's own is all there is.
+        if mode.startswith("I;16"):
+            return 0.0, 65535.0
+        low, high = self._picture.getextrema()
+        return float(low), float(high)  # type: ignore[arg-type]
+
+    def _coloured(self, strip: Image.Image) -> Image.Image:
+        if strip.has_transparency_data:
+            return _on_paper(strip.convert("RGBA"))
+        if self._range is None:
+            return strip
+        low, high = self._range
+        with np.errstate(all="ignore"):  # infinities, and what isn't a number
+            scaled = (np.asarray(strip, np.float64) - low) / max(high - low, 1e-9) * 255
+            return Image.fromarray(np.rint(np.nan_to_num(scaled)).clip(0, 255).astype(np.uint8))
+
+
+@contextlib.contextmanager
+def opened(data: bytes, name: str) -> Iterator[Picture]:
+    """Decode a picture for as long as the context lasts. Raises DataError, which names `name`, for what is none."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of what it then reads all the same.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+                _check_affordable(picture, data, name)
+                picture.load()
+                decoded = Picture(picture)
+                yield decoded
+    except (DataError, GeneratorExit):
+        raise
+    except Image.DecompressionBombError:
+        raise _too_large(name, rules.MOST_PIXELS) from None
+    # Pillow's decoders raise these for damaged files, struct.error and SyntaxError among them.
+    except Exception as error:
+        if not data:
+            what = "an empty file"
+        elif isinstance(error, UnidentifiedImageError):
+            what = "not a picture"
+        else:
+            what = f"a damaged picture ({error})"
+        raise DataError(f"{name}: {what}; expected PNG, JPEG or the like") from error
+
+
+def _check_affordable(picture: Image.Image, data: bytes, name: str) -> None:
+    cost = _BYTES
+    if picture.format == "WEBP":
+        cost = _BYTES_OF_WEBP
+    elif picture.info.get("progressive"):
+        cost += _BYTES_OF_A_COEFFICIENT * len(picture.getbands())
+        if data.count(_SCAN) > _MOST_SCANS:
+            raise DataError(
+                f"{name}: a JPEG in more than {_MOST_SCANS} scans, which take minutes; save it anew"
+            )
+    most = min(rules.MOST_PIXELS, _MOST_BYTES // cost)
+    if picture.width * picture.height > most:
+        raise _too_large(name, most)
+
+
+def _too_large(name: str, most: int) -> DataError:
+    return DataError(f"{name}: more than {most:,} pixels; expected a picture of one thing, scaled down")
+
+
+def _on_paper(picture: Image.Image) -> Image.Image:
+    """Lay an RGBA picture on white; not by Pillow's blending, whose rounding is nobody else's."""
+    values = np.asarray(picture, np.uint16)
+    colour, opacity = values[..., :3], values[..., 3:]
+    # At most 255 × 255 + 127, which 16 bits hold.
+    mixed = colour * opacity + 255 * (255 - opacity) + 127
+    return Image.fromarray((mixed // 255).astype(np.uint8))
