@@ -153,8 +153,8 @@ def _asked(
 def _answers(sources: Sequence[Source], candidate: Candidate, opened: Opened) -> _Asked:
     found = _Asked(candidate, opened, {}, 0.0)
     place, first = 0, None
-    for batch in pictures.batches(sources, opened, decoded=False):
-        for each in pictures.answered(batch, opened):
+    for batch in pictures.batches(sources, lambda: opened, decoded=False):
+        for each in pictures.answered(batch, lambda: opened):
             if each.scores is None:
                 found.problems[place] = each.problem
             else:
@@ -170,7 +170,7 @@ def _milliseconds(opened: Opened, picture: pictures.Picture) -> float:
     times = []
     for _ in range(1 + REPEATS):
         begin = time.perf_counter()
-        pictures.answered([replace(picture)], opened)
+        pictures.answered([replace(picture)], lambda: opened)
         times.append(time.perf_counter() - begin)
     return statistics.median(times[1:]) * 1e3
 

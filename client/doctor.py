@@ -56,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser(
-        "python -m client doctor", "Look at a server and a directory of models, and explain what is wrong."
-    )
+    # As in `client.COMMAND`.
+    prog = "python -m client doctor" if __name__ == "client.doctor" else "tfship-client doctor"
+    parser = cli.parser(prog, "Look at a server and a directory of models, and explain what is wrong.")
     where = parser.add_argument_group("where the server is (default: both usual ports of this machine)")
     where.add_argument(
         "--server", metavar="HOST[:PORT]", help=f"with a port only that one, else {REST_PORT} and {GRPC_PORT}"
