@@ -48,6 +48,7 @@ class Row:
     milliseconds: float
     difference: float = 0.0
     tolerance: float = EXACT
+    quantized: bool = False
     explanations: Sequence[Explanation] = ()
     meant: bool = False
     hint: str = ""
@@ -185,7 +186,9 @@ def _row(asked: _Asked, usable: Sequence[int], reference: _Asked) -> Row:
         scores,
         asked.milliseconds,
         skew.differences(scores, expected),
-        asked.candidate.tolerance,
+        # Both may stray, each its own way.
+        asked.candidate.tolerance + reference.candidate.tolerance - EXACT,
+        asked.candidate.quantized,
     )
 
 
@@ -224,7 +227,7 @@ def _explain(
             functools.partial(_ask, opened),
             skew.changes(contract.low, contract.high, contract.channels),
             others,
-            max(EXACT, reference.candidate.tolerance, row.tolerance if each.candidate.quantized else 0.0),
+            max(EXACT, reference.candidate.tolerance, each.candidate.tolerance),
             functools.partial(_ask, each.opened) if _confirms(each) else None,
         )
         row.hint = each.candidate.hint() if each.candidate.hint else ""
@@ -233,7 +236,7 @@ def _explain(
 def _other_format(row: Row, rows: Sequence[Row], count: int) -> Explanation | None:
     """Return which quantized file answers the same, if the row is no file itself and differs by what that one may."""
     for other in rows:
-        if other is row or other.tolerance <= EXACT or other.deviates or row.tolerance > EXACT:
+        if other is row or not other.quantized or other.deviates or row.quantized:
             continue
         difference = skew.differences(row.scores[:count], other.scores[:count])
         if difference <= EXACT:

@@ -70,17 +70,18 @@ def _verdict(comparison: Comparison) -> Iterator[str]:
         yield f"{kind}: {names}: {told}{_measured(rows, comparison)}{hint}"
     if comparison.skewed:
         return
-    exact = [row for row in comparison.rows if row.tolerance <= EXACT and not row.deviates]
-    coarse = [row for row in comparison.rows if row.tolerance > EXACT]
-    most = max(row.difference for row in exact)
-    quantized = ""
-    if coarse:
-        worst = max(coarse, key=lambda row: row.difference / row.tolerance)
-        quantized = (
-            f"; {len(coarse)} that are quantized, within what that explains "
-            f"({worst.name} {_number(worst.difference)}, {_number(worst.tolerance)} is allowed)"
-        )
-    yield f"no skew: {len(exact)} targets answer alike, within {_number(most)} ({EXACT:g} is allowed){quantized}"
+    others = [row for row in comparison.rows if row.name != comparison.reference and not row.deviates]
+    kinds = []
+    for quantized, what in ((False, "exact"), (True, "quantized")):
+        rows = [row for row in others if row.quantized == quantized]
+        if rows:
+            worst = max(rows, key=lambda row: row.difference / row.tolerance)
+            kinds.append(
+                f"{len(rows)} {what} ({worst.name} within {_number(worst.difference)}, {_number(worst.tolerance)} is "
+                "allowed)"
+            )
+    if kinds:
+        yield f"no skew beside {comparison.reference}: {', '.join(kinds)}"
 
 
 def _judged(row: Row, comparison: Comparison) -> tuple[str, str, str]:
