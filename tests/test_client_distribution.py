@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 SEVEN = FOLDER / "seven.png"
 RELEASED = ROOT / "models" / "released" / "cnn.int8.tflite"
 GRPC = ("--target", "grpc")
-LOCAL = ("--target", f"tflite:{RELEASED}")
+LOCAL = (f"--target=tflite:{RELEASED}",)
 OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check")
 
 
