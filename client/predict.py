@@ -44,10 +44,14 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Classify the pictures, say what each shows, return the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args(_spelled_out(sys.argv[1:] if argv is None else argv))
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name that the terminal's encoding lacks is no reason to stop.
         sys.stdout.reconfigure(errors="backslashreplace")
+    if arguments.compare is not None:
+        from client import compare_command
+
+        return compare_command.run(arguments)
     choice = flags.choice(arguments)
     sources = expand(arguments.images)
     show = _show(arguments, sources)
@@ -98,9 +102,23 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--seen", metavar="PATH", help=(
         "write what the model saw as PNG: to a file, or for several pictures into a folder, as <picture>.seen.png"
     ))  # fmt: skip
+    parser.add_argument(
+        "--compare", metavar="TARGETS",
+        help="ask several targets the same and find out why they differ: all that there are, or with --compare=… a "
+        "list such as rest,grpc@host:8500,tflite:int8,savedmodel,keras",
+    )  # fmt: skip
     flags.add_target(parser)
     flags.add_connection(parser)
     return parser
+
+
+def _spelled_out(argv: Sequence[str]) -> list[str]:
+    """Return the arguments, a lone --compare with its empty value: argparse would take a picture for it."""
+    before, after = cli.split(argv)
+    return [
+        *("--compare=" if each == "--compare" else each for each in before),
+        *(["--", *after] if len(before) < len(argv) else []),
+    ]
 
 
 def _writer(arguments: argparse.Namespace, say: Callable[[str], None]) -> Writer:
