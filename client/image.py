@@ -74,7 +74,8 @@ def _digit(grey: NDArray[np.uint8], contract: Contract, name: str) -> NDArray[np
     """Return the digit as MNIST shows it, uint8 [height, width]."""
     if grey.shape == contract.shape[:2] and _is_prepared(grey, _box(contract)):
         return grey  # any change could only do harm
-    written = [each for found in ink.found(reduced(grey, rules.WORKING)) if (each := found.digit())]
+    small = reduced(grey, rules.WORKING)
+    written = [each for found in ink.found(small, ink.cell_of(small)) if (each := found.digit())]
     if not written:
         raise DataError(f"{name}: nothing to see on it; expected a digit in one ink on plain paper")
     # The first of equals, which is dark ink.

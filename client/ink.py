@@ -4,6 +4,7 @@
 by the same operations of float64: both find the same ink.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 
 from export import contract as rules
 
-__all__ = ["Components", "Found", "Grey", "Written", "found", "opening", "window"]
+__all__ = ["Box", "Components", "Found", "Grey", "Written", "cell_of", "found", "opening", "window"]
 
 # Values 0…255; small, because all of it is done while somebody waits.
 Grey = NDArray[np.uint8]
+# Top, bottom, left and right, bottom and right exclusive.
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -27,18 +30,21 @@ class Written:
 
 
 class Found:
-    """The ink, darker than its surroundings, on a picture [h, w]; `chosen` are the labels of what may be digits."""
+    """The ink, darker than its surroundings, on a picture [h, w]; `chosen` are the labels of what may be digits.
 
-    def __init__(self, grey: Grey) -> None:
+    What is less than a `cell` apart is one component.
+    """
+
+    def __init__(self, grey: Grey, cell: int) -> None:
         self._grey = grey
         size = self._size = max(3, int(rules.WINDOW * min(grey.shape)) | 1)
         self._contrast = window(window(grey, size, np.maximum), size, np.minimum) - grey
-        self.ink = Components(_is_ink(self._contrast, self._contrast, size))
+        self.ink = Components(_is_ink(self._contrast, self._contrast, size), cell)
         if self.ink.inner.any() and self.ink.outer.any():
             outside = window(self.ink.of(self.ink.outer), 2 * rules.CELL + 1, np.maximum)
             inside = np.where(outside, 0, self._contrast)
             if inside.max() >= rules.FAINTEST:
-                again = Components(_is_ink(self._contrast, inside, size))
+                again = Components(_is_ink(self._contrast, inside, size), cell)
                 if again.inner.any():
                     self.ink = again
         self.chosen = self.ink.inner if self.ink.inner.any() else self.ink.outer
@@ -51,16 +57,29 @@ class Found:
         for label in np.argsort(-weights, kind="stable")[: rules.CANDIDATES]:
             distinct = self.distinct(int(label)) if weights[label] else 0.0
             if distinct >= rules.FAINTEST:
-                return Written(self.strokes(self.ink.parts(int(label)) & self.chosen), distinct)
+                parts = np.flatnonzero(self.ink.parts(int(label)) & self.chosen)
+                return Written(self.strokes(parts, self._whole), distinct)
         return None
 
-    def strokes(self, labels: NDArray[np.bool_]) -> Grey:
-        """Return what was written there, [h, w] of 0…255, and nothing else."""
-        full = np.maximum(window(self._contrast, 4 * _cell(self._grey) + 1, np.maximum), 1)
+    def strokes(self, labels: NDArray[np.intp], box: Box) -> Grey:
+        """Return what was written within a box, [h, w] of 0…255, in components of these labels."""
+        top, bottom, left, right = box
+        these = np.isin(self.ink.labels[top:bottom, left:right], labels)
+        strokes: Grey = np.where(window(these, 3, np.maximum), self._strokes[top:bottom, left:right], 0)
+        return strokes
+
+    @functools.cached_property
+    def _strokes(self) -> Grey:
+        full = np.maximum(window(self._contrast, 4 * cell_of(self._grey) + 1, np.maximum), 1)
         share = self._contrast / full
         strokes = np.rint(((share - rules.PALE) / (rules.FULL - rules.PALE)).clip(0, 1) * 255)
-        written: Grey = np.where(window(self.ink.of(labels), 3, np.maximum), strokes, 0).astype(np.uint8)
-        return written
+        found: Grey = strokes.astype(np.uint8)
+        return found
+
+    @property
+    def _whole(self) -> Box:
+        height, width = self._grey.shape
+        return 0, height, 0, width
 
     def distinct(self, label: int) -> float:
         """Return by how much a component is darker than paper: its contrast, or what lies around, if that is less."""
@@ -74,16 +93,15 @@ class Found:
         return min(below, int(self._sums[label])) / area
 
 
-def found(grey: Grey) -> list[Found]:
+def found(grey: Grey, cell: int) -> list[Found]:
     """Return what is dark, and what is light, on a picture [h, w]; nothing on one without pixels."""
-    return [Found(grey), Found(255 - grey)] if grey.size else []
+    return [Found(grey, cell), Found(255 - grey, cell)] if grey.size else []
 
 
 class Components:
     """The components of ink [h, w], by label. Label 0 is none, and not all others are of one."""
 
-    def __init__(self, ink: NDArray[np.bool_]) -> None:
-        cell = _cell(ink)
+    def __init__(self, ink: NDArray[np.bool_], cell: int) -> None:
         height, width = ink.shape
         padded = np.pad(ink, ((0, -height % cell), (0, -width % cell)))
         cells = np.asarray(padded.reshape(padded.shape[0] // cell, cell, -1, cell).any((1, 3)))
@@ -117,8 +135,8 @@ class Components:
         here = self.labels[top:bottom, left:right] == label
         return int(values[top:bottom, left:right][here].sum(dtype=np.int64))
 
-    def box(self, label: int) -> tuple[int, int, int, int]:
-        """Return top, bottom, left and right of a component, bottom and right exclusive."""
+    def box(self, label: int) -> Box:
+        """Return what a component lies in."""
         top, bottom, left, right = (
             int(ends[label]) for ends in (self.tops, self.bottoms, self.lefts, self.rights)
         )
@@ -163,7 +181,8 @@ def opening(ink: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
     return window(window(ink, size, np.minimum), size, np.maximum)
 
 
-def _cell(picture: NDArray[Any]) -> int:
+def cell_of(picture: NDArray[Any]) -> int:
+    """Return the size of cells that a digit's strokes aren't broken on, where it may be all of the picture."""
     return rules.CELL if min(picture.shape) >= rules.SPECKLED else 1
 
 
