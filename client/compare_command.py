@@ -19,10 +19,10 @@ __all__ = ["run"]
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare what was chosen and print it; return 6 where there is skew, 3 for a bad picture, else 0."""
-    for name in ("csv", "show", "seen"):
+    for name in ("csv", "show", "seen", "all_digits", "boxed"):
         if getattr(arguments, name):
             raise UsageError(
-                f"--{name} with --compare: nothing is said of single pictures; leave one of them out"
+                f"--{name.replace('_', '-')} with --compare: nothing is said of single pictures; leave one of them out"
             )
     if arguments.target != "rest":
         raise UsageError(f"--target {arguments.target} with --compare: write --compare={arguments.target},…")

@@ -52,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from client import compare_command
 
         return compare_command.run(arguments)
+    if arguments.all_digits or arguments.boxed is not None:
+        from client import pages
+
+        return pages.run(arguments)
     choice = flags.choice(arguments)
     sources = expand(arguments.images)
     show = _show(arguments, sources)
@@ -98,9 +102,17 @@ def _parser() -> argparse.ArgumentParser:
         help="a header, then a row a picture: image, label, probability, label_2, probability_2 …, error",
     )  # fmt: skip
     group.add_argument("--top", type=cli.count, default=2, metavar="K", help="how many classes, best first")
-    group.add_argument("--show", action="store_true", help="draw what the model saw, too")
+    group.add_argument("--show", action="store_true", help=(
+        "draw what the model saw, and write it as PNG, <picture>.seen.png, here or where --seen says"
+    ))  # fmt: skip
     group.add_argument("--seen", metavar="PATH", help=(
         "write what the model saw as PNG: to a file, or for several pictures into a folder, as <picture>.seen.png"
+    ))  # fmt: skip
+    group.add_argument("--all-digits", action="store_true", help=(
+        "read every digit on each picture, line by line; --json and --csv tell where each is"
+    ))  # fmt: skip
+    group.add_argument("--boxed", metavar="PATH", help=(
+        "with --all-digits: write the picture with a box around each digit, as --seen does: <picture>.boxed.png"
     ))  # fmt: skip
     parser.add_argument(
         "--compare", metavar="TARGETS",
@@ -137,15 +149,15 @@ def _show(
 
     from client import seen
 
-    kept = None if arguments.seen is None else seen.Kept(Path(arguments.seen), sources)
+    kept = seen.Kept(Path(arguments.seen or "."), sources)
     # Among a machine's lines a drawing would be in the way.
     stream = sys.stderr if arguments.json or arguments.csv else sys.stdout
 
     def show(name: str, pixels: NDArray[np.uint8]) -> None:
         if arguments.show:
             seen.draw(pixels, stream)
-        if kept is not None:
-            cli.say(f"{visible(name)}: what the model saw is {visible(str(kept.write(name, pixels)))}")
+        file = kept.write(name, seen.png(pixels))
+        cli.say(f"{visible(name)}: what the model saw is {visible(str(file))}")
 
     return show
 
