@@ -1,4 +1,4 @@
-"""Ask a model about pictures: over REST, over gRPC, or from a TFLite file in this process.
+"""Ask a model about pictures: over REST, over gRPC, or from a model file in this process.
 
     from tfship_client import Client          # in this repository: from client import Client
 
@@ -15,7 +15,8 @@
         ├── Unreachable   no server answers there in time
         └── Refused       it answers, and the answer is an error
 
-Nothing here loads TensorFlow: not the REST path, not gRPC (`serving.protos`), not the local one (LiteRT).
+Nothing here loads TensorFlow, not REST, not gRPC (`serving.protos`), not TFLite (LiteRT), until a SavedModel or a
+`.keras` file is asked for.
 """
 
 import importlib

@@ -65,9 +65,13 @@ class Picture:
 
     def grey(self) -> NDArray[np.uint8]:
         """Return the whole picture, upright, in grey (ITU-R 601 luma), uint8 [height, width]."""
-        values = np.empty(self.shape, np.uint8)
-        for rows, pixels in self.strips(1):
-            values[rows] = pixels[..., 0]
+        return self.pixels(1)[..., 0]
+
+    def pixels(self, channels: int) -> NDArray[np.uint8]:
+        """Return the whole picture, upright, uint8 [height, width, channels], 1 (grey) or 3 (RGB)."""
+        values = np.empty((*self.shape, channels), np.uint8)
+        for rows, strip in self.strips(channels):
+            values[rows] = strip
         return self.upright(values)
 
     def upright(self, values: NDArray[_Value]) -> NDArray[_Value]:

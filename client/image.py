@@ -1,31 +1,28 @@
 """From a picture as a person has it to the tensor that the model takes, by the model's input contract.
 
-`export.contract` says what is done and why; `export.prepare` does the same in the graph of `serving_bytes`. Whatever
-is decided here is decided by whole numbers, or by the same operations of float64: both find the same ink.
+`export.contract` says what is done and why; `export.prepare` does the same in the graph of `serving_bytes`.
 """
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from client import decoding
+from client import decoding, ink
 from client.decoding import Picture
+from client.ink import Grey
 from export import contract as rules
 from export.contract import Contract
 from train.errors import DataError
 
-__all__ = ["SUFFIXES", "from_bytes", "from_file", "pixels", "prepared"]
+__all__ = ["SUFFIXES", "as_mnist", "from_bytes", "from_file", "pixels", "prepared", "reduced"]
 
 # What a folder is searched for.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 
-_Whole = NDArray[np.int64]
 # Halves that come out exactly here may miss by 1e-13 in the graph's arithmetic: none is left exactly half.
 _NUDGE = 0.5 + 1e-6
 
@@ -83,16 +80,18 @@ def _resized(picture: Picture, contract: Contract) -> NDArray[np.uint8]:
 
 def _digit(grey: NDArray[np.uint8], contract: Contract, name: str) -> NDArray[np.uint8]:
     """Return the digit as MNIST shows it, uint8 [height, width]."""
-    box = contract.height * rules.BOX // rules.FIELD
-    if grey.shape == contract.shape[:2] and _is_prepared(grey, box):
+    if grey.shape == contract.shape[:2] and _is_prepared(grey, _box(contract)):
         return grey  # any change could only do harm
-    small = _reduced(grey)
-    found = [each for each in (_written(small), _written(255 - small)) if each is not None]
-    if not found:
+    small = reduced(grey, rules.WORKING)
+    written = [each for found in ink.found(small, ink.cell_of(small)) if (each := found.digit())]
+    if not written:
         raise DataError(f"{name}: nothing to see on it; expected a digit in one ink on plain paper")
     # The first of equals, which is dark ink.
-    strokes = max(found, key=lambda each: each.distinct).strokes
-    return _normalised(_thickened(strokes), contract, box)
+    return as_mnist(max(written, key=lambda each: each.distinct).strokes, contract)
+
+
+def _box(contract: Contract) -> int:
+    return contract.height * rules.BOX // rules.FIELD
 
 
 def _is_prepared(grey: NDArray[np.uint8], box: int) -> bool:
@@ -104,181 +103,45 @@ def _is_prepared(grey: NDArray[np.uint8], box: int) -> bool:
     return abs(max(bottom - top, right - left) - box) <= rules.SLACK
 
 
-def _reduced(grey: NDArray[np.uint8]) -> _Whole:
-    """Return the picture at a size that it is looked at in, of values 0…255."""
-    factor = -(-max(grey.shape) // rules.WORKING)
+def reduced(grey: Grey, size: int) -> Grey:
+    """Return a picture [h, w], made smaller where its longer side is more than `size`, and without single pixels."""
+    factor = -(-max(grey.shape) // size)
     height, width = (side // factor for side in grey.shape)
     blocks = grey[: height * factor, : width * factor].reshape(height, factor, width, factor)
     sums, area = blocks.sum((1, 3), dtype=np.int64), factor * factor
-    small = ((2 * sums + area) // (2 * area)).astype(np.uint8)
+    small: Grey = ((2 * sums + area) // (2 * area)).astype(np.uint8)
     if min(small.shape) >= rules.SPECKLED:
-        small = np.asarray(Image.fromarray(small).filter(ImageFilter.MedianFilter(3)))
-    whole: _Whole = small.astype(np.int64)
-    return whole
+        return np.asarray(Image.fromarray(small).filter(ImageFilter.MedianFilter(3)))
+    return small
 
 
-@dataclass(frozen=True)
-class _Ink:
-    """A digit: its strokes [h, w] of 0…255, and by how much they stand out."""
-
-    strokes: _Whole
-    distinct: float
-
-
-def _written(grey: _Whole) -> _Ink | None:
-    """Return the digit in dark ink, if there is one."""
-    if not grey.size:
-        return None
-    window = _window_of(grey)
-    contrast = _window(_window(grey, window, np.maximum), window, np.minimum) - grey
-    local = _window(contrast, window, np.maximum)
-    ink = _Components(_is_ink(contrast, local, int(contrast.max())))
-    if ink.inner.any() and ink.outer.any():
-        inside = np.where(_window(ink.of(ink.outer), 2 * rules.CELL + 1, np.maximum), 0, contrast)
-        if inside.max() >= rules.FAINTEST:
-            nearby = _window(inside, window, np.maximum)
-            again = _Components(_is_ink(contrast, nearby, int(inside.max())))
-            if again.inner.any():
-                ink, local = again, nearby
-    chosen = ink.inner if ink.inner.any() else ink.outer
-    weights = np.where(chosen, ink.sums(contrast), 0)
-    # The largest first; the first of equals.
-    for label in np.argsort(-weights, kind="stable")[: rules.CANDIDATES]:
-        if not weights[label]:
-            break
-        distinct = _distinct(grey, contrast, ink, label)
-        if distinct >= rules.FAINTEST:
-            digit = _window(ink.of(ink.parts(label) & chosen), 3, np.maximum)
-            share = contrast / np.maximum(local, 1)
-            strokes = np.rint(((share - rules.PALE) / (rules.FULL - rules.PALE)).clip(0, 1) * 255)
-            return _Ink(np.where(digit, strokes, 0).astype(np.int64), distinct)
-    return None
-
-
-def _window_of(grey: _Whole) -> int:
-    return max(3, int(rules.WINDOW * min(grey.shape)) | 1)
-
-
-def _is_ink(contrast: _Whole, local: _Whole, strongest: int) -> NDArray[np.bool_]:
-    above = (contrast > rules.INK * strongest) & (contrast > rules.LOCAL * local)
-    return above & (contrast >= rules.FAINTEST)
-
-
-class _Components:
-    """The components of ink [h, w], by label. Label 0 is none, and not all others are of one."""
-
-    def __init__(self, ink: NDArray[np.bool_]) -> None:
-        cell = rules.CELL if min(ink.shape) >= rules.SPECKLED else 1
-        height, width = ink.shape
-        padded = np.pad(ink, ((0, -height % cell), (0, -width % cell)))
-        cells = np.asarray(padded.reshape(padded.shape[0] // cell, cell, -1, cell).any((1, 3)))
-        labels = _labelled(cells).repeat(cell, 0).repeat(cell, 1)[:height, :width]
-        self.labels = np.where(ink, labels, 0)
-        self._count = cells.size + 1
-        self.areas = self.sums(np.ones_like(self.labels))
-        self.areas[0] = 0
-        edge = np.zeros(self._count, np.bool_)
-        for side in (self.labels[0], self.labels[-1], self.labels[:, 0], self.labels[:, -1]):
-            edge[side] = True
-        there = self.areas > 0
-        self.outer = there & edge
-        self.inner = there & ~edge & (self.areas > rules.SPECK * self.areas[self.outer].max(initial=0))
-        self.tops, self.bottoms = self._ends(0)
-        self.lefts, self.rights = self._ends(1)
-
-    def of(self, labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return where the components of these labels are."""
-        return labels[self.labels]
-
-    def sums(self, values: _Whole) -> _Whole:
-        """Return the sum of values [h, w] within each label."""
-        return np.bincount(self.labels.ravel(), values.ravel(), self._count).astype(np.int64)
-
-    def parts(self, label: int) -> NDArray[np.bool_]:
-        """Return the labels of what belongs to the digit whose largest component is `label`."""
-        top, bottom, left, right = (
-            ends[label] for ends in (self.tops, self.bottoms, self.lefts, self.rights)
-        )
-        gaps = [self.tops - bottom, top - self.bottoms, self.lefts - right, left - self.rights]
-        near = np.max(gaps, 0) <= rules.NEAR * max(bottom - top, right - left)
-        parts: NDArray[np.bool_] = near & (self.areas >= rules.PART * self.areas[label]) & (self.areas > 0)
-        return parts
-
-    def _ends(self, axis: int) -> tuple[_Whole, _Whole]:
-        """Return each label's first and last place along an axis, the last exclusive; far apart where there is none."""
-        places: _Whole = np.indices(self.labels.shape)[axis]
-        first, last = np.full(self._count, self.labels.size), np.zeros(self._count, np.int64)
-        np.minimum.at(first, self.labels, places)
-        np.maximum.at(last, self.labels, places + 1)
-        return first, last
-
-
-def _labelled(cells: NDArray[np.bool_]) -> _Whole:
-    """Return each cell's component (with its eight neighbours): the highest number of a cell in it, from 1; or 0."""
-    labels = np.where(cells, np.arange(1, cells.size + 1).reshape(cells.shape), 0)
-    while True:
-        grown = np.where(cells, _window(labels, 3, np.maximum), 0)
-        if np.array_equal(grown, labels):
-            return labels
-        labels = grown
-
-
-def _distinct(grey: _Whole, contrast: _Whole, ink: _Components, label: int) -> float:
-    """Return by how much a component is darker than paper: its contrast, but no more than what lies around tells."""
-    top, bottom, left, right = (ends[label] for ends in (ink.tops, ink.bottoms, ink.lefts, ink.rights))
-    margin = max(bottom - top, right - left, _window_of(grey) // 2)
-    around = grey[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin].ravel()
-    middle = int(np.partition(around, around.size // 2)[around.size // 2])
-    area = int(ink.areas[label])
-    return min(middle * area - int(ink.sums(grey)[label]), int(ink.sums(contrast)[label])) / area
-
-
-def _window(values: NDArray[Any], size: int, extreme: np.ufunc) -> NDArray[Any]:
-    """Return the extreme of the square of `size` (odd) around each value, [h, w], of what is inside."""
-    least = extreme is np.maximum
-    info = None if values.dtype == np.bool_ else np.iinfo(values.dtype)
-    filling = (not least) if info is None else info.min if least else info.max
-    for axis in (0, 1):
-        padding = [(0, 0), (0, 0)]
-        padding[axis] = (size // 2, size // 2)
-        reach, length = 1, values.shape[axis]
-        values = np.moveaxis(np.pad(values, padding, constant_values=filling), axis, 0)
-        # Of windows of a length, two make one of up to twice that.
-        while reach < size:
-            step = min(reach, size - reach)
-            values = extreme(values[:-step], values[step:])
-            reach += step
-        values = np.moveaxis(values[:length], 0, axis)
-    return values
-
-
-def _thickened(strokes: _Whole) -> _Whole:
-    """Return strokes [h, w] of 0…255 as a pen would have made them that is as thick as MNIST's."""
+def as_mnist(strokes: Grey, contract: Contract) -> Grey:
+    """Return strokes [h, w] of 0…255 as MNIST shows a digit, [height, width] of the contract."""
     top, bottom, left, right = _extent(strokes > 0)
-    wanted = int(rules.STROKE * max(bottom - top, right - left))
-    ink = strokes > 127
-    width = 1
-    while width + 2 <= wanted and 2 * _opened(ink, width + 2).sum() >= ink.sum():
+    growth = _lacking(strokes > 127, max(bottom - top, right - left))
+    return _normalised(ink.window(strokes, growth, np.maximum), contract)
+
+
+def _lacking(written: NDArray[np.bool_], longer: int) -> int:
+    """Return the size, odd, of what a pen must have been wider, to have been as thick as MNIST's."""
+    wanted, width = int(rules.STROKE * longer), 1
+    while width + 2 <= wanted and 2 * ink.opening(written, width + 2).sum() >= written.sum():
         width += 2
-    return _window(strokes, max(wanted - width, 0) | 1, np.maximum)
+    return max(wanted - width, 0) | 1
 
 
-def _opened(ink: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
-    """Return the ink that squares of `size` fit into."""
-    return _window(_window(ink, size, np.minimum), size, np.maximum)
-
-
-def _normalised(strokes: _Whole, contract: Contract, box: int) -> NDArray[np.uint8]:
-    """Return strokes [h, w] of 0…255 as a digit of the box's size, by its centre of mass in the middle of the field."""
+def _normalised(strokes: Grey, contract: Contract) -> Grey:
+    """Return strokes as a digit of the box's size, by its centre of mass in the middle of the field."""
+    box = _box(contract)
     top, bottom, left, right = _extent(strokes > 0)
     longer = max(bottom - top, right - left)
     # Halves up, in integers.
     height, width = (
         max(1, (2 * side * box + longer) // (2 * longer)) for side in (bottom - top, right - left)
     )
-    rows = _resampling(strokes.shape[0], top, bottom, height, _lanczos)
-    columns = _resampling(strokes.shape[1], left, right, width, _lanczos)
-    small = _to_pixels(rows @ strokes @ columns.T)
+    rows = _resampling(bottom - top, 0, bottom - top, height, _lanczos)
+    columns = _resampling(right - left, 0, right - left, width, _lanczos)
+    small = _to_pixels(rows @ strokes[top:bottom, left:right].astype(np.float64) @ columns.T)
     weights = small.astype(np.float64)
     total = weights.sum()
     top = _place(weights.sum(1), total, contract.height)

@@ -1,6 +1,6 @@
 """Pictures on their way to a target: read, prepared in the form that it takes, asked for in batches."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,9 @@ class Picture:
     problem: str = ""
 
 
-def batches(sources: Iterable[Source], opened: Opened, *, decoded: bool) -> Iterator[list[Picture]]:
+def batches(
+    sources: Iterable[Source], opened: Callable[[], Opened], *, decoded: bool
+) -> Iterator[list[Picture]]:
     """Read and prepare the pictures, so many at a time as go into one request."""
     batch: list[Picture] = []
     size = 0
@@ -51,13 +53,14 @@ def batches(sources: Iterable[Source], opened: Opened, *, decoded: bool) -> Iter
         yield batch
 
 
-def _prepared(source: Source, opened: Opened, *, decoded: bool) -> Picture:
+def _prepared(source: Source, opened: Callable[[], Opened], *, decoded: bool) -> Picture:
     """Return a picture in the form that the target takes; with its pixels if `decoded`, also where it takes bytes."""
-    picture, contract, dtype = Picture(source.name), opened.contract, opened.binding.dtype
+    picture = Picture(source.name)
     try:
         data = source.read()
         if not data:
             raise DataError(f"{source.name}: an empty file; expected PNG, JPEG or the like")
+        contract, dtype = opened().contract, opened().binding.dtype
         if dtype != ENCODED or decoded:
             picture.pixels = image.pixels(data, contract, source.name)
     except DataError as error:
@@ -73,21 +76,21 @@ def _prepared(source: Source, opened: Opened, *, decoded: bool) -> Picture:
     return picture
 
 
-def answered(batch: list[Picture], opened: Opened) -> list[Picture]:
+def answered(batch: list[Picture], opened: Callable[[], Opened]) -> list[Picture]:
     """Ask for those of the pictures that can be asked for, and return all."""
     asked = [each for each in batch if not each.problem]
     if not asked:
         return batch
     try:
-        for each, scores in zip(asked, opened.predict(_stacked(asked)), strict=True):
+        for each, scores in zip(asked, opened().predict(_stacked(asked)), strict=True):
             each.scores = scores
     except Refused:
         # A model that decodes the pictures itself refuses all for one that it can't read: find that one.
-        if opened.binding.dtype != ENCODED or len(asked) == 1:
+        if opened().binding.dtype != ENCODED or len(asked) == 1:
             raise
         for each in asked:
             try:
-                each.scores = opened.predict(_stacked([each]))[0]
+                each.scores = opened().predict(_stacked([each]))[0]
             except Refused as error:
                 each.problem = f"{each.name}: {error}"
         if all(each.problem for each in asked):

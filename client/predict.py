@@ -18,6 +18,7 @@ if __name__ == "__main__" and not __package__:
 
 import argparse
 import contextlib
+import functools
 import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,7 @@ from client import arguments as flags
 from client.output import Csv, JsonLines, Lines, Writer, rank, visible
 from client.pictures import BATCH, answered, batches
 from client.sources import Source, expand
-from client.targets import open_target
+from client.targets import Opened, open_target
 from train import cli
 from train.errors import DataError
 
@@ -43,16 +44,31 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Classify the pictures, say what each shows, return the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args(_spelled_out(sys.argv[1:] if argv is None else argv))
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name that the terminal's encoding lacks is no reason to stop.
         sys.stdout.reconfigure(errors="backslashreplace")
+    if arguments.compare is not None:
+        from client import compare_command
+
+        return compare_command.run(arguments)
+    if arguments.all_digits or arguments.boxed is not None:
+        from client import pages
+
+        return pages.run(arguments)
     choice = flags.choice(arguments)
     sources = expand(arguments.images)
     show = _show(arguments, sources)
-    opened = open_target(choice)
     bad = 0
-    with contextlib.closing(opened.target), _progress(len(sources)) as progress:
+    with contextlib.ExitStack() as stack, _progress(len(sources)) as progress:
+
+        @functools.cache
+        def opened() -> Opened:
+            """Open the target for the first picture that is there: without one, it isn't needed."""
+            found = open_target(choice)
+            stack.callback(found.target.close)
+            return found
+
         writer = _writer(arguments, progress.say if progress else cli.say)
         for batch in batches(sources, opened, decoded=show is not None):
             for each in answered(batch, opened):
@@ -62,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     continue
                 if show and each.pixels is not None:
                     show(each.name, each.pixels)
-                writer.answered(each.name, rank(each.scores, opened.contract.labels))
+                writer.answered(each.name, rank(each.scores, opened().contract.labels))
             if progress:
                 progress.advance(len(batch))
     if bad and not isinstance(writer, Lines):
@@ -86,13 +102,35 @@ def _parser() -> argparse.ArgumentParser:
         help="a header, then a row a picture: image, label, probability, label_2, probability_2 …, error",
     )  # fmt: skip
     group.add_argument("--top", type=cli.count, default=2, metavar="K", help="how many classes, best first")
-    group.add_argument("--show", action="store_true", help="draw what the model saw, too")
+    group.add_argument("--show", action="store_true", help=(
+        "draw what the model saw, and write it as PNG, <picture>.seen.png, here or where --seen says"
+    ))  # fmt: skip
     group.add_argument("--seen", metavar="PATH", help=(
         "write what the model saw as PNG: to a file, or for several pictures into a folder, as <picture>.seen.png"
     ))  # fmt: skip
+    group.add_argument("--all-digits", action="store_true", help=(
+        "read every digit on each picture, line by line; --json and --csv tell where each is"
+    ))  # fmt: skip
+    group.add_argument("--boxed", metavar="PATH", help=(
+        "with --all-digits: write the picture with a box around each digit, as --seen does: <picture>.boxed.png"
+    ))  # fmt: skip
+    parser.add_argument(
+        "--compare", metavar="TARGETS",
+        help="ask several targets the same and find out why they differ: all that there are, or with --compare=… a "
+        "list such as rest,grpc@host:8500,tflite:int8,savedmodel,keras",
+    )  # fmt: skip
     flags.add_target(parser)
     flags.add_connection(parser)
     return parser
+
+
+def _spelled_out(argv: Sequence[str]) -> list[str]:
+    """Return the arguments, a lone --compare with its empty value: argparse would take a picture for it."""
+    before, after = cli.split(argv)
+    return [
+        *("--compare=" if each == "--compare" else each for each in before),
+        *(["--", *after] if len(before) < len(argv) else []),
+    ]
 
 
 def _writer(arguments: argparse.Namespace, say: Callable[[str], None]) -> Writer:
@@ -111,15 +149,15 @@ def _show(
 
     from client import seen
 
-    kept = None if arguments.seen is None else seen.Kept(Path(arguments.seen), sources)
+    kept = seen.Kept(Path(arguments.seen or "."), sources)
     # Among a machine's lines a drawing would be in the way.
     stream = sys.stderr if arguments.json or arguments.csv else sys.stdout
 
     def show(name: str, pixels: NDArray[np.uint8]) -> None:
         if arguments.show:
             seen.draw(pixels, stream)
-        if kept is not None:
-            cli.say(f"{visible(name)}: what the model saw is {visible(str(kept.write(name, pixels)))}")
+        file = kept.write(name, seen.png(pixels))
+        cli.say(f"{visible(name)}: what the model saw is {visible(str(file))}")
 
     return show
 
@@ -130,11 +168,8 @@ def _progress(total: int) -> "Iterator[Progress | None]":
     if total <= BATCH or sys.stdout.isatty():
         yield None
         return
-    try:
-        from train.progress import Progress
-    except ImportError:  # tqdm is optional
-        yield None
-        return
+    from train.progress import Progress
+
     with Progress("predict", total, "pictures") as progress:
         yield progress
 

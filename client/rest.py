@@ -56,7 +56,7 @@ def session(connection: Connection) -> requests.Session:
     # A server that had the request and didn't answer in time may be working on it: no second one (read=False).
     retry = Retry(
         connection.retries, read=False, status_forcelist=[503], backoff_factor=_BACKOFF, allowed_methods=None,
-        raise_on_status=False,
+        raise_on_status=False, respect_retry_after_header=False,  # it may ask for hours
     )  # fmt: skip
     made.mount(connection.url, HTTPAdapter(max_retries=retry, pool_maxsize=MOST_CONNECTIONS))
     made.headers.update(connection.headers)

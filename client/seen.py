@@ -16,9 +16,8 @@ from client.sources import STDIN, Source
 from train.errors import UsageError
 from train.files import write_bytes
 
-__all__ = ["Kept", "draw", "drawing"]
+__all__ = ["Kept", "draw", "drawing", "png"]
 
-_SUFFIX = ".seen.png"
 # From paper to ink, or from dark to light.
 _SHADES = np.array(list(" .:-=+*#%@"))
 # A drawing needs no more, however wide the terminal.
@@ -26,13 +25,15 @@ _MOST_COLUMNS = 80
 
 
 class Kept:
-    """Writes prepared pictures to `path`: a `.png` file for a single picture, or a folder, made if need be.
+    """Writes pictures as PNG to `path`: a `.png` file for a single one, or a folder, made if need be.
 
-    There a picture `five.jpg` becomes `five.seen.png`, and `five-2.seen.png` where the same run has written that.
-    Raises UsageError for one file for several pictures, or in the place of one of `sources`, which is never written.
+    There, with the flag `--seen`, a picture `five.jpg` becomes `five.seen.png`, and `five-2.seen.png` where the same
+    run has written that. Raises UsageError, which names the `flag`, for one file for several pictures, or in the place
+    of one of `sources`, which is never written.
     """
 
-    def __init__(self, path: Path, sources: Iterable[Source]) -> None:
+    def __init__(self, path: Path, sources: Iterable[Source], flag: str = "--seen") -> None:
+        self._suffix = f".{flag.removeprefix('--')}.png"
         inputs = list(sources)
         paths = [each.path for each in inputs if each.path is not None]
         self._inputs = {place for path in paths for place in (_place(path), os.path.realpath(path))}
@@ -40,35 +41,40 @@ class Kept:
         self._file = path if path.suffix.lower() == ".png" and not path.is_dir() else None
         self._folder = path.parent if self._file else path
         if self._file and len(inputs) > 1:
-            raise UsageError(f"--seen {path}: one file for {len(inputs)} pictures; expected a folder")
+            raise UsageError(f"{flag} {path}: one file for {len(inputs)} pictures; expected a folder")
         if self._file and _place(self._file) in self._inputs:
             raise UsageError(
-                f"--seen {path}: the picture itself, which stays as it is; expected another file"
+                f"{flag} {path}: the picture itself, which stays as it is; expected another file"
             )
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(
-                f"--seen {path}: {self._folder} can't be a folder ({error.strerror}); expected a folder or a .png file"
+                f"{flag} {path}: {self._folder} can't be a folder ({error.strerror}); expected a folder or a .png file"
             ) from None
 
-    def write(self, name: str, pixels: NDArray[np.uint8]) -> Path:
-        """Write the pixels uint8 [height, width, channels] of the picture called `name`; return the file."""
+    def write(self, name: str, data: bytes) -> Path:
+        """Write what was made, as PNG, of the picture called `name`; return the file."""
         path = self._file or self._free(_stem(name))
-        buffer = io.BytesIO()
-        _picture(pixels).save(buffer, "PNG")
-        write_bytes(path, buffer.getvalue())
+        write_bytes(path, data)
         return path
 
     def _free(self, stem: str) -> Path:
         number = 1
         while True:
-            path = self._folder / f"{stem}{f'-{number}' if number > 1 else ''}{_SUFFIX}"
+            path = self._folder / f"{stem}{f'-{number}' if number > 1 else ''}{self._suffix}"
             place = _place(path)
             if place not in self._written and place not in self._inputs:
                 self._written.add(place)
                 return path
             number += 1
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return pixels uint8 [height, width, channels] as PNG."""
+    buffer = io.BytesIO()
+    _picture(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def draw(pixels: NDArray[np.uint8], stream: TextIO) -> None:

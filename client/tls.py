@@ -3,10 +3,12 @@
 gRPC and requests tell of the same cause in different words, several layers deep.
 """
 
+import contextlib
 import socket
 import ssl
 from pathlib import Path
 
+from client.bounded import within
 from client.connection import Connection, Tls
 from train.errors import UsageError
 
@@ -52,8 +54,14 @@ def context(tls: Tls) -> ssl.SSLContext:
 def explain(connection: Connection, seconds: float = 2.0) -> str | None:
     """Try a handshake where a connection has failed and return what is wrong and its remedy; None if nothing is.
 
-    Takes `seconds` at most for each step; None as well where nobody answers at all.
+    None as well where nobody answers at all, or not in `seconds`.
     """
+    with contextlib.suppress(TimeoutError):
+        return within(seconds, lambda: _explain(connection, seconds))
+    return None
+
+
+def _explain(connection: Connection, seconds: float) -> str | None:
     host, _, port = connection.server.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdigit():

@@ -26,10 +26,11 @@ that is of the model's size already, with black paper and ink of MNIST's extent,
    left out if there are others that aren't specks, and the shares are taken of what is left. The digit is the
    largest that is darker by `FAINTEST`, on average, than its closing and than the median around it. Others that
    aren't much smaller and lie near belong to it.
-5. The contrast as a share of the strongest around it, from `PALE` (0) to `FULL` (255), within the digit and a pixel
-   around it. Strokes thinner than the share `STROKE` of its longer side, as a ballpoint's, are thickened by as much as
-   they lack. Its bounding box is scaled to `BOX` of `FIELD` of the model's size, keeping its proportions (Lanczos
-   of three lobes, which reaches further where it makes smaller), and placed by its centre of mass.
+5. The contrast as a share of the strongest two cells around, so that ink in a shadow is ink as any other, from
+   `PALE` (0) to `FULL` (255), within the digit and a pixel around it. Strokes thinner than the share `STROKE` of its
+   longer side, as a ballpoint's, are thickened by as much as they lack. Its bounding box is scaled to `BOX` of
+   `FIELD` of the model's size, keeping its proportions (Lanczos of three lobes, which reaches further where it makes
+   smaller), and placed by its centre of mass.
 """
 
 from dataclasses import dataclass

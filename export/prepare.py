@@ -223,21 +223,17 @@ def _written(grey: tf.Tensor) -> _Ink:
     """Return the digit in dark ink."""
     window = _window_of(grey)
     contrast = -_largest(-_largest(grey, window), window) - grey
-    local = _largest(contrast, window)
-    ink = _components(_is_ink(contrast, local, tf.reduce_max(contrast)))
+    first = _components(_is_ink(contrast, _largest(contrast, window), tf.reduce_max(contrast)))
 
-    def without_the_border() -> tuple[_Components, tf.Tensor]:
-        outside = _largest(tf.cast(ink.of(ink.outer), tf.int32), 2 * rules.CELL + 1) > 0
+    def without_the_border() -> _Components:
+        outside = _largest(tf.cast(first.of(first.outer), tf.int32), 2 * rules.CELL + 1) > 0
         inside = tf.where(outside, 0, contrast)
-        nearby = _largest(inside, window)
-        again = _components(_is_ink(contrast, nearby, tf.reduce_max(inside)))
+        again = _components(_is_ink(contrast, _largest(inside, window), tf.reduce_max(inside)))
         usable = (tf.reduce_max(inside) >= rules.FAINTEST) & tf.reduce_any(again.inner)
-        better: tuple[_Components, tf.Tensor] = tf.cond(usable, lambda: (again, nearby), lambda: (ink, local))
+        better: _Components = tf.cond(usable, lambda: again, lambda: first)
         return better
 
-    ink, local = tf.cond(
-        tf.reduce_any(ink.inner) & tf.reduce_any(ink.outer), without_the_border, lambda: (ink, local)
-    )
+    ink = tf.cond(tf.reduce_any(first.inner) & tf.reduce_any(first.outer), without_the_border, lambda: first)
     chosen = tf.where(tf.reduce_any(ink.inner), ink.inner, ink.outer)
     weights = tf.where(chosen, ink.sums(contrast), 0)
     # The largest first; the first of equals.
@@ -257,7 +253,8 @@ def _written(grey: tf.Tensor) -> _Ink:
     place, distinct = tf.while_loop(further, look, (0, tf.constant(0.0, tf.float64)))
     label = order[tf.maximum(place - 1, 0)]
     digit = _largest(tf.cast(ink.of(ink.parts(label) & chosen), tf.int32), 3) > 0
-    share = tf.cast(contrast, tf.float64) / tf.cast(tf.maximum(local, 1), tf.float64)
+    full = tf.maximum(_largest(contrast, 4 * _cell_of(grey) + 1), 1)
+    share = tf.cast(contrast, tf.float64) / tf.cast(full, tf.float64)
     strokes = tf.round(tf.clip_by_value((share - rules.PALE) / (rules.FULL - rules.PALE), 0.0, 1.0) * 255)
     strokes = tf.where(digit, tf.cast(strokes, tf.int32), 0)
     return _Ink(distinct >= rules.FAINTEST, strokes, distinct)
@@ -266,6 +263,10 @@ def _written(grey: tf.Tensor) -> _Ink:
 def _window_of(grey: tf.Tensor) -> tf.Tensor:
     shortest = tf.cast(tf.reduce_min(tf.shape(grey)), tf.float64)
     return tf.maximum(3, tf.bitwise.bitwise_or(tf.cast(rules.WINDOW * shortest, tf.int32), 1))
+
+
+def _cell_of(picture: tf.Tensor) -> tf.Tensor:
+    return tf.where(_is_large(picture), rules.CELL, 1)
 
 
 def _is_ink(contrast: tf.Tensor, local: tf.Tensor, strongest: tf.Tensor) -> tf.Tensor:
@@ -309,7 +310,7 @@ class _Components(NamedTuple):
 
 def _components(ink: tf.Tensor) -> _Components:
     height, width = tf.shape(ink)[0], tf.shape(ink)[1]
-    cell = tf.where(_is_large(ink), rules.CELL, 1)
+    cell = _cell_of(ink)
     padded = tf.pad(ink, [[0, -height % cell], [0, -width % cell]])
     rows, columns = tf.shape(padded)[0] // cell, tf.shape(padded)[1] // cell
     cells = tf.reduce_any(tf.reshape(padded, [rows, cell, columns, cell]), [1, 3])
@@ -348,7 +349,7 @@ def _labelled(cells: tf.Tensor) -> tf.Tensor:
 
 
 def _distinct(grey: tf.Tensor, contrast: tf.Tensor, ink: _Components, label: tf.Tensor) -> tf.Tensor:
-    """Return by how much a component is darker than paper: its contrast, but no more than what lies around tells."""
+    """Return by how much a component is darker than paper: its contrast, or what lies around, if that is less."""
     top, bottom, left, right = ink.box(label)
     margin = tf.reduce_max([bottom - top, right - left, _window_of(grey) // 2])
     around = grey[

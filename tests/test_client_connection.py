@@ -4,6 +4,7 @@ import gzip
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -219,8 +220,6 @@ def test_grpc_sends_headers_as_metadata_and_tries_again() -> None:
         outputs = {"probabilities": to_proto(np.full((64, 2), 0.5, np.float32))}
         return predict_pb2.PredictResponse(outputs=outputs).SerializeToString()
 
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(1) as pool:
         server = grpc.server(pool)
         handler = grpc.unary_unary_rpc_method_handler(handle)
@@ -237,12 +236,32 @@ def test_grpc_sends_headers_as_metadata_and_tries_again() -> None:
     assert [each["x-api-key"] for each in seen] == ["secret", "secret"]
 
 
+def test_a_request_that_is_too_large_for_grpc_is_explained() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        server = grpc.server(pool, options=[("grpc.max_receive_message_length", 1000)])
+        handler = grpc.unary_unary_rpc_method_handler(lambda request, context: b"")
+        service = grpc.method_handlers_generic_handler(
+            "tensorflow.serving.PredictionService", {"Predict": handler}
+        )
+        server.add_generic_rpc_handlers((service,))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        target = Grpc(Connection(f"127.0.0.1:{port}"), Servable("cnn"))
+        with pytest.raises(
+            Refused, match=r"RESOURCE_EXHAUSTED.*a request of 0\.2 MiB is more than it takes; raise"
+        ):
+            target.predict(IMAGES)
+        target.close()
+        server.stop(None).wait()
+
+
 def test_rest_tries_again_when_a_server_is_not_ready() -> None:
     with web(lambda handler, before: send(handler, 503 if before < 2 else 200, ANSWER)) as server:
         assert predict(server).shape == (64, 2)
         assert len(server.asked) == 3
     unavailable = json.dumps({"error": "loading"}).encode()
-    with web(lambda handler, before: send(handler, 503, unavailable)) as server:
+    # However long it asks to be left alone.
+    with web(lambda handler, before: send(handler, 503, unavailable, Retry_After="3600")) as server:
         with pytest.raises(Refused, match="HTTP 503: loading"):
             predict(server, retries=1)
         assert len(server.asked) == 2

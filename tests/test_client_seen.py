@@ -18,9 +18,19 @@ LOCAL = ("--target", f"tflite:{RELEASED_MODELS / 'cnn.int8.tflite'}")
 PIXELS = image.pixels(SEVEN.read_bytes(), contract.digits("cnn"))
 
 
-def test_it_is_drawn_above_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--show writes where it is called."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def test_it_is_drawn_above_the_answer_and_written(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(SEVEN, *LOCAL, "--show") == 0
-    *drawn, answer = capsys.readouterr().out.splitlines()
+    captured = capsys.readouterr()
+    assert captured.err == f"{SEVEN}: what the model saw is seven.seen.png\n"
+    np.testing.assert_array_equal(np.asarray(Image.open("seven.seen.png")), PIXELS[..., 0])
+    *drawn, answer = captured.out.splitlines()
     assert answer.startswith(f"{SEVEN}: 7 (")
     assert len(drawn) == 14
     # Where there is ink there is a sign, and the other way round.
@@ -28,7 +38,7 @@ def test_it_is_drawn_above_the_answer(capsys: pytest.CaptureFixture[str]) -> Non
     signs = np.array([list(line.ljust(28)) for line in drawn]) != " "
     assert signs[mean > 60].all()
     assert not signs[mean == 0].any()
-    assert seen.drawing(PIXELS, 80, colour=False).splitlines() == drawn
+    assert seen.drawing(PIXELS, 80, colour=False).split("\n") == drawn
 
 
 def test_a_drawing_does_not_get_among_a_machines_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +140,7 @@ def test_the_picture_itself_is_never_written(tmp_path: Path, capsys: pytest.Capt
 def test_names_for_what_has_none(tmp_path: Path) -> None:
     kept = seen.Kept(tmp_path, expand([STDIN]))
     names = [STDIN, "http://x/", "http://x/a%2F..%2Fb.jpg?c=/d", "https://x/%00e.png"]
-    written = [kept.write(name, PIXELS) for name in names]
+    written = [kept.write(name, seen.png(PIXELS)) for name in names]
     assert [each.name for each in written] == [
         "stdin.seen.png",
         "picture.seen.png",

@@ -95,6 +95,13 @@ def test_what_is_no_picture_does_not_cost_the_others_their_answer(
         assert each["error"].startswith(f"{each['image']}: ")
 
 
+@pytest.mark.parametrize("target", ["rest", "grpc", "tflite:nowhere.tflite", "keras:nowhere.keras"])
+def test_without_a_picture_nothing_is_asked(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--server", "127.0.0.1:1"] if ":" not in target else []
+    assert run("missing.png", "--target", target, *where, "--models", "/nowhere") == 3
+    assert capsys.readouterr().err == "error: missing.png: no such file\n"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_what_may_not_be_read(folder: Path) -> None:
     (folder / "b.png").chmod(0)

@@ -1,0 +1,155 @@
+"""A comparison as a table and a verdict for a person, or as values for JSON."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from client.compare import EXACT, REPEATS, Comparison, Row
+from client.output import visible
+
+__all__ = ["describe", "lines"]
+
+_COLUMNS = ("target", "label", "probability", "ms", "difference")
+# So many pictures' labels fit a line.
+_MOST_LABELS = 6
+
+
+def lines(comparison: Comparison) -> Iterator[str]:
+    """Yield the lines of the table, of what couldn't be asked, and of the verdict."""
+    several = len(comparison.names) > 1
+    columns = ("target", "labels", "least probability", "ms", "difference") if several else _COLUMNS
+    yield from _aligned([columns, *(_cells(row, comparison) for row in comparison.rows)])
+    yield ""
+    what = f"{len(comparison.names)} pictures" if several else visible(comparison.names[0])
+    yield (
+        f"{what}; ms: a picture at a time, median of {REPEATS} after one to warm up; difference: the largest of a "
+        f"probability to {comparison.reference}'s"
+    )
+    for name, reason in comparison.missing:
+        yield f"not asked: {visible(name)}: {visible(reason)}"
+    yield from _verdict(comparison)
+
+
+def describe(comparison: Comparison) -> dict[str, Any]:
+    """Return the comparison as values that JSON can hold; an infinite difference, of other classes, is None."""
+    return {
+        "pictures": list(comparison.names),
+        "reference": comparison.reference,
+        "skew": comparison.skewed,
+        "targets": [
+            {
+                "target": row.name,
+                "where": row.where,
+                "labels": [label for label, _ in _tops(row)],
+                "probabilities": [probability for _, probability in _tops(row)],
+                "milliseconds": row.milliseconds,
+                "difference": _finite(row.difference),
+                "tolerance": row.tolerance,
+                "skew": row.skewed,
+                "explanations": [
+                    {"what": each.what, "cause": each.cause, "difference": each.difference}
+                    for each in row.explanations
+                ],
+                "hint": row.hint,
+            }
+            for row in comparison.rows
+        ],
+        "not_asked": dict(comparison.missing),
+        "verdict": list(_verdict(comparison)),
+    }
+
+
+def _verdict(comparison: Comparison) -> Iterator[str]:
+    # Both ports of a server deviate for the same reason.
+    alike: dict[tuple[str, str, str], list[Row]] = {}
+    for row in comparison.rows:
+        if row.deviates:
+            alike.setdefault(_judged(row, comparison), []).append(row)
+    for (kind, told, hint), rows in alike.items():
+        names = ", ".join(visible(row.name) for row in rows)
+        yield f"{kind}: {names}: {told}{_measured(rows, comparison)}{hint}"
+    if comparison.skewed:
+        return
+    others = [row for row in comparison.rows if row.name != comparison.reference and not row.deviates]
+    kinds = []
+    for quantized, what in ((False, "exact"), (True, "quantized")):
+        rows = [row for row in others if row.quantized == quantized]
+        if rows:
+            worst = max(rows, key=lambda row: row.difference / row.tolerance)
+            kinds.append(
+                f"{len(rows)} {what} ({worst.name} within {_number(worst.difference)}, {_number(worst.tolerance)} is "
+                "allowed)"
+            )
+    if kinds:
+        yield f"no skew beside {comparison.reference}: {', '.join(kinds)}"
+
+
+def _judged(row: Row, comparison: Comparison) -> tuple[str, str, str]:
+    """Return of what kind a deviation is, what explains it, and what else is known."""
+    hint = f"; {visible(row.hint)}" if row.hint else ""
+    if math.isinf(row.difference):
+        (expected,) = (each for each in comparison.rows if each.name == comparison.reference)
+        return (
+            "skew",
+            f"another model: it answers {row.scores.shape[1]} classes, {expected.name} {expected.scores.shape[1]}",
+            hint,
+        )
+    if not row.explanations:
+        return (
+            "skew",
+            "unexplained: no other scale, layout, preparation or version on this disk gives that answer",
+            hint,
+        )
+    # What fits as well as the best can't be told from it by these pictures.
+    bound = max(EXACT, row.explanations[0].difference)
+    told = (
+        each.what + (f" ({each.cause})" if each.cause else "")
+        for each in row.explanations
+        if each.difference <= bound
+    )
+    return "no skew" if row.meant else "skew", ", or ".join(told), hint
+
+
+def _measured(rows: Sequence[Row], comparison: Comparison) -> str:
+    difference = max(row.difference for row in rows)
+    if math.isinf(difference):
+        return ""
+    differs = f"differs from {comparison.reference} by {_number(difference)}"
+    if rows[0].explanations:
+        left = max(row.explanations[0].difference for row in rows)
+        return f"; {differs}, and by {_number(left)} with that taken into account"
+    return f"; {differs}, and {_number(rows[0].tolerance)} is to be expected"
+
+
+def _cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
+    tops = _tops(row)
+    labels = [visible(label) for label, _ in tops[:_MOST_LABELS]] + ["…"] * (len(tops) > _MOST_LABELS)
+    least = min(probability for _, probability in tops)
+    beside = "reference" if row.name == comparison.reference else _number(row.difference)
+    mark = " !" if row.skewed else ""
+    return visible(row.name), " ".join(labels), f"{least:.4f}", f"{row.milliseconds:.2f}", beside + mark
+
+
+def _tops(row: Row) -> list[tuple[str, float]]:
+    classes = row.scores.shape[1]
+    names = row.labels if len(row.labels) == classes else tuple(map(str, range(classes)))
+    return [(names[int(scores.argmax())], float(scores.max())) for scores in row.scores]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield rows in columns, texts to the left and, from the third column on, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            cell.ljust(width) if place < 2 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join(cells).rstrip()
+
+
+def _number(value: float) -> str:
+    return "0" if value == 0 else f"{value:.2g}" if value < 0.01 else f"{value:.3f}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
