@@ -30,7 +30,7 @@ _SCAN = b"\xff\xda"
 # A picture that needs more memory than this for its decoding is refused. Measured, in bytes a pixel: Pillow's own
 # form and the grey picture; a progressive JPEG's coefficients, two for each sample; what libwebp keeps.
 _MOST_BYTES = 400_000_000
-_BYTES, _BYTES_OF_A_COEFFICIENT, _BYTES_OF_WEBP = 5, 2, 17
+_BYTES, _BYTES_OF_A_COEFFICIENT, _BYTES_OF_WEBP = 5, 2, 20
 _ORIENTATION_TAG = 0x0112
 _STRIP_PIXELS = 1 << 20
 
@@ -112,9 +112,12 @@ def opened(data: bytes, name: str) -> Iterator[Picture]:
     try:
         with _UNWARNED, Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             _check_affordable(picture, data, name)
-            picture.load()
-            decoded = Picture(picture)
-            yield decoded
+            try:
+                picture.load()
+                yield Picture(picture)
+            finally:
+                # Whoever still has it: its memory goes back now.
+                picture.close()
     except (DataError, GeneratorExit):
         raise
     except Image.DecompressionBombError:

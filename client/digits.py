@@ -18,7 +18,7 @@ from train.errors import DataError
 __all__ = ["Digit", "drawn", "find"]
 
 # The longer side of what is looked at: of a page of numbers, each digit still has some thirty pixels.
-_WORKING = 1600
+_WORKING = 1280
 # Shares of the digits' usual height. Smaller is dust; wider is a line or a word, higher a frame.
 _LEAST, _WIDEST, _HIGHEST = 0.35, 2.0, 3.0
 # A part of a digit above or below the rest, such as the bar of a 5, is no higher than this and as near as that.
@@ -98,7 +98,8 @@ class _Page:
         fitting = large & (widths <= _WIDEST * self._height) & (heights <= _HIGHEST * self._height)
         if fitting.sum() > _MOST:
             raise DataError(f"{name}: more than {_MOST:,} things on it; expected digits on plain paper")
-        mains = [int(each) for each in labels[fitting] if found.distinct(int(each)) >= rules.FAINTEST]
+        around = int(self._height)
+        mains = [int(each) for each in labels[fitting] if found.distinct(int(each), around) >= rules.FAINTEST]
         usual = float(np.median(components.areas[mains])) if mains else 0.0
         small = (heights <= _PART * self._height) & (areas >= rules.PART * usual)
         self.groups = self._grouped(mains, [int(each) for each in labels[small] if each not in mains])

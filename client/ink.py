@@ -55,7 +55,7 @@ class Found:
         weights = np.where(self.chosen, self._sums, 0)
         # The largest first; the first of equals.
         for label in np.argsort(-weights, kind="stable")[: rules.CANDIDATES]:
-            distinct = self.distinct(int(label)) if weights[label] else 0.0
+            distinct = self.distinct(int(label), self._size // 2) if weights[label] else 0.0
             if distinct >= rules.FAINTEST:
                 parts = np.flatnonzero(self.ink.parts(int(label)) & self.chosen)
                 return Written(self.strokes(parts, self._whole), distinct)
@@ -81,10 +81,13 @@ class Found:
         height, width = self._grey.shape
         return 0, height, 0, width
 
-    def distinct(self, label: int) -> float:
-        """Return by how much a component is darker than paper: its contrast, or what lies around, if that is less."""
+    def distinct(self, label: int, least: int) -> float:
+        """Return by how much a component is darker than paper: its contrast, or what lies around, if that is less.
+
+        Around is as far as it is large, and `least` pixels at least.
+        """
         top, bottom, left, right = self.ink.box(label)
-        margin = max(bottom - top, right - left, self._size // 2)
+        margin = max(bottom - top, right - left, least)
         around = self._grey[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin]
         # The median, the higher of the two in the middle.
         middle = int(np.searchsorted(np.bincount(around.ravel()).cumsum(), around.size // 2, "right"))

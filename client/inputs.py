@@ -95,8 +95,7 @@ def _picture(given: NDArray[Any], contract: Contract, name: str) -> Image.Image:
 def _encoded(given: Image.Image, contract: Contract, name: str) -> bytes:
     """Return a picture as PNG: upright, and on white paper where it is transparent."""
     with decoding.taken(given, name) as picture:
-        strips = [pixels for _, pixels in picture.strips(contract.channels)]
-        pixels = np.ascontiguousarray(picture.upright(np.concatenate(strips)))
+        pixels = np.ascontiguousarray(picture.pixels(contract.channels))
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if contract.channels == 1 else pixels).save(buffer, "PNG")
     return buffer.getvalue()

@@ -142,8 +142,8 @@ def test_what_is_not_for_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ):
         assert run(SEVEN, *LOCAL, *arguments) == 2
         assert reason in capsys.readouterr().err
-    # Marks of four pixels, twenty apart: 6,400 of them.
-    marks = np.tile(np.pad(np.zeros((4, 4), np.uint8), 8, constant_values=255), (80, 80))
+    # Marks of four pixels, twenty apart: 4,096 of them.
+    marks = np.tile(np.pad(np.zeros((4, 4), np.uint8), 8, constant_values=255), (64, 64))
     buffer = io.BytesIO()
     Image.fromarray(marks).save(buffer, "PNG")
     with pytest.raises(DataError, match="picture: more than 1,000 things on it"):
