@@ -6,6 +6,7 @@ python -m benchmarks training           train plainly and by the fast recipe, in
 python -m benchmarks server             the embedded server's speed against TensorFlow Serving's (see its --help)
 python -m benchmarks soak               how soon that server answers, whether its memory grows (see its --help)
 python -m benchmarks pictures           how well photographs of digits are read (see its --help)
+python -m benchmarks client             how long the client takes, process and all (see its --help)
 python -m benchmarks readme [--check]   put the committed results into the README, or compare
 """
 
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import pictures_command, report, soak_command, speed_command
+from benchmarks import client_command, pictures_command, report, soak_command, speed_command
 from train import cards, cli, data
 from train.errors import ArtifactError, ResultError, UsageError
 from train.files import read_json, write_bytes, write_json
@@ -29,6 +30,7 @@ _COMMITTED_TRAINING = _FOLDER / "training.json"
 _COMMITTED_SPEED = _FOLDER / "server.json"
 _COMMITTED_SOAK = _FOLDER / "soak.json"
 _COMMITTED_PICTURES = _FOLDER / "pictures.json"
+_COMMITTED_CLIENT = _FOLDER / "client.json"
 _RELEASED = _FOLDER.parent / "models" / cards.RELEASED
 _README = _FOLDER.parent / "README.md"
 
@@ -36,14 +38,14 @@ _README = _FOLDER.parent / "README.md"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the commands and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    commands = (speed_command, soak_command, pictures_command)
+    commands = (speed_command, soak_command, pictures_command, client_command)
     others: dict[str, Callable[[Sequence[str]], int]] = {each.COMMAND: each.main for each in commands}
     if argv and argv[0] in others:
         return others[argv[0]](argv[1:])
     parser = cli.parser(
         "python -m benchmarks",
         "Measure every format and every way of serving; report. What has options of its own: python -m "
-        "benchmarks server --help, soak --help, pictures --help.",
+        "benchmarks server --help, soak --help, pictures --help, client --help.",
     )
     parser.add_argument("command", nargs="?", default="run", choices=("run", "report", "training", "readme"))
     parser.add_argument("--models", type=Path, default=Path("models"), help="the folder of exported models")
@@ -93,7 +95,7 @@ def _training(arguments: argparse.Namespace) -> int:
 
 
 def _readme(*, check: bool) -> int:
-    from benchmarks import pictures, soak_table, speed_table, training
+    from benchmarks import client_table, pictures, soak_table, speed_table, training
 
     released = {name: cards.read(_RELEASED, name) for name in NETWORKS}
     blocks = {
@@ -107,6 +109,9 @@ def _readme(*, check: bool) -> int:
         ),
         "pictures": pictures.readme_block(
             pictures.read(_COMMITTED_PICTURES) if _COMMITTED_PICTURES.is_file() else None
+        ),
+        "client": client_table.readme_block(
+            client_table.read(_COMMITTED_CLIENT) if _COMMITTED_CLIENT.is_file() else None
         ),
     }
     before = after = _README.read_text(encoding="utf-8")

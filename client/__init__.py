@@ -1,10 +1,66 @@
 """Ask a model about pictures: over REST, over gRPC, or from a model file in this process.
 
+    from tfship_client import Client          # in this repository: from client import Client
+
+    with Client("localhost:8500", model="cnn") as client:
+        print(client.predict("seven.png").label)
+
+`AsyncClient` is the same for asyncio. Every error is a TfshipError:
+
+    TfshipError
+    ├── UsageError        arguments ask for something impossible
+    ├── DataError         an image can't be used
+    ├── ArtifactError     a contract is missing or damaged
+    └── TargetError
+        ├── Unreachable   no server answers there in time
+        └── Refused       it answers, and the answer is an error
+
 Nothing here loads TensorFlow, not REST, not gRPC (`serving.protos`), not TFLite (LiteRT), until a SavedModel or a
 `.keras` file is asked for.
 """
 
-__all__ = ["COMMAND"]
+import importlib
+from typing import TYPE_CHECKING
+
+from train.errors import (
+    ArtifactError,
+    DataError,
+    Refused,
+    TargetError,
+    TfshipError,
+    Unreachable,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from client.asynchronous import AsyncClient
+    from client.configured import Prediction
+    from client.connection import Tls
+    from client.inputs import ImageLike
+    from client.library import Client
+    from export.contract import Contract
+
+__all__ = [
+    "COMMAND", "ArtifactError", "AsyncClient", "Client", "Contract", "DataError", "ImageLike", "Prediction", "Refused",
+    "TargetError", "TfshipError", "Tls", "Unreachable", "UsageError",
+]  # fmt: skip
 
 # As the person who calls it knows it: in the repository, or installed (`setup.py`).
 COMMAND = "python client/predict.py" if __name__ == "client" else "tfship-client"
+
+# Imported when they are first asked for: the command line starts without them.
+_LATER = {
+    "AsyncClient": "asynchronous",
+    "Client": "library",
+    "Contract": "inputs",
+    "ImageLike": "inputs",
+    "Prediction": "configured",
+    "Tls": "connection",
+}
+
+if not TYPE_CHECKING:  # or every name would be one to a type checker
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)

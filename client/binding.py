@@ -6,7 +6,7 @@ By the input contract, which knows its own signatures, or by what a server or a 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from export.contract import CLASSIFY, Contract
 from export.runtime import IMAGE, PROBABILITIES, Signature
 from train.errors import Refused, UsageError
 
-__all__ = ["DTYPES", "ENCODED", "PIXELS", "Binding", "by_contract", "by_signature", "checked"]
+__all__ = ["DTYPES", "ENCODED", "PIXELS", "Answer", "Binding", "by_contract", "by_signature", "checked"]
 
 # What a picture is to a signature: its pixels, or the file's bytes as they are. Other dtypes take scaled values.
 PIXELS, ENCODED = "uint8", "string"
@@ -41,6 +41,13 @@ class Binding:
     def rows(self, images: NDArray[Any]) -> NDArray[Any]:
         """Return images [N, height, width, channels], or encoded ones [N], as the tensor that the input takes."""
         return images if self.shape is None else images.reshape(len(images), *self.shape)
+
+
+class Answer(NamedTuple):
+    """Scores float32 [N, classes], and the number of the version that gave them, where the protocol tells."""
+
+    scores: NDArray[np.float32]
+    version: int | None = None
 
 
 def by_contract(contract: Contract, signature: str) -> Binding | None:
@@ -115,7 +122,7 @@ def _output(signature: Signature, name: str, where: str) -> str:
     if len(scores) == 1:
         return scores[0]
     raise UsageError(
-        f"{where}: signature {name} answers {', '.join(signature.outputs) or 'nothing'}; expected {PROBABILITIES}, "
+        f"{where}: signature {name} answers {', '.join(sorted(signature.outputs)) or 'nothing'}; expected {PROBABILITIES}, "
         "or one matrix of floating-point scores"
     )
 

@@ -38,6 +38,10 @@ class Tls:
     key: Path | None = None
 
     def __post_init__(self) -> None:
+        for name in ("ca", "certificate", "key"):
+            path: object = getattr(self, name)
+            if isinstance(path, str):  # as programs without types may give it
+                object.__setattr__(self, name, Path(path))
         if (self.certificate is None) != (self.key is None):
             found, missing = ("certificate", "key") if self.key is None else ("key", "certificate")
             raise UsageError(

@@ -6,6 +6,7 @@ megapixels isn't held two and three times over.
 
 import contextlib
 import io
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import TypeVar
@@ -17,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from export import contract as rules
 from train.errors import DataError
 
-__all__ = ["FORMATS", "Picture", "opened"]
+__all__ = ["FORMATS", "Picture", "opened", "taken"]
 
 _Value = TypeVar("_Value", bound=np.generic)
 
@@ -109,17 +110,14 @@ class Picture:
 def opened(data: bytes, name: str) -> Iterator[Picture]:
     """Decode a picture for as long as the context lasts. Raises DataError, which names `name`, for what is none."""
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of what it then reads all the same.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-                _check_affordable(picture, data, name)
-                try:
-                    picture.load()
-                    yield Picture(picture)
-                finally:
-                    # Whoever still has it: its memory goes back now.
-                    picture.close()
+        with _UNWARNED, Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            _check_affordable(picture, data, name)
+            try:
+                picture.load()
+                yield Picture(picture)
+            finally:
+                # Whoever still has it: its memory goes back now.
+                picture.close()
     except (DataError, GeneratorExit):
         raise
     except Image.DecompressionBombError:
@@ -133,6 +131,52 @@ def opened(data: bytes, name: str) -> Iterator[Picture]:
         else:
             what = f"a damaged picture ({error})"
         raise DataError(f"{name}: {what}; expected PNG, JPEG or the like") from error
+
+
+@contextlib.contextmanager
+def taken(picture: Image.Image, name: str) -> Iterator[Picture]:
+    """Take a picture that Pillow has opened or made, which stays the caller's. Raises DataError as `opened` does."""
+    if not picture.width or not picture.height:
+        raise DataError(f"{name}: {picture.width} × {picture.height} pixels; expected a picture")
+    if picture.width * picture.height > rules.MOST_PIXELS:
+        raise _too_large(name, rules.MOST_PIXELS)
+    try:
+        with _UNWARNED:
+            picture.load()
+            yield Picture(picture)
+    except (DataError, GeneratorExit):
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{name}: can't be used as a picture ({error}); expected one that can be read"
+        ) from error
+
+
+class _Unwarned:
+    """Keeps Pillow from warning of what it then reads all the same, for as long as any thread is in this context.
+
+    The filters of warnings are the process's: the last thread puts back what the first one found.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._filters = threading.Lock(), 0, warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._filters.__exit__(None, None, None)
+
+
+_UNWARNED = _Unwarned()
 
 
 def _check_affordable(picture: Image.Image, data: bytes, name: str) -> None:

@@ -1,4 +1,4 @@
-"""A model behind TensorFlow Serving's gRPC API, as a `Target`."""
+"""A model behind TensorFlow Serving's gRPC API, as a `Target`; `client.grpc_aio` is the same for asyncio."""
 
 import json
 from typing import Any
@@ -7,25 +7,26 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from client.binding import Binding, checked
+from client.binding import Answer, Binding, checked
 from client.connection import COMPRESSED_FROM, GRPC_PORT, MOST_ANSWER, Connection, Servable
 from client.targets import Choice, Opened, served
 from export.runtime import Signature, TensorSpec
 from serving import tensors
 from serving.protos import get_model_metadata_pb2, model_pb2, predict_pb2
 from serving.stubs import PredictionServiceStub
-from train.errors import Refused, Unreachable
+from train.errors import Refused, Unreachable, UsageError
 
-__all__ = ["Grpc", "channel", "model_spec", "open_target"]
+__all__ = ["Grpc", "Messages", "channel", "model_spec", "open_target"]
 
 _NO_ANSWER = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 _METADATA = "signature_def"
 
 
-def channel(connection: Connection) -> grpc.Channel:
+def channel(connection: Connection, kind: Any = grpc) -> Any:
     """Return a channel with the connection's encryption and retries; timeout and metadata go with each call.
 
-    Raises UsageError for keys and certificates that can't be used.
+    `kind` is the module that makes it: grpc, or grpc.aio. Raises UsageError for keys and certificates that can't be
+    used.
     """
     options: list[tuple[str, object]] = [
         # 4 MiB is gRPC's default, some 1,300 digits; the server sets its own limit.
@@ -39,7 +40,7 @@ def channel(connection: Connection) -> grpc.Channel:
     if connection.retries:
         options.append(("grpc.service_config", json.dumps(_retrying(connection.retries))))
     if connection.tls is None:
-        return grpc.insecure_channel(connection.server, options)
+        return kind.insecure_channel(connection.server, options)
     from client import tls
 
     tls.context(connection.tls)
@@ -48,7 +49,7 @@ def channel(connection: Connection) -> grpc.Channel:
         each.read_bytes() if each is not None else None
         for each in (trusted, connection.tls.key, connection.tls.certificate)
     )
-    return grpc.secure_channel(connection.server, grpc.ssl_channel_credentials(ca, key, certificate), options)
+    return kind.secure_channel(connection.server, grpc.ssl_channel_credentials(ca, key, certificate), options)
 
 
 def _retrying(retries: int) -> dict[str, object]:
@@ -78,11 +79,10 @@ def open_target(choice: Choice) -> Opened:
     return served(choice, Grpc(choice.connection or Connection(f"localhost:{GRPC_PORT}"), choice.servable))
 
 
-class Grpc:
-    """`PredictionService.Predict`, over one kept channel.
+class Messages:
+    """What is sent for a servable and how its answers are understood, whoever carries it.
 
-    `predict` raises Unreachable where nothing answers in time and Refused with the server's own words where it
-    says no. `binding` names the tensors of the servable's signature.
+    `binding` names the tensors of the servable's signature.
     """
 
     def __init__(
@@ -94,15 +94,15 @@ class Grpc:
         self._connection, self._servable = connection, servable
         self.binding = binding
         self._where = f"{connection.server}, model {servable.name}"
-        self._channel = channel(connection)
         self._metadata = tuple((name.lower(), value) for name, value in connection.headers.items())
-        self._stub = PredictionServiceStub(self._channel)
 
-    def predict(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """See `export.runtime.Target.predict`; images as the binding says, encoded ones as dtype object [N]."""
+    def _request(self, images: NDArray[Any]) -> Any:
         request = predict_pb2.PredictRequest(model_spec=model_spec(self._servable))
         request.inputs[self.binding.input].CopyFrom(tensors.to_proto(images))
-        answer = self._ask(self._stub.Predict, request)
+        return request
+
+    def _understood(self, answer: Any, count: int) -> Answer:
+        """Return a PredictResponse's scores of `count` images, and which version they are of."""
         output = self.binding.output
         if output not in answer.outputs:
             raise Refused(
@@ -113,14 +113,17 @@ class Grpc:
             scores = tensors.from_proto(answer.outputs[output])
         except ValueError as error:
             raise Refused(f"{self._where}: answered with a broken tensor {output} ({error})") from None
-        return checked(scores, len(images), self._where)
+        spec = answer.model_spec
+        version = spec.version.value if spec.HasField("version") else None
+        return Answer(checked(scores, count, self._where), version)
 
-    def signatures(self) -> dict[str, Signature]:
-        """Return the signatures as the server describes them."""
+    def _metadata_request(self) -> Any:
         spec = model_spec(self._servable)
         spec.ClearField("signature_name")
-        request = get_model_metadata_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=[_METADATA])
-        answer = self._ask(self._stub.GetModelMetadata, request)
+        return get_model_metadata_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=[_METADATA])
+
+    def _described(self, answer: Any) -> dict[str, Signature]:
+        """Return a GetModelMetadataResponse's signatures."""
         found = get_model_metadata_pb2.SignatureDefMap()
         if not answer.metadata[_METADATA].Unpack(found):
             raise Refused(f"{self._where}: answered with something else than a model's signatures")
@@ -129,25 +132,18 @@ class Grpc:
             for name, each in found.signature_def.items()
         }
 
-    def close(self) -> None:
-        """Close the channel."""
-        self._channel.close()
+    def _terms(self, request: Any) -> dict[str, Any]:
+        """Return what goes with a call, as its arguments by name."""
+        compressed = self._connection.compresses and request.ByteSize() >= COMPRESSED_FROM
+        return {
+            "timeout": self._connection.timeout,
+            "metadata": self._metadata,
+            "compression": grpc.Compression.Gzip if compressed else None,
+        }
 
-    def _ask(self, call: Any, request: Any) -> Any:
-        size = request.ByteSize()
-        compressed = self._connection.compresses and size >= COMPRESSED_FROM
-        try:
-            return call(
-                request,
-                timeout=self._connection.timeout,
-                metadata=self._metadata,
-                compression=grpc.Compression.Gzip if compressed else None,
-            )
-        except grpc.RpcError as error:
-            raise self._failure(error, size) from error
-
-    def _failure(self, error: Any, size: int) -> Refused | Unreachable:
-        code, details = error.code(), error.details()
+    def _failure(self, error: Any, request: Any) -> Refused | Unreachable:
+        """Return what a grpc.RpcError says; may try a handshake with the server first."""
+        code, details = error.code(), error.details() or ""
         if code in _NO_ANSWER:
             from client import tls
 
@@ -163,12 +159,54 @@ class Grpc:
         hint = ""
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger" in details:
             hint = (
-                f": a request of {size / 2**20:.1f} MiB is more than it takes; raise its limit, or send smaller "
-                "pictures by --signature serving_bytes"
+                f": a request of {request.ByteSize() / 2**20:.1f} MiB is more than it takes; raise its limit, or send "
+                "smaller pictures by --signature serving_bytes"
             )
         elif code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
             hint = "; give what the server or its proxy asks for by --header"
         return Refused(f"{self._where}: {code.name}: {details}{hint}")
+
+
+class Grpc(Messages):
+    """`PredictionService.Predict`, over one kept channel.
+
+    `predict` raises Unreachable where nothing answers in time and Refused with the server's own words where it
+    says no.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        servable: Servable,
+        binding: Binding = Binding(),  # noqa: B008 - frozen
+    ) -> None:
+        super().__init__(connection, servable, binding)
+        self._channel = channel(connection)
+        self._stub = PredictionServiceStub(self._channel)
+
+    def predict(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """See `export.runtime.Target.predict`; images as the binding says, encoded ones as dtype object [N]."""
+        return self.answer(images).scores
+
+    def answer(self, images: NDArray[Any]) -> Answer:
+        """Do as `predict`, and tell which version has answered."""
+        return self._understood(self._ask(self._stub.Predict, self._request(images)), len(images))
+
+    def signatures(self) -> dict[str, Signature]:
+        """Return the signatures as the server describes them."""
+        return self._described(self._ask(self._stub.GetModelMetadata, self._metadata_request()))
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+    def _ask(self, call: Any, request: Any) -> Any:
+        try:
+            return call(request, **self._terms(request))
+        except ValueError as error:
+            raise UsageError(f"{self._where}: {error}") from None  # the channel is closed
+        except grpc.RpcError as error:
+            raise self._failure(error, request) from error
 
 
 def _specs(tensor_infos: Any) -> dict[str, TensorSpec]:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from export import contract as rules
 from export.contract import Contract
 from train.errors import DataError
 
-__all__ = ["SUFFIXES", "as_mnist", "from_bytes", "from_file", "pixels", "reduced"]
+__all__ = ["SUFFIXES", "as_mnist", "from_bytes", "from_file", "pixels", "prepared", "reduced"]
 
 # What a folder is searched for.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
@@ -48,7 +49,14 @@ def from_bytes(data: bytes, contract: Contract, name: str = "picture") -> NDArra
 
 def pixels(data: bytes, contract: Contract, name: str = "picture") -> NDArray[np.uint8]:
     """Decode and prepare an encoded picture as pixels uint8 [height, width, channels]."""
-    with decoding.opened(data, name) as picture:
+    return prepared(decoding.opened(data, name), contract, name)
+
+
+def prepared(
+    decoded: AbstractContextManager[Picture], contract: Contract, name: str = "picture"
+) -> NDArray[np.uint8]:
+    """Prepare a decoded picture as pixels uint8 [height, width, channels]; it is held no longer than needed."""
+    with decoded as picture:
         if contract.preparation == "digit":
             grey = picture.grey()
         else:

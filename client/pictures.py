@@ -13,12 +13,12 @@ from client.sources import Source
 from client.targets import Opened
 from train.errors import DataError, Refused
 
-__all__ = ["BATCH", "Picture", "answered", "batches"]
+__all__ = ["BATCH", "BATCH_BYTES", "Picture", "answered", "batches"]
 
 # Few enough that answers keep coming, and enough that a folder doesn't wait on round trips.
 BATCH = 64
 # Below what a gRPC server takes that was told nothing else, 4 MiB.
-_BATCH_BYTES = 3 << 20
+BATCH_BYTES = 3 << 20
 
 
 @dataclass
@@ -44,7 +44,7 @@ def batches(
     for source in sources:
         picture = _prepared(source, opened, decoded=decoded)
         bytes_ = len(picture.row) if isinstance(picture.row, bytes) else getattr(picture.row, "nbytes", 0)
-        if batch and (len(batch) == BATCH or size + bytes_ > _BATCH_BYTES):
+        if batch and (len(batch) == BATCH or size + bytes_ > BATCH_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(picture)

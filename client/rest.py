@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
-from client.binding import Binding, checked
+from client.binding import Answer, Binding, checked
 from client.bounded import within
 from client.connection import COMPRESSED_FROM, MOST_ANSWER, REST_PORT, Connection, Servable
 from client.targets import Choice, Opened, served
 from export.runtime import Signature, TensorSpec
 from train.errors import Refused, Unreachable
 
-__all__ = ["Rest", "open_target", "session"]
+__all__ = ["MOST_CONNECTIONS", "Rest", "open_target", "session"]
+
+# Kept for the next requests, where several threads ask at the same time.
+MOST_CONNECTIONS = 32
 
 # The first pause is twice this, in seconds, and each further one twice the one before.
 _BACKOFF = 0.1
@@ -55,7 +58,7 @@ def session(connection: Connection) -> requests.Session:
         connection.retries, read=False, status_forcelist=[503], backoff_factor=_BACKOFF, allowed_methods=None,
         raise_on_status=False, respect_retry_after_header=False,  # it may ask for hours
     )  # fmt: skip
-    made.mount(connection.url, HTTPAdapter(max_retries=retry))
+    made.mount(connection.url, HTTPAdapter(max_retries=retry, pool_maxsize=MOST_CONNECTIONS))
     made.headers.update(connection.headers)
     if connection.tls is not None:
         from client import tls
@@ -102,6 +105,10 @@ class Rest:
 
     def predict(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """See `export.runtime.Target.predict`; images as the binding says, encoded ones as dtype object [N]."""
+        return self.answer(images).scores
+
+    def answer(self, images: NDArray[Any]) -> Answer:
+        """Do as `predict`; which version has answered isn't told."""
         instances = images.tolist()
         if images.dtype == object:
             instances = [{"b64": base64.b64encode(each).decode()} for each in instances]
@@ -116,7 +123,7 @@ class Rest:
                     "`make export` names it"
                 )
             rows = [row.get(self.binding.output) for row in rows]
-        return checked(rows, len(images), self._url)
+        return Answer(checked(rows, len(images), self._url))
 
     def signatures(self) -> dict[str, Signature]:
         """Return the signatures as the server describes them."""

@@ -122,7 +122,7 @@ def test_readme_check_finds_a_changed_figure(
     (tmp_path / "results.json").write_text(json.dumps(results))
     markers = [
         f"<!-- {block}: written by `python -m benchmarks readme`, not by hand -->\n<!-- end of {block} -->"
-        for block in ("training", "results", "server", "soak")
+        for block in ("training", "results", "server", "soak", "pictures", "client")
     ]
     readme.write_text("\n".join(["before", *markers, "after", ""]))
     assert cli.run(command.main, ["readme", "--check"]) == 6

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -164,6 +165,93 @@ def test_a_server_is_asked(
     done = python(tmp_path, "-m", "tfship_client", *arguments, path=[site, needed])
     assert (done.stderr, done.returncode) == ("", 0)
     assert json.loads(done.stdout)["label"] == "7"
+
+
+LIBRARY = """
+import asyncio, sys
+from tfship_client import AsyncClient, Client, DataError, Refused, TfshipError
+{imports}
+picture, *addresses = sys.argv[1:]
+
+async def main(address):
+    async with AsyncClient(address) as client:
+        one, other = await asyncio.gather(client.predict(picture), client.predict(picture))
+        assert one == other
+        return one.label
+
+for address in addresses:
+    with Client(address) as client:
+        print(client.predict(picture).label, asyncio.run(main(address)), end=" ")
+        try:
+            client.predict("nowhere.png")
+        except DataError as error:
+            assert isinstance(error, TfshipError)
+    try:
+        Client(address, model="nope").predict(picture)
+    except Refused:
+        pass
+loaded = {{name.partition(".")[0] for name in sys.modules}}
+assert ("tensorflow" in loaded) == {with_tensorflow}, loaded
+"""
+
+
+def test_other_programs_import_it(site: Path, needed: Path, server: Server, tmp_path: Path) -> None:
+    script = LIBRARY.format(imports="", with_tensorflow=False)
+    addresses = (server.grpc, f"http://{server.rest}")
+    done = python(tmp_path, "-W", "error", "-c", script, SEVEN, *addresses, path=[site, needed])
+    assert (done.stdout, done.stderr, done.returncode) == ("7 7 7 7 ", "", 0)
+
+
+def test_the_types_of_what_it_offers(site: Path, tmp_path: Path) -> None:
+    """As mypy sees them from outside, strictly: `py.typed` is there, and nothing is Any that needn't be."""
+    pytest.importorskip("mypy")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True, timeout=60)
+    (packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (packages / "tfship_client").symlink_to(site / "tfship_client")
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+    (tmp_path / "right.py").write_text("""
+from pathlib import Path
+import numpy as np
+from tfship_client import AsyncClient, Client, Contract, Prediction, TfshipError, Tls
+
+def label(contract: Contract) -> str:
+    with Client("localhost:8500", contract=contract, tls=Tls(Path("ca.pem"))) as client:
+        predictions: list[Prediction] = client.predict_many([Path("a.png"), np.zeros((28, 28), np.uint8)])
+        outcomes: list[Prediction | TfshipError] = client.predict_many(["a.png"], errors="return")
+        return predictions[0].label + str(outcomes) + client.predict(b"").label
+
+async def probability() -> float:
+    async with AsyncClient("http://localhost:8501") as client:
+        return (await client.predict("a.png")).probability
+""")
+    (tmp_path / "wrong.py").write_text("""
+from tfship_client import Client, Clinet
+Client("localhost:8500", modle="cnn").predict(3).lable
+""")
+    python_of = f"--python-executable={tmp_path / 'venv' / 'bin' / 'python'}"
+    command = [sys.executable, "-m", "mypy", "--strict", python_of, "right.py", "wrong.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    found = [line for line in done.stdout.splitlines() if ": error: " in line]
+    kinds = sorted(line.rpartition("[")[2] for line in found)
+    assert kinds == ["arg-type]", "attr-defined]", "attr-defined]", "call-arg]"], done.stdout + done.stderr
+    assert {line.partition(":")[0] for line in found} == {"wrong.py"}
+
+
+def test_other_programs_import_tensorflow_too(
+    site: Path, server: Server, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """TensorFlow Serving's own messages, of the same names, live in the same process."""
+    names = [*DEPENDENCIES, "tensorflow", "tensorflow-serving-api"]
+    both = linked(tmp_path_factory.mktemp("both"), names)
+    imports = """
+import tensorflow
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+assert predict_pb2.PredictRequest(inputs={"image": tensorflow.make_tensor_proto([1.0])}).ByteSize()
+"""
+    script = LIBRARY.format(imports=imports, with_tensorflow=True)
+    addresses = (server.grpc, f"http://{server.rest}")
+    done = python(tmp_path, "-c", script, SEVEN, *addresses, path=[site, both])
+    assert (done.stdout, done.returncode) == ("7 7 7 7 ", 0), done.stderr
 
 
 def test_a_model_in_this_process(site: Path, with_tflite: Path, tmp_path: Path) -> None:

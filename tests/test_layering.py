@@ -15,6 +15,7 @@ LAYERS = ("train", "export", "serving", "client", "benchmarks")
 AT_IMPORT = {
     *(f"train/{module}.py" for module in ("augment", "batches", "callbacks", "distill", "fit", "models")),
     *(f"export/{module}.py" for module in ("convert", "equalize", "prepare", "warmup")),
+    "benchmarks/usual_client.py",
 }
 LATER = {
     *(f"train/{module}.py" for module in ("backend", "data", "workers")),

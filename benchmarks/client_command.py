@@ -1,0 +1,46 @@
+"""`python -m benchmarks client`: how long the client takes, process and all, and one made with TensorFlow.
+
+python -m benchmarks client                                           ten rounds, about a minute
+python -m benchmarks client --pairs 20 --json benchmarks/client.json
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from train import cli
+from train.errors import ResultError
+from train.files import write_json
+
+__all__ = ["COMMAND", "main"]
+
+COMMAND = "client"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, print the table, return the exit code: 6 if a bar is missed."""
+    arguments = _parser().parse_args(argv)
+    # The server's protocol is needed only here.
+    from benchmarks import client_start, client_table
+
+    results = client_start.run(arguments.models, arguments.pairs)
+    if arguments.json:
+        write_json(arguments.json, results)
+    print(client_table.text(results))
+    if arguments.json:
+        cli.say(f"\nwritten: {arguments.json}")
+    if missed := client_table.missed(results):
+        raise ResultError(f"missed: {'; '.join(missed)}; is this machine doing something else?")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.parser(
+        "python -m benchmarks client",
+        "Time whole processes that ask about one picture: the client over REST, over gRPC and without a server, and a "
+        "script that uses TensorFlow and tensorflow-serving-api in the usual way (benchmarks/usual_client.py).",
+    )
+    parser.add_argument("--models", type=Path, default=Path("models"), help="the folder of exported models")
+    parser.add_argument("--pairs", type=cli.count, default=10, metavar="N", help="how often each is run")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
+    return parser
