@@ -122,8 +122,8 @@ def _output(signature: Signature, name: str, where: str) -> str:
     if len(scores) == 1:
         return scores[0]
     raise UsageError(
-        f"{where}: signature {name} answers {', '.join(sorted(signature.outputs)) or 'nothing'}; expected {PROBABILITIES}, "
-        "or one matrix of floating-point scores"
+        f"{where}: signature {name} answers {', '.join(sorted(signature.outputs)) or 'nothing'}; expected "
+        f"{PROBABILITIES}, or one matrix of floating-point scores"
     )
 
 
