@@ -121,9 +121,9 @@ def _output(signature: Signature, name: str, where: str) -> str:
     ]
     if len(scores) == 1:
         return scores[0]
-    found = ", ".join(sorted(signature.outputs)) or "nothing"  # a server's map has no order
     raise UsageError(
-        f"{where}: signature {name} answers {found}; expected {PROBABILITIES}, or one matrix of floating-point scores"
+        f"{where}: signature {name} answers {', '.join(sorted(signature.outputs)) or 'nothing'}; expected "
+        f"{PROBABILITIES}, or one matrix of floating-point scores"
     )
 
 

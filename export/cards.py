@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from export import store
+from export import contract, store
 from export.contract import BATCHING
 from export.formats import Format
 from train.errors import ArtifactError
@@ -105,14 +105,14 @@ def up_to_date(
 ) -> Path | None:
     """Return the latest version of the servable at `base` if it is whole and what would be written now, else None.
 
-    That is: made from the same `request`, with these formats and `model.tflite`, judged by the same gate, and
-    blessed, or else forced as it would be now.
+    That is: with a contract of today's schema, made from the same `request`, with these formats and `model.tflite`,
+    judged by the same gate, and blessed, or else forced as it would be now.
     """
     found = store.versions(base)
     if not found:
         return None
     version = found[max(found)]
-    if damage(version):
+    if damage(version) or not _is_prepared_as_now(version):
         return None
     card = read(version)
     formats = {each["format"] for each in card.artefacts} | set(card.unconverted)
@@ -122,3 +122,12 @@ def up_to_date(
         and (card.blessing["blessed"] or force)
     )
     return version if same else None
+
+
+def _is_prepared_as_now(version: Path) -> bool:
+    """Tell whether the client prepares pictures as the graph of this version does."""
+    try:
+        contract.read(version)
+    except ArtifactError:
+        return False
+    return True

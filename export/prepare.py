@@ -364,11 +364,23 @@ def _distinct(grey: tf.Tensor, contrast: tf.Tensor, ink: _Components, label: tf.
 
 def _largest(values: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
     """Return the maximum of the square of `size` (odd) around each value, int32 [h, w], of what is inside."""
-    # float32 holds all of them exactly: none has more than 24 bits.
-    found = tf.cast(values, tf.float32)[tf.newaxis, :, :, tf.newaxis]
-    for window in ([1, size, 1, 1], [1, 1, size, 1]):
-        found = tf.raw_ops.MaxPoolV2(input=found, ksize=window, strides=[1, 1, 1, 1], padding="SAME")
-    return tf.cast(found[0, :, :, 0], values.dtype)
+    for _ in range(2):
+        # The rows and then, turned, the columns.
+        padded = tf.pad(values, [[size // 2, size // 2], [0, 0]], constant_values=values.dtype.min)
+
+        # Of windows of a length, two make one of up to twice that.
+        def longer(reach: tf.Tensor, found: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            step = tf.minimum(reach, size - reach)
+            return reach + step, tf.maximum(found[:-step], found[step:])
+
+        _, found = tf.while_loop(
+            lambda reach, _: reach < size,
+            longer,
+            (1, padded),
+            (tf.TensorShape([]), tf.TensorShape([None, None])),
+        )
+        values = tf.transpose(found)
+    return values
 
 
 def _thickened(strokes: tf.Tensor) -> tf.Tensor:

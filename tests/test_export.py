@@ -144,7 +144,7 @@ def test_saved_model_is_plain_tensorflow(models: Path, sample: Digits) -> None:
 
 
 def test_versions_count_up_and_up_to_date_is_left_alone(
-    exported: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert export(exported, "nn", "--formats", "float32") == 0
     assert "nn/1 is up to date" in capsys.readouterr().err
@@ -159,6 +159,13 @@ def test_versions_count_up_and_up_to_date_is_left_alone(
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     assert export(exported, "nn", "--formats", "int8") == 0
     assert list(store.versions(exported / "nn")) == [1, 2, 3, 4]
+    # So is a contract by which pictures were prepared otherwise.
+    newest = store.latest(exported / "nn")
+    made = cards.read(newest)
+    asked = (made.request, [formats.FORMATS["int8"]], made.serves, made.blessing["gate"])
+    assert cards.up_to_date(exported / "nn", *asked, force=False) == newest
+    monkeypatch.setattr(contract, "_SCHEMA", 1)
+    assert cards.up_to_date(exported / "nn", *asked, force=False) is None
 
 
 def test_other_data_than_the_training_data_is_refused(

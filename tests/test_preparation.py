@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.photographs import photograph
 from client import draw_samples, image
 from export import contract
 from export.contract import Contract
@@ -105,6 +106,12 @@ def test_jpeg_is_turned_upright(orientation: int, order: str) -> None:
     assert_same(DIGITS, data)
     upright = in_graph(PHOTOS, encoded(picture, "JPEG"))
     assert (in_graph(PHOTOS, data) == upright).all() == (orientation in (0, 1, 9))
+
+
+@pytest.mark.parametrize("seed", range(0, 40, 4))
+def test_photographs(sample: Digits, seed: int) -> None:
+    for place in range(seed, seed + 4):
+        assert_same(DIGITS, photograph(sample.x_test[place], place).data)
 
 
 def test_mnist_images_pass_unchanged(sample: Digits) -> None:
