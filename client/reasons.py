@@ -98,12 +98,12 @@ _REASONS = (
         _AGAIN,
     ),
     (
-        r"(?i)RESOURCE_EXHAUSTED|OOM|out of memory|bad_alloc|Cannot allocate memory|Insufficient resources",
+        r"(?i)RESOURCE_EXHAUSTED|OOM|out of memory|MemoryError|bad_alloc|Cannot allocate memory|Insufficient resources",
         "the server has too little memory for it",
         "give the server more memory, or serve fewer models or versions at a time",
     ),
     (
-        r"(?i)process .*died|killed the process|Illegal instruction",
+        r"(?i)process .*(?:died|dies)|killed the process|Illegal instruction",
         "loading it ends the server's process",
         "look whether memory was short (dmesg), and whether the processor has what TensorFlow was built for (AVX)",
     ),

@@ -5,6 +5,7 @@ import functools
 import http.client
 import json
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -122,6 +123,15 @@ def to_tflite(function: Callable[..., Any], **inputs: list[int | None]) -> bytes
         tf.saved_model.save(module, folder, signatures={"serving_default": module.f})
         data: bytes = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
     return data
+
+
+def poison() -> bytes:
+    """Return a TFLite file that LiteRT verifies and then dies of: it has no subgraphs."""
+    content = bytearray(tflite_times(1))
+    (table,) = struct.unpack_from("<I", content)
+    fields = table - struct.unpack_from("<i", content, table)[0]
+    struct.pack_into("<H", content, fields + 4 + 2 * 2, 0)  # the third one of Model in tflite/schema.fbs
+    return bytes(content)
 
 
 def publish(base_path: Path, version: int, content: bytes | None = None) -> None:
@@ -262,12 +272,12 @@ def eventually(check: Callable[[], bool], seconds: float = 10.0) -> None:
         time.sleep(0.02)
 
 
-def slow_steps(client: Client, seconds: float) -> int:
-    """Return how many steps of `slow`, served as m, take so long on this machine."""
+def slow_steps(client: Client, seconds: float, model: str = "m") -> int:
+    """Return how many steps of `slow`, served as `model`, take so long on this machine."""
     steps = 20_000
-    client.predict("m", n=np.array([10], np.int32))
+    client.predict(model, n=np.array([10], np.int32))
     begin = time.monotonic()
-    client.predict("m", n=np.array([steps], np.int32))
+    client.predict(model, n=np.array([steps], np.int32))
     return int(steps * seconds / (time.monotonic() - begin))
 
 

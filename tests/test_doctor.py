@@ -1,6 +1,7 @@
 """What the doctor says of models on a server, each fault made for real."""
 
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
@@ -22,17 +24,18 @@ from doctor_fixtures import (
     diagnose,
     folder_of_models,
     free_port,
-    http_server,
 )
-from export import contract
+from export import contract, warmup
 from serving.models import LoadPolicy
 from serving.server import Settings
 from serving_fixtures import (
     config_of,
     eventually,
+    poison,
     process,
     publish,
     serving,
+    slow_steps,
     tiny_models,
 )
 from train import cli
@@ -261,17 +264,23 @@ def test_a_version_that_was_withdrawn(models: Path) -> None:
         assert "serves no version of cnn any more" in faults[0]
 
 
-# What a real TensorFlow Serving said.
-
-LOADING = b"""{ "model_version_status": [
- {"version": "3", "state": "LOADING", "status": {"error_code": "OK", "error_message": ""}},
- {"version": "2", "state": "END", "status": {"error_code": "OK", "error_message": ""}} ] }"""
-
-
-def test_a_server_that_is_not_ready(models: Path) -> None:
-    with http_server(lambda path: (200, LOADING)) as server:
-        only = diagnose(f"--rest={server}", "--models", models, "--model=cnn").only
-        assert "isn't ready yet: cnn version 3 is LOADING | wait and ask again" in only
+def test_a_server_that_is_not_ready(tmp_path: Path) -> None:
+    base = tmp_path / "slow"
+    shutil.copytree(tiny_models() / "slow" / "1", base / "1")
+    with serving(config_of(slow=base)) as client:
+        steps = slow_steps(client, 6, "slow")
+        (base / "1").rename(tmp_path / "1")
+        eventually(lambda: client.states("slow") == {"1": "END"}, 60)
+        stage = base / ".stage-2"
+        shutil.copytree(tmp_path / "1", stage)
+        # Warmed up by a request that takes seconds, it isn't available for as long.
+        warmup.write(stage, "slow", {"serving_default": {"n": np.array([steps], np.int32)}})
+        stage.rename(base / "2")
+        eventually(lambda: client.states("slow").get("2") == "LOADING", 60)
+        faults = diagnose(*at(client), "--models", tmp_path, "--model=slow").faults
+        assert any(
+            "isn't ready yet: slow version 2 is LOADING | wait and ask again" in each for each in faults
+        ), faults
 
 
 def test_a_server_that_says_so(models: Path) -> None:
@@ -287,6 +296,7 @@ def test_a_server_that_says_so(models: Path) -> None:
     assert "says NOT_SERVING: it is shutting down, or not ready yet" in faults[1]
 
 
+# What a real TensorFlow Serving said.
 LOGS = {
     "E file_system_storage_path_source.cc:416] FileSystemStoragePathSource encountered a filesystem access error: "
     "Could not find base path /models/cnn for servable cnn with error NOT_FOUND: /models/cnn not found": (
@@ -333,3 +343,44 @@ def test_a_log_of_our_own_server(models: Path, tmp_path: Path) -> None:
         log.write_text(server.communicate(timeout=60)[1])
     last = diagnose(f"--rest=127.0.0.1:{free_port()}", "--models", models, "--log", log).faults[-1]
     assert f"the base path {models / 'none'} doesn't exist" in last
+
+
+def test_a_port_that_another_process_has(models: Path, tmp_path: Path) -> None:
+    log, served = tmp_path / "log", f"--model_base_path={models / 'cnn'}"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with process(
+            "--model_name=cnn", served, "--port=-1", f"--rest_api_port={port}", "--workers=1"
+        ) as server:
+            log.write_text(server.communicate(timeout=60)[1])
+    last = diagnose(f"--grpc=127.0.0.1:{free_port()}", "--models", models, "--log", log).faults[-1]
+    assert "another process has the port" in last
+
+
+def test_a_version_that_ends_the_process(models: Path, tmp_path: Path) -> None:
+    log, base = tmp_path / "log", tmp_path / "poison"
+    publish(base, 1, poison())
+    with process(
+        f"--model_base_path={base}", "--prefer_tflite_model", "--rest_api_port=-1", "--port=-1"
+    ) as server:
+        log.write_text(server.communicate(timeout=60)[1])
+    last = diagnose(f"--rest=127.0.0.1:{free_port()}", "--models", models, "--log", log).faults[-1]
+    assert "loading it ends the server's process" in last
+
+
+def test_a_version_that_does_not_fit_the_memory(models: Path, tmp_path: Path) -> None:
+    log, base = tmp_path / "log", tmp_path / "large"
+    publish(base, 1)
+    with (base / "1" / "model.tflite").open("r+b") as file:
+        file.truncate(8 << 30)  # of which the disk holds a few KB
+    limit = "import resource, runpy; resource.setrlimit(resource.RLIMIT_AS, (4 << 30,) * 2);"
+    serve = "runpy.run_module('serving', run_name='__main__')"
+    ports = ("--port=-1", "--rest_api_port=-1", "--workers=1")
+    done = subprocess.run(
+        [sys.executable, "-c", limit + serve, f"--model_base_path={base}", "--prefer_tflite_model", *ports],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    log.write_text(done.stderr)
+    last = diagnose(f"--rest=127.0.0.1:{free_port()}", "--models", models, "--log", log).faults[-1]
+    assert "the server has too little memory for it" in last

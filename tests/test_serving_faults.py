@@ -21,7 +21,7 @@ import pytest
 from serving.protos import predict_pb2
 from serving.stubs import PredictionServiceStub
 from serving.tensors import from_proto, to_proto
-from serving_fixtures import Client, client_of, eventually, process, publish, tflite_times, withdraw
+from serving_fixtures import Client, client_of, eventually, poison, process, publish, tflite_times, withdraw
 
 _TEMPLATE = 7777
 
@@ -31,15 +31,6 @@ def _times(factor: int) -> bytes:
     content, known = tflite_times(_TEMPLATE), struct.pack("<f", _TEMPLATE)
     assert content.count(known) == 1
     return content.replace(known, struct.pack("<f", factor))
-
-
-def _poison() -> bytes:
-    """Return a TFLite file that LiteRT verifies and then dies of: it has no subgraphs."""
-    content = bytearray(_times(1))
-    (table,) = struct.unpack_from("<I", content)
-    fields = table - struct.unpack_from("<i", content, table)[0]
-    struct.pack_into("<H", content, fields + 4 + 2 * 2, 0)  # the third one of Model in tflite/schema.fbs
-    return bytes(content)
 
 
 def _children(pid: int) -> set[int]:
@@ -329,7 +320,7 @@ def test_a_worker_that_hangs_holds_nothing_up_for_ever(tmp_path: Path) -> None:
 
 def test_a_version_that_kills_its_process_kills_one_and_not_all(tmp_path: Path) -> None:
     with _served(tmp_path, "--load_retry_interval_micros=0") as server:
-        server.publish(2, _poison())
+        server.publish(2, poison())
         eventually(lambda: server.states() == {"2": "END", "1": "AVAILABLE"}, 30)
         eventually(lambda: len(server.workers()) == 2, 30)
         _, answer = server.client.rest("/v1/models/m/versions/2")
@@ -346,7 +337,7 @@ def test_a_version_that_kills_its_process_kills_one_and_not_all(tmp_path: Path) 
 
 
 def test_a_version_that_kills_its_process_at_the_start_is_an_error(tmp_path: Path) -> None:
-    publish(tmp_path / "m", 1, _poison())
+    publish(tmp_path / "m", 1, poison())
     with process(
         f"--model_base_path={tmp_path}/m", "--prefer_tflite_model", "--workers=2", "--port=-1"
     ) as started:
