@@ -101,18 +101,10 @@ def _readme(*, check: bool) -> int:
     blocks = {
         "results": report.readme_block(report.read(_COMMITTED)),
         "training": training.readme_block(released, read_json(_COMMITTED_TRAINING)),
-        "server": speed_table.readme_block(
-            speed_table.read(_COMMITTED_SPEED) if _COMMITTED_SPEED.is_file() else None
-        ),
-        "soak": soak_table.readme_block(
-            soak_table.read(_COMMITTED_SOAK) if _COMMITTED_SOAK.is_file() else None
-        ),
-        "pictures": pictures.readme_block(
-            pictures.read(_COMMITTED_PICTURES) if _COMMITTED_PICTURES.is_file() else None
-        ),
-        "client": client_table.readme_block(
-            client_table.read(_COMMITTED_CLIENT) if _COMMITTED_CLIENT.is_file() else None
-        ),
+        "server": speed_table.readme_block(speed_table.read(_COMMITTED_SPEED)),
+        "soak": soak_table.readme_block(soak_table.read(_COMMITTED_SOAK)),
+        "pictures": pictures.readme_block(pictures.read(_COMMITTED_PICTURES)),
+        "client": client_table.readme_block(client_table.read(_COMMITTED_CLIENT)),
     }
     before = after = _README.read_text(encoding="utf-8")
     for name, block in blocks.items():

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tabulate import tabulate
 
+from benchmarks import result_files
 from benchmarks.photographs import photograph
 from client import image
 from client.connection import Servable
@@ -27,8 +28,7 @@ from client.targets import TARGETS, Choice, open_target
 from export import contract
 from train import environment, stats
 from train.data import Digits, to_input
-from train.errors import ArtifactError, DataError
-from train.files import read_json
+from train.errors import DataError
 from train.progress import Progress
 
 __all__ = ["BARS", "SCHEMA", "measure", "missed", "read", "readme_block", "text"]
@@ -120,12 +120,7 @@ def missed(results: dict[str, Any]) -> list[str]:
 
 def read(path: Path) -> dict[str, Any]:
     """Read a result file; ArtifactError if it is missing, damaged or of another schema."""
-    results = read_json(path)
-    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
-        raise ArtifactError(
-            f"{path}: not a result file of schema {SCHEMA}; run `python -m benchmarks pictures`"
-        )
-    return results
+    return result_files.read(path, SCHEMA, "python -m benchmarks pictures")
 
 
 def text(results: dict[str, Any]) -> str:
@@ -133,10 +128,8 @@ def text(results: dict[str, Any]) -> str:
     return "\n".join([_heading(results), "", _table(results, "simple"), "", *_remarks(results)])
 
 
-def readme_block(results: dict[str, Any] | None) -> str:
-    """Return the README's part on pictures, in Markdown; None: nothing has been measured yet."""
-    if results is None:
-        return "Not measured yet."
+def readme_block(results: dict[str, Any]) -> str:
+    """Return the README's part on pictures, in Markdown."""
     return "\n".join([_heading(results), "", _table(results, "github"), "", *_remarks(results)])
 
 

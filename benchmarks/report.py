@@ -6,10 +6,9 @@ from typing import Any
 
 from tabulate import tabulate
 
+from benchmarks import result_files
 from benchmarks.run import SCHEMA
 from export.formats import FORMATS, REFERENCE
-from train.errors import ArtifactError
-from train.files import read_json
 
 __all__ = ["markdown", "read", "readme_block", "text"]
 
@@ -19,10 +18,7 @@ _SLOWER = 1.10
 
 def read(path: Path) -> dict[str, Any]:
     """Read a result file; ArtifactError if it is missing, damaged or of another schema."""
-    results = read_json(path)
-    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
-        raise ArtifactError(f"{path}: not a result file of schema {SCHEMA}; run `make benchmark`")
-    return results
+    return result_files.read(path, SCHEMA, "make benchmark")
 
 
 def text(results: dict[str, Any]) -> str:

@@ -5,9 +5,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from benchmarks import result_files
 from benchmarks.soak import SCHEMA
-from train.errors import ArtifactError
-from train.files import read_json
 
 __all__ = ["problems", "read", "readme_block", "text"]
 
@@ -30,10 +29,7 @@ _VERDICTS = {True: "met", False: "missed", None: "can't be told"}
 
 def read(path: Path) -> dict[str, Any]:
     """Read a result file; ArtifactError if it is missing, damaged or of another schema."""
-    results = read_json(path)
-    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
-        raise ArtifactError(f"{path}: not a result file of schema {SCHEMA}; run `python -m benchmarks soak`")
-    return results
+    return result_files.read(path, SCHEMA, "python -m benchmarks soak")
 
 
 def text(results: dict[str, Any]) -> str:
@@ -41,10 +37,8 @@ def text(results: dict[str, Any]) -> str:
     return "\n".join([_heading(results), "", *_tables(results, "simple"), "", *_remarks(results)])
 
 
-def readme_block(results: dict[str, Any] | None) -> str:
-    """Return the README's part on start and memory, in Markdown; None: nothing has been measured yet."""
-    if results is None:
-        return "Not measured yet."
+def readme_block(results: dict[str, Any]) -> str:
+    """Return the README's part on start and memory, in Markdown."""
     return "\n".join([_heading(results), "", *_tables(results, "github"), "", *_remarks(results)])
 
 

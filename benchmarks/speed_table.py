@@ -5,10 +5,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks import reference
+from benchmarks import reference, result_files
 from benchmarks.speed import SCHEMA
-from train.errors import ArtifactError
-from train.files import read_json
 
 __all__ = ["problems", "read", "readme_block", "text"]
 
@@ -21,12 +19,7 @@ _ALIGN = ["left", *["right"] * (len(_HEADERS) - 2), "left"]
 
 def read(path: Path) -> dict[str, Any]:
     """Read a result file; ArtifactError if it is missing, damaged or of another schema."""
-    results = read_json(path)
-    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
-        raise ArtifactError(
-            f"{path}: not a result file of schema {SCHEMA}; run `python -m benchmarks server`"
-        )
-    return results
+    return result_files.read(path, SCHEMA, "python -m benchmarks server")
 
 
 def text(results: dict[str, Any]) -> str:
@@ -34,10 +27,8 @@ def text(results: dict[str, Any]) -> str:
     return "\n".join([_heading(results), *_tables(results, "simple"), "", *_remarks(results)])
 
 
-def readme_block(results: dict[str, Any] | None) -> str:
-    """Return the README's part on the server's speed, in Markdown; None: nothing has been measured yet."""
-    if results is None:
-        return "Not measured yet."
+def readme_block(results: dict[str, Any]) -> str:
+    """Return the README's part on the server's speed, in Markdown."""
     return "\n".join([_heading(results), *_tables(results, "github"), "", *_remarks(results)])
 
 

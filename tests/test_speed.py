@@ -237,4 +237,3 @@ def test_result_files_of_another_schema_are_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps({**copy.deepcopy(result()), "schema": 0}))
     with pytest.raises(ArtifactError, match="not a result file of schema"):
         speed_table.read(file)
-    assert speed_table.readme_block(None)
