@@ -138,8 +138,7 @@ def taken(picture: Image.Image, name: str) -> Iterator[Picture]:
     """Take a picture that Pillow has opened or made, which stays the caller's. Raises DataError as `opened` does."""
     if not picture.width or not picture.height:
         raise DataError(f"{name}: {picture.width} × {picture.height} pixels; expected a picture")
-    if picture.width * picture.height > rules.MOST_PIXELS:
-        raise _too_large(name, rules.MOST_PIXELS)
+    _check_size(picture, rules.MOST_PIXELS, name)
     try:
         with _UNWARNED:
             picture.load()
@@ -189,9 +188,16 @@ def _check_affordable(picture: Image.Image, data: bytes, name: str) -> None:
             raise DataError(
                 f"{name}: a JPEG in more than {_MOST_SCANS} scans, which take minutes; save it anew"
             )
-    most = min(rules.MOST_PIXELS, _MOST_BYTES // cost)
+    _check_size(picture, min(rules.MOST_PIXELS, _MOST_BYTES // cost), name)
+
+
+def _check_size(picture: Image.Image, most: int, name: str) -> None:
     if picture.width * picture.height > most:
         raise _too_large(name, most)
+    if max(picture.size) > rules.MOST_SIDE:
+        raise DataError(
+            f"{name}: {picture.width:,} × {picture.height:,} pixels; expected {rules.MOST_SIDE:,} a side at most"
+        )
 
 
 def _too_large(name: str, most: int) -> DataError:

@@ -73,8 +73,11 @@ def _resized(picture: Picture, contract: Contract) -> NDArray[np.uint8]:
     columns = _resampling(width, 0, width, to_width, _triangle)
     stretched = np.zeros((contract.channels, to_height, to_width))
     for part, strip in picture.strips(contract.channels):
+        # The rows of the result that this strip has a part in: few, where the picture is large.
+        reached = np.flatnonzero(rows[:, part].any(1))
         for channel in range(contract.channels):
-            stretched[channel] += rows[:, part] @ strip[..., channel].astype(np.float64) @ columns.T
+            values = strip[..., channel].astype(np.float64)
+            stretched[channel, reached] += rows[reached, part] @ values @ columns.T
     return _to_pixels(picture.upright(np.moveaxis(stretched, 0, -1)))
 
 

@@ -46,9 +46,10 @@ from train.errors import ArtifactError
 from train.files import read_json, write_json
 
 __all__ = [
-    "BATCHING", "BOX", "CANDIDATES", "CELL", "CLASSIFY", "CONTRACT", "EXAMPLE_FEATURE", "FAINTEST", "FIELD", "FULL",
-    "INK", "LOCAL", "MOST_PIXELS", "NEAR", "PALE", "PART", "SERVING_BYTES", "SERVING_UINT8", "SLACK", "SPECK",
-    "SPECKLED", "STROKE", "WARMUP", "WINDOW", "WORKING", "Contract", "digits", "read",
+    "BATCHING", "BOX", "CANDIDATES", "CELL", "CLASSIFY", "CONTRACT", "EXAMPLE_FEATURE", "FAINTEST", "FIELD",
+    "FULL", "INK", "LOCAL", "MOST_PIXELS", "MOST_SIDE", "NEAR", "PALE", "PART", "SERVING_BYTES",
+    "SERVING_UINT8", "SLACK", "SPECK", "SPECKLED", "STROKE", "WARMUP", "WINDOW", "WORKING", "Contract",
+    "digits", "read",
 ]  # fmt: skip
 
 CONTRACT = "contract.json"
@@ -88,8 +89,8 @@ CANDIDATES = 4
 SPECK = 1 / 200
 # A part of the digit, such as the bar of a 5, has this share of its area, at a distance of this share of its size.
 PART, NEAR = 0.04, 0.35
-# So many pixels are decoded in some seconds and 300 MB.
-MOST_PIXELS = 50_000_000
+# So many pixels are decoded in some seconds and 300 MB, and brought to another size in as much.
+MOST_PIXELS, MOST_SIDE = 50_000_000, 32_767
 
 # 2: `digit` finds ink in shadows and among other things; a graph of 1 would prepare pictures otherwise.
 _SCHEMA = 2

@@ -110,7 +110,8 @@ def _narrowed(pixels: tf.Tensor, grey: tf.Tensor) -> tf.Tensor:
 def _affordable(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
     pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
     return tf.debugging.Assert(
-        pixels <= rules.MOST_PIXELS, [f"more than {rules.MOST_PIXELS:,} pixels:", height, "×", width]
+        (pixels <= rules.MOST_PIXELS) & (tf.maximum(height, width) <= rules.MOST_SIDE),
+        [f"more than {rules.MOST_PIXELS:,} pixels, or {rules.MOST_SIDE:,} a side:", height, "×", width],
     )
 
 
