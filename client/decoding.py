@@ -30,7 +30,7 @@ _SCAN = b"\xff\xda"
 # A picture that needs more memory than this for its decoding is refused. Measured, in bytes a pixel: Pillow's own
 # form and the grey picture; a progressive JPEG's coefficients, two for each sample; what libwebp keeps.
 _MOST_BYTES = 400_000_000
-_BYTES, _BYTES_OF_A_COEFFICIENT, _BYTES_OF_WEBP = 5, 2, 20
+_BYTES, _BYTES_OF_A_COEFFICIENT, _BYTES_OF_WEBP = 5, 2, 24
 _ORIENTATION_TAG = 0x0112
 _STRIP_PIXELS = 1 << 20
 

@@ -142,7 +142,7 @@ LARGEST: dict[str, Callable[[], bytes]] = {
     "opacity.png": lambda: encoded(Image.new("RGBA", (7_071, 7_071)), "PNG", compress_level=1),
     "floats.tif": lambda: encoded(Image.new("F", (7_071, 7_071)), "TIFF", compression="tiff_lzw"),
     "lossless.webp": lambda: encoded(
-        Image.effect_noise((4_470, 4_470), 90).convert("RGBA"), "WEBP", lossless=True, quality=0, method=0
+        Image.effect_noise((4_080, 4_080), 90).convert("RGBA"), "WEBP", lossless=True, quality=0, method=0
     ),
     "progressive.jpg": lambda: encoded(Image.new("CMYK", (5_500, 5_500)), "JPEG", progressive=True),
 }
