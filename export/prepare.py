@@ -194,7 +194,9 @@ def _found(grey: tf.Tensor, contract: Contract, box: int) -> tf.Tensor:
 
 
 def _seen(anything: tf.Tensor) -> tf.Operation:
-    return tf.debugging.Assert(anything, ["nothing to see on the picture; expected a digit in one ink on plain paper"])
+    return tf.debugging.Assert(
+        anything, ["nothing to see on the picture; expected a digit in one ink on plain paper"]
+    )
 
 
 def _reduced(grey: tf.Tensor) -> tf.Tensor:
