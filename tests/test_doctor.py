@@ -1,5 +1,6 @@
 """What the doctor says of models on a server, each fault made for real."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -355,6 +356,31 @@ def test_a_port_that_another_process_has(models: Path, tmp_path: Path) -> None:
             log.write_text(server.communicate(timeout=60)[1])
     last = diagnose(f"--grpc=127.0.0.1:{free_port()}", "--models", models, "--log", log).faults[-1]
     assert "another process has the port" in last
+
+
+# A root that may read everything would see no fault: it is one that may not.
+AS_ANYONE = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+
+
+@pytest.mark.skipif(bool(AS_ANYONE) and shutil.which("setpriv") is None, reason="root, and no setpriv")
+@pytest.mark.parametrize("closed", ["", "1/model.tflite"], ids=["base path", "file"])
+def test_what_the_servers_user_may_not_read(models: Path, tmp_path: Path, closed: str) -> None:
+    log, base = tmp_path / "log", tmp_path / "closed"
+    publish(base, 1)
+    (base / closed).chmod(0)
+    try:
+        done = subprocess.run(
+            [*AS_ANYONE, sys.executable, "-m", "serving", f"--model_base_path={base}", "--prefer_tflite_model",
+             "--port=-1", "--rest_api_port=-1", "--workers=1"],
+            cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    finally:
+        (base / closed).chmod(0o755)
+    assert done.returncode != 0
+    log.write_text(done.stderr)
+    last = diagnose(f"--rest=127.0.0.1:{free_port()}", "--models", models, "--log", log).faults[-1]
+    assert "the server's user may not read the files" in last
+    assert "chmod -R a+rX" in last
 
 
 def test_a_version_that_ends_the_process(models: Path, tmp_path: Path) -> None:
