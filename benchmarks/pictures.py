@@ -5,7 +5,6 @@ this process: what is measured is the preparation, by the accuracy that is left.
 preparation must change nothing.
 """
 
-import io
 import multiprocessing
 import os
 import time
@@ -17,12 +16,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from tabulate import tabulate
 
 from benchmarks import result_files
 from benchmarks.photographs import photograph
-from client import image
+from client import image, seen
 from client.connection import Servable
 from client.targets import TARGETS, Choice, open_target
 from export import contract
@@ -69,7 +67,7 @@ def measure(models: Path, names: list[str], digits: Digits, count: int, seed: in
             if prepared is not None:
                 pixels[place] = prepared
             progress.advance()
-    untouched = np.stack([image.pixels(_png(each), _DIGITS) for each in digits.x_test])
+    untouched = np.stack([image.pixels(seen.png(each[..., np.newaxis]), _DIGITS) for each in digits.x_test])
     results = {}
     for name in names:
         opened = open_target(Choice(TARGETS["tflite"], Servable(name), models))
@@ -195,12 +193,6 @@ def _prepared(digit: NDArray[np.uint8], seed: int) -> tuple[dict[str, Any], NDAr
         problem = str(error)
     milliseconds = (time.perf_counter() - start) * 1e3
     return {**description, "problem": problem, "milliseconds": milliseconds}, pixels
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
-    return buffer.getvalue()
 
 
 def _classes(

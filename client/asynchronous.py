@@ -12,9 +12,9 @@ from typing import Any, Literal, TypeVar, overload
 from numpy.typing import NDArray
 
 from client.binding import ENCODED, Answer, Binding
-from client.configured import Asked, Configured, Prediction, batched, culprits, several, stacked
+from client.configured import Asked, Configured, Prediction, culprits, several, stacked
 from client.inputs import ImageLike
-from client.pictures import BATCH
+from client.pictures import BATCH, batched
 from export.runtime import Signature
 from train.errors import Refused, TfshipError, UsageError
 

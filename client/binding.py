@@ -15,7 +15,17 @@ from export.contract import CLASSIFY, Contract
 from export.runtime import IMAGE, PROBABILITIES, Signature
 from train.errors import Refused, UsageError
 
-__all__ = ["DTYPES", "ENCODED", "PIXELS", "Answer", "Binding", "by_contract", "by_signature", "checked"]
+__all__ = [
+    "DTYPES",
+    "ENCODED",
+    "PIXELS",
+    "Answer",
+    "Binding",
+    "by_contract",
+    "by_signature",
+    "checked",
+    "images_of",
+]
 
 # What a picture is to a signature: its pixels, or the file's bytes as they are. Other dtypes take scaled values.
 PIXELS, ENCODED = "uint8", "string"
@@ -96,6 +106,11 @@ def by_signature(signatures: Mapping[str, Signature], name: str, contract: Contr
             f"{list(contract.shape)}; give the model's contract.json by --contract"
         )
     return Binding(key, output, dtype, shape)
+
+
+def images_of(pixels: NDArray[np.uint8], contract: Contract, dtype: str) -> NDArray[Any]:
+    """Return pixels [N, height, width, channels] as an input takes images whose dtype has this name of `DTYPES`."""
+    return pixels if dtype == PIXELS else contract.scale(pixels).astype(dtype, copy=False)
 
 
 def checked(answer: Any, count: int, where: str) -> NDArray[np.float32]:

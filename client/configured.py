@@ -12,17 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from client import inputs
-from client.binding import ENCODED, Answer, Binding, by_contract, by_signature
+from client import inputs, pictures
+from client.binding import Answer, Binding, by_contract, by_signature
 from client.connection import Connection, Servable, Tls
 from client.output import rank
-from client.pictures import BATCH, BATCH_BYTES
 from export import contract as contracts
 from export.contract import Contract
 from export.runtime import DEFAULT_SIGNATURE, Signature
 from train.errors import DataError, Refused, TfshipError, UsageError
 
-__all__ = ["Asked", "Configured", "Prediction", "batched", "culprits", "several", "stacked"]
+__all__ = ["Asked", "Configured", "Prediction", "culprits", "several", "stacked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,24 +146,9 @@ def several(images: Iterable[Any], errors: str) -> Iterator[tuple[int, Any]]:
         raise UsageError(f"images of type {type(images).__name__}; expected a list, or the like") from None
 
 
-def batched(images: Iterable[Asked]) -> Iterator[list[Asked]]:
-    """Yield so many images at a time as go into one request."""
-    batch: list[Asked] = []
-    size = 0
-    for each in images:
-        bytes_ = len(each.row) if isinstance(each.row, bytes) else getattr(each.row, "nbytes", 0)
-        if batch and (len(batch) == BATCH or size + bytes_ > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(each)
-        size += bytes_
-    if batch:
-        yield batch
-
-
 def stacked(rows: Sequence[Any], binding: Binding) -> NDArray[Any]:
     """Return rows as the tensor that the signature takes."""
-    return binding.rows(np.array(rows, object) if binding.dtype == ENCODED else np.stack(rows))
+    return binding.rows(pictures.stacked(rows))
 
 
 def culprits(asked: Sequence[Asked], refusal: Refused, *, strict: bool) -> None:

@@ -1,6 +1,5 @@
 """All digits of one picture: a postcode, a page of numbers. Each where it is, prepared as one alone would be."""
 
-import io
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from client import decoding, image, ink
+from client import decoding, image, ink, seen
 from client.ink import Box, Found
 from export import contract as rules
 from export.contract import Contract
@@ -56,7 +55,7 @@ def find(data: bytes, contract: Contract, name: str = "picture") -> list[list[Di
     page = max(pages, key=lambda page: page.area, default=None)
     if page is None or not page.groups:
         raise DataError(f"{name}: nothing to see on it; expected digits in one ink on plain paper")
-    scale = -(-max(grey.shape) // _WORKING)
+    scale = image.reduction(grey, _WORKING)
     return [[page.digit(group, scale, contract) for group in line] for line in page.lines()]
 
 
@@ -70,9 +69,7 @@ def drawn(data: bytes, digits: Iterable[tuple[Box, str]], name: str = "picture")
         frame = (left - 2 * width, top - 2 * width, right + 2 * width - 1, bottom + 2 * width - 1)
         pencil.rectangle(frame, outline=_BOX_COLOUR, width=width)
         pencil.text(frame[:2], label, _BOX_COLOUR, font_size=max(10, (bottom - top) // 3), anchor="lb")
-    buffer = io.BytesIO()
-    canvas.save(buffer, "PNG")
-    return buffer.getvalue()
+    return seen.png(np.asarray(canvas))
 
 
 @dataclass(frozen=True)
@@ -103,9 +100,8 @@ class _Page:
         usual = float(np.median(components.areas[mains])) if mains else 0.0
         small = (heights <= _PART * self._height) & (areas >= rules.PART * usual)
         self.groups = self._grouped(mains, [int(each) for each in labels[small] if each not in mains])
-        self.area = sum(
-            (bottom - top) * (right - left) for top, bottom, left, right in map(_box, self.groups)
-        )
+        boxes = (group.box for group in self.groups)
+        self.area = sum((bottom - top) * (right - left) for top, bottom, left, right in boxes)
 
     def _grouped(self, mains: list[int], parts: list[int]) -> list[_Group]:
         """Return a digit for each of `mains`, together with the parts that lie above or below it."""
@@ -132,10 +128,6 @@ class _Page:
         strokes = np.pad(self._found.strokes(np.array(group.labels), group.box), _MARGIN)
         top, bottom, left, right = (side * scale for side in group.box)
         return Digit((top, bottom, left, right), image.as_mnist(strokes, contract)[..., np.newaxis])
-
-
-def _box(group: _Group) -> Box:
-    return group.box
 
 
 def _middle(group: _Group) -> float:

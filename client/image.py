@@ -18,7 +18,7 @@ from export import contract as rules
 from export.contract import Contract
 from train.errors import DataError
 
-__all__ = ["SUFFIXES", "as_mnist", "from_bytes", "from_file", "pixels", "prepared", "reduced"]
+__all__ = ["SUFFIXES", "as_mnist", "from_bytes", "from_file", "pixels", "prepared", "reduced", "reduction"]
 
 # What a folder is searched for.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
@@ -106,9 +106,15 @@ def _is_prepared(grey: NDArray[np.uint8], box: int) -> bool:
     return abs(max(bottom - top, right - left) - box) <= rules.SLACK
 
 
+def reduction(grey: Grey, size: int) -> int:
+    """Return how many times smaller a picture [h, w] must be for its longer side to be at most `size`."""
+    longer: int = max(grey.shape)
+    return -(-longer // size)
+
+
 def reduced(grey: Grey, size: int) -> Grey:
     """Return a picture [h, w], made smaller where its longer side is more than `size`, and without single pixels."""
-    factor = -(-max(grey.shape) // size)
+    factor = reduction(grey, size)
     height, width = (side // factor for side in grey.shape)
     blocks = grey[: height * factor, : width * factor].reshape(height, factor, width, factor)
     sums, area = blocks.sum((1, 3), dtype=np.int64), factor * factor

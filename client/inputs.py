@@ -1,6 +1,5 @@
 """Images as other programs have them, in the form that a signature takes: paths, bytes, Pillow's pictures, arrays."""
 
-import io
 import os
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from client import decoding, image
-from client.binding import ENCODED, PIXELS
+from client import decoding, image, seen
+from client.binding import ENCODED, PIXELS, images_of
 from client.sources import MOST_BYTES, read_file
 from export.contract import Contract
 from train.errors import DataError
@@ -48,7 +47,7 @@ def row(given: Any, contract: Contract, dtype: str, name: str) -> Any:
         if dtype == ENCODED:
             return data
         pixels = image.pixels(data, contract, name)
-    return pixels if dtype == PIXELS else contract.scale(pixels[np.newaxis])[0].astype(dtype, copy=False)
+    return images_of(pixels[np.newaxis], contract, dtype)[0]
 
 
 def _bytes(given: Any, contract: Contract, name: str) -> bytes:
@@ -96,9 +95,7 @@ def _encoded(given: Image.Image, contract: Contract, name: str) -> bytes:
     """Return a picture as PNG: upright, and on white paper where it is transparent."""
     with decoding.taken(given, name) as picture:
         pixels = np.ascontiguousarray(picture.pixels(contract.channels))
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if contract.channels == 1 else pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return seen.png(pixels)
 
 
 def _expected(contract: Contract) -> str:

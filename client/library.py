@@ -7,8 +7,9 @@ from types import TracebackType
 from typing import Any, Literal, overload
 
 from client.binding import ENCODED, Binding
-from client.configured import Asked, Configured, Prediction, batched, culprits, several, stacked
+from client.configured import Asked, Configured, Prediction, culprits, several, stacked
 from client.inputs import ImageLike
+from client.pictures import batched
 from export.runtime import Signature
 from train.errors import Refused, TfshipError
 

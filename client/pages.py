@@ -14,7 +14,7 @@ import numpy as np
 
 from client import arguments as flags
 from client import digits
-from client.binding import ENCODED, PIXELS
+from client.binding import ENCODED, images_of
 from client.ink import Box
 from client.output import rank, visible
 from client.pictures import BATCH
@@ -93,8 +93,7 @@ def _read(data: bytes, opened: Opened, source: Source) -> list[Read]:
     for start in range(0, len(found), BATCH):
         batch = found[start : start + BATCH]
         pixels = np.stack([digit.pixels for _, digit in batch])
-        dtype = opened.binding.dtype
-        images = pixels if dtype == PIXELS else opened.contract.scale(pixels).astype(dtype, copy=False)
+        images = images_of(pixels, opened.contract, opened.binding.dtype)
         for (line, digit), scores in zip(batch, opened.predict(images), strict=True):
             label, probability = rank(scores, opened.contract.labels)[0]
             read.append(Read(label, probability, line, digit.box))

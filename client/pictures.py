@@ -2,23 +2,30 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client import image
-from client.binding import ENCODED, PIXELS
+from client.binding import ENCODED, images_of
 from client.sources import Source
 from client.targets import Opened
 from train.errors import DataError, Refused
 
-__all__ = ["BATCH", "BATCH_BYTES", "Picture", "answered", "batches"]
+__all__ = ["BATCH", "Picture", "answered", "batched", "batches", "stacked"]
 
 # Few enough that answers keep coming, and enough that a folder doesn't wait on round trips.
 BATCH = 64
 # Below what a gRPC server takes that was told nothing else, 4 MiB.
-BATCH_BYTES = 3 << 20
+_BATCH_BYTES = 3 << 20
+
+
+class _HasRow(Protocol):
+    row: Any
+
+
+_Asked = TypeVar("_Asked", bound=_HasRow)
 
 
 @dataclass
@@ -39,18 +46,27 @@ def batches(
     sources: Iterable[Source], opened: Callable[[], Opened], *, decoded: bool
 ) -> Iterator[list[Picture]]:
     """Read and prepare the pictures, so many at a time as go into one request."""
-    batch: list[Picture] = []
+    return batched(_prepared(source, opened, decoded=decoded) for source in sources)
+
+
+def batched(pictures: Iterable[_Asked]) -> Iterator[list[_Asked]]:
+    """Yield so many pictures at a time as go into one request, by the size of what each has as its `row`."""
+    batch: list[_Asked] = []
     size = 0
-    for source in sources:
-        picture = _prepared(source, opened, decoded=decoded)
-        bytes_ = len(picture.row) if isinstance(picture.row, bytes) else getattr(picture.row, "nbytes", 0)
-        if batch and (len(batch) == BATCH or size + bytes_ > BATCH_BYTES):
+    for each in pictures:
+        bytes_ = len(each.row) if isinstance(each.row, bytes) else getattr(each.row, "nbytes", 0)
+        if batch and (len(batch) == BATCH or size + bytes_ > _BATCH_BYTES):
             yield batch
             batch, size = [], 0
-        batch.append(picture)
+        batch.append(each)
         size += bytes_
     if batch:
         yield batch
+
+
+def stacked(rows: Sequence[Any]) -> NDArray[Any]:
+    """Return rows as one tensor; encoded pictures, bytes, as dtype object [N]."""
+    return np.array(rows, object) if isinstance(rows[0], bytes) else np.stack(rows)
 
 
 def _prepared(source: Source, opened: Callable[[], Opened], *, decoded: bool) -> Picture:
@@ -69,10 +85,8 @@ def _prepared(source: Source, opened: Callable[[], Opened], *, decoded: bool) ->
         return picture
     if picture.pixels is None or dtype == ENCODED:
         picture.row = data
-    elif dtype == PIXELS:
-        picture.row = picture.pixels
     else:
-        picture.row = contract.scale(picture.pixels[np.newaxis])[0].astype(dtype, copy=False)
+        picture.row = images_of(picture.pixels[np.newaxis], contract, dtype)[0]
     return picture
 
 
@@ -82,7 +96,7 @@ def answered(batch: list[Picture], opened: Callable[[], Opened]) -> list[Picture
     if not asked:
         return batch
     try:
-        for each, scores in zip(asked, opened().predict(_stacked(asked)), strict=True):
+        for each, scores in zip(asked, opened().predict(stacked([each.row for each in asked])), strict=True):
             each.scores = scores
     except Refused:
         # A model that decodes the pictures itself refuses all for one that it can't read: find that one.
@@ -90,14 +104,9 @@ def answered(batch: list[Picture], opened: Callable[[], Opened]) -> list[Picture
             raise
         for each in asked:
             try:
-                each.scores = opened().predict(_stacked([each]))[0]
+                each.scores = opened().predict(stacked([each.row]))[0]
             except Refused as error:
                 each.problem = f"{each.name}: {error}"
         if all(each.problem for each in asked):
             raise
     return batch
-
-
-def _stacked(pictures: Sequence[Picture]) -> NDArray[Any]:
-    rows = [each.row for each in pictures]
-    return np.array(rows, object) if isinstance(rows[0], bytes) else np.stack(rows)

@@ -3,9 +3,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from client.connection import Connection, Servable
 from client.draw_samples import FOLDER
 from client.grpc import Grpc
 from client.rest import Rest
+from client_fixtures import send, web
 from conftest import ROOT
 from export import store, verify
 from export.formats import FORMATS
@@ -184,35 +183,12 @@ def test_a_timeout_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert "a timeout of 0: expected more than 0 seconds" in capsys.readouterr().err
 
 
-@pytest.fixture
-def web_server() -> Iterator[str]:
-    """A server that speaks HTTP but not TensorFlow Serving's API."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            body = b"<html>hello</html>"
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield f"127.0.0.1:{running.server_port}"
-        running.shutdown()
-        thread.join()
-
-
-def test_a_web_server_that_is_no_model_server(web_server: str) -> None:
-    target = Rest(Connection(web_server), Servable("cnn"))
-    with pytest.raises(Refused, match="HTTP 200, but not as TensorFlow Serving answers"):
-        target.predict(np.zeros((1, 28, 28, 1), np.float32))
-    target.close()
+def test_a_web_server_that_is_no_model_server() -> None:
+    with web(lambda handler, _: send(handler, 200, b"<html>hello</html>")) as server:
+        target = Rest(Connection(server.address), Servable("cnn"))
+        with pytest.raises(Refused, match="HTTP 200, but not as TensorFlow Serving answers"):
+            target.predict(np.zeros((1, 28, 28, 1), np.float32))
+        target.close()
 
 
 @pytest.mark.parametrize("kind", [Rest, Grpc])
