@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from serving.batching_config import BatchingParameters
-from serving.execution import Tensors
+from serving.execution import Tensors, until
 from serving.status import Code, StatusError, invalid
 
 __all__ = ["BatchQueue", "BatchScheduler", "Task"]
@@ -62,8 +62,7 @@ class Task:
 
     def outcome(self) -> Tensors:
         """Wait until it has ended; return its outputs or raise its error, or one that its deadline has passed."""
-        left = None if self.deadline is None else self.deadline - time.monotonic()
-        if not self._done.wait(_bounded(left)):
+        if not self._done.wait(until(self.deadline)):
             raise _too_late()
         if self._error is None:
             return self._outputs
@@ -157,7 +156,7 @@ class BatchScheduler:
     def _until_due(self) -> float | None:
         if self._running >= self._most or not self._waiting:
             return None
-        return _bounded(min(queue._due() for queue in self._waiting) - time.monotonic())
+        return until(min(queue._due() for queue in self._waiting))
 
     def _take(self, batch: "_Batch") -> None:
         queue = batch.queue
@@ -335,8 +334,3 @@ _FULL = "The batch scheduling queue to which this task was submitted is full"
 
 def _too_late() -> StatusError:
     return StatusError(Code.DEADLINE_EXCEEDED, "The deadline passed before the request was answered")
-
-
-def _bounded(seconds: float | None) -> float | None:
-    """Return a time to wait that the locks take."""
-    return None if seconds is None else min(max(0.0, seconds), threading.TIMEOUT_MAX)

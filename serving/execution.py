@@ -3,6 +3,7 @@
 TensorFlow aborts the whole process on some inputs. Every error is a StatusError.
 """
 
+import threading
 import time
 from collections.abc import Iterable
 from contextvars import ContextVar
@@ -17,7 +18,7 @@ from serving.calls import Call
 from serving.status import Code, StatusError, invalid
 from serving.tensors import DTYPES, MAX_REPEATED_BYTES, DType, dtype_of
 
-__all__ = ["DEADLINE", "Loaded", "Tensors", "check_inputs", "find", "names", "run", "serialized"]
+__all__ = ["DEADLINE", "Loaded", "Tensors", "check_inputs", "find", "names", "run", "serialized", "until"]
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -144,3 +145,8 @@ def serialized(examples: Any) -> NDArray[Any]:
 def names(found: Iterable[str]) -> str:
     """Return names as TensorFlow Serving's messages list them."""
     return f"{{{','.join(sorted(found))}}}"
+
+
+def until(moment: float | None) -> float | None:
+    """Return how long to wait for a lock until a time of `time.monotonic`, as long as a lock can wait at most."""
+    return None if moment is None else min(max(0.0, moment - time.monotonic()), threading.TIMEOUT_MAX)

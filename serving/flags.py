@@ -13,7 +13,7 @@ from serving.loading import Loader
 from serving.metrics import DEFAULT_PATH
 from serving.models import LoadPolicy
 from serving.session_config import session_config
-from serving.settings import ANY_PORT, REUSE_PORT, Limits, Settings, cores
+from serving.settings import ANY_PORT, REUSE_PORT, Limits, Settings, cores, cores_each
 from train import cli
 from train.errors import UsageError
 
@@ -138,7 +138,7 @@ def _workers(flags: argparse.Namespace) -> int:
 def _loader(flags: argparse.Namespace) -> Loader:
     both, intra = flags.tensorflow_session_parallelism, flags.tensorflow_intra_op_parallelism
     interpreters = flags.num_tflite_pools * flags.num_tflite_interpreters_per_pool
-    share = max(1, cores() // max(1, flags.workers))
+    share = cores_each(flags.workers)
     return Loader(
         prefer_tflite=flags.prefer_tflite_model,
         threads=intra or both or 1,

@@ -7,7 +7,7 @@ from google.protobuf import text_format
 
 from serving import server_protos
 from serving.protos import POOL, config_pb2
-from serving.settings import cores
+from serving.settings import cores_each
 from train.errors import UsageError
 
 __all__ = ["session_config"]
@@ -36,7 +36,7 @@ def session_config(
     if not intra and not inter:
         intra = inter = both
     config = _read(file) if file else config_pb2.ConfigProto()
-    share = max(1, cores() // workers) if workers else 0
+    share = cores_each(workers) if workers else 0
     config.intra_op_parallelism_threads = intra or config.intra_op_parallelism_threads or share
     config.inter_op_parallelism_threads = inter or config.inter_op_parallelism_threads or share
     if gpu_fraction:

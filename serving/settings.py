@@ -20,6 +20,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cores_each(workers: int) -> int:
+    """Return the number of cores for each of so many workers, 1 or more."""
+    return max(1, cores() // max(1, workers))
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one client may ask for; past it, the answer is an error at once.

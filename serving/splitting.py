@@ -8,7 +8,6 @@ import contextlib
 import functools
 import itertools
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.runtime import Runtime, Signature, TensorSpec
-from serving.execution import DEADLINE
+from serving.execution import DEADLINE, until
 from serving.status import Code, StatusError
 from serving.tensors import dtype_of
 
@@ -67,13 +66,7 @@ class SplitRuntime:
         with self._lock:
             self._asked += 1
         try:
-            deadline = DEADLINE.get()
-            seconds = (
-                None
-                if deadline is None
-                else min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
-            )
-            if not self._turns.acquire(timeout=seconds):
+            if not self._turns.acquire(timeout=until(DEADLINE.get())):
                 raise StatusError(Code.DEADLINE_EXCEEDED, "Deadline exceeded before the model was run")
             try:
                 yield max(0, self._threads // self._asked - 1)
