@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
 from export.runtime import Quantization, Signature, TensorSpec
@@ -26,17 +26,18 @@ _DATA_TYPES = {
 class LiteRT:
     """A TFLite file, loaded; a `Runtime` whose batch dimension follows its input.
 
-    `threads` is the number that an inference may use, `at_once` how many inferences may run at a time. Raises
-    ArtifactError if the file is missing, is no TFLite model, has no signature or needs an operator that this
-    runtime lacks.
+    `threads` is the number that an inference may use, `at_once` how many inferences may run at a time, and without
+    `xnnpack` all operators run on TFLite's own kernels. Raises ArtifactError if the file is missing, is no TFLite
+    model, has no signature or needs an operator that this runtime lacks.
     """
 
-    def __init__(self, path: Path, threads: int = 1, at_once: int = 1) -> None:
+    def __init__(self, path: Path, threads: int = 1, at_once: int = 1, *, xnnpack: bool = True) -> None:
         if not path.is_file():
             raise ArtifactError(f"{path}: no such TFLite file; `make export` writes them")
         # Bytes and not the path: a file replaced or truncated under a memory map would kill the process.
         self._content = path.read_bytes()
         self._threads = threads
+        self._resolver = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         # One interpreter has one set of tensors: a second call at a time needs a second one, made when it comes.
         self._at_once = at_once
         self._made, self._waiting = 1, 0
@@ -123,7 +124,11 @@ class LiteRT:
                 self._returned.notify(1 if self._at_once else self._waiting)
 
     def _allocated(self) -> Interpreter:
-        interpreter = Interpreter(model_content=self._content, num_threads=self._threads)
+        interpreter = Interpreter(
+            model_content=self._content,
+            num_threads=self._threads,
+            experimental_op_resolver_type=self._resolver,
+        )
         # Before the runners exist: it finds out now what the first inference would stumble over.
         interpreter.allocate_tensors()
         return interpreter

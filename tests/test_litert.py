@@ -3,12 +3,15 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from export import verify
+from export.formats import FORMATS
 from export.litert import LiteRT
-from serving_fixtures import tflite_times
+from serving_fixtures import tflite_times, to_tflite
 
 
 @pytest.fixture
@@ -54,3 +57,29 @@ def test_batches_of_two_sizes_each_find_tensors_of_theirs(file: Path) -> None:
     assert kept <= set(sizes)
     assert 4 in kept
     runtime.close()
+
+
+def test_without_xnnpack_its_kernels_are_tflite_s_own_and_the_answers_the_same(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    kernel = random.standard_normal((3, 3, 1, 4)).astype(np.float32)
+
+    def network(image: Any) -> dict[str, Any]:
+        import tensorflow as tf
+
+        return {"y": tf.nn.softmax(tf.nn.relu(tf.nn.conv2d(image, kernel, 2, "SAME")))}
+
+    file = tmp_path / FORMATS["float32"].file
+    file.parent.mkdir()
+    file.write_bytes(to_tflite(network, image=[None, 8, 8, 1]))
+    images = random.random((3, 8, 8, 1), np.float32)
+    answers, operators = {}, {}
+    for xnnpack in (True, False):
+        runtime = LiteRT(file, xnnpack=xnnpack)
+        answers[xnnpack] = runtime.run("serving_default", {"image": images})["y"]
+        (runner,) = runtime._idle[0].runners.values()
+        operators[xnnpack] = {each["op_name"] for each in runner._interpreter._get_ops_details()}
+        opened = verify.open_tflite(tmp_path, FORMATS["float32"], xnnpack=xnnpack)
+        np.testing.assert_array_equal(opened.predict(images), answers[xnnpack])
+    assert "DELEGATE" in operators[True]
+    assert operators[False] == {"CONV_2D", "SOFTMAX"}
+    np.testing.assert_allclose(answers[True], answers[False], atol=1e-6)
