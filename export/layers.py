@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from export.runtime import Quantization
 
-__all__ = ["DIVERGES", "Layer", "compare", "name"]
+__all__ = ["DIVERGES", "Layer", "compare", "feed", "name"]
 
 # Below this many decibels, a tenth of a channel's amplitude is noise; int8 leaves 30 to 40 in a layer.
 DIVERGES = 20.0
@@ -76,6 +76,19 @@ def name(tensor: str, known: Sequence[str]) -> str:
     return " + ".join(each for each in known if each in fitting) or tensor.split(";")[0]
 
 
+def feed(interpreter: Interpreter, images: NDArray[np.float32]) -> None:
+    """Give images float32 [N, H, W, C] to an interpreter's one input, quantized where it is, tensors allocated."""
+    (input_,) = interpreter.get_input_details()
+    interpreter.resize_tensor_input(input_["index"], images.shape)
+    interpreter.allocate_tensors()
+    scale, zero_point = input_["quantization"]
+    if scale:
+        quantization = Quantization(float(scale), int(zero_point))
+        interpreter.set_tensor(input_["index"], quantization.quantize(images, np.dtype(input_["dtype"])))
+    else:
+        interpreter.set_tensor(input_["index"], images)
+
+
 def _is(part: str, layer: str) -> bool:
     """Tell whether a part of a tensor's path is a layer's name, or that and a number."""
     return part == layer or (part.startswith(f"{layer}_") and part[len(layer) + 1 :].isdigit())
@@ -92,15 +105,7 @@ def _outputs(path: Path, images: NDArray[np.float32]) -> list[tuple[str, str, ND
             experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
             experimental_preserve_all_tensors=True,
         )
-    (input_,) = interpreter.get_input_details()
-    interpreter.resize_tensor_input(input_["index"], images.shape)
-    interpreter.allocate_tensors()
-    scale, zero_point = input_["quantization"]
-    if scale:
-        quantization = Quantization(float(scale), int(zero_point))
-        interpreter.set_tensor(input_["index"], quantization.quantize(images, np.dtype(input_["dtype"])))
-    else:
-        interpreter.set_tensor(input_["index"], images)
+    feed(interpreter, images)
     interpreter.invoke()
     outputs = []
     tensors = {each["index"]: each for each in interpreter.get_tensor_details()}
