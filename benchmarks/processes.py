@@ -11,13 +11,16 @@ from pathlib import Path
 
 from train.errors import TargetError, TfshipError
 
-__all__ = ["Footprint", "Look", "Watch", "age", "children", "cpu", "footprint"]
+__all__ = ["AVAILABLE", "Footprint", "Look", "Watch", "age", "children", "cpu", "footprint", "peak"]
 
 _PROC = Path("/proc")
 # Fields of /proc/<pid>/stat after the name, which may hold spaces (man 5 proc).
 _PARENT, _USER, _SYSTEM, _START = 1, 11, 12, 19
 _TICKS = os.sysconf("SC_CLK_TCK")
 _LOOK_SECONDS = 1.0
+
+# Whether this kernel says it.
+AVAILABLE = (_PROC / "self" / "smaps_rollup").exists()
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,23 @@ def footprint(pid: int) -> Footprint:
         )
         files, threads = (sum(1 for _ in (folder / each).iterdir()) for each in ("fd", "task"))
     except OSError as error:
-        if not (_PROC / "self" / "smaps_rollup").exists():
-            raise TfshipError(
-                "/proc/self/smaps_rollup: not there; memory can be measured on Linux only"
-            ) from None
-        raise TargetError(f"process {pid}: it has ended ({error.strerror})") from error
+        raise _unseen(pid, error) from error
     return Footprint(int(memory["Rss"]) * 1024, int(memory["Pss"]) * 1024, files, threads)
+
+
+def peak(pid: int) -> int:
+    """Return the largest resident memory that a process has had, in bytes. Raises as `footprint`.
+
+    The kernel counts it from the program's start; what `getrusage` tells may be the parent's, from before.
+    """
+    try:
+        status = (_PROC / str(pid) / "status").read_text()
+    except OSError as error:
+        raise _unseen(pid, error) from error
+    # A process that has ended and that nobody has waited for has a status without memory.
+    if (found := re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)) is None:
+        raise TargetError(f"process {pid}: it has ended, or this kernel doesn't count its memory")
+    return int(found[1]) * 1024
 
 
 def children(pid: int) -> list[int]:
@@ -113,6 +127,12 @@ class Watch:
             over.set()
             thread.join()
         looks.append(self.look())
+
+
+def _unseen(pid: int, error: OSError) -> TfshipError:
+    if AVAILABLE:
+        return TargetError(f"process {pid}: it has ended ({error.strerror})")
+    return TfshipError("/proc/self/smaps_rollup: not there; memory can be measured on Linux only")
 
 
 def _stat(pid: int) -> list[str]:

@@ -20,7 +20,7 @@ AT_IMPORT = {
 LATER = {
     *(f"train/{module}.py" for module in ("backend", "data", "workers")),
     *(f"export/{module}.py" for module in ("savedmodel", "source")),
-    "benchmarks/training.py",
+    *(f"benchmarks/{module}.py" for module in ("probe", "training")),
 }
 
 
