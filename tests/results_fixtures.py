@@ -31,7 +31,7 @@ _QUANTILES = (
     0.0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.995, 0.999, 1.0,
 )  # fmt: skip
 # Samples that each percentile needs.
-_FLOORS = {"p50_us": (50, 11), "p90_us": (90, 64), "p99_us": (99, 662), "p99.9_us": (99.9, 6_636)}
+_FLOORS = {"p50": (50, 11), "p90": (90, 64), "p99": (99, 662), "p99.9": (99.9, 6_636)}
 
 # By model and format: size in bytes, the arena's, images of the reference's that are now wrong, and those that are
 # now right, and those that are wrong either way, but otherwise.
@@ -314,7 +314,7 @@ class _Model:
         enough = {name: len(pooled) >= floor for name, (_, floor) in _FLOORS.items()}
         return {
             **{
-                name: round(float(np.percentile(pooled, which)), 2) if enough[name] else None
+                f"{name}_us": round(float(np.percentile(pooled, which)), 2) if enough[name] else None
                 for name, (which, _) in _FLOORS.items()
             },
             "missing": {
