@@ -1,0 +1,64 @@
+"""How one timing of a result file stands to another of the same run.
+
+Machines drift, so microseconds of two moments can't be compared; but the n-th windows of all rows were measured in
+turn, so their quotient hardly knows the drift. How far these quotients lie apart is the noise.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import words
+
+__all__ = ["Ratio", "p50", "ratio"]
+
+# Where code and data happen to lie in memory moves a program's speed by this much from one start to the next, however
+# exactly each is measured (Mytkowicz et al., "Producing Wrong Data Without Doing Anything Obviously Wrong!", 2009).
+_ALIKE = 1.03
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A quotient of medians, and the span of it and the `rounds`' own quotients from `low` to `high`."""
+
+    value: float
+    low: float
+    high: float
+    rounds: int
+
+    @property
+    def apart(self) -> bool:
+        """Whether the two can be told apart: by all rounds alike, and by more than chance does to a program."""
+        return (self.low > 1 and self.value > _ALIKE) or (self.high < 1 and self.value < 1 / _ALIKE)
+
+    @property
+    def spread(self) -> float:
+        """How far the rounds lie apart, as a share of the lowest: 0 if they agree."""
+        return self.high / self.low - 1
+
+    def text(self, of: str) -> str:
+        """Return it as a sentence has it: how many times the time of `of`, and over which rounds."""
+        low, high = words.times(self.low), words.times(self.high)
+        return f"{words.times(self.value)} times {of}'s time ({low}–{high} over {self.rounds} rounds)"
+
+
+def p50(timing: Mapping[str, Any] | None) -> float | None:
+    """Return a timing's median in microseconds, None where there is none."""
+    return timing["p50_us"] if timing and timing["p50_us"] else None
+
+
+def ratio(timing: Mapping[str, Any] | None, reference: Mapping[str, Any] | None) -> Ratio | None:
+    """Return how many times the `reference`'s time a timing is; both as result files hold them.
+
+    None where one of them has no median. Rounds that only one of them had, because the other had settled, don't count.
+    """
+    mine, its = p50(timing), p50(reference)
+    if timing is None or reference is None or mine is None or its is None:
+        return None
+    rounds = [
+        here / there
+        for here, there in zip(timing["windows_p50_us"], reference["windows_p50_us"], strict=False)
+        if here and there
+    ]
+    value = mine / its
+    return Ratio(value, min([*rounds, value]), max([*rounds, value]), len(rounds))
