@@ -7,6 +7,7 @@ python -m benchmarks server             the embedded server's speed against Tens
 python -m benchmarks soak               how soon that server answers, whether its memory grows (see its --help)
 python -m benchmarks pictures           how well photographs of digits are read (see its --help)
 python -m benchmarks client             how long the client takes, process and all (see its --help)
+python -m benchmarks gate               fail if anything got worse since a baseline (see its --help)
 python -m benchmarks readme [--check]   put the committed results into the README, or compare
 """
 
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import client_command, pictures_command, report, soak_command, speed_command
+from benchmarks import client_command, gate_command, pictures_command, report, soak_command, speed_command
 from train import cards, cli, data
 from train.errors import ArtifactError, ResultError, UsageError
 from train.files import read_json, write_bytes, write_json
@@ -38,14 +39,14 @@ _README = _FOLDER.parent / "README.md"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the commands and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    commands = (speed_command, soak_command, pictures_command, client_command)
+    commands = (speed_command, soak_command, pictures_command, client_command, gate_command)
     others: dict[str, Callable[[Sequence[str]], int]] = {each.COMMAND: each.main for each in commands}
     if argv and argv[0] in others:
         return others[argv[0]](argv[1:])
     parser = cli.parser(
         "python -m benchmarks",
         "Measure every format and every way of serving; report. What has options of its own: python -m "
-        "benchmarks server --help, soak --help, pictures --help, client --help.",
+        "benchmarks server --help, soak --help, pictures --help, client --help, gate --help.",
     )
     parser.add_argument("command", nargs="?", default="run", choices=("run", "report", "training", "readme"))
     parser.add_argument("--models", type=Path, default=Path("models"), help="the folder of exported models")
