@@ -70,7 +70,7 @@ benchmark: $(STAMP)  ## measure every format and every way of serving; print the
 	@$(PY) -m benchmarks
 
 report: $(STAMP)  ## render the report of the last benchmark again
-	@echo "report: benchmarks/out/report.md"
+	@echo "report: benchmarks/out/report.html and report.md"
 	@$(PY) -m benchmarks report
 
 test: $(STAMP)  ## run the tests

@@ -1,7 +1,7 @@
 """`python -m benchmarks`: measure, report, keep the README's tables true.
 
-python -m benchmarks                    measure both models, print the table, write JSON and Markdown
-python -m benchmarks report             render the report of the last run again
+python -m benchmarks                    measure both models; print the tables, write JSON, a page and Markdown
+python -m benchmarks report [FILE]      render the report of the last run, or of that result file, again
 python -m benchmarks training           train plainly and by the fast recipe, in turn; print the ratios
 python -m benchmarks server             the embedded server's speed against TensorFlow Serving's (see its --help)
 python -m benchmarks soak               how soon that server answers, whether its memory grows (see its --help)
@@ -49,11 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "benchmarks server --help, soak --help, pictures --help, client --help, gate --help.",
     )
     parser.add_argument("command", nargs="?", default="run", choices=("run", "report", "training", "readme"))
+    parser.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help="report: the results, if not the last run's"
+    )
     parser.add_argument("--models", type=Path, default=Path("models"), help="the folder of exported models")
     parser.add_argument("--model", action="append", choices=NETWORKS, help="only this one (may be repeated)")
     parser.add_argument("--data", metavar="PATH", help="the data that the models were trained on")
-    parser.add_argument("--out", type=Path, default=_OUT, help="where results.json and report.md are")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON instead of the table")
+    parser.add_argument("--out", type=Path, default=_OUT, help="where results.json and the reports are")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON instead of the tables")
     parser.add_argument(
         "--repeats", type=int, default=3, metavar="N", help="training: pairs of runs, by seed"
     )
@@ -61,11 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.check and arguments.command != "readme":
         raise UsageError("--check belongs to `python -m benchmarks readme`")
+    if arguments.file and arguments.command != "report":
+        raise UsageError(f"{arguments.file}: a result file belongs to `python -m benchmarks report`")
     if arguments.command == "readme":
         return _readme(check=arguments.check)
     if arguments.command == "training":
         return _training(arguments)
-    results_file, report_file = arguments.out / "results.json", arguments.out / "report.md"
+    results_file = arguments.file or arguments.out / "results.json"
     if arguments.command == "report":
         results = report.read(results_file)
     else:
@@ -75,9 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         digits = data.load(data.find(arguments.data, say=cli.say))
         results = run(arguments.models, arguments.model or list(NETWORKS), digits)
         write_json(results_file, results)
-    write_bytes(report_file, report.markdown(results).encode())
+    page, plain = results_file.with_name("report.html"), results_file.with_name("report.md")
+    write_bytes(page, report.html(results).encode())
+    write_bytes(plain, report.markdown(results).encode())
     print(json.dumps(results, indent=2) if arguments.json else report.text(results))
-    print(f"\nwritten: {results_file}, {report_file}", file=sys.stderr)
+    print(f"\nwritten: {results_file}, {page}, {plain}", file=sys.stderr)
     return 0
 
 

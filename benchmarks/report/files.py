@@ -1,0 +1,37 @@
+"""Result files, read only where they are what the schema says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from benchmarks import result_files
+from train.errors import ArtifactError
+
+__all__ = ["read"]
+
+_SCHEMA = Path(__file__).resolve().parent.parent / "results.schema.json"
+_COMMAND = "make benchmark"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a result file of `python -m benchmarks`.
+
+    Raises ArtifactError if it is missing, damaged, of another schema's number, or isn't what the schema says;
+    the message names the place.
+    """
+    schema = json.loads(_SCHEMA.read_bytes())
+    results = result_files.read(path, schema["properties"]["schema"]["const"], _COMMAND)
+    problem = best_match(Draft202012Validator(schema).iter_errors(results))
+    if problem is not None:
+        # A whole row in a message of one line helps nobody.
+        said = problem.message if len(problem.message) <= 200 else f"{problem.message[:200]}…"
+        raise ArtifactError(f"{path}: {problem.json_path}: {said}; run `{_COMMAND}`")
+    for name, model in results["models"].items():
+        if all(row["name"] != model["reference"] for row in model["rows"]):
+            raise ArtifactError(
+                f"{path}: {name}: no row is called {model['reference']!r}, as its reference is; run `{_COMMAND}`"
+            )
+    return results

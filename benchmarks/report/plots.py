@@ -1,0 +1,177 @@
+"""What of a model's formats in this process is shown as a picture.
+
+Each function returns a plot, or a sentence that says why there is none.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.report import labels, scales
+from benchmarks.report.colours import of_format, placeholder
+from benchmarks.report.drawing import Canvas, Plot
+from benchmarks.report.figures import duration
+from benchmarks.report.labels import Label
+from benchmarks.report.models import Model, Row, why
+
+__all__ = ["accuracy", "latency", "layers"]
+
+# What of a distribution is shown: the axis' ends and ticks.
+_SHARES = (0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
+_PERCENTILES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p99.9_us": 0.999}
+
+
+def accuracy(model: Model) -> Plot | str:
+    """Return accuracy against latency, with the file's size as the area."""
+    front = set(model.front)
+    wanted = [*model.plain, *(row for row in model.variants if row["name"] in front)]
+    rows = [row for row in wanted if row["query"] and row["query"]["p50_us"]]
+    if not rows:
+        return why(wanted, "query")
+    values = [100 * row["accuracy"]["value"] for row in rows]
+    interval = [100 * bound for bound in model.reference["accuracy"]["interval95"]]
+    best = sorted((row for row in rows if row["name"] in front), key=_median)
+
+    def draw(canvas: Canvas) -> None:
+        axes = canvas.axes(left=46, right=12, top=30, bottom=46)
+        low, high = min(*interval, *values), max(*interval, *values)
+        beyond = 0.12 * (high - low)
+        axes.set(ylim=(low - beyond, high + beyond), xlabel="median latency of one image, model only")
+        scales.times(axes, "x", [*map(_median, rows)], pad=0.09, most=5 if canvas.narrow else 12)
+        scales.above(canvas, axes, "accuracy, %")
+        axes.axhspan(*interval, color=placeholder("grid"), alpha=0.45, linewidth=0)
+        most = 18 if canvas.narrow else 26
+        radii = [most * math.sqrt(row["bytes"] / max(row["bytes"] for row in rows)) for row in rows]
+        for row, value, radius in zip(rows, values, radii, strict=True):
+            at, colour = (_median(row), value), placeholder(of_format(row["format"]))
+            filled, line = (0.55, 2) if row["name"] in front else (0.2, 1)
+            area = math.pi * radius**2
+            axes.scatter(*at, s=area, facecolor=colour, edgecolor="none", alpha=filled, zorder=3)
+            axes.scatter(*at, s=area, facecolor="none", edgecolor=colour, linewidth=line, zorder=4)
+        steps = [_median(row) for row in best], [100 * row["accuracy"]["value"] for row in best]
+        axes.plot(*steps, color=placeholder("ink"), linewidth=1, linestyle=(0, (4, 3)), zorder=2)
+        named = [
+            Label(row["name"], of_format(row["format"]), _median(row), value, radius)
+            for row, value, radius in zip(rows, values, radii, strict=True)
+        ]
+        labels.around(canvas, axes, named)
+
+    name, names = model.reference["name"], ", ".join(row["name"] for row in best)
+    return Plot(
+        "Accuracy against latency",
+        f"Filled and joined: the Pareto front. Area: the file's size. Grey band: the 95 % interval of {name}'s "
+        "accuracy; within it differences are hardly more than chance.",
+        f"Accuracy against median latency of {len(rows)} formats in process. On the Pareto front: {names or 'none'}.",
+        draw,
+        (400, 400),
+    )
+
+
+def latency(model: Model, quantiles: Sequence[float]) -> Plot | str:
+    """Return the distribution of the latency of one image; `quantiles` are the shares that timings know."""
+    curves = [(row, _distribution(row["query"], quantiles)) for row in model.plain if row["query"]]
+    curves = [(row, curve) for row, curve in curves if curve]
+    if not curves:
+        return why(model.plain, "query")
+
+    def draw(canvas: Canvas) -> None:
+        side = labels.room(canvas, [row["name"] for row, _ in curves])
+        axes = canvas.axes(left=58, right=side, top=30, bottom=46)
+        scales.times(axes, "y", [time for _, curve in curves for _, time in curve], most=12)
+        scales.above(canvas, axes, "latency of one image")
+        odds = [_odds(share) for share in _SHARES]
+        axes.set(xlim=(odds[0], odds[-1]), xlabel="% of the inferences take no longer")
+        axes.set_xticks(odds, [f"{100 * share:g}" for share in _SHARES])
+        named = []
+        for row, curve in curves:
+            points = [(_odds(share), time) for share, time in curve]
+            axes.plot(*zip(*points, strict=True), color=placeholder(of_format(row["format"])), linewidth=2)
+            named.append(Label(row["name"], of_format(row["format"]), *points[-1]))
+        labels.beside(canvas, axes, named)
+
+    medians = [f"{row['name']} {duration(_median(row))}" for row, _ in curves if row["query"]["p50_us"]]
+    return Plot(
+        "How latency is distributed",
+        "The empirical distribution function, on its side so that the tail has room: upwards from 99 is what 99 of 100 "
+        "inferences stay within. Model only. Both axes are stretched: shares by their odds, time by its logarithm.",
+        f"Empirical distribution of the latency of one image, model only. Medians: {'; '.join(medians)}.",
+        draw,
+        (440, 420),
+    )
+
+
+def layers(model: Model) -> Plot | str:
+    """Return the noise that quantization makes in each layer's output."""
+    found: Mapping[str, Sequence[Mapping[str, Any]]] = model.found["layers"]
+    # Formats may have layers that others lack; each stands where the format that has most of them has it.
+    longest = sorted(found.values(), key=len, reverse=True)
+    keys = list(dict.fromkeys(_key(layer) for each in longest for layer in each))
+    curves = {
+        name: [(keys.index(_key(layer)), layer["snr_db"]) for layer in each if layer["snr_db"] is not None]
+        for name, each in found.items()
+    }
+    curves = {name: curve for name, curve in curves.items() if curve}
+    if not curves:
+        return "The noise of quantization by layer: not measured in this run."
+    # Some layers become two operators: the second is told by what it does.
+    first = dict(reversed(keys))
+    names = [
+        _short(name if first[name] == operator else f"{name} {operator.lower()}") for name, operator in keys
+    ]
+
+    def draw(canvas: Canvas) -> None:
+        longest_name = max(map(canvas.extent, names))
+        axes = canvas.axes(
+            left=40,
+            right=labels.room(canvas, list(curves)),
+            top=30,
+            bottom=20 + (longest_name if canvas.narrow else longest_name / 2),
+        )
+        axes.set_xlim(-0.3, len(names) - 0.7)
+        turned: dict[str, Any] = (
+            {"rotation": 90, "va": "center"} if canvas.narrow else {"rotation": 30, "va": "top"}
+        )
+        axes.set_xticks(range(len(names)), names, ha="right", rotation_mode="anchor", **turned)
+        for name, curve in curves.items():
+            colour = placeholder(of_format(name))
+            axes.plot(*zip(*curve, strict=True), color=colour, linewidth=1.5, marker="o", markersize=5)
+        scales.whole(axes, "y", most=6)
+        scales.above(canvas, axes, "signal to noise, dB")
+        labels.beside(
+            canvas, axes, [Label(name, of_format(name), *curve[-1]) for name, curve in curves.items()]
+        )
+
+    noisiest = {name: min(curve, key=lambda point: point[1]) for name, curve in curves.items()}
+    said = [f"{name} {names[at]} with {noise:.0f} dB" for name, (at, noise) in noisiest.items()]
+    return Plot(
+        "What quantization costs, layer by layer",
+        "Signal to quantization noise in each layer's output, from the first layer to the last. Higher is better; 6 dB "
+        "are a bit. A layer without a point is exact.",
+        f"Signal to quantization noise by layer. The noisiest: {'; '.join(said)}.",
+        draw,
+        (360, 420),
+    )
+
+
+def _distribution(timing: Mapping[str, Any], quantiles: Sequence[float]) -> list[tuple[float, float]]:
+    """Return (share, microseconds), as far into the tail as there are samples for."""
+    reached = [share for which, share in _PERCENTILES.items() if timing[which] is not None]
+    pairs = zip(quantiles, timing["quantiles_us"], strict=True)
+    return [(share, time) for share, time in pairs if _SHARES[0] <= share <= max(reached, default=0)]
+
+
+def _key(layer: Mapping[str, Any]) -> tuple[str, str]:
+    return layer["name"], layer["operator"]
+
+
+def _short(name: str) -> str:
+    # The end of a long name tells more: it begins with the model's.
+    return name if len(name) <= 24 else f"…{name[-23:]}"
+
+
+def _odds(share: float) -> float:
+    return math.log10(share / (1 - share))
+
+
+def _median(row: Row) -> float:
+    return float(row["query"]["p50_us"])

@@ -1,0 +1,130 @@
+"""What of a model's ways of being served is shown as a picture: as `benchmarks.report.plots`."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.report import labels, scales
+from benchmarks.report.colours import PARTS, of_format, placeholder
+from benchmarks.report.drawing import Canvas, Plot
+from benchmarks.report.figures import duration
+from benchmarks.report.labels import Label
+from benchmarks.report.models import Model, Row, why
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["parts", "throughput"]
+
+# By protocol how a line is drawn; its colour says what the server runs.
+_LINES = {"gRPC": ("-", "o"), "REST base64": ("--", "s"), "REST JSON": (":", "^")}
+
+
+def throughput(model: Model) -> Plot | str:
+    """Return images per second by connections: a panel for each server, a line for each protocol."""
+    rows = [row for row in model.served if row["sweep"]]
+    if not rows:
+        return why(model.served, "sweep")
+    servers: dict[str, list[Row]] = {}
+    for row in rows:
+        servers.setdefault(row["server"], []).append(row)
+    most = max(map(_most, rows))
+
+    def draw(canvas: Canvas) -> None:
+        side = labels.room(canvas, [row["protocol"] for row in rows])
+        width, height = canvas.size
+        across, down = (width, height / len(servers)) if canvas.narrow else (width / len(servers), height)
+        for place, (server, served) in enumerate(servers.items()):
+            column, line = (0, place) if canvas.narrow else (place, 0)
+            left, top = column * across, line * down
+            axes = canvas.axes(
+                left=left + 56,
+                right=width - left - across + side,
+                top=top + 52,
+                bottom=height - top - down + 46,
+            )
+            axes.set(ylim=(0, 1.05 * most), xlabel="connections")
+            scales.whole(axes, "y", most=5)
+            scales.above(canvas, axes, "images/s", title=server)
+            _lines(canvas, axes, served)
+
+    fastest = max(rows, key=_most)
+    return Plot(
+        "Throughput against concurrency",
+        "Closed loop, one image in a request: every connection sends its next request when the last one is answered.",
+        f"Images per second by connections of {len(rows)} ways of being served. Most: {_most(fastest):,.0f} by "
+        f"{fastest['name']}.",
+        draw,
+        (340, 250 * len(servers)),
+    )
+
+
+def parts(model: Model) -> Plot | str:
+    """Return where the time of one request goes: a bar for each row."""
+    rows = [row for row in model.served if row["parts_us"]]
+    if not rows:
+        return why(model.served, "parts_us")
+    names = [row["name"] for row in rows]
+    sums = [sum(row["parts_us"].values()) for row in rows]
+
+    def draw(canvas: Canvas) -> None:
+        # On a narrow page names stand above their bars.
+        left = 6 if canvas.narrow else max(map(canvas.extent, names)) + 12
+        axes = canvas.axes(left=left, right=canvas.extent("00.0 ms") + 10, top=4, bottom=46)
+        axes.set(
+            xlim=(0, max(sums)),
+            ylim=(len(rows) - 0.5, -0.8 if canvas.narrow else -0.5),
+            xlabel="microseconds",
+        )
+        scales.whole(axes, "x", most=4 if canvas.narrow else 8)
+        axes.set_yticks([] if canvas.narrow else range(len(rows)), [] if canvas.narrow else names)
+        axes.tick_params("y", labelcolor=placeholder("ink"))
+        axes.spines["left"].set_visible(False)
+        axes.grid(visible=False, axis="y")
+        for place, (row, total) in enumerate(zip(rows, sums, strict=True)):
+            _bar(axes, place, row, 0.46 if canvas.narrow else 0.62)
+            beside: dict[str, Any] = {"textcoords": "offset points", "color": placeholder("ink")}
+            axes.annotate(duration(total), (total, place), (6, 0), va="center_baseline", **beside)
+            if canvas.narrow:
+                axes.annotate(row["name"], (0, place - 0.28), (0, 2), **beside)
+
+    said = [f"{name} {duration(total)}" for name, total in zip(names, sums, strict=True)]
+    return Plot(
+        "Where the time of one request goes",
+        "Medians. Blue is the client's, orange the server's; the network is what neither accounts for.",
+        f"The parts of one request's time. In all: {'; '.join(said)}.",
+        draw,
+        (34 * len(rows) + 50, 50 * len(rows) + 60),
+        {part: part.replace("_", " ") for part in PARTS if any(part in row["parts_us"] for row in rows)},
+    )
+
+
+def _lines(canvas: Canvas, axes: "Axes", rows: Sequence[Row]) -> None:
+    """Draw one server's lines and name them."""
+    named, connections = [], set()
+    for row in rows:
+        line, marker = _LINES[row["protocol"]]
+        sweep = sorted(row["sweep"], key=lambda point: point["connections"])
+        points = [(math.log2(point["connections"]), point["rate"]) for point in sweep]
+        connections |= {point["connections"] for point in sweep}
+        axes.plot(
+            *zip(*points, strict=True), color=placeholder(of_format(row["format"])), linewidth=1.8,
+            linestyle=line, marker=marker, markersize=5,
+        )  # fmt: skip
+        named.append(Label(row["protocol"], of_format(row["format"]), *points[-1]))
+    axes.set_xticks([math.log2(count) for count in connections], [f"{count}" for count in connections])
+    labels.beside(canvas, axes, named)
+
+
+def _bar(axes: "Axes", place: int, row: Row, high: float) -> None:
+    start = 0.0
+    for part in PARTS:
+        spent = row["parts_us"].get(part, 0.0)
+        axes.barh(
+            place, spent, high, start, color=placeholder(part), edgecolor=placeholder("paper"), linewidth=0.8
+        )
+        start += spent
+
+
+def _most(row: Row) -> float:
+    return max(float(point["rate"]) for point in row["sweep"])
