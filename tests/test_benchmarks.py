@@ -1,4 +1,3 @@
-import copy
 import json
 import os
 import signal
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import measure, report, run
+from benchmarks import measure, run
 from benchmarks.server import embedded
 from client.connection import Connection, Servable
 from client.rest import Rest
@@ -65,77 +64,6 @@ def test_results_say_what_ran(results: dict[str, Any], sample: Digits) -> None:
     assert results["environment"]["packages"]["tensorflow"]
     assert results["threads"] == 1
     assert json.loads(json.dumps(results, allow_nan=False)) == results
-
-
-def test_table_shows_every_row_and_says_which_cells_lack_samples(results: dict[str, Any]) -> None:
-    table = report.text(results)
-    assert "sample: 5,000 digits of MNIST's training set" in table
-    for name in ROWS:
-        assert sum(f" {name} " in line for line in table.splitlines()) >= 2
-    short = copy.deepcopy(results)
-    row = short["models"]["nn"]["rows"][0]
-    row["model_only"].update(p99=None, stable=False)
-    row["end_to_end"].update(stable=True)  # the machine may have been busy
-    changed = report.text(short)
-    (line,) = [line for line in changed.splitlines() if line.startswith("nn") and " float32 " in line]
-    assert "too few" in line
-    assert "~" in line
-    assert "nn: float32 never settled (model only), marked ~." in changed
-
-
-def test_a_format_slower_than_float32_is_called_slower(results: dict[str, Any]) -> None:
-    changed = copy.deepcopy(results)
-    rows = {row["name"]: row for row in changed["models"]["cnn"]["rows"]}
-    rows["float32"]["model_only"]["p50"] = 100.0
-    rows["int16x8"]["model_only"]["p50"] = 250.0
-    rows["int8"]["model_only"]["p50"] = 50.0
-    table = report.text(changed)
-    assert "cnn: int16x8 is 2.5× slower than float32 on this machine." in table
-    assert "cnn: int8 is" not in table
-    (line,) = [line for line in table.splitlines() if line.startswith("cnn") and " int8 " in line]
-    assert " 0.50 " in line
-
-
-def test_report_is_rendered_again_from_the_file(
-    results: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    assert cli.run(command.main, ["report", "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.strip() == report.text(results).strip()
-    written = (tmp_path / "report.md").read_text()
-    assert written == report.markdown(results)
-    assert written.count("| `int8` ") == 2
-    (tmp_path / "results.json").write_text('{"schema": 0}')
-    assert cli.run(command.main, ["report", "--out", str(tmp_path)]) == 4
-    assert "not a result file of schema" in capsys.readouterr().err
-
-
-def test_readme_check_finds_a_changed_figure(
-    results: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    readme = tmp_path / "README.md"
-    monkeypatch.setattr(command, "_README", readme)
-    monkeypatch.setattr(command, "_COMMITTED", tmp_path / "results.json")
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    markers = [
-        f"<!-- {block}: written by `python -m benchmarks readme`, not by hand -->\n<!-- end of {block} -->"
-        for block in ("training", "results", "server", "soak", "pictures", "client")
-    ]
-    readme.write_text("\n".join(["before", *markers, "after", ""]))
-    assert cli.run(command.main, ["readme", "--check"]) == 6
-    assert cli.run(command.main, ["readme"]) == 0
-    assert cli.run(command.main, ["readme", "--check"]) == 0
-    whole = readme.read_text()
-    assert whole.startswith("before\n")
-    assert whole.endswith("\nafter\n")
-    figure = f"{results['models']['nn']['rows'][0]['accuracy']['value']:.4f} ("
-    readme.write_text(whole.replace(figure, "0.9999 (", 1))
-    assert cli.run(command.main, ["readme", "--check"]) == 6
-    readme.write_text(markers[0])
-    assert cli.run(command.main, ["readme", "--check"]) == 4
 
 
 def test_other_data_than_the_training_data_is_refused(

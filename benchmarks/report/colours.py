@@ -3,7 +3,7 @@
 Plots are drawn with placeholders, which become CSS variables: one drawing serves both themes.
 """
 
-__all__ = ["PARTS", "css", "of_format", "placeholder", "variable"]
+__all__ = ["FORMATS", "PARTS", "css", "of_format", "placeholder", "variable"]
 
 # Light and dark. What a page is made of:
 _PAGE = {
@@ -15,7 +15,7 @@ _PAGE = {
 }
 # One colour for each format, in all plots and tables. They were searched for: every two differ by 9 or more hundredths
 # of OKLab, as they are and as Machado's matrices (2009) show them to the red- and the green-blind.
-_FORMATS = {
+FORMATS = {
     "float32": ("#3d4653", "#d3dbec"),
     "dynamic": ("#0a704d", "#6ef588"),
     "float16": ("#0161da", "#527cff"),
@@ -37,12 +37,12 @@ PARTS = {
     "server_encode": ("#7c2d12", "#ffd0ad"),
     "decode": ("#7fbdec", "#2f6fa8"),
 }
-_ALL = {**_PAGE, **_FORMATS, **PARTS}
+_ALL = {**_PAGE, **FORMATS, **PARTS}
 
 
 def of_format(name: str) -> str:
     """Return whose colour a row of this format has; a format that nobody knows is drawn in grey."""
-    return name if name in _FORMATS else "muted"
+    return name if name in FORMATS else "muted"
 
 
 def placeholder(name: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.report.figures import EMPTY, number
 from benchmarks.report.models import Model, Row
-from benchmarks.report.tables import Cell, Column, Table, table
+from benchmarks.report.tables import SCENARIOS, Cell, Column, Table, table
 
 __all__ = ["Change", "changed", "files", "operators", "summaries", "trials"]
 
@@ -87,7 +87,7 @@ def trials(model: Model) -> Table | None:
 def summaries(model: Model) -> dict[str, str]:
     """Return LoadGen's own summaries, by row and scenario."""
     return {
-        f"{row['name']}: {scenario}": each["summary"]
+        f"{row['name']}, {SCENARIOS[scenario][0]}": each["summary"]
         for row in model.rows
         for scenario, each in (row["loadgen"] or {}).items()
     }

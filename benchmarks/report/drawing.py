@@ -58,6 +58,13 @@ class Canvas:
         font = FontProperties(size=self.text)
         return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
+    def cut(self, text: str, share: float) -> str:
+        """Return as much of a text as has room in a share of the width; names may be of any length."""
+        shown = text
+        while self.extent(shown) > share * self.size[0]:
+            shown = f"{shown[:-2]}…"
+        return shown
+
 
 @dataclass(frozen=True)
 class Plot:

@@ -16,6 +16,12 @@ __all__ = ["Box", "Label", "around", "beside", "room", "spread"]
 
 # Pixels.
 _LINE, _LEADER, _GAP = 17.0, 16.0, 5.0
+# The most of a plot's width that a label takes.
+_BESIDE, _AROUND = 0.35, 0.5
+# Where along a leader it is looked what lies below it.
+_STEPS = [step / 12 for step in range(12)]
+
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,10 @@ class Box:
         up = min(self.top, other.top) - max(self.bottom, other.bottom)
         return max(across, 0.0) * max(up, 0.0)
 
+    def holds(self, point: Point) -> bool:
+        """Tell whether a point lies in it."""
+        return self.left < point[0] < self.right and self.bottom < point[1] < self.top
+
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Return places as near to the wanted ones as `gap` between any two allows, within bounds, in the same order.
@@ -68,7 +78,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 def room(canvas: Canvas, texts: Sequence[str]) -> float:
     """Return how many pixels `beside` needs at the right of the axes."""
-    return max(canvas.extent(text) for text in texts) + _LEADER + 2 * _GAP
+    return max(canvas.extent(canvas.cut(text, _BESIDE)) for text in texts) + _LEADER + 2 * _GAP
 
 
 def beside(canvas: Canvas, axes: "Axes", labels: Sequence[Label]) -> None:
@@ -79,7 +89,7 @@ def beside(canvas: Canvas, axes: "Axes", labels: Sequence[Label]) -> None:
     for label, (x, y), height in zip(labels, ends, heights, strict=True):
         start = box.x1 + _LEADER
         _line(canvas, [x + 3, box.x1 + 4, start], [y, y, height], label.colour)
-        _write(canvas, start + _GAP, height, label.text)
+        _write(canvas, start + _GAP, height, canvas.cut(label.text, _BESIDE))
 
 
 def around(canvas: Canvas, axes: "Axes", labels: Sequence[Label]) -> None:
@@ -93,32 +103,30 @@ def around(canvas: Canvas, axes: "Axes", labels: Sequence[Label]) -> None:
     ]
     # Small points have the fewest places that are near.
     for index in sorted(range(len(labels)), key=lambda index: labels[index].radius):
-        label, (x, y) = labels[index], points[index]
-        box = min(_places(canvas, label, x, y, Box(*window.extents)), key=lambda box: _cost(box, x, y, taken))
+        label, point = labels[index], points[index]
+        # Its own circle is where its leader begins.
+        others = [*taken[:index], *taken[index + 1 :]]
+        box = min(
+            _places(canvas, label, *point, Box(*window.extents)),
+            key=lambda box: _cost(box, label, point, taken[index], others),
+        )
         taken.append(box)
-        middle = (box.bottom + box.top) / 2
-        near = min(max(x, box.left), box.right), min(max(y, box.bottom), box.top)
-        distance = math.dist((x, y), near)
-        if distance > label.radius + 6:
-            share = label.radius / distance
-            _line(
-                canvas,
-                [x + share * (near[0] - x), near[0]],
-                [y + share * (near[1] - y), near[1]],
-                label.colour,
-            )
-        _write(canvas, box.left + 2, middle, label.text)
+        start, end = _leader(label, point, box)
+        if math.dist(start, end) > 6:
+            _line(canvas, [start[0], end[0]], [start[1], end[1]], label.colour)
+        _write(canvas, box.left + 2, (box.bottom + box.top) / 2, canvas.cut(label.text, _AROUND))
 
 
-def _pixels(axes: "Axes", labels: Sequence[Label]) -> list[tuple[float, float]]:
+def _pixels(axes: "Axes", labels: Sequence[Label]) -> list[Point]:
     # Limits that nobody has set are only found when somebody asks for them.
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
-    return [axes.transData.transform((label.x, label.y)) for label in labels]
+    pixels = axes.transData.transform([(label.x, label.y) for label in labels])
+    return [(float(x), float(y)) for x, y in pixels]
 
 
 def _places(canvas: Canvas, label: Label, x: float, y: float, window: Box) -> list[Box]:
     """Return the places within the window where a label may stand, at growing distances in sixteen directions."""
-    width, height = canvas.extent(label.text) + 4, _LINE
+    width, height = canvas.extent(canvas.cut(label.text, _AROUND)) + 4, _LINE
     places = []
     for distance, turn in itertools.product((3, 12, 24, 38, 54, 72, 92, 114), range(16)):
         angle = turn * math.pi / 8
@@ -132,9 +140,22 @@ def _places(canvas: Canvas, label: Label, x: float, y: float, window: Box) -> li
     return places
 
 
-def _cost(box: Box, x: float, y: float, taken: Sequence[Box]) -> float:
+def _cost(box: Box, label: Label, point: Point, own: Box, others: Sequence[Box]) -> float:
+    """Return how bad a place is: for what the label covers, what its leader crosses, how far away it is."""
+    start, end = _leader(label, point, box)
+    steps = [(start[0] + t * (end[0] - start[0]), start[1] + t * (end[1] - start[1])) for t in _STEPS]
+    crossed = sum(other.holds(step) for other in others for step in steps)
+    covered = sum(box.overlap(other) for other in (own, *others))
     middle = ((box.left + box.right) / 2, (box.bottom + box.top) / 2)
-    return sum(100 * box.overlap(other) for other in taken) + math.dist((x, y), middle)
+    return 100 * covered + 20 * crossed + math.dist(point, middle)
+
+
+def _leader(label: Label, point: Point, box: Box) -> tuple[Point, Point]:
+    """Return where a line from the point's circle to its label begins and ends."""
+    x, y = point
+    end = min(max(x, box.left), box.right), min(max(y, box.bottom), box.top)
+    share = label.radius / max(math.dist(point, end), label.radius, 1e-9)
+    return (x + share * (end[0] - x), y + share * (end[1] - y)), end
 
 
 def _line(canvas: Canvas, x: list[float], y: list[float], colour: str) -> None:

@@ -14,7 +14,7 @@ from benchmarks.report.figures import duration
 from benchmarks.report.labels import Label
 from benchmarks.report.models import Model, Row, why
 
-__all__ = ["accuracy", "latency", "layers"]
+__all__ = ["accuracy", "distribution", "latency", "layers"]
 
 # What of a distribution is shown: the axis' ends and ticks.
 _SHARES = (0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
@@ -69,7 +69,7 @@ def accuracy(model: Model) -> Plot | str:
 
 def latency(model: Model, quantiles: Sequence[float]) -> Plot | str:
     """Return the distribution of the latency of one image; `quantiles` are the shares that timings know."""
-    curves = [(row, _distribution(row["query"], quantiles)) for row in model.plain if row["query"]]
+    curves = [(row, distribution(row["query"], quantiles)) for row in model.plain if row["query"]]
     curves = [(row, curve) for row, curve in curves if curve]
     if not curves:
         return why(model.plain, "query")
@@ -122,7 +122,7 @@ def layers(model: Model) -> Plot | str:
     def draw(canvas: Canvas) -> None:
         longest_name = max(map(canvas.extent, names))
         axes = canvas.axes(
-            left=40,
+            left=40 if canvas.narrow else max(40, canvas.extent(names[0])),  # which leans to the left
             right=labels.room(canvas, list(curves)),
             top=30,
             bottom=20 + (longest_name if canvas.narrow else longest_name / 2),
@@ -153,7 +153,7 @@ def layers(model: Model) -> Plot | str:
     )
 
 
-def _distribution(timing: Mapping[str, Any], quantiles: Sequence[float]) -> list[tuple[float, float]]:
+def distribution(timing: Mapping[str, Any], quantiles: Sequence[float]) -> list[tuple[float, float]]:
     """Return (share, microseconds), as far into the tail as there are samples for."""
     reached = [share for which, share in _PERCENTILES.items() if timing[which] is not None]
     pairs = zip(quantiles, timing["quantiles_us"], strict=True)
@@ -166,7 +166,7 @@ def _key(layer: Mapping[str, Any]) -> tuple[str, str]:
 
 def _short(name: str) -> str:
     # The end of a long name tells more: it begins with the model's.
-    return name if len(name) <= 24 else f"…{name[-23:]}"
+    return name if len(name) <= 20 else f"…{name[-19:]}"
 
 
 def _odds(share: float) -> float:

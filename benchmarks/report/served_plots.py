@@ -45,7 +45,7 @@ def throughput(model: Model) -> Plot | str:
             )
             axes.set(ylim=(0, 1.05 * most), xlabel="connections")
             scales.whole(axes, "y", most=5)
-            scales.above(canvas, axes, "images/s", title=server)
+            scales.above(canvas, axes, "images/s", title=canvas.cut(server, 0.8 * across / width))
             _lines(canvas, axes, served)
 
     fastest = max(rows, key=_most)
@@ -64,11 +64,11 @@ def parts(model: Model) -> Plot | str:
     rows = [row for row in model.served if row["parts_us"]]
     if not rows:
         return why(model.served, "parts_us")
-    names = [row["name"] for row in rows]
     sums = [sum(row["parts_us"].values()) for row in rows]
 
     def draw(canvas: Canvas) -> None:
         # On a narrow page names stand above their bars.
+        names = [canvas.cut(row["name"], 0.9 if canvas.narrow else 0.4) for row in rows]
         left = 6 if canvas.narrow else max(map(canvas.extent, names)) + 12
         axes = canvas.axes(left=left, right=canvas.extent("00.0 ms") + 10, top=4, bottom=46)
         axes.set(
@@ -86,9 +86,9 @@ def parts(model: Model) -> Plot | str:
             beside: dict[str, Any] = {"textcoords": "offset points", "color": placeholder("ink")}
             axes.annotate(duration(total), (total, place), (6, 0), va="center_baseline", **beside)
             if canvas.narrow:
-                axes.annotate(row["name"], (0, place - 0.28), (0, 2), **beside)
+                axes.annotate(names[place], (0, place - 0.28), (0, 2), **beside)
 
-    said = [f"{name} {duration(total)}" for name, total in zip(names, sums, strict=True)]
+    said = [f"{row['name']} {duration(total)}" for row, total in zip(rows, sums, strict=True)]
     return Plot(
         "Where the time of one request goes",
         "Medians. Blue is the client's, orange the server's; the network is what neither accounts for.",

@@ -10,14 +10,14 @@ from benchmarks.report.figures import EMPTY, number, probability
 from benchmarks.report.models import Model, Row
 
 __all__ = [
-    "ANSWERS", "BRIEF", "COST", "REQUESTS", "SERVED_COST", "TIME",
+    "ANSWERS", "BRIEF", "COST", "REQUESTS", "SCENARIOS", "SERVED_COST", "TIME",
     "Cell", "Column", "Line", "Table", "scenarios", "table",
 ]  # fmt: skip
 
 _UNSTABLE = "never settled: of ten windows no three in a row agreed within 10 %"
 _NO_REASON = "not measured in this run"
 # By their names in a result file: MLPerf's scenario, and the figure that it is judged by.
-_SCENARIOS = {
+SCENARIOS = {
     "single_stream": ("SingleStream", "p90_us", "p90, µs", "90th percentile of queries of one image"),
     "multi_stream": ("MultiStream", "p99_us", "p99, µs", "99th percentile of queries of eight images"),
     "server": ("Server", "rate", "queries/s", "the highest Poisson rate whose p99 keeps the bound"),
@@ -286,7 +286,7 @@ def scenarios(rows: Iterable[Row]) -> list[Column]:
     """Return the columns on MLPerf's scenarios, with LoadGen's figure beside ours where it drove one of the rows."""
     rows = list(rows)
     columns = []
-    for key, (name, figure, head, means) in _SCENARIOS.items():
+    for key, (name, figure, head, means) in SCENARIOS.items():
         columns.append(Column(name, head, means, _scenario(key, figure, all_cores=key == "offline")))
         if any(key in (row["loadgen"] or {}) for row in rows):
             columns.append(
