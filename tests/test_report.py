@@ -16,7 +16,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from benchmarks import __main__ as command
 from benchmarks import report, verdict
 from benchmarks.report import colours, figures, labels, tables
-from benchmarks.report.labels import Box
+from benchmarks.report.drawing import Canvas
+from benchmarks.report.labels import Box, Label
 from benchmarks.report.models import Model, models
 from results_fixtures import results as made_up
 from train import cli
@@ -315,6 +316,24 @@ def test_labels_with_room_stay_where_they_are() -> None:
     assert labels.spread([0.0, 0.0], 20, 0, 300) == [0, 20]
 
 
+def test_labels_around_points_that_coincide_cover_nothing() -> None:
+    from matplotlib.figure import Figure
+
+    canvas = Canvas(Figure(figsize=(340 / 72, 400 / 72), dpi=72), narrow=True, text=13)
+    axes = canvas.axes(left=46, right=12, top=30, bottom=46)
+    axes.set(xlim=(0, 100), ylim=(0, 100))
+    names = [f"format {number}" for number in range(9)]
+    labels.around(
+        canvas, axes, [Label(name, "int8", 3 + place % 4, 50, 8) for place, name in enumerate(names)]
+    )
+    texts = [text for text in canvas.figure.texts if text.get_text() in names]
+    boxes = [Box(*text.get_window_extent().extents) for text in texts]
+    assert len(boxes) == 9
+    assert all(not one.overlap(other) for place, one in enumerate(boxes) for other in boxes[:place])
+    x, y = axes.transData.transform((4.5, 50))
+    assert not any(box.overlap(Box(x - 8, y - 6, x + 8, y + 6)) for box in boxes)
+
+
 def test_boxes_overlap_by_what_both_cover() -> None:
     assert Box(0, 0, 10, 10).overlap(Box(5, 8, 20, 20)) == 10
     assert Box(0, 0, 10, 10).overlap(Box(10, 0, 20, 10)) == 0
@@ -509,6 +528,14 @@ def test_the_page_follows_the_readers_theme(browser: Browser, whole: Path) -> No
     assert found["light"][0][0] == "rgb(255, 255, 255)"
     assert found["dark"][0][0] == "rgb(20, 23, 28)"
     assert found["light"][1][1] != found["dark"][1][1]
+
+
+def test_the_page_fits_on_paper(browser: Browser, whole: Path) -> None:
+    visit = Visit(browser, whole, 718, "dark")  # A4, with margins of a centimetre
+    visit.page.emulate_media(media="print")
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 718
+    assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    visit.close()
 
 
 def test_ids_are_unique_and_every_reference_is_met(browser: Browser, whole: Path) -> None:

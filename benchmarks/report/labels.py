@@ -1,8 +1,7 @@
 """Labels beside what they name, so that no plot needs a legend, and none over another."""
 
 import itertools
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,6 @@ __all__ = ["Box", "Label", "around", "beside", "room", "spread"]
 _LINE, _LEADER, _GAP = 17.0, 16.0, 5.0
 # The most of a plot's width that a label takes.
 _BESIDE, _AROUND = 0.35, 0.5
-# Where along a leader it is looked what lies below it.
-_STEPS = [step / 12 for step in range(12)]
 
 Point = tuple[float, float]
 
@@ -49,10 +46,6 @@ class Box:
         across = min(self.right, other.right) - max(self.left, other.left)
         up = min(self.top, other.top) - max(self.bottom, other.bottom)
         return max(across, 0.0) * max(up, 0.0)
-
-    def holds(self, point: Point) -> bool:
-        """Tell whether a point lies in it."""
-        return self.left < point[0] < self.right and self.bottom < point[1] < self.top
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -93,28 +86,33 @@ def beside(canvas: Canvas, axes: "Axes", labels: Sequence[Label]) -> None:
 
 
 def around(canvas: Canvas, axes: "Axes", labels: Sequence[Label]) -> None:
-    """Write labels near their points: the nearest place where they cover neither points nor one another."""
+    """Write labels above or below their points, like flags on poles as high as it takes to cover nothing.
+
+    From right to left, texts at the right of their poles: so poles pass the texts that are there already.
+    """
     points = _pixels(axes, labels)
-    window = axes.get_window_extent()
+    window = Box(*axes.get_window_extent().extents)
     # A circle covers less than the square around it.
     taken = [
         Box(x - 0.8 * label.radius, y - 0.8 * label.radius, x + 0.8 * label.radius, y + 0.8 * label.radius)
         for (x, y), label in zip(points, labels, strict=True)
     ]
-    # Small points have the fewest places that are near.
-    for index in sorted(range(len(labels)), key=lambda index: labels[index].radius):
-        label, point = labels[index], points[index]
-        # Its own circle is where its leader begins.
-        others = [*taken[:index], *taken[index + 1 :]]
-        box = min(
-            _places(canvas, label, *point, Box(*window.extents)),
-            key=lambda box: _cost(box, label, point, taken[index], others),
+    poles: list[Box] = []
+    for label, point in sorted(zip(labels, points, strict=True), key=lambda each: each[1], reverse=True):
+        text = canvas.cut(label.text, _AROUND)
+        flags = list(_flags(point, label.radius, canvas.extent(text), points, window))
+        free = (
+            (box, pole)
+            for box, pole in flags
+            if not any(map(box.overlap, [*taken, *poles]))
+            and not any(map(pole.overlap, taken[len(points) :]))
         )
+        box, pole = next(free, flags[-1])
         taken.append(box)
-        start, end = _leader(label, point, box)
-        if math.dist(start, end) > 6:
-            _line(canvas, [start[0], end[0]], [start[1], end[1]], label.colour)
-        _write(canvas, box.left + 2, (box.bottom + box.top) / 2, canvas.cut(label.text, _AROUND))
+        if not box.left < point[0] < box.right:
+            poles.append(pole)
+            _line(canvas, [point[0], point[0]], [pole.bottom, pole.top], label.colour)
+        _write(canvas, box.left, (box.bottom + box.top) / 2, text)
 
 
 def _pixels(axes: "Axes", labels: Sequence[Label]) -> list[Point]:
@@ -124,38 +122,23 @@ def _pixels(axes: "Axes", labels: Sequence[Label]) -> list[Point]:
     return [(float(x), float(y)) for x, y in pixels]
 
 
-def _places(canvas: Canvas, label: Label, x: float, y: float, window: Box) -> list[Box]:
-    """Return the places within the window where a label may stand, at growing distances in sixteen directions."""
-    width, height = canvas.extent(canvas.cut(label.text, _AROUND)) + 4, _LINE
-    places = []
-    for distance, turn in itertools.product((3, 12, 24, 38, 54, 72, 92, 114), range(16)):
-        angle = turn * math.pi / 8
-        reach = label.radius + distance
-        # The label's middle, so far out that its edge is at that distance.
-        across = x + math.cos(angle) * (reach + width / 2)
-        up = y + math.sin(angle) * (reach + height / 2)
-        left = min(max(across - width / 2, window.left), window.right - width)
-        bottom = min(max(up - height / 2, window.bottom), window.top - height)
-        places.append(Box(left, bottom, left + width, bottom + height))
-    return places
-
-
-def _cost(box: Box, label: Label, point: Point, own: Box, others: Sequence[Box]) -> float:
-    """Return how bad a place is: for what the label covers, what its leader crosses, how far away it is."""
-    start, end = _leader(label, point, box)
-    steps = [(start[0] + t * (end[0] - start[0]), start[1] + t * (end[1] - start[1])) for t in _STEPS]
-    crossed = sum(other.holds(step) for other in others for step in steps)
-    covered = sum(box.overlap(other) for other in (own, *others))
-    middle = ((box.left + box.right) / 2, (box.bottom + box.top) / 2)
-    return 100 * covered + 20 * crossed + math.dist(point, middle)
-
-
-def _leader(label: Label, point: Point, box: Box) -> tuple[Point, Point]:
-    """Return where a line from the point's circle to its label begins and ends."""
+def _flags(
+    point: Point, radius: float, width: float, points: Sequence[Point], window: Box
+) -> Iterator[tuple[Box, Box]]:
+    """Yield the places of a text within the window, with the pole that each needs, the nearest first."""
     x, y = point
-    end = min(max(x, box.left), box.right), min(max(y, box.bottom), box.top)
-    share = label.radius / max(math.dist(point, end), label.radius, 1e-9)
-    return (x + share * (end[0] - x), y + share * (end[1] - y)), end
+    left = min(max(x - width / 2, window.left), window.right - width)
+    if sum(left <= other <= left + width for other, _ in points) > 1:
+        # Not alone, so that it must make room for poles.
+        left = x + _GAP if x + _GAP + width <= window.right else x - _GAP - width
+    for height in range(2, int(window.top - window.bottom), 3):
+        above, below = y + radius + height, y - radius - height - _LINE
+        if above + _LINE <= window.top:
+            box = Box(left, above, left + width, above + _LINE)
+            yield box, Box(x - 1, y + radius, x + 1, box.top)
+        if window.bottom <= below:
+            box = Box(left, below, left + width, below + _LINE)
+            yield box, Box(x - 1, box.bottom, x + 1, y - radius)
 
 
 def _line(canvas: Canvas, x: list[float], y: list[float], colour: str) -> None:
