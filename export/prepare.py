@@ -27,6 +27,7 @@ _GREYS = tf.TensorSpec((None, None), tf.int32)
 _NUMBER = tf.TensorSpec((), tf.int32)
 
 
+@functools.cache
 def preparation(contract: Contract) -> Callable[[tf.Tensor], tf.Tensor]:
     """Return a function from one encoded PNG or JPEG (a string) to pixels uint8 [height, width, channels].
 
@@ -34,23 +35,19 @@ def preparation(contract: Contract) -> Callable[[tf.Tensor], tf.Tensor]:
     """
     method = {"digit": _digit, "resize": _resized}[contract.preparation]
 
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def prepare(data: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(method(_decoded(data), contract), contract.shape)
 
-    function: Callable[[tf.Tensor], tf.Tensor] = prepare
+    function: Callable[[tf.Tensor], tf.Tensor] = tf.function(
+        prepare, input_signature=[tf.TensorSpec((), tf.string)], autograph=False
+    )
     return function
 
 
 def prepared(contract: Contract, pictures: Iterable[bytes]) -> NDArray[np.uint8]:
     """Return encoded pictures as pixels uint8 [N, height, width, channels]; InvalidArgumentError as above."""
-    function = _traced(contract)
+    function = preparation(contract)
     return np.stack([function(tf.constant(picture)).numpy() for picture in pictures])
-
-
-@functools.cache
-def _traced(contract: Contract) -> Any:
-    return tf.function(preparation(contract), input_signature=[tf.TensorSpec((), tf.string)])
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
