@@ -47,11 +47,7 @@ class SavedModel:
             with self._translated(ArtifactError, f"{path}: TensorFlow can't load it"):
                 graph = tf.compat.v1.saved_model.loader.load(self._session, list(tags), str(path))
             self._signatures = {name: _signature(each) for name, each in graph.signature_def.items()}
-            self._callables = {
-                name: self._callable(each)
-                for name, each in self._signatures.items()
-                if each.method_name  # the initialiser's pseudo-signature has none, and can't be called
-            }
+            self._callables: dict[str, Any] = {}
         except BaseException:
             self.close()
             raise
@@ -65,7 +61,12 @@ class SavedModel:
         """See `Runtime.run`."""
         feeds = [inputs[name] for name in self._signatures[signature].inputs]
         with self._translated(ValueError, None):
-            outputs = self._callables[signature](*feeds)
+            # Made when it is needed: each optimises its graph anew, which takes seconds, and few models are asked
+            # for every signature. Of two threads that make the same one at a time, one is in vain.
+            call = self._callables.get(signature)
+            if call is None:
+                call = self._callables.setdefault(signature, self._callable(self._signatures[signature]))
+            outputs = call(*feeds)
         return dict(zip(self._signatures[signature].outputs, outputs, strict=True))
 
     def close(self) -> None:
