@@ -1,5 +1,6 @@
 """`python -m benchmarks client`: whole processes, their medians, and what was asked of them."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import client_start, client_table
+from benchmarks.server import embedded
 from train import cli
 from train.errors import ArtifactError, TargetError
 
@@ -73,13 +75,16 @@ def test_what_is_missed_is_said(rest: float, usual: float, missed: list[str]) ->
 
 
 def test_a_client_that_fails_or_answers_wrongly(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ["client", "--models", str(models), "--pairs", "1"]
-    monkeypatch.setattr(client_start, "_SHOWS", "8")
-    assert cli.run(command.main, arguments) == 6
-    row = client_start.Row("rest", "the client", "client/predict.py nowhere.png --server {rest}")
-    monkeypatch.setattr(client_start, "ROWS", (row,))
-    with pytest.raises(TargetError, match=r"the client: exit code 3: error: nowhere\.png: no such file"):
-        client_start.run(models, 1)
+    # One server for both: how it is started, and asked by each client, the whole way shows.
+    with embedded(models, [client_start.MODEL]) as server:
+        monkeypatch.setattr(client_start, "embedded", lambda *_: contextlib.nullcontext(server))
+        with monkeypatch.context() as patch:
+            patch.setattr(client_start, "_SHOWS", "8")
+            assert cli.run(command.main, ["client", "--models", str(models), "--pairs", "1"]) == 6
+        row = client_start.Row("rest", "the client", "client/predict.py nowhere.png --server {rest}")
+        monkeypatch.setattr(client_start, "ROWS", (row,))
+        with pytest.raises(TargetError, match=r"the client: exit code 3: error: nowhere\.png: no such file"):
+            client_start.run(models, 1)
 
 
 def test_nothing_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
