@@ -1,5 +1,6 @@
 """What several test modules use: real data, and both networks trained and exported for real, once."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,14 +32,28 @@ def sample() -> Digits:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with both networks, trained for a few epochs on the sample and exported in every format."""
+    """A folder with both networks, trained for a few epochs on the sample and exported in every format.
+
+    Nothing may be changed in it: of the processes that share the tests, the first that needs it makes it for all.
+    """
+    run = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        run = run.parent
+    folder, stage = run / "models", run / "models.stage"
+    with (run / "models.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            _make(stage)
+            stage.rename(folder)
+    return folder
+
+
+def _make(folder: Path) -> None:
     from processes import forked
 
-    folder = tmp_path_factory.mktemp("models")
     with forked(_train_and_export, "cnn", 3, folder) as other:
         _train_and_export("nn", 12, folder)
         assert other.ends() == 0, other.error
-    return folder
 
 
 def _train_and_export(name: str, epochs: int, folder: Path) -> None:
