@@ -53,9 +53,9 @@ def test_mnist_images_pass_unchanged(sample: Digits) -> None:
 def test_committed_samples_are_what_the_script_draws(name: str) -> None:
     committed = Image.open(draw_samples.FOLDER / f"{name}.png")
     assert committed.size != (28, 28)
-    # Not to the bit: another Pillow may round otherwise.
+    # Not to the bit: another Pillow may round otherwise, and on another processor a stroke may touch another pixel.
     drawn = np.asarray(PICTURES[name], np.int16)
-    assert np.abs(np.asarray(committed, np.int16) - drawn).max() <= 3
+    assert np.mean(np.abs(np.asarray(committed, np.int16) - drawn) > 3) < 1e-4
 
 
 @pytest.mark.parametrize("name", PICTURES)
