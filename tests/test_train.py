@@ -34,8 +34,8 @@ def few(sample: Digits) -> Digits:
         sample,
         x_train=sample.x_train[:1280],
         y_train=sample.y_train[:1280],
-        x_test=sample.x_test[:200],
-        y_test=sample.y_test[:200],
+        x_test=sample.x_test[:100],
+        y_test=sample.y_test[:100],
     )
 
 

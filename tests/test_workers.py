@@ -55,7 +55,7 @@ def test_two_workers_end_with_the_same_weights(tmp_path: Path) -> None:
     """Real processes; one is killed, the other notices, and started again they go on and agree."""
     folders = [tmp_path / "chief", tmp_path / "other"]
     checkpoint = folders[0] / "nn.checkpoint.npz"
-    with started(folders, "--epochs", "20") as (chief, other):
+    with started(folders, "--epochs", "8") as (chief, other):
         for process in (chief, other):
             process.reaches(checkpoint.exists)
         other.kill()
@@ -66,13 +66,13 @@ def test_two_workers_end_with_the_same_weights(tmp_path: Path) -> None:
         assert "Traceback" not in chief.error
     assert checkpoint.exists()
 
-    with started(folders, "--epochs", "20", "--json") as (chief, other):
+    with started(folders, "--epochs", "8", "--json") as (chief, other):
         assert (chief.ends(), other.ends()) == (0, 0), (chief.error, other.error)
-        assert re.search(r"nn: goes on from epoch \d+ of 20", chief.error)
+        assert re.search(r"nn: goes on from epoch \d+ of 8", chief.error)
         (card,), (others,) = json.loads(chief.out), json.loads(other.out)
     assert card["weights_sha256"] == others["weights_sha256"]
     assert card["workers"] == 2
-    assert len(card["history"]) == 20
+    assert len(card["history"]) == 8
     assert cards.read(folders[0], "nn").weights_sha256 == card["weights_sha256"]
     assert list(folders[1].iterdir()) == []  # the chief writes
 
