@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Before NumPy is loaded: its threads wait in loops, and would take the cores from the other process that tests.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 from train import data
 from train.data import Digits
 
