@@ -163,8 +163,10 @@ from pathlib import Path
 from client import image
 from export.contract import Contract
 rules = Contract("photos", ("a", "b"), 224, 224, 3, 0.0, 1.0, "resize")
+before = took()["seconds"]
 assert image.pixels(Path(sys.argv[1]).read_bytes(), rules).shape == (224, 224, 3)
-json.dump(took(), open(os.environ["TOOK"], "w"))
+after = took()
+json.dump({**after, "seconds": after["seconds"] - before}, open(os.environ["TOOK"], "w"))
 """
 
 
