@@ -374,7 +374,7 @@ def test_sigterm_under_load_loses_no_request(tmp_path: Path) -> None:
         idle.ask()
         with (
             _asked(*rest[:4]) as small,
-            _asked(*rest[4:], rows=50_000) as large,
+            _asked(*rest[4:], rows=20_000) as large,
             _asked(*calls[:4]) as small_calls,
             _asked(*calls[4:], rows=200_000) as large_calls,
         ):
