@@ -96,12 +96,13 @@ class Messages:
         self._where = f"{connection.server}, model {servable.name}"
         self._metadata = tuple((name.lower(), value) for name, value in connection.headers.items())
 
-    def _request(self, images: NDArray[Any]) -> Any:
+    def request(self, images: NDArray[Any]) -> Any:
+        """Return a PredictRequest for images as the binding says, encoded ones as dtype object [N]."""
         request = predict_pb2.PredictRequest(model_spec=model_spec(self._servable))
         request.inputs[self.binding.input].CopyFrom(tensors.to_proto(images))
         return request
 
-    def _understood(self, answer: Any, count: int) -> Answer:
+    def understood(self, answer: Any, count: int) -> Answer:
         """Return a PredictResponse's scores of `count` images, and which version they are of."""
         output = self.binding.output
         if output not in answer.outputs:
@@ -190,7 +191,7 @@ class Grpc(Messages):
 
     def answer(self, images: NDArray[Any]) -> Answer:
         """Do as `predict`, and tell which version has answered."""
-        return self._understood(self._ask(self._stub.Predict, self._request(images)), len(images))
+        return self.understood(self._ask(self._stub.Predict, self.request(images)), len(images))
 
     def signatures(self) -> dict[str, Signature]:
         """Return the signatures as the server describes them."""

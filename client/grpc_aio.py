@@ -27,7 +27,7 @@ class GrpcAio(Messages):
 
     async def answer(self, images: NDArray[Any]) -> Answer:
         """Ask for images as the binding says, encoded ones as dtype object [N]."""
-        return self._understood(await self._ask(self._stub.Predict, self._request(images)), len(images))
+        return self.understood(await self._ask(self._stub.Predict, self.request(images)), len(images))
 
     async def signatures(self) -> dict[str, Signature]:
         """Return the signatures as the server describes them."""
