@@ -38,10 +38,10 @@ class Progress:
             return
         self._last = now
         rate = (self._done - self._before) / (now - self._start)
-        left = (self._total - self._done) / rate
+        left = f", {rate:.3g}/s, {max(0, self._total - self._done) / rate:.0f} s left" if rate else ""
         tail = f", {note}" if note else ""
         print(
-            f"{self._label}: {self._done:,}/{self._total:,} {self._unit}, {rate:.3g}/s, {left:.0f} s left{tail}",
+            f"{self._label}: {self._done:,}/{self._total:,} {self._unit}{left}{tail}",
             file=self._file,
             flush=True,
         )
