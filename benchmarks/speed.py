@@ -153,7 +153,7 @@ def _row(cell: Cell, connections: int, runs: Sequence[load.Run]) -> dict[str, An
 
     def percentile(which: int) -> float | None:
         # wrk adds latencies of its own: what counts for the floor is requests.
-        if answered < measure.FLOORS[which]:
+        if answered < measure.FLOORS[str(which)]:
             return None
         return round(float(np.percentile(latencies, which)) / 1e3, 3)
 

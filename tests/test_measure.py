@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import measure
-from benchmarks.measure import Timing, in_turn
+from benchmarks.measure import Timing, Window, in_turn
 
 
 class Work:
@@ -14,8 +14,8 @@ class Work:
         self.now = 0.0
         self.order: list[tuple[str, int]] = []
 
-    def clock(self) -> float:
-        return self.now
+    def clock(self) -> int:
+        return round(self.now * 1e9)
 
     def call(self, name: str, seconds: Callable[[int], float]) -> Callable[[int], None]:
         made = 0
@@ -31,15 +31,14 @@ class Work:
 
 def test_warm_up_is_not_counted_and_windows_go_in_turn() -> None:
     work = Work()
-    # The first twenty calls are a hundred times slower.
-    slow_start = {name: work.call(name, lambda made: 1.0 if made < 20 else 0.01) for name in "ab"}
+    # The first calls are a hundred times slower.
+    slow_start = {name: work.call(name, lambda made: 1.0 if made < 5 else 0.01) for name in "ab"}
     timings = in_turn(slow_start, window=5, window_seconds=0, clock=work.clock)
     for timing in timings.values():
         assert timing.samples == pytest.approx([0.01] * 15)
         assert timing.stable
-    measured = work.order[40:]
-    one_round = [("a", n) for n in range(5)] + [("b", n) for n in range(5)]
-    assert measured == one_round * 3
+    a, b = ([(name, n) for n in range(5)] for name in "ab")
+    assert work.order == a * 2 + b * 2 + (a + b) * 2
 
 
 def test_windows_of_fast_calls_have_more_samples() -> None:
@@ -54,15 +53,15 @@ def test_what_drifts_is_tried_until_it_settles_and_only_then_counts() -> None:
     work = Work()
     steps = [0.040, 0.030, 0.020, 0.0205, 0.0201]
     calls = {
-        "drifting": work.call("drifting", lambda made: 1 if made < 20 else steps[min(4, (made - 20) // 10)]),
+        "drifting": work.call("drifting", lambda made: 1 if made < 10 else steps[min(4, (made - 10) // 10)]),
         "steady": work.call("steady", lambda made: 0.005),
     }
     told: list[str] = []
     timings = in_turn(calls, window=10, window_seconds=0, clock=work.clock, report=told.append)
     assert timings["drifting"].stable
-    assert timings["drifting"].window_medians == pytest.approx(steps)
+    assert [each.median for each in timings["drifting"].windows] == pytest.approx(steps)
     assert set(np.round(timings["drifting"].samples, 6)) == {0.020, 0.0205, 0.0201}
-    assert len(timings["steady"].window_medians) == 3
+    assert len(timings["steady"].windows) == 3
     assert (told.count("drifting"), told.count("steady")) == (5, 3)
 
 
@@ -71,32 +70,78 @@ def test_what_never_settles_is_kept_and_marked() -> None:
     calls = {"wild": work.call("wild", lambda made: 0.01 * (1 + (made // 10) % 2))}
     timing = in_turn(calls, window=10, window_seconds=0, clock=work.clock)["wild"]
     assert not timing.stable
-    assert len(timing.window_medians) == 10
+    assert len(timing.windows) == 10
     assert len(timing.samples) == 100
     assert timing.describe()["stable"] is False
 
 
 @pytest.mark.parametrize(
     ("samples", "given"),
-    [(10, []), (11, ["p50"]), (63, ["p50"]), (64, ["p50", "p90"]), (662, ["p50", "p90", "p99"])],
+    [
+        (10, []),
+        (11, ["p50"]),
+        (63, ["p50"]),
+        (64, ["p50", "p90"]),
+        (662, ["p50", "p90", "p99"]),
+        (6_635, ["p50", "p90", "p99"]),
+        (6_636, ["p50", "p90", "p99", "p99.9"]),
+    ],
 )
 def test_percentiles_need_their_sample_size(samples: int, given: list[str]) -> None:
-    figures = Timing(tuple([0.001] * samples), (0.001,), True).describe()
-    assert [name for name in ("p50", "p90", "p99") if figures[name] is not None] == given
-    missing = figures["missing"]
-    assert isinstance(missing, dict)
-    assert set(missing) == {"p50", "p90", "p99"} - set(given)
-    for reason in missing.values():
-        assert f"there are {samples}" in reason
+    figures = Timing((Window((1_000_000,) * samples),), 1, True).describe()
+    names = ["p50", "p90", "p99", "p99.9"]
+    assert [name for name in names if figures[f"{name}_us"] is not None] == given
+    assert set(figures["missing"]) == set(names) - set(given)
+    assert figures["samples"] == samples
 
 
 def test_percentiles_are_of_pooled_samples() -> None:
     # Nine fast windows and a slow one: averaging the windows' own p99 would hide it.
-    samples = tuple([0.001] * 900 + [0.1] * 100)
-    timing = Timing(samples, (), True)
-    assert timing.percentile(50) == 0.001
-    assert timing.percentile(99) == 0.1
+    windows = (*[Window((1_000_000,) * 100)] * 9, Window((100_000_000,) * 100))
+    timing = Timing(windows, len(windows), True)
+    assert timing.percentile("50") == 0.001
+    assert timing.percentile("99") == 0.1
 
 
 def test_three_windows_are_enough_for_the_99th_percentile() -> None:
-    assert measure.FLOORS[99] <= 3 * measure.WINDOW
+    assert measure.FLOORS["99"] <= 3 * measure.WINDOW
+
+
+def test_slow_calls_have_smaller_windows_and_enough_for_the_90th_percentile() -> None:
+    work = Work()
+    calls = {"slow": work.call("slow", lambda made: 0.01), "slower": work.call("slower", lambda made: 1.0)}
+    timings = in_turn(calls, window=221, window_seconds=0.1, longest=0.5, clock=work.clock)
+    assert len(timings["slow"].samples) == 3 * 50
+    assert len(timings["slower"].samples) == 3 * 22
+    assert timings["slower"].percentile("90") is not None
+
+
+def test_what_is_kept_is_not_measured_again() -> None:
+    work = Work()
+    calls = {"a": work.call("a", lambda made: 0.01), "b": work.call("b", lambda made: 0.02)}
+    kept: dict[str, object] = {}
+
+    def interrupted(name: str) -> None:
+        if len(kept) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        in_turn(calls, window=5, window_seconds=0, clock=work.clock, kept=kept, report=interrupted)
+    assert list(kept) == ["a 0", "b 0", "a 1"]
+    before = dict(kept)
+    work.order.clear()
+    timings = in_turn(calls, window=5, window_seconds=0, clock=work.clock, kept=kept)
+    assert {key: kept[key] for key in before} == before
+    # Warmed up again, and then what was missing: one window of a, two of b.
+    assert [name for name, _ in work.order] == ["b"] * 10 + ["a"] * 10 + ["b"] * 5
+    assert all(len(each.windows) == 3 for each in timings.values())
+
+
+def test_processor_time_is_that_of_the_windows_that_count() -> None:
+    work = Work()
+    calls = {"a": work.call("a", lambda made: 0.01)}
+    timing = in_turn(
+        calls, window=10, window_seconds=0, clock=work.clock, spent=lambda _: (2 * work.now, 3 * work.now)
+    )["a"]
+    assert timing.cpu() == pytest.approx(0.02)
+    assert timing.cpu(server=True) == pytest.approx(0.03)
