@@ -3,9 +3,6 @@
 The rules and their reasons stand in `benchmarks.regression`.
 """
 
-import base64
-import math
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import hits
 from benchmarks.ratios import Ratio, p50, ratio
 from export.gate import MAX_DROP
 from train import stats
@@ -264,13 +262,11 @@ def _right(row: Row) -> NDArray[np.int64]:
     """Return for each image whether a row has it right, 1 or 0, [images]."""
     correct, images = row["accuracy"]["correct"], row["accuracy"]["images"]
     try:
-        packed = zlib.decompress(base64.b64decode(row["right"], validate=True))
-    except (ValueError, zlib.error) as error:
+        right = hits.unpack(row["right"], images)
+    except ValueError as error:
         raise ArtifactError(f"{row['name']}: `right` is damaged ({error}); measure again") from error
-    right = np.unpackbits(np.frombuffer(packed, np.uint8))
-    if math.ceil(images / 8) != len(packed) or right[:images].sum() != correct:
+    if right.sum() != correct:
         raise ArtifactError(
-            f"{row['name']}: `right` has {right.sum()} of {len(right)} images right, expected {correct} of {images}; "
-            "measure again"
+            f"{row['name']}: `right` has {right.sum()} of {images} images right, expected {correct}; measure again"
         )
-    return right[:images].astype(np.int64)
+    return right.astype(np.int64)
