@@ -15,6 +15,8 @@ __all__ = ["Ratio", "p50", "ratio"]
 # Where code and data happen to lie in memory moves a program's speed by this much from one start to the next, however
 # exactly each is measured (Mytkowicz et al., "Producing Wrong Data Without Doing Anything Obviously Wrong!", 2009).
 _ALIKE = 1.03
+# Windows in a row by which a timing has settled (`benchmarks.measure`).
+_AGREEING = 3
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,22 @@ def p50(timing: Mapping[str, Any] | None) -> float | None:
 def ratio(timing: Mapping[str, Any] | None, reference: Mapping[str, Any] | None) -> Ratio | None:
     """Return how many times the `reference`'s time a timing is; both as result files hold them.
 
-    None where one of them has no median. Rounds that only one of them had, because the other had settled, don't count.
+    None where one of them has no median. The rounds are those whose windows count for both; where one had settled
+    before the other did, all windows that count are held against each other, and drift is part of the span.
     """
     mine, its = p50(timing), p50(reference)
     if timing is None or reference is None or mine is None or its is None:
         return None
-    rounds = [
-        here / there
-        for here, there in zip(timing["windows_p50_us"], reference["windows_p50_us"], strict=False)
-        if here and there
+    here, there = _counted(timing), _counted(reference)
+    both = here.keys() & there.keys()
+    rounds = [here[number] / there[number] for number in both] or [
+        one / other for one in here.values() for other in there.values()
     ]
     value = mine / its
-    return Ratio(value, min([*rounds, value]), max([*rounds, value]), len(rounds))
+    return Ratio(value, min([*rounds, value]), max([*rounds, value]), len(both) or min(len(here), len(there)))
+
+
+def _counted(timing: Mapping[str, Any]) -> dict[int, float]:
+    """Return the medians of the windows that count, by the round: of what has settled, the last ones."""
+    windows = list(enumerate(timing["windows_p50_us"]))
+    return {number: median for number, median in windows[-_AGREEING if timing["stable"] else 0 :] if median}

@@ -158,6 +158,7 @@ class _Model:
             "images": _IMAGES,
             "reference": REFERENCE,
             "rows": rows,
+            "absent": {"tensorflow/serving": "no Docker here"},
             "operators": {name: self._operators(name) for name in FORMATS},
             "layers": {
                 name: [
@@ -318,7 +319,7 @@ class _Model:
                 for name, (which, _) in _FLOORS.items()
             },
             "missing": {
-                name: f"needs {floor:,} samples for 99 % confidence; there are {len(pooled):,}"
+                name: f"needs {floor:,} samples for 99 % confidence"
                 for name, (_, floor) in _FLOORS.items()
                 if not enough[name]
             },

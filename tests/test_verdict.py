@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from benchmarks import words
 from benchmarks.ratios import ratio
-from benchmarks.verdict import OBJECTIVES, judge
+from benchmarks.verdict import OBJECTIVES, gain, judge
 from export.formats import FORMATS
 from results_fixtures import MODELS, results
 from train.errors import UsageError
@@ -39,7 +39,8 @@ def lose(made: Results, name: str, losses: int, p: float) -> None:
     found = row(made, name)
     found["accuracy"]["correct"] -= losses
     found["accuracy"]["value"] -= losses / found["accuracy"]["images"]
-    found["against_float32"] = {"disagreements": losses, "wins": 0, "losses": losses, "mcnemar_p": p}
+    lost = found["against_float32"]["losses"] + losses
+    found["against_float32"] = {"disagreements": lost, "wins": 0, "losses": lost, "mcnemar_p": p}
 
 
 def recommended(made: Results, use: str, **settings_: Any) -> dict[str, Any]:
@@ -152,8 +153,22 @@ def test_of_those_that_are_as_small_the_one_with_the_fewest_threads_is(made: Res
     assert "needs the fewest threads" in found["sentence"]
     set_time(row(made, "selective")["query"], 19.9)
     found = recommended(made, "latency")
-    assert found["row"] == "selective"
-    assert "as small and need as few threads selective had the lowest p50" in found["sentence"]
+    assert found["row"] == "int8"
+    assert "as small and need as few threads int8 is the simplest" in found["sentence"]
+
+
+def test_a_row_that_was_asked_fewer_images_is_compared_on_those(made: Results) -> None:
+    fewer = row(made, "int8")
+    set_time(fewer["query"], 10.0)
+    # The first images are the harder ones: float32 itself has no more of them right.
+    fewer["accuracy"].update(value=0.90, correct=1_800, images=2_000)
+    fewer["against_float32"] = {"disagreements": 0, "wins": 0, "losses": 0, "mcnemar_p": 1.0}
+    found = recommended(made, "latency")
+    assert found["row"] == "int8"
+    assert "accuracy float32's image by image, of the first 2,000" in found["sentence"]
+    assert gain(fewer) == 0
+    fewer["against_float32"] = {"disagreements": 11, "wins": 0, "losses": 11, "mcnemar_p": 0.001}
+    assert recommended(made, "latency")["row"] != "int8"
 
 
 # Smallest for a device
@@ -398,7 +413,10 @@ def test_a_slower_machine_changes_no_verdict(factor: float) -> None:
 def test_a_ratio_lies_within_its_span_and_is_the_inverse_of_the_other(
     mine: list[float], its: list[float]
 ) -> None:
-    here, there = ({"p50_us": sorted(each)[len(each) // 2], "windows_p50_us": each} for each in (mine, its))
+    here, there = (
+        {"p50_us": sorted(each)[len(each) // 2], "windows_p50_us": each, "stable": False}
+        for each in (mine, its)
+    )
     found, inverse = ratio(here, there), ratio(there, here)
     assert found
     assert inverse
@@ -409,10 +427,26 @@ def test_a_ratio_lies_within_its_span_and_is_the_inverse_of_the_other(
     assert ratio(here, here).apart is False  # type: ignore[union-attr]
 
 
+def test_only_rounds_that_count_for_both_are_the_span() -> None:
+    # One settled at once; the other was slow for two rounds, which don't count.
+    here = {"p50_us": 10.0, "windows_p50_us": [50.0, 40.0, 10.0, 10.0, 10.5], "stable": True}
+    there = {"p50_us": 20.0, "windows_p50_us": [20.0, 20.0, 20.0], "stable": True}
+    found = ratio(here, there)
+    assert found
+    assert (found.low, found.value, found.high) == (0.5, 0.5, 0.5)
+    # They have no round in common: every window of one beside every one of the other.
+    later = {"p50_us": 10.0, "windows_p50_us": [50.0, 40.0, 30.0, 10.0, 10.0, 11.0], "stable": True}
+    there["windows_p50_us"] = [20.0, 20.0, 22.0]
+    found = ratio(later, there)
+    assert found
+    assert found.low == pytest.approx(10 / 22)
+    assert found.high == pytest.approx(11 / 20)
+
+
 def test_there_is_no_ratio_to_nothing() -> None:
-    timing = {"p50_us": 3.0, "windows_p50_us": [3.0]}
+    timing = {"p50_us": 3.0, "windows_p50_us": [3.0], "stable": False}
     assert ratio(None, timing) is None
-    assert ratio(timing, {"p50_us": None, "windows_p50_us": []}) is None
+    assert ratio(timing, {"p50_us": None, "windows_p50_us": [], "stable": False}) is None
 
 
 def test_words() -> None:
