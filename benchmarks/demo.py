@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _step("predict over gRPC", *asked, "--target", "grpc", "--server", server.grpc)
     _say("the server has stopped")
     _step("predict without a server", "client/predict.py", picture, "--target", "tflite:int8")
-    _step("benchmark", "-m", "benchmarks", *data)
+    _step("benchmark", "-m", "benchmarks", "--quick", *data)
     return 0
 
 

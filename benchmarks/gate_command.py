@@ -10,17 +10,16 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from benchmarks import regression, result_files
+from benchmarks import regression, report
 from benchmarks.changes import BETTER, UNJUDGED, WORSE, Check
 from benchmarks.regression import Comparison
+from benchmarks.report_command import OUT
 from train import cli
 
 __all__ = ["COMMAND", "main"]
 
 COMMAND = "gate"
 
-_RESULTS = Path(__file__).resolve().parent / "out" / "results.json"
-_SCHEMA = 2
 _MARKS = {WORSE: " WORSE", BETTER: " better"}
 
 
@@ -33,14 +32,14 @@ def main(argv: Sequence[str]) -> int:
         "schema; on another machine only gross changes count.",
     )
     parser.add_argument("--baseline", type=Path, required=True, metavar="FILE", help="the older results")
-    parser.add_argument("--results", type=Path, default=_RESULTS, metavar="FILE", help="the newer ones")
+    parser.add_argument(
+        "--results", type=Path, default=OUT / "results.json", metavar="FILE", help="the newer ones"
+    )
     parser.add_argument(
         "--json", action="store_true", help="print the comparison as JSON instead of the table"
     )
     arguments = parser.parse_args(argv)
-    old, new = (
-        result_files.read(path, _SCHEMA, "make benchmark") for path in (arguments.baseline, arguments.results)
-    )
+    old, new = (report.read(path) for path in (arguments.baseline, arguments.results))
     comparison = regression.compare(old, new)
     print(json.dumps(comparison.describe(), indent=2) if arguments.json else _text(comparison))
     return 1 if comparison.regressions else 0

@@ -1,193 +1,189 @@
-"""One benchmark run: every format and every way of serving, on the same images, in one process."""
+"""One benchmark run: every format and every way of serving, on the same images, each figure kept as it comes."""
 
 import contextlib
-import io
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from benchmarks import measure
-from benchmarks.server import Server, embedded
-from client import image
-from client.connection import Connection, Servable
-from client.grpc import Grpc
-from client.rest import Rest
-from export import cards, contract, formats, store, verify
-from export.runtime import Classifier, Target
-from train import backend, environment, stats
-from train.data import Digits, to_input
-from train.errors import DataError
+from benchmarks import backends, record
+from benchmarks.backends import Backend
+from benchmarks.bench import Bench, Options
+from benchmarks.exported import Model
+from benchmarks.journal import Journal
+from benchmarks.measure import QUANTILES
+from benchmarks.modes import Mode
+from benchmarks.plan import Plan
+from benchmarks.scenarios import cores
+from benchmarks.server import Addresses
+from benchmarks.subjects import REST_BASE64, Subject, in_process, served
+from train import backend, environment
+from train.errors import TargetError
+from train.files import write_bytes
 from train.progress import Progress
 
-__all__ = ["SCHEMA", "run"]
+__all__ = ["RESULTS", "SCHEMA", "rows", "run"]
 
-Timer = Callable[..., dict[str, measure.Timing]]
+RESULTS = "results.json"
 
 # Counted up when a field of the result file changes its meaning.
-SCHEMA = 1
+SCHEMA = 2
 
-_THREADS = 1
-# What LiteRT's interpreter uses unless it is told otherwise; it says so when it starts.
-_DELEGATE = "XNNPACK"
-# One thread for each inference, as for the files that run in this process; requests still run in parallel.
-_SERVER_FLAGS = (f"--tensorflow_session_parallelism={_THREADS}",)
-# How many different images both clocks go through, over and over.
-_PICTURES = measure.WINDOW
+_NO_BYTES = "a TFLite file has no signature that takes encoded pictures"
+_QUICK = "left out by --quick"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One thing that is measured: a format in this process, or a way of being served."""
+def run(
+    models: Sequence[Model],
+    mode: Mode,
+    options: Options,
+    out: Path,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure the models, write `out`/results.json and return what it holds.
 
-    name: str
-    kind: str  # "tflite", "savedmodel", "rest" or "grpc"
-    bytes: int
-    open: Callable[[], Target]
-
-
-def run(models: Path, names: list[str], digits: Digits, timer: Timer = measure.in_turn) -> dict[str, Any]:
-    """Measure the latest version of each model and return the result file's contents.
-
-    `timer` is `measure.in_turn`, or that with other settings.
-
-    Raises ArtifactError if a model isn't exported, DataError if the data isn't what it was trained on,
-    TargetError if the server can't be started or dies, with what was found.
+    A run that was interrupted goes on where it was, if the models, the data, the machine and what was asked for are
+    the same. Raises TargetError if a server can't be started or dies, with its last words; what was measured is kept.
     """
-    versions = {name: store.latest(models / name) for name in names}
-    exported = {name: cards.read(version) for name, version in versions.items()}
-    for name, card in exported.items():
-        if card.data["sha256"] != digits.sha256:
-            raise DataError(
-                f"{versions[name]} was made with {card.data['label']} (sha256 {card.data['sha256'][:12]}…), but "
-                f"the data found is {digits.source.label} ({digits.sha256[:12]}…); pass the same --data "
-                "or MNIST_NPZ: other images may be among those it was trained on"
-            )
-    backend.tensorflow()  # now, so that no row's load time holds it
-    results: dict[str, Any] = {}
-    with embedded(models, names, *_SERVER_FLAGS) as server:
-        for name in names:
-            rows = _rows(name, versions[name], exported[name], server)
-            results[name] = {
-                "version": int(versions[name].name),
-                "keras_sha256": exported[name].keras_sha256,
-                "rows": _measure(name, contract.read(versions[name]), rows, digits, timer),
+    models = [each.limited(mode.images) for each in models]
+    (evaluated,) = {each.images.data["sha256"]: each.images.data for each in models}.values()
+    unavailable = backends.unavailable() if mode.tensorflow else _QUICK
+    servers = [
+        each
+        for each in backends.SERVERS
+        if (mode.tensorflow or not each.tensorflow) and not (each is backends.OFFICIAL and unavailable)
+    ]
+    journal = Journal(out / "partial", _what(models, mode, options, [each.name for each in servers]))
+    if journal.resumed:
+        say(f"going on with a run that was interrupted: {len(journal):,} figures are there already")
+    try:
+        with _told(models, mode, servers) as told:
+            measured = {
+                each.name: _measure(each, mode, options, servers, unavailable, journal, told)
+                for each in models
             }
-    return {
+    except BaseException:
+        say(f"{len(journal):,} figures are kept in {journal.folder}; the same command goes on from there")
+        raise
+    results = {
         "schema": SCHEMA,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "resumed": journal.resumed,
+        "mode": mode.name,
         "environment": environment.describe(),
-        "threads": _THREADS,
-        "delegate": _DELEGATE,
-        "data": digits.describe(),
-        "models": results,
+        "threads": _threads(mode),
+        "bound_ms": options.bound_ms,
+        "quantiles": list(QUANTILES),
+        "data": evaluated,
+        "models": measured,
+    }
+    # Without indentation, which would more than double it.
+    write_bytes(out / RESULTS, (json.dumps(results, allow_nan=False) + "\n").encode())
+    journal.remove()
+    return results
+
+
+def _what(models: Sequence[Model], mode: Mode, options: Options, servers: Sequence[str]) -> dict[str, Any]:
+    """Return everything that decides what is measured."""
+    return {
+        "schema": SCHEMA,
+        "mode": asdict(mode),
+        "options": asdict(options),
+        "servers": servers,
+        "environment": environment.describe(),
+        "models": [
+            {
+                "version": str(each.version.resolve()),
+                "files": each.card.files,
+                "keras": each.keras is not None,
+                "data": each.images.data["sha256"],
+            }
+            for each in models
+        ],
     }
 
 
-def _rows(name: str, version: Path, card: cards.ExportCard, server: Server) -> list[Row]:
-    sizes = {each["format"]: each["bytes"] for each in card.artefacts}
+def _threads(mode: Mode) -> list[int]:
+    return sorted({1, cores()}) if mode.variants else [1]
 
-    def tflite(row: formats.Format) -> Callable[[], Target]:
-        return lambda: verify.open_tflite(version, row, _THREADS)
 
-    found = [
-        Row(row.name, "tflite", sizes[row.name], tflite(row))
-        for row in formats.FORMATS.values()
-        if row.name in sizes
-    ]
-    size = sizes[cards.SAVED_MODEL]
-    number = int(version.name)
-    return [
-        *found,
-        Row("savedmodel", "savedmodel", size, lambda: verify.open_saved_model(version, _THREADS)),
-        Row("rest", "rest", size, lambda: Rest(Connection(server.rest, timeout=60), Servable(name, number))),
-        Row("grpc", "grpc", size, lambda: Grpc(Connection(server.grpc, timeout=60), Servable(name, number))),
-    ]
+@contextlib.contextmanager
+def _told(
+    models: Sequence[Model], mode: Mode, servers: Sequence[Backend]
+) -> Iterator[Callable[[str, str, str], None]]:
+    """Yield what is told the model, the stage and the row that was just measured."""
+    nowhere = Addresses("127.0.0.1:1", "127.0.0.1:1")
+    plans = {
+        each.name: Plan(mode, rows(each, mode, dict.fromkeys(servers, nowhere)), len(each.images.pixels))
+        for each in models
+    }
+    lock = threading.Lock()
+    total, done, shown = sum(each.total for each in plans.values()), 0.0, 0
+    with Progress("benchmark", round(total), "s of work") as progress:
+
+        def told(model: str, stage: str, row: str) -> None:
+            nonlocal done, shown
+            with lock:
+                done += plans[model].take(stage, row)
+                progress.advance(int(done) - shown, f"{model}: {stage}: {row}")
+                shown = int(done)
+
+        yield told
+
+
+def rows(model: Model, mode: Mode, running: Mapping[Backend, Addresses]) -> list[Subject]:
+    """Return what is measured of a model: in this process, and behind the servers that run."""
+    found = in_process(
+        model.version, model.card, model.contract, model.keras if mode.tensorflow else None, _threads(mode),
+        variants=mode.variants, tensorflow=mode.tensorflow,
+    )  # fmt: skip
+    for server, addresses in running.items():
+        found += served(
+            server.name, addresses, model.version, model.card, model.contract, server.format(model.card)
+        )
+    return found
 
 
 def _measure(
-    name: str, rules: contract.Contract, rows: list[Row], digits: Digits, timer: Timer
-) -> list[dict[str, Any]]:
-    images = to_input(digits.x_test)
+    model: Model,
+    mode: Mode,
+    options: Options,
+    servers: Sequence[Backend],
+    unavailable: str | None,
+    journal: Journal,
+    told: Callable[[str, str, str], None],
+) -> dict[str, Any]:
+    """Measure one model, while its servers run."""
+    if mode.tensorflow:
+        backend.tensorflow()  # now, so that no other figure holds it
     with contextlib.ExitStack() as stack:
-        targets, measured = {}, {}
-        for row in rows:
-            start = time.perf_counter()
-            target = row.open()
-            stack.callback(target.close)
-            loaded = time.perf_counter()
-            target.predict(images[:1])
-            first = time.perf_counter()
-            targets[row.name] = target
-            measured[row.name] = {
-                "name": row.name,
-                "kind": row.kind,
-                "bytes": row.bytes,
-                "load_ms": round((loaded - start) * 1e3, 2) if row.kind in ("tflite", "savedmodel") else None,
-                "first_ms": round((first - loaded) * 1e3, 2),
-            }
-        for row_name, timing in _model_only(name, targets, images, timer).items():
-            measured[row_name]["model_only"] = timing
-        for row_name, timing in _end_to_end(name, rules, targets, digits, timer).items():
-            measured[row_name]["end_to_end"] = timing
-        classes = {
-            row_name: verify.predict_all([target], images, f"{name} {row_name}: accuracy").argmax(1)
-            for row_name, target in targets.items()
-        }
-    for row_name, predicted in classes.items():
-        measured[row_name]["accuracy"] = stats.accuracy(predicted, digits.y_test)
-        measured[row_name]["against_float32"] = stats.paired(
-            predicted, classes[formats.REFERENCE], digits.y_test
-        )
-    return list(measured.values())
+        running = {each: stack.enter_context(each.start(model.models, model.name)) for each in servers}
+        subjects = rows(model, mode, {each: found.addresses for each, found in running.items()})
+        bench = Bench(
+            model.version, model.card, model.contract, model.keras, subjects,
+            {each.name: found for each, found in running.items()}, model.images, mode, options, journal,
+            lambda stage, row: told(model.name, stage, row),
+        )  # fmt: skip
+        try:
+            return record.measure(bench, _absent(model, mode, unavailable))
+        except TargetError:
+            # The server's own last words say more than that nothing answers.
+            for found in running.values():
+                found.check()
+            raise
 
 
-def _model_only(
-    name: str, targets: dict[str, Target], images: NDArray[np.float32], timer: Timer
-) -> dict[str, dict[str, object] | None]:
-    """Time the model alone on one prepared image after the other; None where it runs behind a server."""
-
-    def call(target: Classifier) -> Callable[[int], object]:
-        tensors = [
-            target.prepare(images[number : number + 1]) for number in range(min(_PICTURES, len(images)))
-        ]
-        return lambda number: target.infer(tensors[number % len(tensors)])
-
-    calls = {key: call(target) for key, target in targets.items() if isinstance(target, Classifier)}
-    timings = _timed(f"{name}: model only", calls, timer)
-    return {key: timings.get(key) for key in targets}
-
-
-def _end_to_end(
-    name: str, rules: contract.Contract, targets: dict[str, Target], digits: Digits, timer: Timer
-) -> dict[str, dict[str, object]]:
-    """Time from an encoded picture to its label, preparation and transport included."""
-    pictures = [_png(each) for each in digits.x_test[:_PICTURES]]
-
-    def call(target: Target) -> Callable[[int], object]:
-        return lambda number: target.predict(
-            image.from_bytes(pictures[number % len(pictures)], rules)[np.newaxis]
-        ).argmax()
-
-    return _timed(f"{name}: end to end", {key: call(target) for key, target in targets.items()}, timer)
-
-
-def _timed(
-    label: str, calls: dict[str, Callable[[int], object]], timer: Timer
-) -> dict[str, dict[str, object]]:
-    # Three windows each, if all settle at once; more are counted as they come.
-    with Progress(label, 3 * len(calls), "windows") as progress:
-        timings = timer(calls, report=lambda which: progress.advance(note=which))
-    return {key: timing.describe() for key, timing in timings.items()}
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+def _absent(model: Model, mode: Mode, unavailable: str | None) -> dict[str, str]:
+    """Return which rows aren't measured, and why."""
+    absent = dict(model.card.unconverted)
+    if not mode.tensorflow:
+        absent |= dict.fromkeys(("savedmodel", "keras", "embedded SavedModel"), _QUICK)
+    elif model.keras is None:
+        absent["keras"] = f"{model.name}.keras isn't there, or isn't the one that was exported"
+    absent[f"{backends.EMBEDDED_TFLITE.name}, {REST_BASE64}"] = _NO_BYTES
+    if unavailable:
+        absent[backends.OFFICIAL.name] = unavailable
+    return absent

@@ -34,9 +34,11 @@ class Addresses:
 
 @dataclass(frozen=True)
 class Server(Addresses):
-    """A running server."""
+    """A running server, which was ready `ready_ms` after the command; what it says goes to `log`."""
 
     process: subprocess.Popen[bytes]
+    ready_ms: float
+    log: Path
 
 
 @contextlib.contextmanager
@@ -49,8 +51,11 @@ def embedded(models: Path, names: Sequence[str], *flags: str) -> Iterator[Server
         ready, log = Path(folder, "ready.json"), Path(folder, "log")
         ports = ("--port=-1", "--rest_api_port=-1", f"--ready_file={ready}")
         with launched(models, names, log, *ports, *flags) as process:
+            start = time.perf_counter()
             found = _wait(process, ready, log)
-            yield Server(f"127.0.0.1:{found['rest_port']}", f"127.0.0.1:{found['grpc_port']}", process)
+            ready_ms = (time.perf_counter() - start) * 1e3
+            rest, grpc = (f"127.0.0.1:{found[each]}" for each in ("rest_port", "grpc_port"))
+            yield Server(rest, grpc, process, ready_ms, log)
 
 
 @contextlib.contextmanager
@@ -84,7 +89,7 @@ def _wait(process: subprocess.Popen[bytes], ready: Path, log: Path) -> dict[str,
             ports: dict[str, int] = read_json(ready)
             return ports
         check_alive(process, log)
-        time.sleep(0.05)
+        time.sleep(0.01)
     raise TargetError(f"the model server was not ready after {_START_SECONDS:.0f} s: {_last_words(log)}")
 
 

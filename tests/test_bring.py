@@ -11,6 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks import report
+from benchmarks.__main__ import main as benchmark
 from client import predict
 from export import cards, contract, formats, store
 from export.__main__ import main
@@ -160,6 +162,37 @@ def test_an_rgb_model_with_logits_answers_in_every_format_with_its_names(
     other.write_text("a\nb\nc\n")
     assert export(folder, "photos.keras", "--labels", str(other), "--formats", "float32") == 0
     assert contract.read(folder / "models" / "photos" / "2").labels == ("a", "b", "c")
+
+
+def test_it_is_benchmarked_on_its_own_images(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels, calibration = str(folder / "labels.txt"), str(folder / "calibration")
+    assert (
+        export(folder, "photos.keras", "--labels", labels, "--calibration", calibration, "--serve", "int8")
+        == 0
+    )
+    ask = ["--models", str(folder / "models"), "--model", "photos", "--out", str(tmp_path)]
+    capsys.readouterr()
+    assert cli.run(benchmark, ask) == 2
+    assert "Give --data eval.npz with pixels x uint8 [N, 32, 32, 3]" in capsys.readouterr().err
+    assert cli.run(benchmark, [*ask, "--model", "nn", "--data", "x.npz"]) == 4
+    (tmp_path / "wrong.npz").write_bytes(b"")
+    assert cli.run(benchmark, [*ask, "--data", str(tmp_path / "wrong.npz")]) == 3
+    np.savez(tmp_path / "classes.npz", x=np.zeros((2, SIZE, SIZE, 3), np.uint8), y=[0, 3])
+    assert cli.run(benchmark, [*ask, "--data", str(tmp_path / "classes.npz")]) == 3
+    assert "has class 3; photos has 3 classes, 0 to 2" in capsys.readouterr().err
+    assert cli.run(benchmark, [*ask, "--data", str(folder / "eval.npz"), "--quick"]) == 0
+    results = report.read(tmp_path / "results.json")
+    model = results["models"]["photos"]
+    assert model["labels"] == NAMES
+    rows = {row["name"]: row for row in model["rows"]}
+    assert {*formats.FORMATS, "embedded TFLite, REST JSON", "embedded TFLite, gRPC"} == set(rows)
+    assert all(row["accuracy"]["images"] == 400 for row in rows.values())
+    assert all(row["accuracy"]["value"] > 0.85 for row in rows.values())
+    assert rows["embedded TFLite, gRPC"]["right"] == rows["int8"]["right"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "photos" in page
 
 
 def test_a_saved_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.verdict import judge
+from benchmarks.verdict import gain, judge
 
 __all__ = ["Model", "Row", "models", "why"]
 
@@ -32,6 +32,11 @@ class Model:
     def row(self, name: str) -> Row:
         """Return the row of that name."""
         return next(row for row in self.rows if row["name"] == name)
+
+    def accuracy(self, row: Row) -> float:
+        """Return a row's accuracy as it stands beside the others', though it may have been asked fewer images."""
+        value: float = self.reference["accuracy"]["value"] + gain(row)
+        return value
 
     @property
     def plain(self) -> list[Row]:
@@ -74,9 +79,9 @@ class Model:
         return threads and (row["kind"] != reference["kind"] or row["delegate"] == reference["delegate"])
 
 
-def models(results: Mapping[str, Any]) -> list[Model]:
-    """Return all models of a result file, judged."""
-    verdicts = judge(dict(results))["models"]
+def models(results: Mapping[str, Any], judged: Mapping[str, Any] | None = None) -> list[Model]:
+    """Return all models of a result file, judged: as `judged` says, or for every use."""
+    verdicts = (judged or judge(results))["models"]
     return [Model(name, found, verdicts[name]) for name, found in results["models"].items()]
 
 

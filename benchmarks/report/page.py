@@ -14,7 +14,7 @@ from benchmarks.report import colours, plots, served_plots, tables
 from benchmarks.report.details import changed, files, operators, summaries, trials
 from benchmarks.report.drawing import Plot, drawn
 from benchmarks.report.models import Model, models
-from benchmarks.report.prose import heading, ran
+from benchmarks.report.prose import absent, heading, ran
 
 __all__ = ["html"]
 
@@ -30,8 +30,11 @@ class _Picture:
     narrow: Markup
 
 
-def html(results: Mapping[str, Any]) -> str:
-    """Return a result file's contents as an HTML page, complete in itself."""
+def html(results: Mapping[str, Any], judged: Mapping[str, Any] | None = None) -> str:
+    """Return a result file's contents as an HTML page, complete in itself.
+
+    `judged` is what `benchmarks.verdict.judge` says of them; by default for every use.
+    """
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -41,7 +44,7 @@ def html(results: Mapping[str, Any]) -> str:
     )
     environment.globals.update(
         tables=tables, table=tables.table, colour=colours.of_format, times=words.times,
-        changed=changed, operators=operators, trials=trials, summaries=summaries, files=files,
+        absent=absent, changed=changed, operators=operators, trials=trials, summaries=summaries, files=files,
         pictures=lambda model: _pictures(model, results),
     )  # fmt: skip
     return environment.get_template("page.html").render(
@@ -50,7 +53,7 @@ def html(results: Mapping[str, Any]) -> str:
         results=results,
         heading=heading(results),
         ran=ran(results),
-        models=models(results),
+        models=models(results, judged),
     )
 
 

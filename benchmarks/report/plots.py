@@ -28,7 +28,7 @@ def accuracy(model: Model) -> Plot | str:
     rows = [row for row in wanted if row["query"] and row["query"]["p50_us"]]
     if not rows:
         return why(wanted, "query")
-    values = [100 * row["accuracy"]["value"] for row in rows]
+    values = [100 * model.accuracy(row) for row in rows]
     interval = [100 * bound for bound in model.reference["accuracy"]["interval95"]]
     best = sorted((row for row in rows if row["name"] in front), key=_median)
 
@@ -48,7 +48,7 @@ def accuracy(model: Model) -> Plot | str:
             area = math.pi * radius**2
             axes.scatter(*at, s=area, facecolor=colour, edgecolor="none", alpha=filled, zorder=3)
             axes.scatter(*at, s=area, facecolor="none", edgecolor=colour, linewidth=line, zorder=4)
-        steps = [_median(row) for row in best], [100 * row["accuracy"]["value"] for row in best]
+        steps = [_median(row) for row in best], [100 * model.accuracy(row) for row in best]
         axes.plot(*steps, color=placeholder("ink"), linewidth=1, linestyle=(0, (4, 3)), zorder=2)
         named = [
             Label(row["name"], of_format(row["format"]), _median(row), value, radius)

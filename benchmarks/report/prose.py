@@ -18,19 +18,19 @@ _READ = (
 )
 
 
-def text(results: Mapping[str, Any]) -> str:
-    """Return the main figures for a terminal, a table per model, and the verdict."""
+def text(results: Mapping[str, Any], judged: Mapping[str, Any] | None = None) -> str:
+    """Return the main figures for a terminal, a table per model, and the verdict (`judged`, by default every use's)."""
     parts = [heading(results)]
-    for model in models(results):
+    for model in models(results, judged):
         rows = [*model.plain, *model.served]
         parts += [f"{model.name}\n\n{_written(_brief(model, rows), 'simple')}", _verdict(model)]
     return "\n\n".join(parts)
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """Return the whole report in Markdown, but for what only pictures show."""
+def markdown(results: Mapping[str, Any], judged: Mapping[str, Any] | None = None) -> str:
+    """Return the whole report in Markdown, but for what only pictures show; `judged` as for `text`."""
     parts = ["# tfship benchmark", heading(results)]
-    for model in models(results):
+    for model in models(results, judged):
         parts += [f"## {model.name}", _verdict(model)]
         for title, columns, rows in (
             ("Answers", tables.ANSWERS, [*model.plain, *model.served]),
@@ -43,6 +43,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         ):
             if rows:
                 parts += [f"### {title}", _written(tables.table(columns, rows, model), "github")]
+        if lines := absent(model):
+            parts += ["### Not measured", _list(lines)]
     return "\n\n".join([*parts, "## What ran", _ran(results)]) + "\n"
 
 
@@ -51,15 +53,22 @@ def readme_block(results: Mapping[str, Any]) -> str:
     parts = [_formats(), heading(results)]
     for model in models(results):
         rows = [*model.plain, *model.served]
-        parts += [f"**{model.name}**", _written(_brief(model, rows), "github"), _verdict(model)]
+        said = [each["sentence"] for each in model.verdict["recommendations"]]
+        # Why serving takes longer than no serving is for the report.
+        said += [
+            each["sentence"] for each in model.verdict["slower"] if model.row(each["row"])["kind"] != "served"
+        ]
+        parts += [f"**{model.name}**", _written(_brief(model, rows), "github"), _list(said)]
     return "\n\n".join([*parts, _READ])
 
 
 def heading(results: Mapping[str, Any]) -> str:
     """Return in a sentence what was measured where and when."""
     data, environment = results["data"], results["environment"]
+    asked = min((model["images"] for model in results["models"].values()), default=data["test"])
+    images = f"the first {asked:,} of {data['test']:,}" if asked < data["test"] else f"{asked:,}"
     return (
-        f"{data['label']}, {data['test']:,} test images; {environment['cpu']}, {environment['cores']} cores; "
+        f"{data['label']}, {images} test images; {environment['cpu']}, {environment['cores']} cores; "
         f"{results['mode']} run of {results['created'][:10]}."
     )
 
@@ -89,6 +98,11 @@ def _cell(cell: tables.Cell, note: int) -> str:
 
 def _verdict(model: Model) -> str:
     return _list(model.sentences)
+
+
+def absent(model: Model) -> list[str]:
+    """Return what isn't in the tables, and why, a line each."""
+    return [f"{name}: {reason}" for name, reason in model.found["absent"].items()]
 
 
 def _list(sentences: Iterable[str]) -> str:

@@ -1,0 +1,84 @@
+"""The stages that look into a format: a process that does nothing else, its operators, its layers' noise."""
+
+import json
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks import operators, probe
+from benchmarks.bench import Bench
+from benchmarks.subjects import Subject
+from export import layers
+from export.formats import FORMATS, REFERENCE
+from train.errors import ResultError
+
+__all__ = ["noise", "probes", "times"]
+
+_LAYER_IMAGES = 64
+
+
+def probes(bench: Bench) -> dict[str, Any]:
+    """Return load, first inference and memory of what runs in this process, each in one of its own."""
+
+    def run(row: Subject) -> dict[str, Any]:
+        kind, path = _loaded(row)
+        figures = probe.probe(
+            kind,
+            path,
+            bench.contract.shape,
+            threads=row.threads,
+            xnnpack=row.kind != "tflite" or row.delegate is not None,
+        )
+        return asdict(figures)
+
+    return bench.each("own process", [row for row in bench.rows if row.server is None], run)
+
+
+def times(bench: Bench) -> dict[str, Any]:
+    """Return where an inference's time goes, operator by operator, of each format."""
+
+    def run(row: Subject) -> list[dict[str, Any]]:
+        _, path = _loaded(row)
+        image = bench.contract.scale(bench.pixels[:1])
+        return [each.describe() for each in operators.profile(path, image, known=_layer_names(bench))]
+
+    return bench.each("operators", [row for row in bench.rows if row.kind == "tflite" and row.plain], run)
+
+
+def noise(bench: Bench) -> dict[str, Any]:
+    """Return how much noise quantization makes in each layer, of each format that has any."""
+    images = bench.contract.scale(bench.images.pixels[:_LAYER_IMAGES])
+    reference = bench.version / FORMATS[REFERENCE].file
+
+    def run(row: Subject) -> list[dict[str, Any]]:
+        _, path = _loaded(row)
+        compared = layers.compare(reference, path, images, _layer_names(bench))
+        return [{"name": each.name, "operator": each.operator, "snr_db": each.snr_db} for each in compared]
+
+    quantized = [
+        row
+        for row in bench.rows
+        if row.kind == "tflite" and row.plain and FORMATS[row.format].weights != "float32"
+    ]
+    return bench.each("layers", quantized, run)
+
+
+def _loaded(row: Subject) -> tuple[probe.Kind, Path]:
+    """Return what kind of file or folder a row in this process loads, and where it is."""
+    if row.kind == "served" or row.path is None:
+        raise ResultError(f"{row.name}: a server loads it, not this process")
+    return row.kind, row.path
+
+
+def _layer_names(bench: Bench) -> list[str]:
+    """Return the layers' names in Keras, where the .keras file is there: a ZIP archive with its configuration."""
+    if bench.keras is None:
+        return []
+    return _configured(bench.keras)
+
+
+def _configured(keras: Path) -> list[str]:
+    with zipfile.ZipFile(keras) as archive:
+        config = json.loads(archive.read("config.json"))
+    return [each["config"]["name"] for each in config["config"].get("layers", ()) if "name" in each["config"]]

@@ -1,0 +1,83 @@
+"""The stages with several callers at a time: all images at once, connections in a closed loop, Poisson arrivals."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import scenarios
+from benchmarks.bench import Bench, Classes
+from benchmarks.callers import Callers
+from benchmarks.scenarios import CALLERS, OFFLINE_BATCH, cores
+from benchmarks.subjects import Subject
+from export.formats import REFERENCE
+
+__all__ = ["offline", "served", "server", "sweep"]
+
+# As many as a server can be busy with while it waits for none of them.
+_OFFLINE_CONNECTIONS = 4
+_DIFFERENT = 8
+
+
+def offline(bench: Bench, classes: Classes) -> dict[str, Any]:
+    """Run MLPerf's Offline scenario on every row but variants, with all cores."""
+
+    def run(row: Subject) -> dict[str, Any]:
+        at_once = _OFFLINE_CONNECTIONS if row.server else max(1, cores() // (row.threads or cores()))
+        pixels = [bench.batch(OFFLINE_BATCH, number) for number in range(_DIFFERENT)]
+        with Callers(row, pixels, at_once) as callers:
+            return scenarios.offline(
+                callers,
+                _of_queries(classes, row, OFFLINE_BATCH, len(pixels)),
+                at_once=at_once,
+                images=bench.mode.offline,
+            )
+
+    return bench.each("offline", [row for row in bench.rows if row.plain], run)
+
+
+def sweep(bench: Bench, classes: Classes) -> dict[str, Any]:
+    """Ask servers over more and more connections, in a closed loop."""
+
+    def run(row: Subject) -> list[dict[str, Any]]:
+        connections, seconds = bench.mode.connections, bench.mode.sweep_seconds
+        with Callers(row, _single(bench), max(connections)) as callers:
+            return scenarios.sweep(callers, _of_queries(classes, row, 1, len(callers)), connections, seconds)
+
+    return bench.each("connections", [row for row in bench.rows if row.server], run)
+
+
+def server(bench: Bench, classes: Classes) -> dict[str, Any]:
+    """Run MLPerf's Server scenario on every way of being served, and on the reference in this process."""
+
+    def run(row: Subject) -> dict[str, Any]:
+        at_once = CALLERS if row.server else cores()
+        with Callers(row, _single(bench), at_once) as callers:
+            return scenarios.server(
+                callers,
+                _of_queries(classes, row, 1, len(callers)),
+                at_once=at_once,
+                bound_ms=bench.options.bound_ms,
+                seconds=bench.mode.trial_seconds,
+                rates=bench.mode.trials,
+            )
+
+    return bench.each("server", served(bench), run)
+
+
+def served(bench: Bench) -> list[Subject]:
+    """Return the rows that the Server scenario is run on."""
+    return [row for row in bench.rows if row.server or row.name == REFERENCE]
+
+
+def _single(bench: Bench) -> list[NDArray[np.uint8]]:
+    return [bench.batch(1, number) for number in range(len(bench.pixels))]
+
+
+def _of_queries(classes: Classes, row: Subject, size: int, count: int) -> Sequence[NDArray[np.int64]]:
+    """Return the classes of the images in `count` queries of `size`, by the row itself."""
+    return [
+        classes[row.name].take(np.arange(number * size, (number + 1) * size), mode="wrap")
+        for number in range(count)
+    ]

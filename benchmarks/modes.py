@@ -1,0 +1,61 @@
+"""How thoroughly is measured: three modes, as rows of one table."""
+
+import math
+from dataclasses import dataclass
+
+from benchmarks.measure import FLOORS, WINDOW
+
+__all__ = ["MODES", "Mode"]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What a mode measures, and for how long.
+
+    `images` is how many images accuracy is taken of (None: all), `variant_images` that of rows that differ from another
+    in threads or kernels only; `variants` asks for every number of threads and for
+    TFLite without XNNPACK, `tensorflow` for what needs TensorFlow: Keras, SavedModel and the server with that back
+    end. A window has at least `window` queries in `window_seconds`. A trial of the Server scenario lasts at least
+    `trial_seconds`, and `trials` rates are tried; a step of the sweep over `connections` lasts `sweep_seconds`, and
+    Offline asks `offline` images.
+    """
+
+    name: str
+    use: str
+    images: int | None
+    variant_images: int
+    variants: bool
+    tensorflow: bool
+    window: int
+    window_seconds: float
+    most: int
+    longest: float
+    trial_seconds: float
+    trials: int
+    sweep_seconds: float
+    connections: tuple[int, ...]
+    offline: int
+
+
+MODES = {
+    row.name: row
+    for row in (
+        Mode(
+            "quick", "about a minute: a look; TFLite only", 1_000, 1_000, False, False,
+            window=FLOORS["90"] // 3 + 1, window_seconds=0.05, most=20_000, longest=0.3, trial_seconds=0.3, trials=2,
+            sweep_seconds=0.2, connections=(1, 8), offline=256,
+        ),
+        Mode(
+            "default", "about five minutes: everything", None, 2_000, True, True,
+            window=WINDOW, window_seconds=0.1, most=20_000, longest=0.35, trial_seconds=0.8, trials=3,
+            sweep_seconds=0.3, connections=(1, 2, 4, 8, 16, 32), offline=2_048,
+        ),
+        Mode(
+            # MLPerf Inference: 600 s for each scenario, Offline 24,576 samples.
+            "official", "as long as MLPerf's rules ask: 10 minutes for each scenario of each row",
+            None, 10_000, True, True, window=FLOORS["99.9"] // 3 + 1, window_seconds=200.0, most=1_000_000,
+            longest=math.inf, trial_seconds=600.0, trials=6, sweep_seconds=60.0,
+            connections=(1, 2, 4, 8, 16, 32), offline=24_576,
+        ),
+    )
+}  # fmt: skip

@@ -1,0 +1,89 @@
+"""How long a benchmark will take, stage by stage and row by row: what its progress and the time left come from.
+
+Expectations, on two cores and the digit networks; progress follows the clock wherever they are wrong.
+"""
+
+from collections.abc import Sequence
+
+from benchmarks.measure import FLOORS
+from benchmarks.modes import Mode
+from benchmarks.scenarios import cores
+from benchmarks.subjects import Subject
+from benchmarks.timings import END_TO_END, MULTI_STREAM, STAGES
+
+__all__ = ["Plan"]
+
+# Seconds of a query of one image, by kind or protocol; JSON's grows with the images, others' hardly.
+_QUERY = {
+    "tflite": 0.0003,
+    "savedmodel": 0.0005,
+    "keras": 0.008,
+    "REST JSON": 0.004,
+    "REST base64": 0.003,
+    "gRPC": 0.002,
+}
+# Seconds for an image in a large batch.
+_IMAGE = {
+    "tflite": 0.0002,
+    "savedmodel": 0.0002,
+    "keras": 0.0003,
+    "REST JSON": 0.0015,
+    "REST base64": 0.0004,
+    "gRPC": 0.0003,
+}
+_PROBE = {"tflite": 0.8, "savedmodel": 8.0, "keras": 9.0}
+_WINDOWS = 3
+_IN_WINDOWS = {*STAGES.values(), END_TO_END}
+
+
+def _least(mode: Mode, row: Subject, size: int) -> int:
+    return mode.window if size == 1 or (size == MULTI_STREAM and row.plain) else 4
+
+
+class Plan:
+    """The expected seconds of every stage of a model's rows; `take` what is done, once for each figure."""
+
+    def __init__(self, mode: Mode, rows: Sequence[Subject], images: int) -> None:
+        self._mode, self._images = mode, images
+        self._left: dict[tuple[str, str], list[float]] = {}
+        for row in rows:
+            for stage, seconds in self._stages(row).items():
+                parts = _WINDOWS if stage in _IN_WINDOWS else 1
+                self._left[stage, row.name] = [seconds / parts] * parts
+        self.total = sum(map(sum, self._left.values()))
+
+    def take(self, stage: str, row: str) -> float:
+        """Return the seconds that were expected for what is done now: a window, or the whole of a stage.
+
+        They are 0 for what wasn't expected, such as a window beyond the third.
+        """
+        left = self._left.get((stage, row))
+        return left.pop() if left else 0.0
+
+    def _stages(self, row: Subject) -> dict[str, float]:
+        mode = self._mode
+        query, image = (table[row.protocol or row.kind] for table in (_QUERY, _IMAGE))
+
+        def windows(count: int, seconds: float) -> float:
+            return _WINDOWS * max(mode.window_seconds, min(mode.longest, count * seconds))
+
+        stages = {
+            "accuracy": (self._images if row.plain else min(self._images, mode.variant_images))
+            * image
+            / cores(),
+            **{
+                stage: windows(_least(mode, row, size), query + (size - 1) * image)
+                for size, stage in STAGES.items()
+            },
+            END_TO_END: windows(mode.window, query + 0.0003) if row.plain else 0.0,
+            "offline": mode.offline * image / cores() if row.plain else 0.0,
+        }
+        if row.server:
+            stages["connections"] = len(mode.connections) * (mode.sweep_seconds + 0.1)
+            stages["parts of a request"] = 120 * query
+            stages["server"] = 1.5 * mode.trials * max(mode.trial_seconds, FLOORS["99"] * query / 2)
+        else:
+            stages["own process"] = _PROBE[row.kind]
+        if row.kind == "tflite" and row.plain:
+            stages["operators"] = 0.5
+        return stages

@@ -1,0 +1,59 @@
+"""`python -m benchmarks readme`: put the committed results into the README, or check that they are there."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import client_table, pictures, report, soak_table, speed_table, training
+from train import cards, cli
+from train.errors import ArtifactError, ResultError
+from train.files import read_json, write_bytes
+from train.recipe import NETWORKS
+
+__all__ = ["COMMAND", "main"]
+
+COMMAND = "readme"
+
+_FOLDER = Path(__file__).resolve().parent
+# Measured on full MNIST and committed: where the README's tables come from.
+_COMMITTED = _FOLDER / "results.json"
+_COMMITTED_TRAINING = _FOLDER / "training.json"
+_COMMITTED_SPEED = _FOLDER / "server.json"
+_COMMITTED_SOAK = _FOLDER / "soak.json"
+_COMMITTED_PICTURES = _FOLDER / "pictures.json"
+_COMMITTED_CLIENT = _FOLDER / "client.json"
+_RELEASED = _FOLDER.parent / "models" / cards.RELEASED
+_README = _FOLDER.parent / "README.md"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the README's tables, or with --check compare them, and return the exit code."""
+    parser = cli.parser(
+        "python -m benchmarks readme", "Put the committed results into the README, or compare."
+    )
+    parser.add_argument("--check", action="store_true", help="change nothing, exit 6 if it differs")
+    arguments = parser.parse_args(argv)
+    released = {name: cards.read(_RELEASED, name) for name in NETWORKS}
+    blocks = {
+        "results": report.readme_block(report.read(_COMMITTED)),
+        "training": training.readme_block(released, read_json(_COMMITTED_TRAINING)),
+        "server": speed_table.readme_block(speed_table.read(_COMMITTED_SPEED)),
+        "soak": soak_table.readme_block(soak_table.read(_COMMITTED_SOAK)),
+        "pictures": pictures.readme_block(pictures.read(_COMMITTED_PICTURES)),
+        "client": client_table.readme_block(client_table.read(_COMMITTED_CLIENT)),
+    }
+    before = after = _README.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        begin = f"<!-- {name}: written by `python -m benchmarks readme`, not by hand -->"
+        end = f"<!-- end of {name} -->"
+        head, found, rest = after.partition(begin)
+        _, closed, tail = rest.partition(end)
+        if not found or not closed:
+            raise ArtifactError(f"{_README}: the markers of the {name} are gone; expected {begin} … {end}")
+        after = f"{head}{begin}\n\n{block}\n\n{end}{tail}"
+    if arguments.check and after != before:
+        raise ResultError(
+            f"{_README}: its tables are not the measured ones; run `python -m benchmarks readme`"
+        )
+    if not arguments.check:
+        write_bytes(_README, after.encode())
+    return 0

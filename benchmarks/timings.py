@@ -1,0 +1,107 @@
+"""The stages that time one query after the other, all rows in turn."""
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+
+from benchmarks import measure, parts, subjects
+from benchmarks.bench import Bench
+from benchmarks.measure import FLOORS, Timing
+from benchmarks.subjects import Asked
+
+__all__ = [
+    "END_TO_END", "MULTI_STREAM", "STAGES", "batches", "end_to_end", "first", "parts_of_requests", "query",
+]  # fmt: skip
+
+# The stages' names, by images in a query. MLPerf's MultiStream asks eight.
+STAGES = {1: "one image", 8: "8 images", 64: "64 images"}
+MULTI_STREAM = 8
+END_TO_END = "end to end"
+_PARTS = 100
+_DIFFERENT = 4
+
+
+def first(bench: Bench, asked: Mapping[str, Asked]) -> dict[str, float]:
+    """Return the milliseconds of each served row's first request: before anything else is asked."""
+    served = [row for row in bench.rows if row.server]
+    queries = {row.name: asked[row.name].prepared(bench.pixels[:1]) for row in served}
+
+    def ask(name: str) -> float:
+        start = time.perf_counter()
+        asked[name].ask(queries[name])
+        return round((time.perf_counter() - start) * 1e3, 3)
+
+    return bench.each("first request", served, lambda row: ask(row.name))
+
+
+def query(bench: Bench, asked: Mapping[str, Asked]) -> dict[str, Timing]:
+    """Time queries of one image: the model alone, or a request."""
+    return _queries(bench, asked, 1, dict.fromkeys(asked, bench.mode.window))
+
+
+def batches(bench: Bench, asked: Mapping[str, Asked]) -> dict[int, dict[str, Timing]]:
+    """Time queries of more images than one, by how many they are."""
+    return {size: _queries(bench, asked, size, _windows(bench, size)) for size in STAGES if size > 1}
+
+
+def _windows(bench: Bench, size: int) -> dict[str, int]:
+    """Return how many queries a window of each row has."""
+    # MultiStream's figure is the 99th percentile; of others the median will do.
+    few = -(-FLOORS["50"] // 3)
+    return {row.name: bench.mode.window if size == MULTI_STREAM and row.plain else few for row in bench.rows}
+
+
+def end_to_end(bench: Bench, asked: Mapping[str, Asked]) -> dict[str, Timing]:
+    """Time encoded pictures to labels, for all rows but variants, which differ in the model alone."""
+    pictures = [subjects.png(each) for each in bench.pixels]
+
+    def call(target: Asked) -> Callable[[int], object]:
+        return lambda number: target.label(pictures[number % len(pictures)])
+
+    calls = {row.name: call(asked[row.name]) for row in bench.rows if row.plain}
+    return _in_turn(bench, END_TO_END, calls, bench.mode.window)
+
+
+def parts_of_requests(bench: Bench) -> dict[str, dict[str, float] | None]:
+    """Take the time of requests apart, where there is a server that tells its own."""
+    pictures = [subjects.png(each) for each in bench.pixels]
+    return bench.each(
+        "parts of a request",
+        [row for row in bench.rows if row.server],
+        lambda row: parts.measure(row, bench.contract, pictures, _PARTS),
+    )
+
+
+def _queries(
+    bench: Bench, asked: Mapping[str, Asked], size: int, window: Mapping[str, int]
+) -> dict[str, Timing]:
+    def call(target: Asked) -> Callable[[int], object]:
+        # Of large queries a few will do: what is in them doesn't change how long they take.
+        queries = [
+            target.prepared(bench.batch(size, number))
+            for number in range(len(bench.pixels) if size == 1 else _DIFFERENT)
+        ]
+        return lambda number: target.ask(queries[number % len(queries)])
+
+    return _in_turn(bench, STAGES[size], {row.name: call(asked[row.name]) for row in bench.rows}, window)
+
+
+def _in_turn(
+    bench: Bench, stage: str, calls: Mapping[str, Callable[[int], object]], window: int | Mapping[str, int]
+) -> dict[str, Timing]:
+    servers = {row.name: bench.servers.get(row.server or "") for row in bench.rows}
+
+    def spent(name: str) -> tuple[float, float]:
+        server = servers[name]
+        return time.process_time(), server.cpu() if server else 0.0
+
+    return measure.in_turn(
+        calls,
+        window=window,
+        window_seconds=bench.mode.window_seconds,
+        most=bench.mode.most,
+        longest=bench.mode.longest,
+        spent=spent,
+        kept=bench.kept(stage),
+        report=functools.partial(bench.told, stage),
+    )
