@@ -65,9 +65,9 @@ predict: $(STAMP)  ## ask the running server about a picture: make predict IMAGE
 	@echo "predict: $(IMAGE), over REST"
 	@$(PY) client/predict.py "$(IMAGE)"
 
-benchmark: $(STAMP)  ## measure every format and every way of serving; print the table
+benchmark: $(STAMP)  ## measure every format and every way of serving; a page, tables (QUICK=1: in a minute)
 	@echo "benchmark: accuracy, latency and size of every format"
-	@$(PY) -m benchmarks
+	@$(PY) -m benchmarks $(if $(QUICK),--quick)
 
 report: $(STAMP)  ## render the report of the last benchmark again
 	@echo "report: benchmarks/out/report.html and report.md"
