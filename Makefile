@@ -31,8 +31,8 @@ $(STAMP): requirements.txt
 install: $(STAMP)  ## make .venv and install the locked packages, nothing else
 	@echo "install: $(VENV) is ready"
 
-demo: $(STAMP)  ## the whole way once: train, export, serve, predict, benchmark
-	@$(PY) -m benchmarks.demo
+demo: $(STAMP)  ## the whole way once: train, export, serve, predict, benchmark (MODEL=nn: only that)
+	@$(PY) -m benchmarks.demo $(if $(MODEL),--model $(MODEL))
 
 train: $(STAMP)  ## train both networks (RECIPE=best SEEDS=5, MNIST_NPZ=file for full MNIST offline, FORCE=1)
 	@echo "train: models/nn.keras and models/cnn.keras"

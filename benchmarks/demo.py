@@ -20,20 +20,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         "python -m benchmarks.demo", "Train, export, serve, predict, benchmark: the whole way once."
     )
     parser.add_argument("--data", metavar="PATH", help="a Keras mnist.npz or a folder of IDX files")
+    parser.add_argument("--model", choices=NETWORKS, help="only this one (else both)")
     arguments = parser.parse_args(argv)
     data = ["--data", arguments.data] if arguments.data else []
+    models = [arguments.model] if arguments.model else list(NETWORKS)
     picture = "client/samples/seven.png"
-    _step("train", "-m", "train", *data)
-    _step("export", "-m", "export", *data)
+    _step("train", "-m", "train", *models, *data)
+    _step("export", "-m", "export", *models, *data)
     _say("serve: python -m serving, on free ports of this machine")
-    with embedded(_ROOT / "models", list(NETWORKS)) as server:
-        for model in NETWORKS:
+    with embedded(_ROOT / "models", models) as server:
+        for model in models:
             asked = ("client/predict.py", picture, "--model", model)
             _step("predict over REST", *asked, "--server", server.rest)
             _step("predict over gRPC", *asked, "--target", "grpc", "--server", server.grpc)
     _say("the server has stopped")
-    _step("predict without a server", "client/predict.py", picture, "--target", "tflite:int8")
-    _step("benchmark", "-m", "benchmarks", "--quick", *data)
+    _step(
+        "predict without a server",
+        "client/predict.py",
+        picture,
+        "--model",
+        models[-1],
+        "--target",
+        "tflite:int8",
+    )
+    _step("benchmark", "-m", "benchmarks", "--quick", *(f"--model={model}" for model in models), *data)
     return 0
 
 
