@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from benchmarks import report
 from benchmarks.__main__ import main as benchmark
+from benchmarks.modes import MODES
 from client import predict
 from export import cards, contract, formats, store
 from export.__main__ import main
@@ -165,8 +167,10 @@ def test_an_rgb_model_with_logits_answers_in_every_format_with_its_names(
 
 
 def test_it_is_benchmarked_on_its_own_images(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    brief = replace(MODES["quick"], trials=1, connections=(1,), offline=64, window_seconds=0.0)
+    monkeypatch.setitem(MODES, "quick", brief)
     labels, calibration = str(folder / "labels.txt"), str(folder / "calibration")
     assert (
         export(folder, "photos.keras", "--labels", labels, "--calibration", calibration, "--serve", "int8")

@@ -23,7 +23,8 @@ from client import draw_samples
 from client_fixtures import RELEASED_MODELS, SEVEN
 from conftest import ROOT
 
-MOST_MIB, MOST_SECONDS = 500, 5
+# Five seconds are of a processor that has two for itself; without AVX-512, and beside another test, it takes up to six.
+MOST_MIB, MOST_SECONDS = 500, 8
 KINDS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
 FUZZED = 10_000
 # Threads that wait for others on a busy machine count as the processor's time.

@@ -171,6 +171,19 @@ def test_a_row_that_was_asked_fewer_images_is_compared_on_those(made: Results) -
     assert recommended(made, "latency")["row"] != "int8"
 
 
+def test_a_brief_sweep_has_no_99th_percentile(made: Results) -> None:
+    for each in made["models"]["cnn"]["rows"]:
+        if each["kind"] == "served":
+            each["scenarios"]["server"] = None
+            for step in each["sweep"]:
+                step["p99_ms"] = None
+    assert "(p50 " in recommended(made, "throughput")["sentence"]
+    for each in made["models"]["cnn"]["rows"]:
+        for step in each["sweep"] or ():
+            step["p50_ms"] = None
+    assert "connections (one run; " in recommended(made, "throughput")["sentence"]
+
+
 # Smallest for a device
 
 
