@@ -18,18 +18,13 @@ from collections.abc import Sequence
 from benchmarks import run_command
 from train import cli
 
-# A command's modules are imported when it is asked for.
-_MODULES = {
-    "server": "speed_command",
-    **{name: f"{name}_command" for name in run_command.OTHERS if name != "server"},
-}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the commands and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in _MODULES:
-        code: int = importlib.import_module(f"benchmarks.{_MODULES[argv[0]]}").main(argv[1:])
+    if argv and argv[0] in run_command.OTHERS:
+        # A command's modules are imported when it is asked for.
+        code: int = importlib.import_module(f"benchmarks.{run_command.OTHERS[argv[0]]}").main(argv[1:])
         return code
     return run_command.main(argv)
 

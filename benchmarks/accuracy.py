@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.bench import Bench
-from benchmarks.scenarios import cores
 from benchmarks.subjects import Asked
+from serving.settings import cores
 from train.errors import ResultError
 
 __all__ = ["probabilities"]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import measure, scenarios
+from benchmarks import measure
 from benchmarks.backends import Running
 from benchmarks.journal import Journal
-from benchmarks.modes import Mode
+from benchmarks.modes import BOUND_MS, Mode
 from benchmarks.subjects import Asked, Subject
 from export import cards
 from export.contract import Contract
@@ -31,7 +31,7 @@ class Options:
     `bound_ms` is that of the Server scenario; with `loadgen`, MLPerf's own load generator drives the rows, too.
     """
 
-    bound_ms: float = scenarios.BOUND_MS
+    bound_ms: float = BOUND_MS
     loadgen: bool = False
 
 
@@ -70,6 +70,10 @@ class Bench:
         places = np.arange(number * size, (number + 1) * size)
         batch: NDArray[np.uint8] = self.images.pixels.take(places, axis=0, mode="wrap")
         return batch
+
+    def queries(self, size: int, count: int) -> list[NDArray[np.uint8]]:
+        """Return the first `count` batches of `size` images."""
+        return [self.batch(size, number) for number in range(count)]
 
     def kept(self, stage: str) -> MutableMapping[str, Any]:
         """Return what a stage has measured so far, by its rows' names."""

@@ -22,6 +22,7 @@ class Callers:
     """
 
     def __init__(self, subject: Subject, pixels: Sequence[NDArray[np.uint8]], at_once: int) -> None:
+        self.at_once = at_once
         self._name, self._sizes = subject.name, [len(each) for each in pixels]
         with contextlib.ExitStack() as stack:
             asked = subject.open(at_once)

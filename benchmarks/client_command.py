@@ -12,9 +12,7 @@ from train import cli
 from train.errors import ResultError
 from train.files import write_json
 
-__all__ = ["COMMAND", "main"]
-
-COMMAND = "client"
+__all__ = ["main"]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,5 +1,6 @@
 """Which models are measured, and with which images: the digit networks with MNIST's, any other one with its own."""
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,8 +31,9 @@ class Model:
 
     def limited(self, count: int | None) -> "Model":
         """Return it with the first `count` images only."""
-        part = Images(self.images.data, self.images.pixels[:count], self.images.classes[:count])
-        return Model(self.models, self.version, part)
+        made = copy.copy(self)
+        made.images = Images(self.images.data, self.images.pixels[:count], self.images.classes[:count])
+        return made
 
     @property
     def name(self) -> str:

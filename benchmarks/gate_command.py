@@ -16,9 +16,7 @@ from benchmarks.regression import Comparison
 from benchmarks.report_command import OUT
 from train import cli
 
-__all__ = ["COMMAND", "main"]
-
-COMMAND = "gate"
+__all__ = ["main"]
 
 _MARKS = {WORSE: " WORSE", BETTER: " better"}
 

@@ -37,11 +37,11 @@ def probes(bench: Bench) -> dict[str, Any]:
 
 def times(bench: Bench) -> dict[str, Any]:
     """Return where an inference's time goes, operator by operator, of each format."""
+    image, known = bench.contract.scale(bench.pixels[:1]), _layer_names(bench)
 
     def run(row: Subject) -> list[dict[str, Any]]:
         _, path = _loaded(row)
-        image = bench.contract.scale(bench.pixels[:1])
-        return [each.describe() for each in operators.profile(path, image, known=_layer_names(bench))]
+        return [each.describe() for each in operators.profile(path, image, known=known)]
 
     return bench.each("operators", [row for row in bench.rows if row.kind == "tflite" and row.plain], run)
 
@@ -49,11 +49,11 @@ def times(bench: Bench) -> dict[str, Any]:
 def noise(bench: Bench) -> dict[str, Any]:
     """Return how much noise quantization makes in each layer, of each format that has any."""
     images = bench.contract.scale(bench.images.pixels[:_LAYER_IMAGES])
-    reference = bench.version / FORMATS[REFERENCE].file
+    reference, known = bench.version / FORMATS[REFERENCE].file, _layer_names(bench)
 
     def run(row: Subject) -> list[dict[str, Any]]:
         _, path = _loaded(row)
-        compared = layers.compare(reference, path, images, _layer_names(bench))
+        compared = layers.compare(reference, path, images, known)
         return [{"name": each.name, "operator": each.operator, "snr_db": each.snr_db} for each in compared]
 
     quantized = [
@@ -75,10 +75,6 @@ def _layer_names(bench: Bench) -> list[str]:
     """Return the layers' names in Keras, where the .keras file is there: a ZIP archive with its configuration."""
     if bench.keras is None:
         return []
-    return _configured(bench.keras)
-
-
-def _configured(keras: Path) -> list[str]:
-    with zipfile.ZipFile(keras) as archive:
+    with zipfile.ZipFile(bench.keras) as archive:
         config = json.loads(archive.read("config.json"))
     return [each["config"]["name"] for each in config["config"].get("layers", ()) if "name" in each["config"]]

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from benchmarks import scenarios
 from benchmarks.bench import Bench, Classes
 from benchmarks.callers import Callers
-from benchmarks.scenarios import CALLERS, OFFLINE_BATCH, cores
+from benchmarks.scenarios import CALLERS, OFFLINE_BATCH
 from benchmarks.subjects import Subject
 from export.formats import REFERENCE
+from serving.settings import cores
 
-__all__ = ["offline", "served", "server", "sweep"]
+__all__ = ["offline", "server", "sweep", "under_load"]
 
 # As many as a server can be busy with while it waits for none of them.
 _OFFLINE_CONNECTIONS = 4
@@ -25,7 +26,7 @@ def offline(bench: Bench, classes: Classes) -> dict[str, Any]:
 
     def run(row: Subject) -> dict[str, Any]:
         at_once = _OFFLINE_CONNECTIONS if row.server else max(1, cores() // (row.threads or cores()))
-        pixels = [bench.batch(OFFLINE_BATCH, number) for number in range(_DIFFERENT)]
+        pixels = bench.queries(OFFLINE_BATCH, _DIFFERENT)
         with Callers(row, pixels, at_once) as callers:
             return scenarios.offline(
                 callers,
@@ -42,7 +43,7 @@ def sweep(bench: Bench, classes: Classes) -> dict[str, Any]:
 
     def run(row: Subject) -> list[dict[str, Any]]:
         connections, seconds = bench.mode.connections, bench.mode.sweep_seconds
-        with Callers(row, _single(bench), max(connections)) as callers:
+        with Callers(row, bench.queries(1, len(bench.pixels)), max(connections)) as callers:
             return scenarios.sweep(callers, _of_queries(classes, row, 1, len(callers)), connections, seconds)
 
     return bench.each("connections", [row for row in bench.rows if row.server], run)
@@ -52,27 +53,22 @@ def server(bench: Bench, classes: Classes) -> dict[str, Any]:
     """Run MLPerf's Server scenario on every way of being served, and on the reference in this process."""
 
     def run(row: Subject) -> dict[str, Any]:
-        at_once = CALLERS if row.server else cores()
-        with Callers(row, _single(bench), at_once) as callers:
+        with under_load(bench, row) as callers:
             return scenarios.server(
                 callers,
                 _of_queries(classes, row, 1, len(callers)),
-                at_once=at_once,
+                at_once=callers.at_once,
                 bound_ms=bench.options.bound_ms,
                 seconds=bench.mode.trial_seconds,
                 rates=bench.mode.trials,
             )
 
-    return bench.each("server", served(bench), run)
+    return bench.each("server", [row for row in bench.rows if row.server or row.name == REFERENCE], run)
 
 
-def served(bench: Bench) -> list[Subject]:
-    """Return the rows that the Server scenario is run on."""
-    return [row for row in bench.rows if row.server or row.name == REFERENCE]
-
-
-def _single(bench: Bench) -> list[NDArray[np.uint8]]:
-    return [bench.batch(1, number) for number in range(len(bench.pixels))]
+def under_load(bench: Bench, row: Subject) -> Callers:
+    """Return as many callers of a row as the Server scenario has, who ask about one image each."""
+    return Callers(row, bench.queries(1, len(bench.pixels)), CALLERS if row.server else cores())
 
 
 def _of_queries(classes: Classes, row: Subject, size: int, count: int) -> Sequence[NDArray[np.int64]]:

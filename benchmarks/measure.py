@@ -22,23 +22,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FLOORS", "QUANTILES", "WINDOW", "Timing", "Window", "figures", "in_turn", "missing"]
+__all__ = [
+    "AGREEING", "FLOORS", "QUANTILES", "WINDOW", "Timing", "Window", "figures", "in_turn", "missing", "window_for",
+]  # fmt: skip
 
 # Samples that each percentile needs, from LoadGen's early-stopping table at 99 % confidence.
 FLOORS = {"50": 11, "90": 64, "95": 130, "99": 662, "99.9": 6_636}
-# Three windows make just enough for the 99th percentile.
-WINDOW = 221
+# Windows in a row that must agree.
+AGREEING = 3
 # What is told of a distribution: a hundredth apart, and the upper end in finer steps.
 QUANTILES = (0.0, *(round(step / 100, 2) for step in range(1, 100)), 0.995, 0.998, 0.999, 1.0)
 _REPORTED = ("50", "90", "99", "99.9")
-_AGREEING, _MOST, _TOLERANCE = 3, 10, 1.10
-# Of a window, for the 90th percentile of three.
-_LEAST = FLOORS["90"] // _AGREEING + 1
+_MOST, _TOLERANCE = 10, 1.10
 _WARM_UP = 20
 # A window of the fastest models would otherwise last two milliseconds.
 _WINDOW_SECONDS = 0.25
 # More tell nothing new, and each is kept.
 _MOST_IN_A_WINDOW = 20_000
+
+
+def window_for(which: str) -> int:
+    """Return how many samples a window has at least, for those that count to make enough for a percentile."""
+    return FLOORS[which] // AGREEING + 1
+
+
+WINDOW = window_for("99")
 
 
 @dataclass(frozen=True)
@@ -158,7 +166,7 @@ def _size(
     """Warm up, and return how many samples a window has."""
     warm_up = _sample(call, min(_WARM_UP, window), clock)
     each = max(float(np.median(warm_up)), 1) / 1e9
-    needed = min(window, max(_LEAST, math.ceil(min(longest / each, window))))
+    needed = min(window, max(window_for("90"), math.ceil(min(longest / each, window))))
     return max(needed, min(most, math.ceil(seconds / each)))
 
 
@@ -191,15 +199,15 @@ def _sample(call: Callable[[int], object], count: int, clock: Callable[[], int])
 
 
 def _settled(windows: list[Window]) -> bool:
-    if len(windows) < _AGREEING:
+    if len(windows) < AGREEING:
         return False
-    medians = [each.median for each in windows[-_AGREEING:]]
+    medians = [each.median for each in windows[-AGREEING:]]
     return max(medians) <= _TOLERANCE * min(medians)
 
 
 def _timing(windows: list[Window]) -> Timing:
     stable = _settled(windows)
-    return Timing(tuple(windows), _AGREEING if stable else len(windows), stable)
+    return Timing(tuple(windows), AGREEING if stable else len(windows), stable)
 
 
 def _us(seconds: float | None) -> float | None:

@@ -14,17 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import loadgen, loops, measure
+from benchmarks import loaded, loadgen, loops, measure
 from benchmarks.bench import Bench
-from benchmarks.callers import Callers
 from benchmarks.loadgen import IMAGES_PER_QUERY, Scenario, Summary
-from benchmarks.scenarios import CALLERS, OFFLINE_BATCH, cores
+from benchmarks.scenarios import OFFLINE_BATCH
 from benchmarks.subjects import Subject
+from serving.settings import cores
 from train.errors import UsageError
 
-__all__ = ["AVAILABLE", "compared", "require", "run"]
-
-AVAILABLE = loadgen.AVAILABLE
+__all__ = ["compared", "require", "run"]
 
 # Of the highest rate that kept the bound: one that is kept again.
 _SERVER_SHARE = 0.8
@@ -34,7 +32,7 @@ _Ask = Callable[[Sequence[int]], object]
 
 def require() -> None:
     """Raise UsageError if LoadGen isn't installed."""
-    if not AVAILABLE:
+    if not loadgen.AVAILABLE:
         raise UsageError("--loadgen: mlcommons-loadgen isn't installed; pip install mlcommons-loadgen")
 
 
@@ -64,7 +62,7 @@ def compared(bench: Bench, row: Subject, scenarios: Sequence[Scenario]) -> dict[
     """
     workers = cores()
     asked = row.open(workers)
-    samples = [asked.prepared(bench.batch(1, number)) for number in range(len(bench.pixels))]
+    samples = [asked.prepared(each) for each in bench.queries(1, len(bench.pixels))]
 
     def ask(indices: Sequence[int]) -> object:
         return asked.ask(
@@ -93,7 +91,7 @@ def _one_by_one(bench: Bench, scenario: Scenario, ask: _Ask, images: int, which:
     def ours() -> NDArray[np.float64]:
         timing = measure.in_turn(
             {scenario: lambda number: ask([(number + place) % count for place in range(images)])},
-            window=max(bench.mode.window, measure.FLOORS[which] // 3 + 1),
+            window=max(bench.mode.window, measure.window_for(which)),
             window_seconds=bench.mode.window_seconds,
             most=bench.mode.most,
         )
@@ -126,12 +124,10 @@ def _offline(bench: Bench, ask_all: _Ask) -> dict[str, Any]:
 
 def _server(bench: Bench, row: Subject, rate: float) -> dict[str, Any]:
     """Return the 99th percentile in microseconds from the scheduled send, at `rate`."""
-    at_once = CALLERS if row.server else cores()
-    pixels = [bench.batch(1, number) for number in range(len(bench.pixels))]
     count = max(measure.FLOORS["99"], round(rate * bench.mode.trial_seconds))
-    with Callers(row, pixels, at_once) as callers, contextlib.ExitStack() as stack:
+    with loaded.under_load(bench, row) as callers, contextlib.ExitStack() as stack:
         due = loops.poisson(rate, count, np.random.default_rng(_SEED))
-        load = loops.opened(callers.connect, at_once, due, len(callers))
+        load = loops.opened(callers.connect, callers.at_once, due, len(callers))
         mine = threading.local()
         lock = threading.Lock()
 
@@ -143,7 +139,8 @@ def _server(bench: Bench, row: Subject, rate: float) -> dict[str, Any]:
 
         summary = _drive(
             bench, "Server", ask,
-            rate=rate, seconds=count / rate, min_queries=count, bound_ms=bench.options.bound_ms, threads=at_once,
+            rate=rate, seconds=count / rate, min_queries=count, bound_ms=bench.options.bound_ms,
+            threads=callers.at_once,
         )  # fmt: skip
     return _beside(float(np.percentile(load.latencies, 99)) * 1e6, summary.p99_ns / 1e3, summary)
 

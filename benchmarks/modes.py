@@ -3,9 +3,12 @@
 import math
 from dataclasses import dataclass
 
-from benchmarks.measure import FLOORS, WINDOW
+from benchmarks.measure import WINDOW, window_for
 
-__all__ = ["MODES", "Mode"]
+__all__ = ["BOUND_MS", "MODES", "Mode"]
+
+# MLPerf's bound for image classification (ResNet-50) in the Server scenario.
+BOUND_MS = 15.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ MODES = {
     for row in (
         Mode(
             "quick", "about a minute: a look; TFLite only", 1_000, 1_000, False, False,
-            window=FLOORS["90"] // 3 + 1, window_seconds=0.05, most=20_000, longest=0.3, trial_seconds=0.3, trials=2,
+            window=window_for("90"), window_seconds=0.05, most=20_000, longest=0.3, trial_seconds=0.3, trials=2,
             sweep_seconds=0.2, connections=(1, 8), offline=256,
         ),
         Mode(
@@ -53,7 +56,7 @@ MODES = {
         Mode(
             # MLPerf Inference: 600 s for each scenario, Offline 24,576 samples.
             "official", "as long as MLPerf's rules ask: 10 minutes for each scenario of each row",
-            None, 10_000, True, True, window=FLOORS["99.9"] // 3 + 1, window_seconds=200.0, most=1_000_000,
+            None, 10_000, True, True, window=window_for("99.9"), window_seconds=200.0, most=1_000_000,
             longest=math.inf, trial_seconds=600.0, trials=6, sweep_seconds=60.0,
             connections=(1, 2, 4, 8, 16, 32), offline=24_576,
         ),

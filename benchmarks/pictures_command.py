@@ -12,9 +12,7 @@ from train.errors import ResultError, UsageError
 from train.files import write_json
 from train.recipe import NETWORKS
 
-__all__ = ["COMMAND", "main"]
-
-COMMAND = "pictures"
+__all__ = ["main"]
 
 
 def main(argv: Sequence[str]) -> int:

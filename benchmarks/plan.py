@@ -5,11 +5,11 @@ Expectations, on two cores and the digit networks; progress follows the clock wh
 
 from collections.abc import Sequence
 
-from benchmarks.measure import FLOORS
+from benchmarks.measure import AGREEING, FLOORS
 from benchmarks.modes import Mode
-from benchmarks.scenarios import cores
 from benchmarks.subjects import Subject
-from benchmarks.timings import END_TO_END, MULTI_STREAM, STAGES
+from benchmarks.timings import END_TO_END, STAGES, least
+from serving.settings import cores
 
 __all__ = ["Plan"]
 
@@ -32,12 +32,7 @@ _IMAGE = {
     "gRPC": 0.0003,
 }
 _PROBE = {"tflite": 0.8, "savedmodel": 8.0, "keras": 9.0}
-_WINDOWS = 3
 _IN_WINDOWS = {*STAGES.values(), END_TO_END}
-
-
-def _least(mode: Mode, row: Subject, size: int) -> int:
-    return mode.window if size == 1 or (size == MULTI_STREAM and row.plain) else 4
 
 
 class Plan:
@@ -48,7 +43,7 @@ class Plan:
         self._left: dict[tuple[str, str], list[float]] = {}
         for row in rows:
             for stage, seconds in self._stages(row).items():
-                parts = _WINDOWS if stage in _IN_WINDOWS else 1
+                parts = AGREEING if stage in _IN_WINDOWS else 1
                 self._left[stage, row.name] = [seconds / parts] * parts
         self.total = sum(map(sum, self._left.values()))
 
@@ -65,14 +60,14 @@ class Plan:
         query, image = (table[row.protocol or row.kind] for table in (_QUERY, _IMAGE))
 
         def windows(count: int, seconds: float) -> float:
-            return _WINDOWS * max(mode.window_seconds, min(mode.longest, count * seconds))
+            return AGREEING * max(mode.window_seconds, min(mode.longest, count * seconds))
 
         stages = {
             "accuracy": (self._images if row.plain else min(self._images, mode.variant_images))
             * image
             / cores(),
             **{
-                stage: windows(_least(mode, row, size), query + (size - 1) * image)
+                stage: windows(least(mode, row, size), query + (size - 1) * image)
                 for size, stage in STAGES.items()
             },
             END_TO_END: windows(mode.window, query + 0.0003) if row.plain else 0.0,

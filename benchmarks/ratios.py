@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import words
+from benchmarks.measure import AGREEING
 
 __all__ = ["Ratio", "p50", "ratio"]
 
 # Where code and data happen to lie in memory moves a program's speed by this much from one start to the next, however
 # exactly each is measured (Mytkowicz et al., "Producing Wrong Data Without Doing Anything Obviously Wrong!", 2009).
 _ALIKE = 1.03
-# Windows in a row by which a timing has settled (`benchmarks.measure`).
-_AGREEING = 3
 
 
 @dataclass(frozen=True)
@@ -70,4 +69,4 @@ def ratio(timing: Mapping[str, Any] | None, reference: Mapping[str, Any] | None)
 def _counted(timing: Mapping[str, Any]) -> dict[int, float]:
     """Return the medians of the windows that count, by the round: of what has settled, the last ones."""
     windows = list(enumerate(timing["windows_p50_us"]))
-    return {number: median for number, median in windows[-_AGREEING if timing["stable"] else 0 :] if median}
+    return {number: median for number, median in windows[-AGREEING if timing["stable"] else 0 :] if median}

@@ -9,9 +9,7 @@ from train.errors import ArtifactError, ResultError
 from train.files import read_json, write_bytes
 from train.recipe import NETWORKS
 
-__all__ = ["COMMAND", "main"]
-
-COMMAND = "readme"
+__all__ = ["main"]
 
 _FOLDER = Path(__file__).resolve().parent
 # Measured on full MNIST and committed: where the README's tables come from.

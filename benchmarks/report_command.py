@@ -13,9 +13,7 @@ from export.gate import MAX_DROP
 from train import cli
 from train.files import write_bytes
 
-__all__ = ["COMMAND", "OUT", "add_judging", "main", "written"]
-
-COMMAND = "report"
+__all__ = ["OUT", "add_judging", "main", "written"]
 
 OUT = Path(__file__).resolve().parent / "out"
 

@@ -17,9 +17,9 @@ from benchmarks.journal import Journal
 from benchmarks.measure import QUANTILES
 from benchmarks.modes import Mode
 from benchmarks.plan import Plan
-from benchmarks.scenarios import cores
 from benchmarks.server import Addresses
 from benchmarks.subjects import REST_BASE64, Subject, in_process, served
+from serving.settings import cores
 from train import backend, environment
 from train.errors import TargetError
 from train.files import write_bytes

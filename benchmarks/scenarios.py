@@ -5,8 +5,7 @@ are read off the timings. Server and Offline are run here: queries that arrive b
 highest rate is sought whose 99th percentile keeps a bound; and all images at once.
 """
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,20 +15,13 @@ from benchmarks import loops, measure
 from benchmarks.callers import Callers
 from benchmarks.measure import FLOORS
 
-__all__ = ["BOUND_MS", "CALLERS", "OFFLINE_BATCH", "cores", "offline", "server", "sweep"]
+__all__ = ["CALLERS", "OFFLINE_BATCH", "offline", "server", "sweep"]
 
-# MLPerf's bound for image classification (ResNet-50) in the Server scenario.
-BOUND_MS = 15.0
 # More than a server that keeps the bound ever has waiting here.
 CALLERS = 32
 OFFLINE_BATCH = 64
 _SEED = 1
 Classes = Sequence[NDArray[np.integer]]
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def server(
@@ -40,13 +32,12 @@ def server(
     bound_ms: float,
     seconds: float,
     rates: int,
-    report: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Seek the highest rate of queries, each of one image, whose p99 stays within `bound_ms`.
 
     At most `at_once` are under way. The `rates` that are tried halve what is left between the highest that kept the
     bound and the lowest that didn't; a trial has the queries that the 99th percentile needs, and lasts `seconds` or
-    longer. `report` is told of each trial.
+    longer.
     """
     rng = np.random.default_rng(_SEED)
     warm = loops.closed(callers.connect, min(at_once, 8), seconds / 2, len(callers))
@@ -56,11 +47,9 @@ def server(
     for _ in range(rates):
         rate = (kept + missed) / 2 if kept else missed * 0.6
         trials.append(trial := _trial(callers, classes, rate, at_once, bound_ms, seconds, rng))
-        report(f"{rate:,.0f}/s")
         # Once more where only the tail missed it: a passing disturbance of the machine isn't the server's.
         if not trial["kept"] and trial["p50_ms"] <= bound_ms:
             trials.append(trial := _trial(callers, classes, rate, at_once, bound_ms, seconds, rng))
-            report(f"{rate:,.0f}/s")
         if trial["kept"]:
             kept, best = rate, trial
         else:
@@ -114,7 +103,6 @@ def sweep(
     classes: Classes,
     connections: Sequence[int],
     seconds: float,
-    report: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Return what gets through a closed loop of one image a query, by connections, and how long it takes."""
     steps = []
@@ -130,7 +118,6 @@ def sweep(
                 "p99_ms": _ms(found["99"]),
             }
         )
-        report(f"{count} connections")
     return steps
 
 

@@ -13,9 +13,7 @@ from train import cli, data
 from train.errors import ResultError
 from train.files import write_json
 
-__all__ = ["COMMAND", "main"]
-
-COMMAND = "soak"
+__all__ = ["main"]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -17,9 +17,7 @@ from train import cli, data
 from train.errors import ResultError, UsageError
 from train.files import write_json
 
-__all__ = ["COMMAND", "main"]
-
-COMMAND = "server"
+__all__ = ["main"]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -20,9 +20,7 @@ from client.keras import Keras
 from client.rest import Rest
 from export import cards, formats, verify
 from export.contract import SERVING_BYTES, Contract
-from export.litert import LiteRT
 from export.runtime import PROBABILITIES, Classifier, Target
-from train.backend import quiet
 
 __all__ = ["REST_BASE64", "Asked", "Subject", "as_query", "in_process", "png", "served"]
 
@@ -170,16 +168,13 @@ def _tflite(
         said.append(f"{threads} threads")
     if not xnnpack:
         said.append(f"no {XNNPACK}")
-    path = version / row.file
 
     def opened(at_once: int) -> Asked:
-        with quiet():  # LiteRT announces its delegate
-            runtime = LiteRT(path, threads, at_once, xnnpack=xnnpack)
-        return Asked(Classifier(runtime, str(path)), contract)
+        return Asked(verify.open_tflite(version, row, threads, at_once, xnnpack=xnnpack), contract)
 
     return Subject(
         ", ".join(said), "tflite", row.name, threads, XNNPACK if xnnpack else None,
-        artefact["bytes"], artefact["sha256"], opened, path,
+        artefact["bytes"], artefact["sha256"], opened, version / row.file,
     )  # fmt: skip
 
 

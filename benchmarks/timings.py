@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 
 from benchmarks import measure, parts, subjects
 from benchmarks.bench import Bench
-from benchmarks.measure import FLOORS, Timing
-from benchmarks.subjects import Asked
+from benchmarks.measure import Timing, window_for
+from benchmarks.modes import Mode
+from benchmarks.subjects import Asked, Subject
 
 __all__ = [
-    "END_TO_END", "MULTI_STREAM", "STAGES", "batches", "end_to_end", "first", "parts_of_requests", "query",
+    "END_TO_END", "MULTI_STREAM", "STAGES", "batches", "end_to_end", "first", "least", "parts_of_requests", "query",
 ]  # fmt: skip
 
 # The stages' names, by images in a query. MLPerf's MultiStream asks eight.
@@ -36,19 +37,18 @@ def first(bench: Bench, asked: Mapping[str, Asked]) -> dict[str, float]:
 
 def query(bench: Bench, asked: Mapping[str, Asked]) -> dict[str, Timing]:
     """Time queries of one image: the model alone, or a request."""
-    return _queries(bench, asked, 1, dict.fromkeys(asked, bench.mode.window))
+    return _queries(bench, asked, 1)
 
 
 def batches(bench: Bench, asked: Mapping[str, Asked]) -> dict[int, dict[str, Timing]]:
     """Time queries of more images than one, by how many they are."""
-    return {size: _queries(bench, asked, size, _windows(bench, size)) for size in STAGES if size > 1}
+    return {size: _queries(bench, asked, size) for size in STAGES if size > 1}
 
 
-def _windows(bench: Bench, size: int) -> dict[str, int]:
-    """Return how many queries a window of each row has."""
-    # MultiStream's figure is the 99th percentile; of others the median will do.
-    few = -(-FLOORS["50"] // 3)
-    return {row.name: bench.mode.window if size == MULTI_STREAM and row.plain else few for row in bench.rows}
+def least(mode: Mode, row: Subject, size: int) -> int:
+    """Return how many queries of `size` images a window of a row has at least."""
+    # MultiStream's figure is the 99th percentile; of other batches the median will do.
+    return mode.window if size == 1 or (size == MULTI_STREAM and row.plain) else window_for("50")
 
 
 def end_to_end(bench: Bench, asked: Mapping[str, Asked]) -> dict[str, Timing]:
@@ -72,17 +72,14 @@ def parts_of_requests(bench: Bench) -> dict[str, dict[str, float] | None]:
     )
 
 
-def _queries(
-    bench: Bench, asked: Mapping[str, Asked], size: int, window: Mapping[str, int]
-) -> dict[str, Timing]:
+def _queries(bench: Bench, asked: Mapping[str, Asked], size: int) -> dict[str, Timing]:
     def call(target: Asked) -> Callable[[int], object]:
         # Of large queries a few will do: what is in them doesn't change how long they take.
-        queries = [
-            target.prepared(bench.batch(size, number))
-            for number in range(len(bench.pixels) if size == 1 else _DIFFERENT)
-        ]
+        different = bench.queries(size, len(bench.pixels) if size == 1 else _DIFFERENT)
+        queries = [target.prepared(each) for each in different]
         return lambda number: target.ask(queries[number % len(queries)])
 
+    window = {row.name: least(bench.mode, row, size) for row in bench.rows}
     return _in_turn(bench, STAGES[size], {row.name: call(asked[row.name]) for row in bench.rows}, window)
 
 

@@ -10,9 +10,7 @@ from benchmarks.report_command import OUT
 from train import cli, data
 from train.files import write_json
 
-__all__ = ["COMMAND", "main"]
-
-COMMAND = "training"
+__all__ = ["main"]
 
 
 def main(argv: Sequence[str]) -> int:

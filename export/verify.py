@@ -24,11 +24,13 @@ __all__ = ["compare", "open_saved_model", "open_tflite", "predict_all"]
 _BATCH = 250
 
 
-def open_tflite(version: Path, row: Format, threads: int = 1, *, xnnpack: bool = True) -> Classifier:
+def open_tflite(
+    version: Path, row: Format, threads: int = 1, at_once: int = 1, *, xnnpack: bool = True
+) -> Classifier:
     """Return the TFLite file of format `row` in a version directory as a target (see `LiteRT` for the rest)."""
     path = version / row.file
     with quiet():  # LiteRT announces its delegate
-        return Classifier(LiteRT(path, threads, xnnpack=xnnpack), str(path))
+        return Classifier(LiteRT(path, threads, at_once, xnnpack=xnnpack), str(path))
 
 
 def open_saved_model(version: Path, threads: int = 0) -> Classifier:

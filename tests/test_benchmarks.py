@@ -216,7 +216,7 @@ def test_a_server_that_dies_half_way_leaves_what_was_measured(
     assert (out / "report.html").is_file()
 
 
-@pytest.mark.skipif(not mlperf.AVAILABLE, reason="needs mlcommons-loadgen")
+@pytest.mark.skipif(not loadgen.AVAILABLE, reason="needs mlcommons-loadgen")
 def test_loadgen_agrees_with_us(models: Path, sample: Digits, tmp_path: Path) -> None:
     (model,) = exported.of(models, ["cnn"], sample)
     mode = MODES["default"]

@@ -1,10 +1,9 @@
 """MLPerf's scenarios on targets whose speed is known, and what is sent to a server that errs or goes."""
 
 import contextlib
-import http.server
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from benchmarks.loops import Connect, Load
 from benchmarks.senders import Address, GrpcSender, RestSender
 from client.binding import Binding
 from client.connection import Connection, Servable
+from client_fixtures import send, web
 from train.errors import Refused, ResultError, TargetError, Unreachable
 
 CLASSES = [np.array([number % 10]) for number in range(20)]
@@ -90,42 +90,15 @@ def test_answers_are_held_against_each_querys_own_classes() -> None:
     Known(0).check(load, CLASSES)
 
 
-@contextlib.contextmanager
-def web(status: int, body: bytes, headers: Sequence[tuple[str, str]] = ()) -> Iterator[str]:
-    """A server that gives every request the same answer; None for a body closes the connection instead."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(status)
-            for name, value in (*headers, ("Content-Length", str(len(body)))):
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 def address(server: str) -> Address:
     return Address(Connection(server, timeout=5), Servable("nn"), Binding())
 
 
 def test_a_sender_reads_where_the_server_says_its_time_went() -> None:
-    header = ("Server-Timing", "queue;dur=0.250, decode;desc=JSON;dur=1.5, odd, total;dur=3")
-    with web(200, b'{"predictions": [[0.25, 0.75]]}', [header]) as server:
-        sender = RestSender(address(server))
+    header = "queue;dur=0.250, decode;desc=JSON;dur=1.5, odd, total;dur=3"
+    answer = b'{"predictions": [[0.25, 0.75]]}'
+    with web(lambda handler, _: send(handler, 200, answer, Server_Timing=header)) as server:
+        sender = RestSender(address(server.address))
         content, timing = sender.send(sender.encoded(np.zeros((1, 2, 2, 1), np.float32)))
         assert sender.understood(content, 1).tolist() == [[0.25, 0.75]]
         assert timing == pytest.approx({"queue": 0.00025, "decode": 0.0015, "total": 0.003})
@@ -133,13 +106,13 @@ def test_a_sender_reads_where_the_server_says_its_time_went() -> None:
 
 
 def test_a_sender_that_is_refused_or_not_answered_says_so() -> None:
-    with web(400, b'{"error": "no such model"}') as server:
-        sender = RestSender(address(server))
+    with web(lambda handler, _: send(handler, 400, b'{"error": "no such model"}')) as server:
+        sender = RestSender(address(server.address))
         with pytest.raises(Refused, match="HTTP 400: .*no such model"):
             sender.send(b"{}")
         sender.close()
     for kind in (RestSender, GrpcSender):
-        gone = kind(address(server))
+        gone = kind(address(server.address))
         with pytest.raises(Unreachable):
             gone.send(b"")
         gone.close()
