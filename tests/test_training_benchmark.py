@@ -48,5 +48,6 @@ def test_both_recipes_are_trained_and_compared(
 
 
 def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(command.main, ["training", "--repeats", "0"]) == 2
-    assert "--repeats 0: expected 1 or more" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="^2$"):
+        cli.run(command.main, ["training", "--repeats", "0"])
+    assert "--repeats: '0': expected a whole number, 1 or more" in capsys.readouterr().err
