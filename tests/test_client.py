@@ -29,7 +29,7 @@ SEVEN = FOLDER / "seven.png"
 
 @pytest.fixture(scope="module")
 def server(models: Path) -> Iterator[Server]:
-    with embedded(models, ["nn", "cnn"]) as running:
+    with embedded(models, ["nn", "cnn"], "--workers=1") as running:
         yield running
 
 

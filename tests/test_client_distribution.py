@@ -152,7 +152,7 @@ print("done")
 
 @pytest.fixture(scope="module")
 def server(models: Path) -> Iterator[Server]:
-    with embedded(models, ["cnn"]) as running:
+    with embedded(models, ["cnn"], "--workers=1") as running:
         yield running
 
 

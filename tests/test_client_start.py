@@ -75,11 +75,12 @@ def test_what_is_missed_is_said(rest: float, usual: float, missed: list[str]) ->
 
 
 def test_a_client_that_fails_or_answers_wrongly(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # One server for both: how it is started, and asked by each client, the whole way shows.
-    with embedded(models, [client_start.MODEL]) as server:
+    # One server for both, which starts at once: how it is started, and asked by each client, the whole way shows.
+    with embedded(models, [client_start.MODEL], "--prefer_tflite_model") as server:
         monkeypatch.setattr(client_start, "embedded", lambda *_: contextlib.nullcontext(server))
         with monkeypatch.context() as patch:
             patch.setattr(client_start, "_SHOWS", "8")
+            patch.setattr(client_start, "ROWS", client_start.ROWS[:1])
             assert cli.run(command.main, ["client", "--models", str(models), "--pairs", "1"]) == 6
         row = client_start.Row("rest", "the client", "client/predict.py nowhere.png --server {rest}")
         monkeypatch.setattr(client_start, "ROWS", (row,))

@@ -114,7 +114,10 @@ def test_one_worker_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("interrupt", [False, True])
 def test_waiting_for_workers_ends(interrupt: bool) -> None:
     """By itself after a while, and at once by Ctrl-C."""
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    # Nobody listens there, and nobody else may: a port that is only free may be another test's server's by now.
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    addresses = [f"127.0.0.1:{port}" for port in (taken.getsockname()[1], *free_ports(1))]
     script = f"""
 import sys
 from train import cli, workers
@@ -123,13 +126,16 @@ def main(argv):
     return 0
 sys.exit(cli.run(main))
 """
-    with subprocess.Popen(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env={**os.environ, "TF_CONFIG": config(addresses, 1)},
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with (
+        taken,
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env={**os.environ, "TF_CONFIG": config(addresses, 1)},
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
         assert process.stderr is not None
         try:
             waiting = f"worker 1 of 2: waiting for {addresses[0]}\n"
