@@ -9,6 +9,8 @@ import pytest
 
 # Before NumPy is loaded: its threads wait in loops, and would take the cores from the other process that tests.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
+# TensorFlow's do, too.
+os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
 
 from train import data
 from train.data import Digits
