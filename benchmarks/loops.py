@@ -10,6 +10,7 @@ omission"; Tene, "How NOT to measure latency").
 """
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -68,21 +69,30 @@ def closed(connect: Connect, callers: int, seconds: float, distinct: int) -> Loa
     return _Team(connect, callers).run(work)
 
 
-def opened(connect: Connect, callers: int, due: NDArray[np.float64], distinct: int) -> Load:
+def opened(
+    connect: Connect,
+    callers: int,
+    due: NDArray[np.float64],
+    distinct: int,
+    *,
+    bound: float = math.inf,
+    most_late: int = 0,
+) -> Load:
     """Have queries answered that are `due` at these seconds from the start, by at most `callers` at a time.
 
-    Latency counts from when a query was due. Raises as `closed`.
+    Latency counts from when a query was due. It ends early, with those that were answered, once more than `most_late`
+    queries took longer than `bound` seconds. Raises as `closed`.
     """
     numbers = itertools.count()  # its next() is atomic
 
     def work(call: Callable[[int], Any], caller: int, start: float, team: _Team) -> None:  # noqa: ARG001
-        while (number := next(numbers)) < len(due) and not team.failed:
+        while (number := next(numbers)) < len(due) and not team.failed and team.late <= most_late:
             scheduled = start + float(due[number])
             if (early := scheduled - time.perf_counter()) > 0:
                 time.sleep(early)
             team.answered(number % distinct, call(number % distinct), scheduled)
 
-    return _Team(connect, callers).run(work)
+    return _Team(connect, callers, bound).run(work)
 
 
 _Work = Callable[[Callable[[int], Any], int, float, "_Team"], None]
@@ -91,10 +101,11 @@ _Work = Callable[[Callable[[int], Any], int, float, "_Team"], None]
 class _Team:
     """Callers, a thread each, that begin together."""
 
-    def __init__(self, connect: Connect, callers: int) -> None:
-        self._connect, self._callers = connect, callers
+    def __init__(self, connect: Connect, callers: int, bound: float = math.inf) -> None:
+        self._connect, self._callers, self._bound = connect, callers, bound
         self._latencies: list[float] = []  # append is atomic
         self._answers: dict[int, Any] = {}
+        self.late = 0  # how many latencies are beyond the bound
         self._errors: list[BaseException] = []
         self._barrier = threading.Barrier(callers + 1)
         self._start = 0.0
@@ -106,7 +117,10 @@ class _Team:
 
     def answered(self, number: int, answer: Any, since: float) -> None:
         """Count an answer to a query that is timed from `since`."""
-        self._latencies.append(time.perf_counter() - since)
+        latency = time.perf_counter() - since
+        self._latencies.append(latency)
+        if latency > self._bound:
+            self.late += 1  # two callers at a time may count one: it ends one query later
         self._answers[number] = answer
 
     def run(self, work: _Work) -> Load:

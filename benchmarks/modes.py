@@ -49,7 +49,7 @@ MODES = {
             sweep_seconds=0.2, connections=(1, 8), offline=256,
         ),
         Mode(
-            "default", "about five minutes: everything", None, 2_000, True, True,
+            "default", "about four minutes a model: everything", None, 2_000, True, True,
             window=WINDOW, window_seconds=0.1, most=20_000, longest=0.35, trial_seconds=0.8, trials=3,
             sweep_seconds=0.3, connections=(1, 2, 4, 8, 16, 32), offline=2_048,
         ),

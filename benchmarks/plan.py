@@ -5,7 +5,7 @@ Expectations, on two cores and the digit networks; progress follows the clock wh
 
 from collections.abc import Sequence
 
-from benchmarks.measure import AGREEING, FLOORS
+from benchmarks.measure import AGREEING, FLOORS, SLICES
 from benchmarks.modes import Mode
 from benchmarks.subjects import Subject
 from benchmarks.timings import END_TO_END, STAGES, least
@@ -43,12 +43,12 @@ class Plan:
         self._left: dict[tuple[str, str], list[float]] = {}
         for row in rows:
             for stage, seconds in self._stages(row).items():
-                parts = AGREEING if stage in _IN_WINDOWS else 1
+                parts = AGREEING * SLICES if stage in _IN_WINDOWS else 1
                 self._left[stage, row.name] = [seconds / parts] * parts
         self.total = sum(map(sum, self._left.values()))
 
     def take(self, stage: str, row: str) -> float:
-        """Return the seconds that were expected for what is done now: a window, or the whole of a stage.
+        """Return the seconds that were expected for what is done now: a slice of a window, or the whole of a stage.
 
         They are 0 for what wasn't expected, such as a window beyond the third.
         """

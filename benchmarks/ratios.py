@@ -1,15 +1,17 @@
 """How one timing of a result file stands to another of the same run.
 
 Machines drift, so microseconds of two moments can't be compared; but the n-th windows of all rows were measured in
-turn, so their quotient hardly knows the drift. How far these quotients lie apart is the noise.
+turn, slice by slice, so their quotient hardly knows the drift. How far these quotients lie apart is the noise.
 """
 
+import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import words
-from benchmarks.measure import AGREEING
+from benchmarks.measure import AGREEING, settled
 
 __all__ = ["Ratio", "p50", "ratio"]
 
@@ -20,7 +22,7 @@ _ALIKE = 1.03
 
 @dataclass(frozen=True)
 class Ratio:
-    """A quotient of medians, and the span of it and the `rounds`' own quotients from `low` to `high`."""
+    """The median of the `rounds`' quotients of medians, which lie from `low` to `high`."""
 
     value: float
     low: float
@@ -51,22 +53,30 @@ def p50(timing: Mapping[str, Any] | None) -> float | None:
 def ratio(timing: Mapping[str, Any] | None, reference: Mapping[str, Any] | None) -> Ratio | None:
     """Return how many times the `reference`'s time a timing is; both as result files hold them.
 
-    None where one of them has no median. The rounds are those whose windows count for both; where one had settled
-    before the other did, all windows that count are held against each other, and drift is part of the span.
+    None where one of them has no median. The rounds are those of the timing's windows that count, in which the
+    reference was measured, too: a run's own is in all of them. Where there is none (two rows that settled at different
+    times), all windows that count are held against each other, and drift is part of the span.
     """
-    mine, its = p50(timing), p50(reference)
-    if timing is None or reference is None or mine is None or its is None:
+    if timing is None or reference is None or p50(timing) is None or p50(reference) is None:
         return None
-    here, there = _counted(timing), _counted(reference)
+    here, there = _counted(timing), dict(_windows(reference))
     both = here.keys() & there.keys()
-    rounds = [here[number] / there[number] for number in both] or [
-        one / other for one in here.values() for other in there.values()
-    ]
-    value = mine / its
-    return Ratio(value, min([*rounds, value]), max([*rounds, value]), len(both) or min(len(here), len(there)))
+    rounds = [here[number] / there[number] for number in sorted(both)]
+    if not rounds:
+        rounds = [one / other for one in here.values() for other in _counted(reference).values()]
+    if not rounds:
+        return None
+    # Of logarithms, so that the inverse quotient's is the inverse.
+    value = math.exp(statistics.median(map(math.log, rounds)))
+    low, high = min(rounds), max(rounds)
+    return Ratio(min(max(value, low), high), low, high, len(both) or min(len(here), len(there)))
+
+
+def _windows(timing: Mapping[str, Any]) -> list[tuple[int, float]]:
+    return [(number, median) for number, median in enumerate(timing["windows_p50_us"]) if median]
 
 
 def _counted(timing: Mapping[str, Any]) -> dict[int, float]:
-    """Return the medians of the windows that count, by the round: of what has settled, the last ones."""
-    windows = list(enumerate(timing["windows_p50_us"]))
-    return {number: median for number, median in windows[-AGREEING if timing["stable"] else 0 :] if median}
+    """Return the medians of the windows that count, by the round."""
+    first = settled(timing["windows_p50_us"]) if timing["stable"] else None
+    return dict(_windows(timing) if first is None else _windows(timing)[first : first + AGREEING])

@@ -5,6 +5,7 @@ are read off the timings. Server and Offline are run here: queries that arrive b
 highest rate is sought whose 99th percentile keeps a bound; and all images at once.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ def server(
 
     At most `at_once` are under way. The `rates` that are tried halve what is left between the highest that kept the
     bound and the lowest that didn't; a trial has the queries that the 99th percentile needs, and lasts `seconds` or
-    longer.
+    longer, unless so many are late that it can't keep the bound.
     """
     rng = np.random.default_rng(_SEED)
     warm = loops.closed(callers.connect, min(at_once, 8), seconds / 2, len(callers))
@@ -48,7 +49,7 @@ def server(
         rate = (kept + missed) / 2 if kept else missed * 0.6
         trials.append(trial := _trial(callers, classes, rate, at_once, bound_ms, seconds, rng))
         # Once more where only the tail missed it: a passing disturbance of the machine isn't the server's.
-        if not trial["kept"] and trial["p50_ms"] <= bound_ms:
+        if not trial["kept"] and (trial["p50_ms"] or 0) <= bound_ms:
             trials.append(trial := _trial(callers, classes, rate, at_once, bound_ms, seconds, rng))
         if trial["kept"]:
             kept, best = rate, trial
@@ -72,15 +73,19 @@ def _trial(
     rng: np.random.Generator,
 ) -> dict[str, Any]:
     due = loops.poisson(rate, max(FLOORS["99"], round(rate * seconds)), rng)
-    load = loops.opened(callers.connect, at_once, due, len(callers))
+    # With more late ones than this the 99th percentile can't keep the bound, however the rest is answered.
+    most_late = math.ceil(0.01 * (len(due) - 1))
+    load = loops.opened(
+        callers.connect, at_once, due, len(callers), bound=bound_ms / 1e3, most_late=most_late
+    )
     callers.check(load, classes)
     found = measure.figures(load.latencies)
     p99 = found["99"]
     return {
         "rate": round(rate, 1),
         **{f"p{which}_ms": _ms(found[which]) for which in ("50", "99", "99.9")},
-        "queries": len(due),
-        "kept": p99 is not None and p99 * 1e3 <= bound_ms,
+        "queries": len(load.latencies),
+        "kept": len(load.latencies) == len(due) and p99 is not None and p99 * 1e3 <= bound_ms,
     }
 
 

@@ -9,6 +9,7 @@ from benchmarks.bench import Bench
 from benchmarks.measure import Timing, window_for
 from benchmarks.modes import Mode
 from benchmarks.subjects import Asked, Subject
+from export.formats import REFERENCE
 
 __all__ = [
     "END_TO_END", "MULTI_STREAM", "STAGES", "batches", "end_to_end", "first", "least", "parts_of_requests", "query",
@@ -94,6 +95,7 @@ def _in_turn(
 
     return measure.in_turn(
         calls,
+        reference=REFERENCE,
         window=window,
         window_seconds=bench.mode.window_seconds,
         most=bench.mode.most,

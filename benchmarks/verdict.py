@@ -3,8 +3,8 @@
 A row is better than another only where that is real:
 
 - accuracy is float32's unless McNemar's exact test tells them apart (p < 0.05) on the images that they were asked;
-- the front takes latencies as they were measured; a recommendation takes rows that can't be told apart (`Ratio.apart`)
-  for equally fast, and then the smallest of them, with the fewest threads.
+- the front takes latencies as they were measured, beside float32's in the same rounds; a recommendation takes rows that
+  can't be told apart (`Ratio.apart`) for equally fast, and then the smallest of them, with the fewest threads.
 
 So an objective never stands alone. `latency` is the shortest time of one image, model only, in this process, among
 rows that settled; `size` the smallest file and arena of a format that a device can run; `throughput` the most images
@@ -13,6 +13,7 @@ per second behind a server whose 99th percentile keeps the bound. Each among the
 whether raw pixels go in, of `throughput` latency.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,6 +108,11 @@ class _Field:
             f"p {paired['mcnemar_p']:.2g})"
         )
 
+    def times(self, row: Row) -> float:
+        """How many times the reference's time a row takes: rows are ordered by that, as their p50s have the drift."""
+        found = ratio(row["query"], self.reference["query"])
+        return found.value if found else math.inf
+
     def time(self, row: Row) -> str:
         """How long it takes beside the reference, or nothing where that isn't known."""
         found = ratio(row["query"], self.reference["query"])
@@ -136,7 +142,7 @@ def _front(field: _Field) -> list[str]:
     costs = {
         row["name"]: (
             -(gain(row) if row["against_float32"]["mcnemar_p"] < _SIGNIFICANT else 0.0),
-            row["query"]["p50_us"],
+            field.times(row),
             row["bytes"],
         )
         for row in field.in_process
@@ -163,11 +169,11 @@ def _latency(field: _Field) -> tuple[Row | None, str]:
     rows = [row for row in field.in_process if field.accurate(row)]
     if not rows:
         return None, f"Lowest latency: no row settled and {_lost(field)}; measure again on a quieter machine."
-    fastest = min(rows, key=lambda row: row["query"]["p50_us"])
+    fastest = min(rows, key=field.times)
     alike = [
         row
         for row in rows
-        if row["query"]["p50_us"] <= _AS_FAST * fastest["query"]["p50_us"] and not _apart(row, fastest)
+        if field.times(row) <= _AS_FAST * field.times(fastest) and not _apart(row, fastest)
     ]
     small = _AS_SMALL * min(row["bytes"] for row in alike)
     best = min(
@@ -250,7 +256,7 @@ def _throughput(field: _Field) -> tuple[Row | None, str]:
     rows = {row["name"]: row for row in served if row["name"] in rates}
     most = max(rates.values())
     alike = [row for name, row in rows.items() if max(rates[name] * _AS_MANY, _missed(row) or 0) >= most]
-    best = min(alike, key=lambda row: (p50(row["query"]) or float("inf"), -rates[row["name"]]))
+    best = min(alike, key=lambda row: (field.times(row), -rates[row["name"]]))
     sentence = (
         f"Highest throughput behind a server: {best['name']} with {_load(field, best, bounded=bounded)}"
     )

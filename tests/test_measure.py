@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,9 +37,43 @@ def test_warm_up_is_not_counted_and_windows_go_in_turn() -> None:
     timings = in_turn(slow_start, window=5, window_seconds=0, clock=work.clock)
     for timing in timings.values():
         assert timing.samples == pytest.approx([0.01] * 15)
-        assert timing.stable
+        assert timing.settled == 0
     a, b = ([(name, n) for n in range(5)] for name in "ab")
-    assert work.order == a * 2 + b * 2 + (a + b) * 2
+    # Warm-up, and a window of five is one slice, whose first call isn't timed.
+    assert work.order == a + b + (a[:1] + a + b[:1] + b) * 3
+
+
+def test_a_window_is_measured_slice_by_slice_in_turn() -> None:
+    work = Work()
+    calls = {name: work.call(name, lambda made: 0.01) for name in "ab"}
+    kept: dict[str, dict[str, Any]] = {}
+    timings = in_turn(calls, window={"a": 200, "b": 22}, window_seconds=0, clock=work.clock, kept=kept)
+    sizes = [{name: len(samples) for name, (samples, *_) in each.items()} for each in kept.values()]
+    assert len(sizes) == 3 * measure.SLICES
+    assert all(each["a"] == 10 for each in sizes)
+    # One that asks less often has fewer slices, as far apart as they go.
+    assert [each.get("b", 0) for each in sizes[:8]] == [0, 0, 0, 4, 0, 0, 0, 4]
+    assert {len(each.samples) for each in timings["a"].windows} == {200}
+    assert {len(each.samples) for each in timings["b"].windows} == {22}
+    # All of a window's samples, in order, each slice's first once more.
+    first = [number for name, number in work.order[20:] if name == "a"][:220]
+    assert [number for place, number in enumerate(first) if place % 11] == list(range(200))
+
+
+def test_the_reference_is_measured_as_long_as_any() -> None:
+    work = Work()
+    calls = {
+        "drifting": work.call("drifting", lambda made: 0.01 * (1 + max(0, 60 - made) // 10)),
+        "reference": work.call("reference", lambda made: 0.005 if made < 46 else 0.02),
+        "steady": work.call("steady", lambda made: 0.005),
+    }
+    timings = in_turn(calls, reference="reference", window=10, window_seconds=0, clock=work.clock)
+    assert len(timings["steady"].windows) == 3
+    assert len(timings["drifting"].windows) == len(timings["reference"].windows) > 3
+    # The first three agreed: they count, and later ones are there for others to stand beside.
+    assert timings["reference"].settled == 0
+    assert set(timings["reference"].samples) == {0.005}
+    assert timings["reference"].windows[-1].median == 0.02
 
 
 def test_windows_of_fast_calls_have_more_samples() -> None:
@@ -52,24 +87,27 @@ def test_windows_of_fast_calls_have_more_samples() -> None:
 def test_what_drifts_is_tried_until_it_settles_and_only_then_counts() -> None:
     work = Work()
     steps = [0.040, 0.030, 0.020, 0.0205, 0.0201]
+    # Ten calls to warm up, and twelve in a window of two slices.
     calls = {
-        "drifting": work.call("drifting", lambda made: 1 if made < 10 else steps[min(4, (made - 10) // 10)]),
+        "drifting": work.call("drifting", lambda made: 1 if made < 10 else steps[min(4, (made - 10) // 12)]),
         "steady": work.call("steady", lambda made: 0.005),
     }
     told: list[str] = []
-    timings = in_turn(calls, window=10, window_seconds=0, clock=work.clock, report=told.append)
-    assert timings["drifting"].stable
+    timings = in_turn(
+        calls, reference="drifting", window=10, window_seconds=0, clock=work.clock, report=told.append
+    )
+    assert timings["drifting"].settled == 2
     assert [each.median for each in timings["drifting"].windows] == pytest.approx(steps)
     assert set(np.round(timings["drifting"].samples, 6)) == {0.020, 0.0205, 0.0201}
     assert len(timings["steady"].windows) == 3
-    assert (told.count("drifting"), told.count("steady")) == (5, 3)
+    assert (told.count("drifting"), told.count("steady")) == (5 * measure.SLICES, 3 * measure.SLICES)
 
 
 def test_what_never_settles_is_kept_and_marked() -> None:
     work = Work()
-    calls = {"wild": work.call("wild", lambda made: 0.01 * (1 + (made // 10) % 2))}
+    calls = {"wild": work.call("wild", lambda made: 0.01 * (1 + max(0, made - 10) // 12 % 2))}
     timing = in_turn(calls, window=10, window_seconds=0, clock=work.clock)["wild"]
-    assert not timing.stable
+    assert timing.settled is None
     assert len(timing.windows) == 10
     assert len(timing.samples) == 100
     assert timing.describe()["stable"] is False
@@ -88,7 +126,7 @@ def test_what_never_settles_is_kept_and_marked() -> None:
     ],
 )
 def test_percentiles_need_their_sample_size(samples: int, given: list[str]) -> None:
-    figures = Timing((Window((1_000_000,) * samples),), 1, True).describe()
+    figures = Timing((Window((1_000_000,) * samples),)).describe()
     names = ["p50", "p90", "p99", "p99.9"]
     assert [name for name in names if figures[f"{name}_us"] is not None] == given
     assert set(figures["missing"]) == set(names) - set(given)
@@ -96,9 +134,10 @@ def test_percentiles_need_their_sample_size(samples: int, given: list[str]) -> N
 
 
 def test_percentiles_are_of_pooled_samples() -> None:
-    # Nine fast windows and a slow one: averaging the windows' own p99 would hide it.
-    windows = (*[Window((1_000_000,) * 100)] * 9, Window((100_000_000,) * 100))
-    timing = Timing(windows, len(windows), True)
+    # Three fast windows and a slow one: averaging the windows' own p99 would hide it.
+    fast, slow = Window((1_000_000,) * 200), Window((100_000_000,) * 200)
+    timing = Timing((fast, fast, slow, fast))
+    assert timing.settled is None
     assert timing.percentile("50") == 0.001
     assert timing.percentile("99") == 0.1
 
@@ -119,21 +158,22 @@ def test_slow_calls_have_smaller_windows_and_enough_for_the_90th_percentile() ->
 def test_what_is_kept_is_not_measured_again() -> None:
     work = Work()
     calls = {"a": work.call("a", lambda made: 0.01), "b": work.call("b", lambda made: 0.02)}
-    kept: dict[str, object] = {}
+    kept: dict[str, Any] = {}
 
     def interrupted(name: str) -> None:
-        if len(kept) == 3:
+        if len(kept) == measure.SLICES + 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        in_turn(calls, window=5, window_seconds=0, clock=work.clock, kept=kept, report=interrupted)
-    assert list(kept) == ["a 0", "b 0", "a 1"]
+        in_turn(calls, window=100, window_seconds=0, clock=work.clock, kept=kept, report=interrupted)
     before = dict(kept)
     work.order.clear()
-    timings = in_turn(calls, window=5, window_seconds=0, clock=work.clock, kept=kept)
+    timings = in_turn(calls, window=100, window_seconds=0, clock=work.clock, kept=kept)
     assert {key: kept[key] for key in before} == before
-    # Warmed up again, and then what was missing: one window of a, two of b.
-    assert [name for name, _ in work.order] == ["b"] * 10 + ["a"] * 10 + ["b"] * 5
+    # Warmed up again, and then what was missing: 17 slices of the second window, 20 of the third.
+    assert [name for name, _ in work.order] == ["a"] * 20 + ["a"] * 6 + ["b"] * 20 + ["b"] * 6 + (
+        ["a"] * 6 + ["b"] * 6
+    ) * 36
     assert all(len(each.windows) == 3 for each in timings.values())
 
 
