@@ -56,7 +56,7 @@ WINDOW = window_for("99")
 
 @dataclass(frozen=True)
 class Window:
-    """One window: `samples` in nanoseconds, processor seconds spent `here` and in a `server` meanwhile."""
+    """One window, or a slice of it: `samples` in nanoseconds, processor seconds `here` and in a `server` meanwhile."""
 
     samples: tuple[int, ...]
     here: float = 0.0
@@ -141,7 +141,7 @@ def in_turn(
     kept: MutableMapping[str, Any] | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Timing]:
-    """Time each call, all of them in turn; `report` is told each name whose window is `SLICES`th of the way further.
+    """Time each call, all of them in turn; `report` is told each name `SLICES` times a window, as it goes on.
 
     A call is given the sample's number, 0, 1, 2 … from the window's start, so that all of them see the same images in
     the same order. The first calls of each are warm-up and not timed, and so is the first of each slice. A window has
@@ -168,7 +168,7 @@ def in_turn(
         if not waiting:
             break
         measured = [name for name in calls if name in waiting or name == reference]
-        slices: dict[str, list[_Slice]] = {name: [] for name in measured}
+        slices: dict[str, list[Window]] = {name: [] for name in measured}
         for turn in range(SLICES):
             key = f"window {number}, slice {turn}"
             if key not in kept:
@@ -178,7 +178,7 @@ def in_turn(
                     if (part := _part(size(name), turn))
                 }
             for name, (samples, here, server) in kept[key].items():
-                slices[name].append(_Slice(tuple(samples), here, server))
+                slices[name].append(Window(tuple(samples), here, server))
             for name in measured:
                 report(name)
         for name in measured:
@@ -210,13 +210,6 @@ def _size(
     return max(needed, min(most, math.ceil(seconds / each)))
 
 
-@dataclass(frozen=True)
-class _Slice:
-    samples: tuple[int, ...]
-    here: float
-    server: float
-
-
 def _part(size: int, turn: int) -> range:
     """Return which samples of a window are measured when it's its turn the `turn`-th time, perhaps none."""
     slices = min(SLICES, max(1, size // _LEAST_IN_A_SLICE))
@@ -236,7 +229,7 @@ def _slice(
     return samples, here_now - here, server_now - server
 
 
-def _joined(slices: Sequence[_Slice]) -> Window:
+def _joined(slices: Sequence[Window]) -> Window:
     return Window(
         tuple(sample for each in slices for sample in each.samples),
         sum(each.here for each in slices),

@@ -372,7 +372,12 @@ def test_a_grey_model_without_an_axis_for_channels(digits: Path, capsys: pytest.
         ("photos.keras", ["--calibration", "broken"], 3, "neither a PNG nor a JPEG picture"),
         ("photos.keras", ["--name", "cnn"], 2, "--name cnn: expected a name"),
         ("photos.keras", ["--name", "../up"], 2, "--name ../up: expected a name"),
-        ("photos.keras", ["--min-accuracy", "0.9999"], 6, "not blessed, so nothing was published"),
+        (
+            "photos.keras",
+            ["--eval", "mixed.npz", "--min-accuracy", "0.5"],
+            6,
+            "not blessed, so nothing was published",
+        ),
     ],
 )
 def test_what_cannot_be_exported(
@@ -391,6 +396,7 @@ def test_what_cannot_be_exported(
     np.savez(folder / "grey.npz", x=np.zeros((5, 28, 28), np.uint8), y=y)
     np.savez(folder / "many.npz", x=x, y=y + 7 - y.max())
     np.savez(folder / "odd.npz", a=x, b=y)
+    np.savez(folder / "mixed.npz", x=x, y=(y + 1) % 3)
     values = [str(folder / each) if (folder / each).exists() else each for each in arguments]
     assert export(folder, model, "--formats", "float32", *values, name="wrong") == code
     error = capsys.readouterr().err.splitlines()[-1]

@@ -119,8 +119,9 @@ def test_waiting_for_workers_ends(interrupt: bool) -> None:
     taken.bind(("127.0.0.1", 0))
     addresses = [f"127.0.0.1:{port}" for port in (taken.getsockname()[1], *free_ports(1))]
     script = f"""
-import sys
+import signal, sys
 from train import cli, workers
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
 def main(argv):
     workers.connect(cli.say, seconds={60 if interrupt else 1})
     return 0

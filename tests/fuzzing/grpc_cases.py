@@ -45,6 +45,7 @@ _TEXTS = st.sampled_from(["", "x", "\0", "a/b", "../..", "\u00e4\U0001f600", "y"
 )
 # Sizes whose product overflows, is negative, or would fill the memory.
 _SIZES = st.sampled_from([0, 1, 1, 2, 3, -1, 2**16, 2**31, 2**32, 2**62, 2**63 - 1, -(2**63)])
+_MOST_BYTES = 1 << 22
 _SHAPES = st.lists(_SIZES, max_size=5) | st.integers(0, 300).map(lambda rank: [1] * rank)
 _VALUES: dict[str, st.SearchStrategy[Any]] = {
     "float_val": st.floats(width=32),
@@ -165,7 +166,10 @@ def inputs(draw: st.DrawFn) -> Any:
         case "list":
             made.example_list.examples.extend(examples)
         case "context":
-            made.example_list_with_context.examples.extend(examples * draw(st.sampled_from([1, 1, 5000])))
+            # Many, but no gigabytes where there are pictures in them.
+            most = max(1, _MOST_BYTES // max(1, sum(each.ByteSize() for each in examples)))
+            times = min(most, draw(st.sampled_from([1, 1, 5000])))
+            made.example_list_with_context.examples.extend(examples * times)
             made.example_list_with_context.context.CopyFrom(draw(_example()))
             if not draw(st.integers(0, 9)):
                 feature = made.example_list_with_context.context.features.feature["large"]
