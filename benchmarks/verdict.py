@@ -37,6 +37,8 @@ _AS_FAST = 1.10
 _AS_SMALL = 1.01
 # The Server scenario's trials aren't repeated; what they find comes as near to itself as windows do that agree.
 _AS_MANY = 1.10
+# So far may windows differ that agree: formats that are no further apart have one rank.
+_SAME_RANK = 1.10
 _TAILS = (("p99", "p99_ms"), ("p50", "p50_ms"))
 
 
@@ -45,10 +47,11 @@ def judge(
 ) -> dict[str, Any]:
     """Return what follows from a result file's contents, by model.
 
-    `{"models": {name: {"front", "recommendations", "slower"}}}`: `front` are the names of the rows in this process
-    that no other beats (Pareto) in accuracy, p50 of the model alone and size at once; `recommendations` are `use` (a
-    key of `OBJECTIVES`), `row` (a name, None where no row will do) and `sentence`, one for each use or for the
-    `objective` only; `slower` are `row`, `ratio` (to float32's p50) and `sentence`, see `benchmarks.slower`.
+    `{"models": {name: {"ranking", "front", "recommendations", "slower"}}}`: `ranking` are the formats' names from the
+    fastest on (p50 of the model alone, one thread), those of each rank in a list; `front` are the names of the rows in
+    this process that no other beats (Pareto) in accuracy, p50 of the model alone and size at once; `recommendations`
+    are `use` (a key of `OBJECTIVES`), `row` (a name, None where no row will do) and `sentence`, one for each use or for
+    the `objective` only; `slower` are `row`, `ratio` (to float32's p50) and `sentence`, see `benchmarks.slower`.
     `max_accuracy_drop` is a share, 0 to 1. Raises UsageError for another objective or share.
     """
     if objective is not None and objective not in OBJECTIVES:
@@ -127,6 +130,7 @@ class _Field:
 def _judged(field: _Field, objective: str | None) -> dict[str, Any]:
     uses = OBJECTIVES if objective is None else {objective: OBJECTIVES[objective]}
     return {
+        "ranking": _ranking(field),
         "front": _front(field),
         "recommendations": [
             {"use": use, "row": row and row["name"], "sentence": sentence}
@@ -135,6 +139,18 @@ def _judged(field: _Field, objective: str | None) -> dict[str, Any]:
         ],
         "slower": slower.slower(field.model),
     }
+
+
+def _ranking(field: _Field) -> list[list[str]]:
+    """Return the formats by rank, the fastest first: of a rank are those that are hardly slower than its first."""
+    ranks: list[list[Row]] = []
+    formats = [row for row in field.model["rows"] if row["name"] == row["format"] and p50(row["query"])]
+    for row in sorted(formats, key=field.times):
+        if ranks and field.times(row) <= _SAME_RANK * field.times(ranks[-1][0]):
+            ranks[-1].append(row)
+        else:
+            ranks.append([row])
+    return [[row["name"] for row in rank] for rank in ranks]
 
 
 def _front(field: _Field) -> list[str]:

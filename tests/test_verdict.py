@@ -79,6 +79,30 @@ def test_no_row_of_the_front_is_beaten_and_all_others_are(made: Results) -> None
             assert (each in model["front"]) == (not beaten), each
 
 
+def test_formats_are_ranked_and_those_that_are_hardly_apart_share_a_rank(made: Results) -> None:
+    def times(name: str) -> float:
+        found = ratio(row(made, name)["query"], row(made, "float32")["query"])
+        assert found
+        return found.value
+
+    int8 = row(made, "int8")["query"]
+    row(made, "selective")["query"]["windows_p50_us"] = [each * 1.08 for each in int8["windows_p50_us"]]
+    row(made, "dynamic")["query"]["windows_p50_us"] = [each * 1.12 for each in int8["windows_p50_us"]]
+    ranking = judge(made)["models"]["cnn"]["ranking"]
+    names = [name for rank in ranking for name in rank]
+    assert sorted(names) == sorted({*FORMATS, "savedmodel", "keras"})
+    assert [times(name) for name in names] == sorted(times(name) for name in names)
+    for rank, following in zip(ranking, [*ranking[1:], None], strict=True):
+        assert times(rank[-1]) <= 1.1 * times(rank[0])
+        assert following is None or times(following[0]) > 1.1 * times(rank[0])
+    (with_int8,) = [rank for rank in ranking if "int8" in rank]
+    assert "selective" in with_int8
+    assert "dynamic" not in with_int8 or times(with_int8[0]) < times("int8")
+    # What has no median has no rank.
+    row(made, "int8")["query"].update(p50_us=None, windows_p50_us=[])
+    assert "int8" not in [name for rank in judge(made)["models"]["cnn"]["ranking"] for name in rank]
+
+
 def test_accuracy_counts_where_it_is_real(made: Results) -> None:
     others = {each["name"] for each in made["models"]["cnn"]["rows"]} - {"float32", "float32, 2 threads"}
     for name in others:
@@ -419,6 +443,7 @@ def test_a_slower_machine_changes_no_verdict(factor: float) -> None:
     for name in MODELS:
         one, other = judge(before)["models"][name], judge(drifted)["models"][name]
         assert one["front"] == other["front"]
+        assert one["ranking"] == other["ranking"]
         assert [each["row"] for each in one["recommendations"]] == [
             each["row"] for each in other["recommendations"]
         ]
