@@ -6,7 +6,6 @@ The official image, `tensorflow/serving`, is measured where a Docker engine runs
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from pathlib import Path
 import requests
 
 from benchmarks import processes
-from benchmarks.server import Addresses, check_alive, embedded
+from benchmarks.server import Addresses, check_alive, embedded, free_ports
 from export import cards
 from train.errors import TargetError, TfshipError
 
@@ -88,7 +87,7 @@ def unavailable() -> str | None:
 @contextlib.contextmanager
 def _official(models: Path, name: str) -> Iterator[Running]:
     """Run the image on the SavedModel, in the host's network."""
-    rest, grpc = _free_port(), _free_port()
+    rest, grpc = free_ports(2)
     command = (
         "run", "--detach", "--rm", "--network=host", "--volume", f"{(models / name).resolve()}:/models/{name}:ro",
         IMAGE, f"--model_name={name}", f"--model_base_path=/models/{name}", f"--port={grpc}", f"--rest_api_port={rest}",
@@ -119,12 +118,6 @@ SERVERS = (EMBEDDED_TFLITE, Backend("embedded SavedModel", True, _embedded), OFF
 
 def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)  # noqa: S607
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _wait(container: str, address: str, name: str) -> None:

@@ -76,7 +76,7 @@ class Bench:
         return [self.batch(size, number) for number in range(count)]
 
     def kept(self, stage: str) -> MutableMapping[str, Any]:
-        """Return what a stage has measured so far, by its rows' names."""
+        """Return what a stage has measured so far, by its rows' names, or by windows and slices."""
         return self.journal.part(f"{self.name}: {stage}")
 
     def each(self, stage: str, rows: Sequence[Subject], figure: Callable[[Subject], Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import hits
+from benchmarks.measure import TOLERANCE
 from benchmarks.ratios import Ratio, p50, ratio
 from export.gate import MAX_DROP
 from train import stats
@@ -28,7 +29,7 @@ UNJUDGED: Final = "not judged"
 
 # The bands, by how many times worse a figure may seem: a time beside the reference's, the reference's own, a time
 # beside the reference's on another machine, a 99th percentile, a rate under load, memory, sizes.
-_TIME, _ALONE, ELSEWHERE, _TAIL, _RATE, _MEMORY, _SIZE = 1.1, 1.5, 3.0, 2.0, 1.3, 1.2, 1.01
+_TIME, _ALONE, ELSEWHERE, _TAIL, _RATE, _MEMORY, _SIZE = TOLERANCE, 1.5, 3.0, 2.0, 1.3, 1.2, 1.01
 _SIGNIFICANT = 0.01
 # Half an image in ten million is float arithmetic, not a difference.
 _ROUNDING = 5e-8

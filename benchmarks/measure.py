@@ -15,6 +15,7 @@ The rules and their sources (MLPerf Inference's LoadGen, LiteRT's benchmark_mode
 import functools
 import gc
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "AGREEING", "FLOORS", "QUANTILES", "SLICES", "WINDOW", "Timing", "Window", "figures", "in_turn", "missing",
-    "settled", "window_for",
+    "AGREEING", "FLOORS", "QUANTILES", "SLICES", "TOLERANCE", "WINDOW", "Timing", "Window", "figures", "in_turn",
+    "missing", "settled", "window_for",
 ]  # fmt: skip
 
 # Samples that each percentile needs, from LoadGen's early-stopping table at 99 % confidence.
@@ -35,15 +36,13 @@ AGREEING = 3
 # What is told of a distribution: a hundredth apart, and the upper end in finer steps.
 QUANTILES = (0.0, *(round(step / 100, 2) for step in range(1, 100)), 0.995, 0.998, 0.999, 1.0)
 _REPORTED = ("50", "90", "99", "99.9")
-_MOST, _TOLERANCE = 10, 1.10
+_MOST = 10
+# By how many times their medians may differ then: what is no further apart than this isn't known to be apart.
+TOLERANCE = 1.10
 # In how many parts a window is measured, all rows' in turn, unless it has too few samples.
 SLICES = 20
 _LEAST_IN_A_SLICE = 4
 _WARM_UP = 20
-# A window of the fastest models would otherwise last two milliseconds.
-_WINDOW_SECONDS = 0.25
-# More tell nothing new, and each is kept.
-_MOST_IN_A_WINDOW = 20_000
 
 
 def window_for(which: str) -> int:
@@ -132,9 +131,9 @@ def in_turn(
     calls: Mapping[str, Callable[[int], object]],
     *,
     reference: str | None = None,
-    window: int | Mapping[str, int] = WINDOW,
-    window_seconds: float = _WINDOW_SECONDS,
-    most: int = _MOST_IN_A_WINDOW,
+    window: int | Mapping[str, int],
+    window_seconds: float,
+    most: int = sys.maxsize,
     longest: float = math.inf,
     clock: Callable[[], int] = time.perf_counter_ns,
     spent: Callable[[str], tuple[float, float]] = lambda _: (time.process_time(), 0.0),
@@ -190,7 +189,7 @@ def settled(medians: Sequence[float]) -> int | None:
     """Return the first of the earliest `AGREEING` windows in a row whose medians agree, None where there are none."""
     for first in range(len(medians) - AGREEING + 1):
         some = medians[first : first + AGREEING]
-        if max(some) <= _TOLERANCE * min(some):
+        if max(some) <= TOLERANCE * min(some):
             return first
     return None
 

@@ -59,7 +59,7 @@ def ratio(timing: Mapping[str, Any] | None, reference: Mapping[str, Any] | None)
     """
     if timing is None or reference is None or p50(timing) is None or p50(reference) is None:
         return None
-    here, there = _counted(timing), dict(_windows(reference))
+    here, there = _counted(timing), _windows(reference)
     both = here.keys() & there.keys()
     rounds = [here[number] / there[number] for number in sorted(both)]
     if not rounds:
@@ -72,11 +72,15 @@ def ratio(timing: Mapping[str, Any] | None, reference: Mapping[str, Any] | None)
     return Ratio(min(max(value, low), high), low, high, len(both) or min(len(here), len(there)))
 
 
-def _windows(timing: Mapping[str, Any]) -> list[tuple[int, float]]:
-    return [(number, median) for number, median in enumerate(timing["windows_p50_us"]) if median]
+def _windows(timing: Mapping[str, Any]) -> dict[int, float]:
+    """Return the medians of all windows, by the round."""
+    return {number: median for number, median in enumerate(timing["windows_p50_us"]) if median}
 
 
 def _counted(timing: Mapping[str, Any]) -> dict[int, float]:
     """Return the medians of the windows that count, by the round."""
     first = settled(timing["windows_p50_us"]) if timing["stable"] else None
-    return dict(_windows(timing) if first is None else _windows(timing)[first : first + AGREEING])
+    windows = _windows(timing)
+    if first is None:
+        return windows
+    return {number: median for number, median in windows.items() if first <= number < first + AGREEING}

@@ -4,6 +4,7 @@ from typing import Any
 
 from benchmarks import accuracy, inside, loaded, mlperf, quality, timings
 from benchmarks.bench import Bench
+from benchmarks.loadgen import IMAGES_PER_QUERY
 from benchmarks.measure import FLOORS, Timing
 from benchmarks.subjects import Subject
 from export.formats import REFERENCE
@@ -57,7 +58,7 @@ def measure(bench: Bench, absent: dict[str, str]) -> dict[str, Any]:
             },
             "scenarios": {
                 "single_stream": _percentile(query[name], "90"),
-                "multi_stream": _multi_stream(batches[timings.MULTI_STREAM][name]),
+                "multi_stream": _multi_stream(batches[IMAGES_PER_QUERY][name]),
                 "server": server.get(name),
                 "offline": offline.get(name),
             },
@@ -104,7 +105,7 @@ def _percentile(timing: Timing, which: str) -> dict[str, Any] | None:
 
 def _multi_stream(timing: Timing) -> dict[str, Any] | None:
     found = _percentile(timing, "99")
-    return found and {**found, "images_per_query": timings.MULTI_STREAM}
+    return found and {**found, "images_per_query": IMAGES_PER_QUERY}
 
 
 def _empty(subject: Subject, found: dict[str, Any]) -> dict[str, str]:
@@ -131,7 +132,7 @@ def _empty(subject: Subject, found: dict[str, Any]) -> dict[str, str]:
         reasons["server"] = "no rate that was tried kept the bound"
     if scenarios["multi_stream"] is None:
         reasons["multi_stream"] = (
-            f"needs {FLOORS['99']} queries of {timings.MULTI_STREAM} images; this mode asks fewer"
+            f"needs {FLOORS['99']} queries of {IMAGES_PER_QUERY} images; this mode asks fewer"
         )
     if scenarios["single_stream"] is None:
         reasons["single_stream"] = f"needs {FLOORS['90']} queries; this mode asks fewer"

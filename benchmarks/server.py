@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from pathlib import Path
 from train.errors import ArtifactError, TargetError
 from train.files import read_json
 
-__all__ = ["PROTOCOLS", "Addresses", "Server", "check_alive", "embedded", "launched"]
+__all__ = ["PROTOCOLS", "Addresses", "Server", "check_alive", "embedded", "free_ports", "launched"]
 
 # The fields of Addresses.
 PROTOCOLS = ("rest", "grpc")
@@ -72,6 +73,15 @@ def launched(models: Path, names: Sequence[str], log: Path, *flags: str) -> Iter
             yield process
         finally:
             _stop(process)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return different ports of this machine that nothing listens on now, for what must be told its ports."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 def _config(models: Path, names: Sequence[str]) -> str:

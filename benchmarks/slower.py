@@ -19,15 +19,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import words
+from benchmarks.measure import TOLERANCE
 from benchmarks.ratios import ratio
 
-__all__ = ["SLOWER", "slower"]
+__all__ = ["slower"]
 
 Row = Mapping[str, Any]
 Operators = Sequence[Mapping[str, Any]]
 
-# Ratios closer to 1 than the tolerance of a stable timing say nothing.
-SLOWER = 1.10
 # A part of the difference that is smaller explains nothing.
 _SHARE = 0.1
 # In a batch a ratio "closes" if it loses this much of what it is above 1.
@@ -66,7 +65,8 @@ def slower(model: Mapping[str, Any]) -> list[dict[str, Any]]:
         if row is reference or not (is_file or row["kind"] == "served"):
             continue
         times = ratio(row["query"], reference["query"])
-        if times is None or times.rounds == 0 or times.low <= SLOWER:
+        # Ratios closer to 1 than windows that agree may be say nothing.
+        if times is None or times.rounds == 0 or times.low <= TOLERANCE:
             continue
         because = _file(model, rows, row) if is_file else _served(row)
         sentence = f"{row['name']} takes {times.text(model['reference'])} on this machine {because}."
@@ -130,7 +130,7 @@ def _in_operators(mine: Operators, its: Operators, us: float, reference_us: floa
     grown = [
         each
         for each in others
-        if each["delegated"] and _key(each) in by_xnnpack and each["us"] > SLOWER * before[_key(each)] > 0
+        if each["delegated"] and _key(each) in by_xnnpack and each["us"] > TOLERANCE * before[_key(each)] > 0
     ]
     if grown:
         most = sorted(grown, key=lambda each: before[_key(each)] - each["us"])[:2]
@@ -173,7 +173,7 @@ def _with_threads(model: Mapping[str, Any], rows: Mapping[str, Row], row: Row) -
         together = ratio(each["query"], rows[name]["query"]) if name in rows else None
         if each is row or alone is None or together is None or each["threads"] == row["threads"]:
             continue
-        if together.value > SLOWER * alone.value and together.low > alone.high:
+        if together.value > TOLERANCE * alone.value and together.low > alone.high:
             yield (
                 f"with {each['threads']} threads each it is {together.value:.2f} times, as float32 gains more by them"
             )

@@ -40,8 +40,6 @@ __all__ = ["SCHEMA", "Plan", "run"]
 SCHEMA = 1
 
 _WARM_UP_SECONDS = 1
-# Rates of runs that differ by more than this belong to a machine that had other things to do.
-_AGREEMENT = 1.10
 _YARDSTICK_FORMATS = ("float32", "int8")
 
 
@@ -164,7 +162,8 @@ def _row(cell: Cell, connections: int, runs: Sequence[load.Run]) -> dict[str, An
         "connections": connections,
         "rate": round(statistics.median(rates), 1),
         "rates": [round(rate, 1) for rate in rates],
-        "stable": max(rates) <= _AGREEMENT * min(rates),
+        # Rates that differ by more belong to a machine that had other things to do.
+        "stable": max(rates) <= measure.TOLERANCE * min(rates),
         "requests": answered,
         "p50_ms": percentile(50),
         "p99_ms": percentile(99),

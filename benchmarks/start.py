@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import cases, processes
 from benchmarks.reference import Cell
-from benchmarks.server import PROTOCOLS, Addresses, check_alive, launched
+from benchmarks.server import PROTOCOLS, Addresses, check_alive, free_ports, launched
 from export import formats
 from train.data import Digits
 from train.errors import ArtifactError, TargetError
@@ -67,7 +67,7 @@ def measure(
         for repeat in range(repeats + 1):
             for protocol in PROTOCOLS:
                 with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
-                    addresses = Addresses(*(f"127.0.0.1:{port}" for port in _free_ports(2)))
+                    addresses = Addresses(*(f"127.0.0.1:{port}" for port in free_ports(2)))
                     cell = Cell(name, 1, protocol)
                     case = cases.prepare(cell, version, served, addresses, images, Path(folder))
                     start = _start(models, list(found), case, addresses, flags, Path(folder, "log"))
@@ -130,14 +130,6 @@ def _served_format(version: Path) -> str:
     raise ArtifactError(
         f"{file}: none of the formats beside it that take float32; `python -m export --serve float32` writes one"
     )
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _is_open(port: int) -> bool:

@@ -6,18 +6,18 @@ from collections.abc import Callable, Mapping
 
 from benchmarks import measure, parts, subjects
 from benchmarks.bench import Bench
+from benchmarks.loadgen import IMAGES_PER_QUERY
 from benchmarks.measure import Timing, window_for
 from benchmarks.modes import Mode
 from benchmarks.subjects import Asked, Subject
 from export.formats import REFERENCE
 
 __all__ = [
-    "END_TO_END", "MULTI_STREAM", "STAGES", "batches", "end_to_end", "first", "least", "parts_of_requests", "query",
+    "END_TO_END", "STAGES", "batches", "end_to_end", "first", "least", "parts_of_requests", "query",
 ]  # fmt: skip
 
-# The stages' names, by images in a query. MLPerf's MultiStream asks eight.
-STAGES = {1: "one image", 8: "8 images", 64: "64 images"}
-MULTI_STREAM = 8
+# The stages' names, by images in a query.
+STAGES = {1: "one image", IMAGES_PER_QUERY: f"{IMAGES_PER_QUERY} images", 64: "64 images"}
 END_TO_END = "end to end"
 _PARTS = 100
 _DIFFERENT = 4
@@ -49,7 +49,7 @@ def batches(bench: Bench, asked: Mapping[str, Asked]) -> dict[int, dict[str, Tim
 def least(mode: Mode, row: Subject, size: int) -> int:
     """Return how many queries of `size` images a window of a row has at least."""
     # MultiStream's figure is the 99th percentile; of other batches the median will do.
-    return mode.window if size == 1 or (size == MULTI_STREAM and row.plain) else window_for("50")
+    return mode.window if size == 1 or (size == IMAGES_PER_QUERY and row.plain) else window_for("50")
 
 
 def end_to_end(bench: Bench, asked: Mapping[str, Asked]) -> dict[str, Timing]:

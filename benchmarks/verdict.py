@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import slower, words
+from benchmarks.measure import TOLERANCE
 from benchmarks.ratios import p50, ratio
 from export.formats import FORMATS
 from export.gate import MAX_DROP
@@ -31,14 +32,8 @@ Row = Mapping[str, Any]
 _SIGNIFICANT = 0.05
 # Half an image in ten million is float arithmetic, not a difference.
 _ROUNDING = 5e-8
-# What looks slower by more than windows that agree may differ isn't preferred, however noisy the figures are.
-_AS_FAST = 1.10
 # Files that differ by their names' lengths are equally small.
 _AS_SMALL = 1.01
-# The Server scenario's trials aren't repeated; what they find comes as near to itself as windows do that agree.
-_AS_MANY = 1.10
-# So far may windows differ that agree: formats that are no further apart have one rank.
-_SAME_RANK = 1.10
 _TAILS = (("p99", "p99_ms"), ("p50", "p50_ms"))
 
 
@@ -146,7 +141,7 @@ def _ranking(field: _Field) -> list[list[str]]:
     ranks: list[list[Row]] = []
     formats = [row for row in field.model["rows"] if row["name"] == row["format"] and p50(row["query"])]
     for row in sorted(formats, key=field.times):
-        if ranks and field.times(row) <= _SAME_RANK * field.times(ranks[-1][0]):
+        if ranks and field.times(row) <= TOLERANCE * field.times(ranks[-1][0]):
             ranks[-1].append(row)
         else:
             ranks.append([row])
@@ -186,10 +181,11 @@ def _latency(field: _Field) -> tuple[Row | None, str]:
     if not rows:
         return None, f"Lowest latency: no row settled and {_lost(field)}; measure again on a quieter machine."
     fastest = min(rows, key=field.times)
+    # What looks slower by more than windows that agree may differ isn't preferred, however noisy the figures are.
     alike = [
         row
         for row in rows
-        if field.times(row) <= _AS_FAST * field.times(fastest) and not _apart(row, fastest)
+        if field.times(row) <= TOLERANCE * field.times(fastest) and not _apart(row, fastest)
     ]
     small = _AS_SMALL * min(row["bytes"] for row in alike)
     best = min(
@@ -271,7 +267,8 @@ def _throughput(field: _Field) -> tuple[Row | None, str]:
         )
     rows = {row["name"]: row for row in served if row["name"] in rates}
     most = max(rates.values())
-    alike = [row for name, row in rows.items() if max(rates[name] * _AS_MANY, _missed(row) or 0) >= most]
+    # Trials aren't repeated; what they find comes as near to itself as windows do that agree.
+    alike = [row for name, row in rows.items() if max(rates[name] * TOLERANCE, _missed(row) or 0) >= most]
     best = min(alike, key=lambda row: (field.times(row), -rates[row["name"]]))
     sentence = (
         f"Highest throughput behind a server: {best['name']} with {_load(field, best, bounded=bounded)}"
