@@ -222,11 +222,16 @@ def test_calls_that_are_only_begun_take_nobody_the_threads(tmp_path: Path) -> No
             eventually(lambda: threading.active_count() >= before + 20)
             assert _answers(client)
             # What comes beyond the limit is refused at once; once they are ended, there is room again.
-            with contextlib.closing(_half_calls(client.grpc_port, 20)):
-                eventually(lambda: _refused(client))
+            eventually(lambda: _refused_beside(client, limits.requests))
             eventually(lambda: threading.active_count() <= before + 4)
             assert _answers(client)
             assert b"grpc-message\tCANCELLED" in stuck.recv(2**16)
+
+
+def _refused_beside(client: Client, begun: int) -> bool:
+    """Whether a call is refused while as many others are begun; these have their time, which a busy machine may miss."""
+    with contextlib.closing(_half_calls(client.grpc_port, begun)):
+        return any(_refused(client) for _ in range(50))
 
 
 def _refused(client: Client) -> bool:
