@@ -5,10 +5,10 @@ Expectations, on two cores and the digit networks; progress follows the clock wh
 
 from collections.abc import Sequence
 
-from benchmarks.measure import AGREEING, FLOORS, SLICES
+from benchmarks.measure import AGREEING, FLOORS, MOST, SLICES
 from benchmarks.modes import Mode
 from benchmarks.subjects import Subject
-from benchmarks.timings import END_TO_END, STAGES, least
+from benchmarks.timings import END_TO_END, STAGES, in_all_rounds, least, longest
 from serving.settings import cores
 
 __all__ = ["Plan"]
@@ -43,14 +43,14 @@ class Plan:
         self._left: dict[tuple[str, str], list[float]] = {}
         for row in rows:
             for stage, seconds in self._stages(row).items():
-                parts = AGREEING * SLICES if stage in _IN_WINDOWS else 1
+                parts = _rounds(row, stage) * SLICES if stage in _IN_WINDOWS else 1
                 self._left[stage, row.name] = [seconds / parts] * parts
         self.total = sum(map(sum, self._left.values()))
 
     def take(self, stage: str, row: str) -> float:
         """Return the seconds that were expected for what is done now: a slice of a window, or the whole of a stage.
 
-        They are 0 for what wasn't expected, such as a window beyond the third.
+        They are 0 for what wasn't expected, such as a window beyond the third of what needs no more.
         """
         left = self._left.get((stage, row))
         return left.pop() if left else 0.0
@@ -59,18 +59,19 @@ class Plan:
         mode = self._mode
         query, image = (table[row.protocol or row.kind] for table in (_QUERY, _IMAGE))
 
-        def windows(count: int, seconds: float) -> float:
-            return AGREEING * max(mode.window_seconds, min(mode.longest, count * seconds))
+        def windows(stage: str, count: int, seconds: float) -> float:
+            most = longest(mode, stage, in_all_rounds(row, stage))
+            return _rounds(row, stage) * max(mode.window_seconds, min(most, count * seconds))
 
         stages = {
             "accuracy": (self._images if row.plain else min(self._images, mode.variant_images))
             * image
             / cores(),
             **{
-                stage: windows(least(mode, row, size), query + (size - 1) * image)
+                stage: windows(stage, least(mode, row, size), query + (size - 1) * image)
                 for size, stage in STAGES.items()
             },
-            END_TO_END: windows(mode.window, query + 0.0003) if row.plain else 0.0,
+            END_TO_END: windows(END_TO_END, mode.window, query + 0.0003) if row.plain else 0.0,
             "offline": mode.offline * image / cores() if row.plain else 0.0,
         }
         if row.server:
@@ -82,3 +83,7 @@ class Plan:
         if row.kind == "tflite" and row.plain:
             stages["operators"] = 0.5
         return stages
+
+
+def _rounds(row: Subject, stage: str) -> int:
+    return MOST if in_all_rounds(row, stage) else AGREEING

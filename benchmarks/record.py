@@ -81,7 +81,7 @@ def measure(bench: Bench, absent: dict[str, str]) -> dict[str, Any]:
         "changed": {
             each.name: quality.changed(probabilities[each.name], reference, bench.images)
             for each in bench.rows
-            if each.server is None and each.plain and each.name != REFERENCE
+            if each.is_format and each.name != REFERENCE
         },
     }
 

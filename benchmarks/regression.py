@@ -40,6 +40,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.changes import ELSEWHERE, UNJUDGED, WORSE, Check, Pair, found
+from benchmarks.ratios import known
 from train.errors import ArtifactError, DataError
 
 __all__ = ["Comparison", "compare"]
@@ -138,8 +139,8 @@ def _remarks(old: Results, new: Results, checks: Sequence[Check]) -> Iterator[st
             continue
         if model["keras_sha256"] != before["keras_sha256"]:
             yield f"{name}: other weights than before"
-        known = {row["name"] for row in before["rows"]}
-        if added := [row["name"] for row in model["rows"] if row["name"] not in known]:
+        there = {row["name"] for row in before["rows"]}
+        if added := [row["name"] for row in model["rows"] if row["name"] not in there]:
             yield f"{name}: new: {'; '.join(added)}"
         if unsteady := [row["name"] for row in model["rows"] if _unsteady(row)]:
             yield f"{name}: never settled, and judged by as wide a band: {'; '.join(unsteady)}"
@@ -147,7 +148,7 @@ def _remarks(old: Results, new: Results, checks: Sequence[Check]) -> Iterator[st
 
 
 def _unsteady(row: Mapping[str, Any]) -> bool:
-    return any(row[clock] and not row[clock]["stable"] for clock in ("query", "end_to_end"))
+    return any(row[clock] and not known(row[clock]) for clock in ("query", "end_to_end"))
 
 
 def _with_scatter(checks: Sequence[Check]) -> list[Check]:

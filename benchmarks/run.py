@@ -30,7 +30,7 @@ __all__ = ["RESULTS", "SCHEMA", "rows", "run"]
 RESULTS = "results.json"
 
 # Counted up when a field of the result file changes its meaning.
-SCHEMA = 2
+SCHEMA = 3
 
 _NO_BYTES = "a TFLite file has no signature that takes encoded pictures"
 _QUICK = "left out by --quick"

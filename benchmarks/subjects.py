@@ -100,6 +100,11 @@ class Subject:
         """Whether it runs as it does unless told otherwise: one thread, with the delegate."""
         return self.kind != "tflite" or (self.threads == 1 and self.delegate is not None)
 
+    @property
+    def is_format(self) -> bool:
+        """Whether it is a format itself: no variant of one, and in this process."""
+        return self.server is None and self.plain
+
     def describe(self) -> dict[str, Any]:
         """Return the fields that a result file has of it."""
         return {

@@ -1,8 +1,9 @@
 """The stages that time one query after the other, all rows in turn."""
 
 import functools
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from benchmarks import measure, parts, subjects
 from benchmarks.bench import Bench
@@ -13,7 +14,8 @@ from benchmarks.subjects import Asked, Subject
 from export.formats import REFERENCE
 
 __all__ = [
-    "END_TO_END", "STAGES", "batches", "end_to_end", "first", "least", "parts_of_requests", "query",
+    "END_TO_END", "STAGES", "batches", "end_to_end", "first", "in_all_rounds", "least", "longest",
+    "parts_of_requests", "query",
 ]  # fmt: skip
 
 # The stages' names, by images in a query.
@@ -52,6 +54,18 @@ def least(mode: Mode, row: Subject, size: int) -> int:
     return mode.window if size == 1 or (size == IMAGES_PER_QUERY and row.plain) else window_for("50")
 
 
+def longest(mode: Mode, stage: str, compared: bool) -> float:
+    """Return how many seconds a window's samples may take, if it needn't have fewer."""
+    if stage in (STAGES[1], END_TO_END):
+        return mode.longest_compared if compared else mode.longest
+    return mode.window_seconds if mode.longest < math.inf else math.inf
+
+
+def in_all_rounds(row: Subject, stage: str) -> bool:
+    """Return whether a row is measured in every round that there may be: the formats where that ranks them."""
+    return stage == STAGES[1] and row.is_format
+
+
 def end_to_end(bench: Bench, asked: Mapping[str, Asked]) -> dict[str, Timing]:
     """Time encoded pictures to labels, for all rows but variants, which differ in the model alone."""
     pictures = [subjects.png(each) for each in bench.pixels]
@@ -60,7 +74,7 @@ def end_to_end(bench: Bench, asked: Mapping[str, Asked]) -> dict[str, Timing]:
         return lambda number: target.label(pictures[number % len(pictures)])
 
     calls = {row.name: call(asked[row.name]) for row in bench.rows if row.plain}
-    return _in_turn(bench, END_TO_END, calls, bench.mode.window)
+    return _in_turn(bench, END_TO_END, calls, dict.fromkeys(calls, bench.mode.window))
 
 
 def parts_of_requests(bench: Bench) -> dict[str, dict[str, float] | None]:
@@ -80,12 +94,19 @@ def _queries(bench: Bench, asked: Mapping[str, Asked], size: int) -> dict[str, T
         queries = [target.prepared(each) for each in different]
         return lambda number: target.ask(queries[number % len(queries)])
 
+    calls = {row.name: call(asked[row.name]) for row in bench.rows}
     window = {row.name: least(bench.mode, row, size) for row in bench.rows}
-    return _in_turn(bench, STAGES[size], {row.name: call(asked[row.name]) for row in bench.rows}, window)
+    compared = [row.name for row in bench.rows if in_all_rounds(row, STAGES[size])]
+    return _in_turn(bench, STAGES[size], calls, window, compared, bench.mode.patience if compared else 0.0)
 
 
 def _in_turn(
-    bench: Bench, stage: str, calls: Mapping[str, Callable[[int], object]], window: int | Mapping[str, int]
+    bench: Bench,
+    stage: str,
+    calls: Mapping[str, Callable[[int], object]],
+    window: Mapping[str, int],
+    compared: Collection[str] = (),
+    patience: float = 0.0,
 ) -> dict[str, Timing]:
     servers = {row.name: bench.servers.get(row.server or "") for row in bench.rows}
 
@@ -96,10 +117,13 @@ def _in_turn(
     return measure.in_turn(
         calls,
         reference=REFERENCE,
+        compared=compared,
         window=window,
         window_seconds=bench.mode.window_seconds,
         most=bench.mode.most,
-        longest=bench.mode.longest,
+        longest={name: longest(bench.mode, stage, name in compared) for name in calls},
+        rounds=bench.mode.rounds,
+        patience=patience,
         spent=spent,
         kept=bench.kept(stage),
         report=functools.partial(bench.told, stage),

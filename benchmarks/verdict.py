@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks import slower, words
 from benchmarks.measure import TOLERANCE
-from benchmarks.ratios import p50, ratio
+from benchmarks.ratios import known, p50, ratio
 from export.formats import FORMATS
 from export.gate import MAX_DROP
 from train.errors import UsageError
@@ -32,6 +32,8 @@ Row = Mapping[str, Any]
 _SIGNIFICANT = 0.05
 # Half an image in ten million is float arithmetic, not a difference.
 _ROUNDING = 5e-8
+# What is no further apart than this, two runs in a row may well find the other way round.
+_SAME_RANK = 1.05
 # Files that differ by their names' lengths are equally small.
 _AS_SMALL = 1.01
 _TAILS = (("p99", "p99_ms"), ("p50", "p50_ms"))
@@ -80,7 +82,7 @@ class _Field:
         return [
             row
             for row in self.model["rows"]
-            if row["kind"] != "served" and p50(row["query"]) and row["query"]["stable"]
+            if row["kind"] != "served" and p50(row["query"]) and known(row["query"])
         ]
 
     @property
@@ -116,9 +118,7 @@ class _Field:
         found = ratio(row["query"], self.reference["query"])
         if row is self.reference or found is None:
             return ""
-        unsteady = (
-            "" if row["query"]["stable"] and self.reference["query"]["stable"] else ", and never settled"
-        )
+        unsteady = "" if known(row["query"]) and known(self.reference["query"]) else ", and never settled"
         return f", {found.text(self.model['reference'])}{unsteady}"
 
 
@@ -137,15 +137,18 @@ def _judged(field: _Field, objective: str | None) -> dict[str, Any]:
 
 
 def _ranking(field: _Field) -> list[list[str]]:
-    """Return the formats by rank, the fastest first: of a rank are those that are hardly slower than its first."""
+    """Return the formats by rank, the fastest first: one that is hardly slower than the one before shares its rank.
+
+    Those of a rank stand in the file's order, as there is none between them.
+    """
     ranks: list[list[Row]] = []
     formats = [row for row in field.model["rows"] if row["name"] == row["format"] and p50(row["query"])]
     for row in sorted(formats, key=field.times):
-        if ranks and field.times(row) <= TOLERANCE * field.times(ranks[-1][0]):
+        if ranks and field.times(row) <= _SAME_RANK * field.times(ranks[-1][-1]):
             ranks[-1].append(row)
         else:
             ranks.append([row])
-    return [[row["name"] for row in rank] for rank in ranks]
+    return [[row["name"] for row in formats if row in rank] for rank in ranks]
 
 
 def _front(field: _Field) -> list[str]:

@@ -110,7 +110,7 @@ def results() -> dict[str, Any]:
 def _made() -> dict[str, Any]:
     generator = np.random.default_rng(20_261_124)
     return {
-        "schema": 2,
+        "schema": 3,
         "created": "2026-11-24T10:59:01+00:00",
         "resumed": ["2026-11-24T10:31:40+00:00"],
         "mode": "default",
@@ -326,6 +326,8 @@ class _Model:
             "samples": len(pooled),
             "stable": True,
             "windows_p50_us": [round(float(each), 2) for each in np.median(drawn, axis=1)],
+            "undisturbed_p50_us": None,
+            "windows_undisturbed_p50_us": [None] * _ROUNDS,
             "quantiles_us": [round(float(each), 2) for each in np.quantile(pooled, _QUANTILES)],
         }  # fmt: skip
 

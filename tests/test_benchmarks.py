@@ -33,8 +33,8 @@ SCHEMA = json.loads((ROOT / "benchmarks" / "results.schema.json").read_text())
 # Everything, as briefly as it goes.
 BRIEF = Mode(
     "default", "", None, 500, True, True,
-    window=22, window_seconds=0.0, most=100, longest=1.0, trial_seconds=0.1, trials=1,
-    sweep_seconds=0.1, connections=(1, 4), offline=128,
+    window=22, window_seconds=0.0, most=100, longest=1.0, longest_compared=1.0, rounds=4, patience=0.5,
+    trial_seconds=0.1, trials=1, sweep_seconds=0.1, connections=(1, 4), offline=128,
 )  # fmt: skip
 TINY = replace(BRIEF, name="quick", variants=False, tensorflow=False, images=100)
 # A server without TensorFlow, which starts in a second.
@@ -56,7 +56,7 @@ def measured(models: Path, sample: Digits, mode: Mode, out: Path, names: list[st
 def results(models: Path, sample: Digits, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One model, measured for real in windows too short for a 99th percentile, in few of them, with light servers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "_MOST", 4)
+        patch.setattr(measure, "MOST", 4)
         patch.setattr(backends, "embedded", lambda *arguments: embedded(*arguments, "--workers=1"))
         return measured(models, sample, BRIEF, tmp_path_factory.mktemp("out"), ["nn"])
 

@@ -39,7 +39,7 @@ def test_warm_up_is_not_counted_and_windows_go_in_turn() -> None:
         assert timing.samples == pytest.approx([0.01] * 15)
         assert timing.settled == 0
     a, b = ([(name, n) for n in range(5)] for name in "ab")
-    # Warm-up, and a window of five is one slice, whose first call isn't timed.
+    # Warm-up, and a window of five is one slice, whose first call isn't timed as it takes long enough.
     assert work.order == a + b + (a[:1] + a + b[:1] + b) * 3
 
 
@@ -50,14 +50,23 @@ def test_a_window_is_measured_slice_by_slice_in_turn() -> None:
     timings = in_turn(calls, window={"a": 200, "b": 22}, window_seconds=0, clock=work.clock, kept=kept)
     sizes = [{name: len(samples) for name, (samples, *_) in each.items()} for each in kept.values()]
     assert len(sizes) == 3 * measure.SLICES
-    assert all(each["a"] == 10 for each in sizes)
+    assert all(each["a"] == 20 for each in sizes)
     # One that asks less often has fewer slices, as far apart as they go.
-    assert [each.get("b", 0) for each in sizes[:8]] == [0, 0, 0, 4, 0, 0, 0, 4]
+    assert [each.get("b", 0) for each in sizes[:4]] == [0, 4, 0, 4]
     assert {len(each.samples) for each in timings["a"].windows} == {200}
     assert {len(each.samples) for each in timings["b"].windows} == {22}
     # All of a window's samples, in order, each slice's first once more.
-    first = [number for name, number in work.order[20:] if name == "a"][:220]
-    assert [number for place, number in enumerate(first) if place % 11] == list(range(200))
+    first = [number for name, number in work.order[20:] if name == "a"][:210]
+    assert [number for place, number in enumerate(first) if place % 21] == list(range(200))
+
+
+def test_fast_calls_of_a_slice_are_not_timed_for_a_moment() -> None:
+    work = Work()
+    # What ran in between makes the first calls of a slice slow: three of them.
+    calls = {"a": work.call("a", lambda made: 0.001 if made < 20 or (made - 20) % 23 >= 3 else 0.01)}
+    timing = in_turn(calls, window=200, window_seconds=0, clock=work.clock)["a"]
+    assert set(np.round(timing.samples, 6)) == {0.001}
+    assert len(timing.samples) == 600
 
 
 def test_the_reference_is_measured_as_long_as_any() -> None:
@@ -74,6 +83,72 @@ def test_the_reference_is_measured_as_long_as_any() -> None:
     assert timings["reference"].settled == 0
     assert set(timings["reference"].samples) == {0.005}
     assert timings["reference"].windows[-1].median == 0.02
+
+
+def test_what_is_compared_is_measured_in_all_rounds() -> None:
+    work = Work()
+    calls = {name: work.call(name, lambda made: 0.01) for name in "abc"}
+    timings = in_turn(calls, compared=["b"], window=10, window_seconds=0, clock=work.clock)
+    # The reference, a, is there for b to stand beside.
+    assert {name: len(each.windows) for name, each in timings.items()} == {
+        "a": measure.MOST, "b": measure.MOST, "c": measure.AGREEING,
+    }  # fmt: skip
+    assert timings["b"].settled == 0
+    assert len(timings["b"].samples) == 3 * 10
+
+
+class Shared(Work):
+    """A processor that a neighbour slows down by half for 0.3 s, from 0.2 s of each half second on."""
+
+    spun = 0.0
+
+    def slowed(self) -> float:
+        return 2.0 if self.now % 0.5 >= 0.2 else 1.0
+
+    def spin(self) -> int:
+        took = 1e-5 * self.slowed()
+        self.now += took
+        self.spun += took
+        return round(took * 1e9)
+
+    def call(self, name: str, seconds: Callable[[int], float]) -> Callable[[int], None]:
+        return super().call(name, lambda made: seconds(made) * self.slowed())
+
+
+def test_slices_wait_for_an_undisturbed_processor() -> None:
+    def run(patience: float) -> tuple[Shared, Timing]:
+        work = Shared()
+        calls = {"a": work.call("a", lambda made: 0.001)}
+        return work, in_turn(
+            calls,
+            compared="a",
+            window=100,
+            window_seconds=0,
+            patience=patience,
+            clock=work.clock,
+            spin=work.spin,
+        )["a"]
+
+    work, hasty = run(0.0)
+    assert np.mean(hasty.samples > 0.0015) > 0.4
+    _, patient = run(100.0)
+    assert np.mean(patient.samples > 0.0015) < 0.1
+    # Waiting takes so long in all, and no longer.
+    short, _ = run(0.2)
+    assert 0.1 < short.spun - work.spun < 0.21
+
+
+def test_undisturbed_samples_are_told_apart() -> None:
+    work = Shared()
+    calls = {"a": work.call("a", lambda made: 0.001), "b": work.call("b", lambda made: 0.25)}
+    timings = in_turn(calls, window={"a": 100, "b": 10}, window_seconds=0, clock=work.clock, spin=work.spin)
+    medians = [each for each in timings["a"].describe()["windows_undisturbed_p50_us"] if each is not None]
+    assert medians
+    assert {*medians, timings["a"].describe()["undisturbed_p50_us"]} == {1000.0}
+    # Its slices never end as undisturbed as they began.
+    assert timings["b"].describe()["windows_undisturbed_p50_us"] == [None] * len(timings["b"].windows)
+    for window in timings["a"].windows:
+        assert len(window.undisturbed) < len(window.samples)
 
 
 def test_windows_of_fast_calls_have_more_samples() -> None:
@@ -170,10 +245,10 @@ def test_what_is_kept_is_not_measured_again() -> None:
     work.order.clear()
     timings = in_turn(calls, window=100, window_seconds=0, clock=work.clock, kept=kept)
     assert {key: kept[key] for key in before} == before
-    # Warmed up again, and then what was missing: 17 slices of the second window, 20 of the third.
-    assert [name for name, _ in work.order] == ["a"] * 20 + ["a"] * 6 + ["b"] * 20 + ["b"] * 6 + (
-        ["a"] * 6 + ["b"] * 6
-    ) * 36
+    # Warmed up again, and then what was missing: 7 slices of the second window, 10 of the third.
+    assert [name for name, _ in work.order] == ["a"] * 20 + ["a"] * 11 + ["b"] * 20 + ["b"] * 11 + (
+        ["a"] * 11 + ["b"] * 11
+    ) * 16
     assert all(len(each.windows) == 3 for each in timings.values())
 
 

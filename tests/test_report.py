@@ -99,7 +99,7 @@ def test_what_is_no_result_file_is_refused(results: dict[str, Any], tmp_path: Pa
     (tmp_path / "results.json").write_text('{"schema": 2,')
     with pytest.raises(ArtifactError, match="not JSON"):
         report.read(tmp_path / "results.json")
-    with pytest.raises(ArtifactError, match="not a result file of schema 2; run `make benchmark`"):
+    with pytest.raises(ArtifactError, match="not a result file of schema 3; run `make benchmark`"):
         report.read(written(tmp_path, results | {"schema": 1}))
 
 

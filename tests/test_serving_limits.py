@@ -229,7 +229,7 @@ def test_calls_that_are_only_begun_take_nobody_the_threads(tmp_path: Path) -> No
 
 
 def _refused_beside(client: Client, begun: int) -> bool:
-    """Whether a call is refused while as many others are begun; these have their time, which a busy machine may miss."""
+    """Whether a call is refused beside as many that are begun; they have their time, which a busy machine may miss."""
     with contextlib.closing(_half_calls(client.grpc_port, begun)):
         return any(_refused(client) for _ in range(50))
 

@@ -14,7 +14,7 @@ __all__ = [
     "Cell", "Column", "Line", "Table", "scenarios", "table",
 ]  # fmt: skip
 
-_UNSTABLE = "never settled: of ten windows no three in a row agreed within 10 %"
+_UNSTABLE = "never settled: no three windows in a row agreed within 10 %"
 _NO_REASON = "not measured in this run"
 # By their names in a result file: MLPerf's scenario, and the figure that it is judged by.
 SCENARIOS = {
