@@ -17,7 +17,7 @@ from export.runtime import DEFAULT_SIGNATURE, TensorSpec
 from serving import json_numbers
 from serving.json_text import dump, excerpt, is_base64, kind, parse_object, shortest, to_bytes
 from serving.status import Code, StatusError, invalid
-from serving.tensors import MAX_RANK, DType, dtype_of
+from serving.tensors import DType, dtype_of
 
 __all__ = ["PredictBody", "decode_inputs", "encode_outputs", "parse_predict"]
 
@@ -194,8 +194,8 @@ def _tensor(value: Any, dtype: DType) -> NDArray[Any]:
             raise invalid(
                 f"Encountered list at unexpected size: {found} at level: {len(shape)} expected size: {expected}"
             )
-        if len(shape) == MAX_RANK:
-            raise invalid(f"Encountered more than {MAX_RANK} nested lists")
+        if len(shape) == dtype.max_rank:
+            raise invalid(f"Encountered more than {dtype.max_rank} nested lists")
         shape.append(sizes.pop())
         level = list(chain.from_iterable(level))
     return _leaves(level, dtype).reshape(shape)

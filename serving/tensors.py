@@ -31,6 +31,8 @@ _STRING_BYTES = 24
 _VALUES_AT_ONCE = 2**16
 # numpy's limit; TensorFlow's is 254.
 MAX_RANK = 64
+# TensorFlow reads objects through old iterators of numpy, which end here; it dies of the one that it doesn't get.
+_MAX_STRING_RANK = 32
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class DType:
     def is_string(self) -> bool:
         """Whether elements are bytes."""
         return self.field == "string_val"
+
+    @property
+    def max_rank(self) -> int:
+        """How many dimensions a tensor may have."""
+        return _MAX_STRING_RANK if self.is_string else MAX_RANK
 
 
 # Every type that a request to TensorFlow Serving may carry, by its DataType number; numpy needs help with bfloat16.
@@ -140,8 +147,8 @@ def _shape(proto: Any, dtype: DType) -> tuple[int, ...]:
     sizes = tuple(dim.size for dim in proto.dim)
     if proto.unknown_rank and sizes:
         raise ValueError("a shape of unknown rank has sizes")
-    if len(sizes) > MAX_RANK:
-        raise ValueError(f"a tensor of rank {len(sizes)}; at most {MAX_RANK} is supported")
+    if len(sizes) > dtype.max_rank:
+        raise ValueError(f"a {dtype.name} tensor of rank {len(sizes)}; at most {dtype.max_rank} is supported")
     if any(size < 0 for size in sizes):
         raise ValueError(f"shape {list(sizes)} has a negative size")
     # Sizes beside a zero count as well: numpy multiplies them, too.

@@ -152,6 +152,13 @@ def test_strings_that_are_none(value: str) -> None:
         _decode(f'{{"inputs": [{value}]}}', x="DT_STRING")
 
 
+def test_strings_have_fewer_dimensions_than_numbers() -> None:
+    deepest = "[" * 32 + '"x"' + "]" * 32
+    assert _decode(f'{{"inputs": {deepest}}}', x="DT_STRING")["x"].shape == (1,) * 32
+    with pytest.raises(StatusError, match="more than 32 nested lists"):
+        _decode(f'{{"inputs": [{deepest}]}}', x="DT_STRING")
+
+
 def test_types_that_json_has_not() -> None:
     with pytest.raises(StatusError, match="Conversion of JSON Value: 1 to type: half") as refusal:
         _decode('{"inputs": [1]}', x="DT_HALF")

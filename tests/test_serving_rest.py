@@ -51,6 +51,17 @@ def test_several_inputs_and_outputs(client: Client) -> None:
     )
 
 
+def test_strings_nested_too_deep_are_refused_and_the_server_lives(client: Client) -> None:
+    for depth, expected in ((32, 200), (33, 400), (64, 400)):
+        nested: Any = "NaN"
+        for _ in range(depth):
+            nested = [nested]
+        status, answer = client.rest("/v1/models/texts:predict", {"instances": nested})
+        assert status == expected, depth
+        assert status == 200 or "more than 32 nested lists" in answer["error"]
+    assert client.rest("/v1/models/texts:predict", {"inputs": ["a"]})[0] == 200
+
+
 def test_strings(client: Client) -> None:
     assert client.rest("/v1/models/texts:predict", {"inputs": ["ab", {"b64": "/w=="}]}) == (
         200,
