@@ -43,7 +43,7 @@ class Plan:
         self._left: dict[tuple[str, str], list[float]] = {}
         for row in rows:
             for stage, seconds in self._stages(row).items():
-                parts = _rounds(row, stage) * SLICES if stage in _IN_WINDOWS else 1
+                parts = self._rounds(row, stage) * SLICES if stage in _IN_WINDOWS else 1
                 self._left[stage, row.name] = [seconds / parts] * parts
         self.total = sum(map(sum, self._left.values()))
 
@@ -60,8 +60,8 @@ class Plan:
         query, image = (table[row.protocol or row.kind] for table in (_QUERY, _IMAGE))
 
         def windows(stage: str, count: int, seconds: float) -> float:
-            most = longest(mode, stage, in_all_rounds(row, stage))
-            return _rounds(row, stage) * max(mode.window_seconds, min(most, count * seconds))
+            most = longest(mode, stage, in_all_rounds(mode, row, stage))
+            return self._rounds(row, stage) * max(mode.window_seconds, min(most, count * seconds))
 
         stages = {
             "accuracy": (self._images if row.plain else min(self._images, mode.variant_images))
@@ -84,6 +84,5 @@ class Plan:
             stages["operators"] = 0.5
         return stages
 
-
-def _rounds(row: Subject, stage: str) -> int:
-    return MOST if in_all_rounds(row, stage) else AGREEING
+    def _rounds(self, row: Subject, stage: str) -> int:
+        return MOST if in_all_rounds(self._mode, row, stage) else AGREEING

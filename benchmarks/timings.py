@@ -61,9 +61,9 @@ def longest(mode: Mode, stage: str, compared: bool) -> float:
     return mode.window_seconds if mode.longest < math.inf else math.inf
 
 
-def in_all_rounds(row: Subject, stage: str) -> bool:
+def in_all_rounds(mode: Mode, row: Subject, stage: str) -> bool:
     """Return whether a row is measured in every round that there may be: the formats where that ranks them."""
-    return stage == STAGES[1] and row.is_format
+    return stage == STAGES[1] and row.is_format and mode.every_round
 
 
 def end_to_end(bench: Bench, asked: Mapping[str, Asked]) -> dict[str, Timing]:
@@ -96,8 +96,8 @@ def _queries(bench: Bench, asked: Mapping[str, Asked], size: int) -> dict[str, T
 
     calls = {row.name: call(asked[row.name]) for row in bench.rows}
     window = {row.name: least(bench.mode, row, size) for row in bench.rows}
-    compared = [row.name for row in bench.rows if in_all_rounds(row, STAGES[size])]
-    return _in_turn(bench, STAGES[size], calls, window, compared, bench.mode.patience if compared else 0.0)
+    compared = [row.name for row in bench.rows if in_all_rounds(bench.mode, row, STAGES[size])]
+    return _in_turn(bench, STAGES[size], calls, window, compared, bench.mode.patience if size == 1 else 0.0)
 
 
 def _in_turn(
