@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.server import Server, embedded
 from export import store
-from train import environment
+from train import environment, stats
 from train.errors import ResultError, TargetError
 from train.progress import Progress
 
@@ -146,14 +146,8 @@ def _timed(row: Row, server: Server, models: Path) -> float:
 
 
 def _middle(values: Sequence[float]) -> dict[str, Any]:
-    """Return the median and its 95 % interval, which is of the values themselves: exact, whatever they come from.
-
-    Between the values of rank k from below and from above lies the median, unless fewer than k of all are on one side
-    of it, which is a matter of tossing coins. Fewer than six values have no such interval.
-    """
-    from scipy.stats import binom
-
-    rank = int(binom.ppf(0.025, len(values), 0.5))
+    """Return the median and its 95 % interval, which is of the values themselves, None where they are too few."""
+    rank = stats.median_rank(len(values))
     inside = sorted(values)[rank - 1 : len(values) - rank + 1] if rank else []
     return {
         "value": round(median(values), 4),

@@ -214,6 +214,7 @@ def in_turn(
     reference = next(iter(calls)) if reference is None else reference
     processor = Processor(clock, spin)
     found: dict[str, list[list[_Slice]]] = {name: [] for name in calls}
+    medians: dict[str, list[float]] = {name: [] for name in calls}
     sizes: dict[str, _Size] = {}
 
     def size(name: str) -> _Size:
@@ -223,11 +224,10 @@ def in_turn(
             sizes[name] = _size(calls[name], least, most, window_seconds, limit, clock)
         return sizes[name]
 
-    def steady(name: str) -> bool:
-        return settled([_joined(each, processor).median for each in found[name]]) is not None
-
     for number in range(MOST):
-        waiting = {name for name in calls if name in compared or (number < rounds and not steady(name))}
+        waiting = {
+            name for name in calls if name in compared or (number < rounds and settled(medians[name]) is None)
+        }
         if not waiting:
             break
         measured = [name for name in calls if name in waiting or name == reference]
@@ -235,19 +235,19 @@ def in_turn(
         for turn in range(SLICES):
             key = f"window {number}, slice {turn}"
             if key not in kept:
-                waited = patience * (number * SLICES + turn + 1) / (MOST * SLICES)
+                allowed = patience * (number * SLICES + turn + 1) / (MOST * SLICES)
                 kept[key] = {
                     name: _slice(
                         calls[name],
+                        part,
                         size(name),
-                        turn,
                         clock,
                         processor,
-                        waited,
+                        allowed,
                         functools.partial(spent, name),
                     )
                     for name in measured
-                    if _part(size(name), turn)
+                    if (part := _part(size(name), turn))
                 }
             for name, (samples, here, server, block, spins) in kept[key].items():
                 slices[name].append(_Slice(tuple(samples), here, server, block, tuple(spins)))
@@ -257,6 +257,7 @@ def in_turn(
                 report(name)
         for name in measured:
             found[name].append(slices[name])
+            medians[name].append(_joined(slices[name], processor).median)
     return {name: Timing(tuple(_joined(each, processor) for each in mine)) for name, mine in found.items()}
 
 
@@ -296,15 +297,14 @@ def _part(size: _Size, turn: int) -> range:
 
 def _slice(
     call: Callable[[int], object],
+    part: range,
     size: _Size,
-    turn: int,
     clock: Callable[[], int],
     processor: Processor,
     patience: float,
     spent: Callable[[], tuple[float, float]],
 ) -> tuple[list[int], float, float, int, list[int]]:
     """Measure a slice, once it needn't wait or `patience` seconds have been waited in all."""
-    part = _part(size, turn)
     samples: list[int] = []
     here = server = 0.0
     spins = [processor.wait(patience - processor.waited)]

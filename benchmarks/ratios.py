@@ -13,14 +13,13 @@ from typing import Any
 
 from benchmarks import words
 from benchmarks.measure import AGREEING, settled
+from train import stats
 
 __all__ = ["Ratio", "known", "p50", "ratio"]
 
 # Where code and data happen to lie in memory moves a program's speed by this much from one start to the next, however
 # exactly each is measured (Mytkowicz et al., "Producing Wrong Data Without Doing Anything Obviously Wrong!", 2009).
 _ALIKE = 1.03
-# How often the median may lie outside of the span, where there are enough rounds to say so.
-_UNSURE = 0.05
 
 
 @dataclass(frozen=True)
@@ -98,9 +97,7 @@ def _steady(timing: Mapping[str, Any]) -> dict[int, float]:
 
 def _paired(rounds: Sequence[float]) -> Ratio:
     """Return the ratio of rounds' quotients; the sign test says which of them may be left out of the span."""
-    from scipy.stats import binom
-
-    return _ratio(rounds, len(rounds), int(binom.ppf(_UNSURE / 2, len(rounds), 0.5)))
+    return _ratio(rounds, len(rounds), stats.median_rank(len(rounds)))
 
 
 def _unpaired(mine: Sequence[float], its: Sequence[float], value: float | None = None) -> Ratio:
@@ -110,7 +107,7 @@ def _unpaired(mine: Sequence[float], its: Sequence[float], value: float | None =
     """
     quotients = [one / other for one in mine for other in its]
     spread = math.sqrt(len(quotients) * (len(mine) + len(its) + 1) / 12)
-    rank = len(quotients) / 2 + statistics.NormalDist().inv_cdf(_UNSURE / 2) * spread
+    rank = len(quotients) / 2 + statistics.NormalDist().inv_cdf(0.025) * spread
     return _ratio(quotients, min(len(mine), len(its)), int(rank), value)
 
 

@@ -1,9 +1,9 @@
-"""The two statistics that every accuracy in this project carries; both exact, both from SciPy."""
+"""The statistics that figures in this project carry: exact ones, from SciPy."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["accuracy", "paired"]
+__all__ = ["accuracy", "median_rank", "paired"]
 
 
 def accuracy(predicted: NDArray[np.integer], truth: NDArray[np.integer]) -> dict[str, object]:
@@ -21,6 +21,17 @@ def accuracy(predicted: NDArray[np.integer], truth: NDArray[np.integer]) -> dict
         "correct": correct,
         "images": images,
     }
+
+
+def median_rank(count: int) -> int:
+    """Return the rank k for which `count` values' k-th from below and from above hold the median with 95 %.
+
+    It lies between them, whatever they come from, unless fewer than k of all are on one side of it, which is a matter
+    of tossing coins (the sign test). 0 for fewer than six values, which have no such interval.
+    """
+    from scipy.stats import binom
+
+    return int(binom.ppf(0.025, count, 0.5))
 
 
 def paired(
