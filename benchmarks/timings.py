@@ -56,14 +56,16 @@ def least(mode: Mode, row: Subject, size: int) -> int:
 
 def longest(mode: Mode, stage: str, compared: bool) -> float:
     """Return how many seconds a window's samples may take, if it needn't have fewer."""
+    if compared and mode.longest_compared is not None:
+        return mode.longest_compared
     if stage in (STAGES[1], END_TO_END):
-        return mode.longest_compared if compared else mode.longest
+        return mode.longest
     return mode.window_seconds if mode.longest < math.inf else math.inf
 
 
 def in_all_rounds(mode: Mode, row: Subject, stage: str) -> bool:
     """Return whether a row is measured in every round that there may be: the formats where that ranks them."""
-    return stage == STAGES[1] and row.is_format and mode.every_round
+    return stage == STAGES[1] and row.is_format and mode.longest_compared is not None
 
 
 def end_to_end(bench: Bench, asked: Mapping[str, Asked]) -> dict[str, Timing]:

@@ -33,7 +33,7 @@ SCHEMA = json.loads((ROOT / "benchmarks" / "results.schema.json").read_text())
 # Everything, as briefly as it goes.
 BRIEF = Mode(
     "default", "", None, 500, True, True,
-    window=22, window_seconds=0.0, most=100, longest=1.0, longest_compared=1.0, rounds=4, every_round=False,
+    window=22, window_seconds=0.0, most=100, longest=1.0, longest_compared=None, rounds=4,
     patience=0.0, trial_seconds=0.1, trials=1, sweep_seconds=0.1, connections=(1, 4), offline=128,
 )  # fmt: skip
 TINY = replace(BRIEF, name="quick", variants=False, tensorflow=False, images=100)
