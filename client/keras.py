@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from client.binding import DTYPES, by_signature
 from client.targets import Choice, Opened
 from export import contract as contracts
-from export import source, store
+from export import loading, source, store
 from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES, Signature, TensorSpec
 from train import cards, cli
 from train.errors import ArtifactError, UsageError
@@ -56,7 +56,7 @@ class Keras:
     """
 
     def __init__(self, path: Path) -> None:
-        self._model = source.keras_model(path)
+        self._model = loading.keras_model(path)
         if len(self._model.inputs) != 1 or len(self._model.outputs) != 1:
             raise ArtifactError(
                 f"{path}: has {len(self._model.inputs)} inputs and {len(self._model.outputs)} outputs; expected one "

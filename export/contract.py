@@ -47,9 +47,9 @@ from train.files import read_json, write_json
 
 __all__ = [
     "BATCHING", "BOX", "CANDIDATES", "CELL", "CLASSIFY", "CONTRACT", "EXAMPLE_FEATURE", "FAINTEST", "FIELD",
-    "FULL", "INK", "LOCAL", "MOST_PIXELS", "MOST_SIDE", "NEAR", "PALE", "PART", "SERVING_BYTES",
-    "SERVING_UINT8", "SLACK", "SPECK", "SPECKLED", "STROKE", "WARMUP", "WINDOW", "WORKING", "Contract",
-    "digits", "read",
+    "FULL", "INDEPENDENT", "INK", "LOCAL", "MOST_PIXELS", "MOST_SIDE", "NEAR", "PALE", "PART",
+    "PROBABILITIES_OF_CLASSES", "SCHEMA", "SERVING_BYTES", "SERVING_UINT8", "SLACK", "SPECK", "SPECKLED", "STROKE",
+    "THRESHOLD", "WARMUP", "WINDOW", "WORKING", "Contract", "Scaling", "digits", "read",
 ]  # fmt: skip
 
 CONTRACT = "contract.json"
@@ -92,19 +92,69 @@ PART, NEAR = 0.04, 0.35
 # So many pixels are decoded in some seconds and 300 MB, and brought to another size in as much.
 MOST_PIXELS, MOST_SIDE = 50_000_000, 32_767
 
-# 2: `digit` finds ink in shadows and among other things; a graph of 1 would prepare pictures otherwise.
-_SCHEMA = 2
+# 3: scale and offset for each channel, their order, and what the outputs mean. 2: one range of values.
+SCHEMA = 3
+# A contract of 1 may have a preparation by `digit` that this one no longer does.
+_READABLE = (2, SCHEMA)
 _METHODS = ("digit", "resize")
-_CHANNELS = {1: "grey", 3: "RGB"}
+PROBABILITIES_OF_CLASSES, INDEPENDENT = "probabilities", "independent"
+_OUTPUTS = (PROBABILITIES_OF_CLASSES, INDEPENDENT)
+# Independent scores from this one on mean that the image has the label.
+THRESHOLD = 0.5
+_WHITE = 255
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The values that pixels become: `pixel × scale + offset` for each channel.
+
+    `scale` and `offset` hold one number for each of the model's channels, in the model's order: RGB, or BGR where
+    `bgr` is true.
+    """
+
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    bgr: bool = False
+
+    @classmethod
+    def of_range(cls, low: float, high: float, channels: int) -> "Scaling":
+        """Return the scaling of pixels 0…255 to `low`…`high` in every channel."""
+        return cls(((high - low) / _WHITE,) * channels, (float(low),) * channels)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all channels are scaled alike and stay in their order."""
+        return not self.bgr and len(set(self.scale)) == len(set(self.offset)) == 1
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest value that any channel takes."""
+        values = [
+            value
+            for scale, offset in zip(self.scale, self.offset, strict=True)
+            for value in (offset, round(scale * _WHITE, 12) + offset)
+        ]
+        return min(values), max(values)
+
+    def apply(self, pixels: Any) -> Any:
+        """Return pixels float32 [..., channels] of 0…255, an array or a tensor, as values.
+
+        The order of the operations gives 0…1 and 0…255 to the bit as `pixels / 255` does.
+        """
+        spans = np.array([scale * _WHITE for scale in self.scale], np.float32)
+        ordered = pixels[..., ::-1] if self.bgr else pixels
+        return ordered * spans / np.float32(_WHITE) + np.array(self.offset, np.float32)
 
 
 @dataclass(frozen=True)
 class Contract:
     """What one model takes and answers.
 
-    An image is float32 [N, `height`, `width`, `channels`], channels 1 (grey) or 3 (RGB), each value from `low`
-    (pixel 0) to `high` (pixel 255); `labels` name the classes in the order of the probabilities [N, classes].
-    `preparation` is the method, "digit" or "resize".
+    An image is float32 [N, `height`, `width`, `channels`], channels 1 (grey) or 3, each value made of a pixel by
+    `scaling`. `labels` name the scores [N, labels] in their order. `outputs` is "probabilities", which sum to 1 over
+    the classes, or "independent": each score is the probability of its own label, and an image has the labels whose
+    scores reach `THRESHOLD`. `preparation` is the method, "digit" or "resize". `tflite_batch` is the number of images that the
+    TFLite files take at a time, None for any.
     """
 
     model: str
@@ -112,25 +162,29 @@ class Contract:
     height: int
     width: int
     channels: int
-    low: float
-    high: float
+    scaling: Scaling
     preparation: str
+    outputs: str = PROBABILITIES_OF_CLASSES
+    tflite_batch: int | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels."""
         return self.height, self.width, self.channels
 
-    def scaled(self, pixels: Any) -> Any:
-        """Return pixels 0…255, an array or a tensor of float32, as the model's values.
+    @property
+    def low(self) -> float:
+        """The lowest value of an image."""
+        return self.scaling.ends[0]
 
-        In this order of operations, 0…1 and 0…255 come out to the bit as networks see them in training.
-        """
-        return pixels * (self.high - self.low) / 255 + self.low
+    @property
+    def high(self) -> float:
+        """The highest value of an image."""
+        return self.scaling.ends[1]
 
     def scale(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return pixels uint8 [N, H, W, C] (or, of a grey model, [N, H, W]) as the model's values, float32."""
-        values: NDArray[np.float32] = self.scaled(pixels.astype(np.float32)).reshape(-1, *self.shape)
+        values: NDArray[np.float32] = self.scaling.apply(pixels.astype(np.float32).reshape(-1, *self.shape))
         return values
 
     def write(self, version: Path) -> None:
@@ -143,16 +197,19 @@ class Contract:
         probabilities = {"dtype": "float32", "shape": [None, len(self.labels)]}
         texts, scores = {"dtype": "string", "shape": [None]}, {"dtype": "float32", "shape": [None]}
         return {
-            "schema": _SCHEMA,
+            "schema": SCHEMA,
             "model": self.model,
             "labels": list(self.labels),
             "image": {
                 **image,
                 "layout": "NHWC",
-                "channels": _CHANNELS[self.channels],
-                "range": [self.low, self.high],
+                "channels": _order(self.channels, bgr=self.scaling.bgr),
+                "scale": list(self.scaling.scale),
+                "offset": list(self.scaling.offset),
             },
             "preparation": self.preparation,
+            "outputs": self.outputs,
+            "tflite_batch": self.tflite_batch,
             "signatures": {
                 DEFAULT_SIGNATURE: {"inputs": {IMAGE: image}, "outputs": {PROBABILITIES: probabilities}},
                 SERVING_UINT8: {
@@ -176,7 +233,7 @@ class Contract:
 
 def digits(model: str) -> Contract:
     """Return the contract of the digit networks: MNIST's form, 0.0 paper to 1.0 ink."""
-    return Contract(model, CLASSES, FIELD, FIELD, channels=1, low=0.0, high=1.0, preparation="digit")
+    return Contract(model, CLASSES, FIELD, FIELD, 1, Scaling.of_range(0, 1, 1), preparation="digit")
 
 
 def read(version: Path) -> Contract:
@@ -184,27 +241,59 @@ def read(version: Path) -> Contract:
     path = version if version.is_file() else version / CONTRACT
     values = read_json(path)
     try:
-        if values["schema"] != _SCHEMA:
+        if values["schema"] not in _READABLE:
             raise ValueError(f"schema {values['schema']}")
-        _, height, width, channels = values["image"]["shape"]
-        low, high = map(float, values["image"]["range"])
+        values = _upgraded(values) if values["schema"] < SCHEMA else values
+        image = values["image"]
+        _, height, width, channels = image["shape"]
         contract = Contract(
             str(values["model"]),
             _texts(values["labels"]),
             height,
             width,
             channels,
-            low,
-            high,
+            Scaling(_numbers(image["scale"]), _numbers(image["offset"]), image["channels"] == "BGR"),
             values["preparation"],
+            values["outputs"],
+            values["tflite_batch"],
         )
-        if contract.preparation not in _METHODS or channels not in _CHANNELS or contract.describe() != values:
+        if (
+            contract.preparation not in _METHODS
+            or contract.outputs not in _OUTPUTS
+            or not len(contract.scaling.scale) == len(contract.scaling.offset) == channels
+            or contract.describe() != values
+        ):
             raise ValueError("its parts don't agree")
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{path}: not an input contract of this version ({error}); export the model again"
         ) from error
     return contract
+
+
+def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a description of schema 2, which has one range for all channels, as one of today's."""
+    image = dict(values["image"])
+    low, high = map(float, image.pop("range"))
+    scaling = Scaling.of_range(low, high, image["shape"][-1])
+    image |= {"scale": list(scaling.scale), "offset": list(scaling.offset)}
+    return {
+        **values,
+        "schema": SCHEMA,
+        "image": image,
+        "outputs": PROBABILITIES_OF_CLASSES,
+        "tflite_batch": None,
+    }
+
+
+def _order(channels: int, *, bgr: bool) -> str:
+    return {1: "grey", 3: "BGR" if bgr else "RGB"}[channels]
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    if not isinstance(values, list) or not all(isinstance(each, int | float) for each in values):
+        raise ValueError("scale and offset are no lists of numbers")
+    return tuple(map(float, values))
 
 
 def _texts(values: Any) -> tuple[str, ...]:

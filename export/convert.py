@@ -43,7 +43,7 @@ def to_saved_model(
     labels = tf.constant(contract.labels)
 
     def of_pixels(pixels: tf.Tensor) -> tf.Tensor:
-        return function(contract.scaled(tf.cast(pixels, tf.float32)))
+        return function(contract.scaling.apply(tf.cast(pixels, tf.float32)))
 
     # A function of its own, so that the graph holds the preparation once for both signatures.
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])  # type: ignore[untyped-decorator]

@@ -314,14 +314,13 @@ class _Work:
 def _calibration(source: Source) -> NDArray[np.float32] | None:
     """Return the calibration images as the model takes them, or None if there are none.
 
-    The ends of the range stand in them, whatever the images hold: a pixel's step at the input is then the
-    contract's, and raw pixels mean what they should.
+    Adds a black and a white pixel, so that one step of a quantized input is one step of a pixel.
     """
     if source.calibration is None:
         return None
-    values = source.contract.scale(source.calibration)
-    values[0, 0, 0, 0], values[0, -1, -1, -1] = source.contract.low, source.contract.high
-    return values
+    pixels = source.calibration.copy()
+    pixels[0, 0, 0], pixels[0, -1, -1] = 0, 255
+    return source.contract.scale(pixels)
 
 
 def _last_blessed(base: Path, data_sha256: str) -> dict[str, float]:

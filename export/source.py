@@ -6,7 +6,7 @@ input. Loads TensorFlow when it is used.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export import calibration, contract, images
-from export.contract import Contract
+from export.contract import Contract, Scaling
 from export.images import Images
-from export.runtime import DEFAULT_SIGNATURE
+from export.loading import load
 from train import cards
-from train.backend import quiet, tensorflow
+from train.backend import tensorflow
 from train.data import Digits
 from train.errors import ArtifactError, DataError, UsageError
 from train.files import sha256
 
-__all__ = ["Brought", "Source", "are_logits", "brought", "digest", "keras_model", "request", "trained"]
+__all__ = ["Brought", "Source", "are_logits", "brought", "digest", "request", "trained"]
 
 # How far a softmax's sum may be from one, in float32 or after a half-precision layer.
 _SUM = 1e-2
@@ -90,7 +90,7 @@ def trained(name: str, folder: Path, digits: Digits) -> Source:
     """
     card = cards.read(folder, name)
     cards.check_data(card, folder, digits)
-    loaded = _layers(folder / f"{name}.keras")
+    loaded = load(folder / f"{name}.keras")
     chosen = calibration.choose(digits.y_train)
     return Source(
         contract.digits(name),
@@ -123,17 +123,13 @@ def brought(asked: Brought, request: str, say: Callable[[str], None]) -> Source:
     DataError or UsageError with what was found and what is needed.
     """
     path = asked.path
-    loaded = _saved_model(path) if path.is_dir() else _layers(path)
-    height, width, channels = _size(path, loaded.shape)
-    low, high = asked.value_range or loaded.value_range
-    evaluation = images.read(asked.evaluation, (height, width, channels))
-    squeezed = len(loaded.shape) == 3
-
-    def call(images: Any, function: Callable[[Any], Any] = loaded.function) -> Any:
-        return function(images[..., 0] if squeezed else images)
-
-    probe = Contract(asked.name, (), height, width, channels, low, high, asked.preparation)
-    answers = np.asarray(call(tensorflow().constant(probe.scale(evaluation.pixels[:64]))))
+    loaded = load(path)
+    height, width, channels = loaded.shape
+    low, high = asked.value_range or loaded.value_range or (0.0, 1.0)
+    evaluation = images.read(asked.evaluation, loaded.shape)
+    scaling = Scaling.of_range(low, high, channels)
+    probe = Contract(asked.name, (), height, width, channels, scaling, asked.preparation)
+    answers = np.asarray(loaded.function(tensorflow().constant(probe.scale(evaluation.pixels[:64]))))
     if answers.ndim != 2 or answers.shape[1] < 2 or not np.isfinite(answers).all():
         raise ArtifactError(
             f"{path}: answers {answers.shape} for 64 images; expected finite scores [64, classes] of 2 classes or more"
@@ -150,10 +146,10 @@ def brought(asked: Brought, request: str, say: Callable[[str], None]) -> Source:
     )
 
     def probabilities(images: Any, function: Callable[[Any], Any] = loaded.function) -> Any:
-        answers = call(images, function)
+        answers = function(images)
         return tensorflow().nn.softmax(answers) if logits else answers
 
-    found = Contract(asked.name, labels, height, width, channels, low, high, asked.preparation)
+    found = Contract(asked.name, labels, height, width, channels, scaling, asked.preparation)
     pixels, record = (None, {}) if asked.calibration is None else calibration.read(asked.calibration, found)
     return Source(
         found,
@@ -179,108 +175,9 @@ def digest(path: Path) -> str:
     return sha256(path)
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    function: Callable[[Any], Any]
-    exported: Callable[[Any], Any]
-    tracked: Any
-    layers: tuple[str, ...]
-    equalized: list[str]
-    shape: tuple[int | None, ...]
-    value_range: tuple[float, float]
-
-
 def are_logits(answers: NDArray[Any]) -> bool:
     """Tell whether scores [N, classes] can't be probabilities, so that they need a softmax."""
     return bool((answers < -_SUM).any() or np.abs(answers.sum(1) - 1).max() > _SUM)
-
-
-def keras_model(path: Path) -> Any:
-    """Load a `.keras` file, not compiled. ArtifactError, with Keras' own reason, if it can't be."""
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; expected a .keras file or a SavedModel's folder")
-    tensorflow()
-    import keras
-
-    try:
-        with quiet():
-            return keras.models.load_model(path, compile=False)
-    # Keras raises what its layers raise, TypeError for an unknown one among them.
-    except Exception as error:
-        reason = str(error).strip().splitlines()
-        raise ArtifactError(
-            f"{path}: Keras can't load it ({reason[0] if reason else type(error).__name__}); expected a .keras "
-            "file of Keras 3 (`make train` writes the examples')"
-        ) from error
-
-
-def _layers(path: Path) -> _Loaded:
-    model = keras_model(path)
-    import keras
-
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise ArtifactError(
-            f"{path}: has {len(model.inputs)} inputs and {len(model.outputs)} outputs; expected one image and one "
-            "score for each class"
-        )
-    layers = [
-        each
-        for each in model._flatten_layers(include_self=False)
-        if not isinstance(each, keras.layers.InputLayer)
-    ]
-    rescales = isinstance(layers[0], (keras.layers.Rescaling, keras.layers.Normalization))
-    from export.equalize import equalize
-
-    rescaled = keras_model(path)
-    return _Loaded(
-        lambda images: model(images, training=False),
-        lambda images: rescaled(images, training=False),
-        # As TensorFlow knows them: of Keras' own wrappers it would save none.
-        [variable.value for variable in rescaled.variables],
-        tuple(each.name for each in layers),
-        equalize(rescaled),
-        tuple(model.inputs[0].shape),
-        (0.0, 255.0) if rescales else (0.0, 1.0),
-    )
-
-
-def _saved_model(path: Path) -> _Loaded:
-    tf = tensorflow()
-    try:
-        with quiet():
-            loaded = tf.saved_model.load(str(path))
-    except (OSError, ValueError, tf.errors.OpError) as error:
-        raise ArtifactError(
-            f"{path}: TensorFlow can't load it ({' '.join(str(error).split())[:200]})"
-        ) from error
-    signature = loaded.signatures.get(DEFAULT_SIGNATURE)
-    if signature is None:
-        raise ArtifactError(
-            f"{path}: has no signature {DEFAULT_SIGNATURE}; there are {', '.join(loaded.signatures) or 'none'}"
-        )
-    inputs, outputs = signature.structured_input_signature[1], list(signature.structured_outputs)
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise ArtifactError(
-            f"{path}: {DEFAULT_SIGNATURE} has inputs {list(inputs)} and outputs {outputs}; expected one of each"
-        )
-    ((name, spec),) = inputs.items()
-
-    def call(images: Any) -> Any:
-        return signature(**{name: images})[outputs[0]]
-
-    return _Loaded(call, call, loaded, (), [], tuple(spec.shape.as_list()), (0.0, 1.0))
-
-
-def _size(path: Path, shape: Sequence[int | None]) -> tuple[int, int, int]:
-    sizes = tuple(shape[1:])
-    if len(sizes) == 2:
-        sizes = (*sizes, 1)
-    match sizes:
-        case (int(height), int(width), 1 | 3 as channels) if height > 0 and width > 0:
-            return height, width, channels
-    raise ArtifactError(
-        f"{path}: takes {list(shape)}; expected one image of a fixed size, [None, height, width, 1 or 3]"
-    )
 
 
 def _labels(path: Path | None, classes: int) -> tuple[str, ...]:

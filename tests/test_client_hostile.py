@@ -162,8 +162,8 @@ def test_the_largest_are_within_bounds(tmp_path: Path, name: str) -> None:
 RESIZED = """
 from pathlib import Path
 from client import image
-from export.contract import Contract
-rules = Contract("photos", ("a", "b"), 224, 224, 3, 0.0, 1.0, "resize")
+from export.contract import Contract, Scaling
+rules = Contract("photos", ("a", "b"), 224, 224, 3, Scaling.of_range(0, 1, 3), "resize")
 before = took()["seconds"]
 assert image.pixels(Path(sys.argv[1]).read_bytes(), rules).shape == (224, 224, 3)
 after = took()
@@ -217,7 +217,8 @@ from PIL import Image
 from client import digits, draw_samples, image
 from export import contract
 from train.errors import DataError
-CONTRACTS = [contract.digits("cnn"), contract.Contract("photos", ("a", "b"), 32, 48, 3, -1.0, 1.0, "resize")]
+PHOTOS = contract.Contract("photos", ("a", "b"), 32, 48, 3, contract.Scaling.of_range(-1, 1, 3), "resize")
+CONTRACTS = [contract.digits("cnn"), PHOTOS]
 seed, count, kinds = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 dice = np.random.default_rng(seed)
 seeds = []

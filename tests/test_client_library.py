@@ -226,7 +226,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
         yield ports
 
 
-LIGHT = Contract("light", ("dark", "bright"), 28, 28, 1, 0.0, 1.0, "resize")
+LIGHT = Contract("light", ("dark", "bright"), 28, 28, 1, contracts.Scaling.of_range(0, 1, 1), "resize")
 BRIGHT = np.full((28, 28), 255, np.uint8)
 
 

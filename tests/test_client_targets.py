@@ -108,7 +108,8 @@ def grey(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A contract for the foreign model: two classes with names, pictures resized."""
     folder = tmp_path_factory.mktemp("contract")
-    contract.Contract("foreign", ("dark", "bright"), 28, 28, 1, 0.0, 1.0, "resize").write(folder)
+    scaling = contract.Scaling.of_range(0, 1, 1)
+    contract.Contract("foreign", ("dark", "bright"), 28, 28, 1, scaling, "resize").write(folder)
     return folder
 
 

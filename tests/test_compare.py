@@ -63,7 +63,7 @@ def save(
 
         def encoded(image_bytes: Any) -> Any:
             images = tf.map_fn(pixels, image_bytes, fn_output_signature=tf.uint8)
-            return {"probabilities": probabilities(bytes_by.scaled(tf.cast(images, tf.float32)))}
+            return {"probabilities": probabilities(bytes_by.scaling.apply(tf.cast(images, tf.float32)))}
 
         spec = tf.TensorSpec([None], tf.string, "image_bytes")
         signatures["serving_bytes"] = module.g = tf.function(encoded, input_signature=[spec])

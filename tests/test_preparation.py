@@ -15,13 +15,14 @@ from PIL import Image
 from benchmarks.photographs import photograph
 from client import draw_samples, image
 from export import contract
-from export.contract import Contract
+from export.contract import Contract, Scaling
 from train.data import Digits
 from train.errors import ArtifactError, DataError
+from train.files import write_json
 
 DIGITS = contract.digits("cnn")
-PHOTOS = Contract("photos", ("a", "b"), 32, 48, 3, -1.0, 1.0, "resize")
-GREY = Contract("grey", ("a", "b"), 20, 20, 1, 0.0, 255.0, "resize")
+PHOTOS = Contract("photos", ("a", "b"), 32, 48, 3, Scaling.of_range(-1, 1, 3), "resize")
+GREY = Contract("grey", ("a", "b"), 20, 20, 1, Scaling.of_range(0, 255, 1), "resize")
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -182,6 +183,28 @@ def test_contract_survives_its_file(tmp_path: Path, rules: Contract) -> None:
 
 
 def test_pixels_become_the_models_values() -> None:
-    pixels = np.array([0, 51, 255], np.uint8)
+    pixels = np.array([[0], [51], [255]], np.float32)
     for rules, expected in ((DIGITS, [0, 0.2, 1]), (PHOTOS, [-1, -0.6, 1]), (GREY, [0, 51, 255])):
-        np.testing.assert_allclose(rules.scaled(pixels.astype(np.float32)), expected, rtol=1e-6)
+        values = rules.scaling.apply(np.tile(pixels, rules.channels))
+        np.testing.assert_allclose(values, np.tile(np.array(expected)[:, None], rules.channels), rtol=1e-6)
+        assert (rules.low, rules.high) == (expected[0], expected[2])
+    every = np.arange(256, dtype=np.float32)[:, None]
+    np.testing.assert_array_equal(DIGITS.scaling.apply(every), every / 255)
+    np.testing.assert_array_equal(GREY.scaling.apply(every), every)
+
+
+def test_channels_are_scaled_and_ordered_each_by_itself() -> None:
+    caffe = Scaling((1, 1, 1), (-103.939, -116.779, -123.68), bgr=True)
+    assert not caffe.uniform
+    np.testing.assert_allclose(
+        caffe.apply(np.float32([[10, 20, 30]])), [[-73.939, -96.779, -113.68]], rtol=1e-6
+    )
+    assert caffe.ends == (-123.68, 255 - 103.939)
+
+
+def test_a_contract_of_the_schema_before_is_read(tmp_path: Path) -> None:
+    described = PHOTOS.describe()
+    image = {key: value for key, value in described["image"].items() if key not in ("scale", "offset")}
+    older = {key: value for key, value in described.items() if key not in ("outputs", "tflite_batch")}
+    write_json(tmp_path / contract.CONTRACT, {**older, "schema": 2, "image": {**image, "range": [-1.0, 1.0]}})
+    assert contract.read(tmp_path) == PHOTOS
