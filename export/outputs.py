@@ -1,0 +1,64 @@
+"""What the raw outputs of a classifier mean, and the scores that they become.
+
+Kinds of raw outputs [N, K]:
+
+| kind | raw outputs | become |
+|---|---|---|
+| `probabilities` | sum to 1 over K classes | unchanged |
+| `logits` | any numbers | softmax over the K classes |
+| `sigmoid` | K = 1, the probability p of the second of two classes | [1 - p, p] |
+| `logit` | K = 1, the logit of that probability | [1 - p, p] after the sigmoid |
+| `independent` | each is the probability of its own label | unchanged |
+| `independent-logits` | each is the logit of its own label | sigmoid of each |
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.contract import INDEPENDENT, PROBABILITIES_OF_CLASSES
+
+__all__ = ["INDEPENDENT_LOGITS", "KINDS", "LOGIT", "LOGITS", "SIGMOID", "interpret", "kind_of", "meaning"]
+
+LOGITS, SIGMOID, LOGIT, INDEPENDENT_LOGITS = "logits", "sigmoid", "logit", "independent-logits"
+KINDS = (PROBABILITIES_OF_CLASSES, LOGITS, SIGMOID, LOGIT, INDEPENDENT, INDEPENDENT_LOGITS)
+
+# The largest distance of a softmax's sum from 1, in float32 or after a half-precision layer.
+_SUM = 1e-2
+
+
+def kind_of(scores: NDArray[Any], several: bool = False, *, step: float = 0.0) -> str:
+    """Return the kind of the finite raw outputs `scores` [N, K], as far as their values tell.
+
+    Values within 0…1 are never logits. `several`: an image may have several labels, so that sums mean nothing.
+    `step` is the distance between two neighbouring values where they were quantized; rounding moves their sums.
+    """
+    within = bool(((scores >= -_SUM) & (scores <= 1 + _SUM)).all())
+    if several:
+        return INDEPENDENT if within else INDEPENDENT_LOGITS
+    if scores.shape[1] == 1:
+        return SIGMOID if within else LOGIT
+    if not within:
+        return LOGITS
+    sums = scores.sum(1, dtype=np.float64)
+    near = np.abs(sums - 1).max(initial=0) <= _SUM + step / 2 * scores.shape[1]
+    return PROBABILITIES_OF_CLASSES if near else INDEPENDENT
+
+
+def interpret(scores: NDArray[Any], kind: str) -> NDArray[np.float32]:
+    """Return raw outputs [N, K] of a `kind` as probabilities or independent scores, float32 [N, K], or [N, 2]."""
+    values = scores.astype(np.float32)
+    if kind == LOGITS:
+        powers = np.exp(values - values.max(1, keepdims=True))
+        return np.asarray(powers / powers.sum(1, keepdims=True), np.float32)
+    if kind in (LOGIT, INDEPENDENT_LOGITS):
+        values = np.exp(-np.logaddexp(np.float32(0), -values))
+    if kind in (SIGMOID, LOGIT):
+        values = np.concatenate([1 - values, values], axis=1)
+    return values
+
+
+def meaning(kind: str) -> str:
+    """Return a contract's `outputs` for raw outputs of a `kind`, once they are interpreted."""
+    return INDEPENDENT if kind in (INDEPENDENT, INDEPENDENT_LOGITS) else PROBABILITIES_OF_CLASSES
