@@ -16,7 +16,7 @@ from benchmarks.modes import BOUND_MS, Mode
 from benchmarks.subjects import Asked, Subject
 from export import cards
 from export.contract import Contract
-from export.images import Images
+from export.evaluation_data import Images
 
 __all__ = ["Bench", "Classes", "Options"]
 

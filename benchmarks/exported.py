@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from export import cards, contract, images, store
-from export.images import Images
+from export import cards, contract, evaluation_data, store
+from export.evaluation_data import Images
 from train import cards as trained
 from train import data
 from train.data import Digits
@@ -32,7 +32,7 @@ class Model:
     def limited(self, count: int | None) -> "Model":
         """Return it with the first `count` images only."""
         made = copy.copy(self)
-        made.images = Images(self.images.data, self.images.pixels[:count], self.images.classes[:count])
+        made.images = Images(self.images.data, self.images.pixels[:count], self.images.truth[:count])
         return made
 
     @property
@@ -60,10 +60,10 @@ def brought(models: Path, name: str, eval_: Path) -> Model:
     """
     version = store.latest(models / name)
     rules = contract.read(version)
-    evaluated = images.read(eval_, rules.shape)
-    if evaluated.classes.max() >= len(rules.labels):
+    evaluated = evaluation_data.read(eval_, rules)
+    if evaluated.truth.max() >= len(rules.labels):
         raise DataError(
-            f"{eval_}: has class {evaluated.classes.max()}; {name} has {len(rules.labels)} classes, 0 to "
+            f"{eval_}: has class {evaluated.truth.max()}; {name} has {len(rules.labels)} classes, 0 to "
             f"{len(rules.labels) - 1}"
         )
     return Model(models, version, evaluated)

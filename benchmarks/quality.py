@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from benchmarks import hits
 from benchmarks.subjects import png
-from export.images import Images
+from export.evaluation_data import Images
 from train import stats
 
 __all__ = ["BINS", "calibration_error", "changed", "describe"]
@@ -59,7 +59,7 @@ def changed(
             {
                 "image": int(number),
                 "png": base64.b64encode(png(images.pixels[number])).decode(),
-                "label": int(images.classes[number]),
+                "label": int(images.truth[number]),
                 "reference": _guess(reference[number]),
                 "here": _guess(probabilities[number]),
                 "margin": round(float(margin), 4),

@@ -32,7 +32,7 @@ def measure(bench: Bench, absent: dict[str, str]) -> dict[str, Any]:
     peaks = bench.each("peak", [row for row in bench.rows if row.server], lambda row: _peak(bench, row))
     probes = inside.probes(bench)
     artefacts = {each["format"]: each for each in bench.card.artefacts}
-    reference, truth = probabilities[REFERENCE], bench.images.classes
+    reference, truth = probabilities[REFERENCE], bench.images.truth
 
     def row(subject: Subject) -> dict[str, Any]:
         name, probed = subject.name, probes.get(subject.name, {})

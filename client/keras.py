@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from client.binding import DTYPES, by_signature
 from client.targets import Choice, Opened
 from export import contract as contracts
-from export import loading, source, store
+from export import loading, outputs, store
 from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES, Signature, TensorSpec
 from train import cards, cli
 from train.errors import ArtifactError, UsageError
@@ -73,7 +73,7 @@ class Keras:
     def predict(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """See `export.runtime.Target.predict`."""
         answers = np.asarray(self._model(images, training=False), np.float32)
-        if answers.ndim == 2 and answers.size and source.are_logits(answers):
+        if answers.ndim == 2 and answers.size and outputs.kind_of(answers) == outputs.LOGITS:
             powers = np.exp(answers - answers.max(1, keepdims=True))
             answers = powers / powers.sum(1, keepdims=True)
         return answers

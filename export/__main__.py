@@ -3,25 +3,28 @@
 python -m export                           both networks that `make train` makes, all formats
 python -m export cnn --formats int8        one of them, SavedModel and int8 only
 python -m export --new                     a new version even where the latest is up to date
-python -m export my.keras --name flowers --labels labels.txt --calibration images/ --eval eval.npz
+python -m export my.keras --eval photos/ --calibration photos/    a model of your own, verified on labelled images
 python -m export list | verify | rollback | restore | retire | c-source    look after versions (each with --help)
 """
 
 import argparse
 import json
+import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
-from export import cards, formats, gate, manage, source
+from export import cards, formats, gate, manage, outputs, source, user_model
 from export.cards import ExportCard
 from export.publish import Plan, export
+from export.range_detection import NamedScaling
 from train import cards as training_cards
 from train import cli, data
-from train.errors import ConversionError, UsageError
+from train.errors import UsageError
 from train.recipe import NETWORKS
 
 # Below the folder of models, these aren't servables.
@@ -34,18 +37,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv and argv[0] in manage.COMMANDS:
         return manage.main(argv)
     arguments = _parser().parse_args(argv)
-    # Checked before anything is loaded: a wrong flag shouldn't take seconds to be told.
+    # Checked before anything is loaded: a wrong flag should be reported at once.
     rows = formats.select(arguments.formats)
-    bounds = gate.Gate(arguments.min_accuracy, arguments.max_drop)
-    names = [row.name for row in rows]
-    serves = arguments.serve or (formats.REFERENCE if formats.REFERENCE in names else names[0])
-    plan = Plan(rows, serves, bounds, force=arguments.force)
+    required = [row.name for row in formats.select(arguments.require)] if arguments.require else []
+    bounds = gate.Gate(arguments.min_accuracy, arguments.max_drop, arguments.min_agreement)
+    plan = Plan(
+        rows,
+        arguments.serve,
+        required,
+        bounds,
+        force=arguments.force,
+        selective_seconds=arguments.selective_seconds,
+    )
 
     done: list[ExportCard] = []
-    missing: list[str] = []
     for name, request, load in _models(arguments):
         base = arguments.models / name
-        version = cards.up_to_date(base, request, rows, serves, asdict(bounds), force=arguments.force)
+        version = cards.up_to_date(base, request, rows, plan.serves, asdict(bounds), force=arguments.force)
         if version and not arguments.new:
             cli.say(
                 f"{name}: {version} is up to date (--new, or `make export FORCE=1`, writes a new version)"
@@ -55,42 +63,51 @@ def main(argv: Sequence[str] | None = None) -> int:
             version, card = export(load(), arguments.models, plan, cli.say)
             cli.say(f"{name}: published {version} after {sum(card.seconds.values()):.0f} s")
         done.append(card)
-        missing += [f"{name} {reason}" for key, reason in card.unconverted.items() if arguments.formats]
         if not arguments.json:
-            print(
-                f"\n{name}: {version}, verified on {card.keras_accuracy['images']:,} images ({card.data['label']})"
-            )
-            print(_table(card), flush=True)
+            print(f"\n{name}: {version}, {_verified(card)}\n{_table(card)}", flush=True)
     if arguments.json:
         print(json.dumps([asdict(card) for card in done], indent=2))
-    for reason in missing:
-        cli.say(f"error: {reason}")
-    return ConversionError.exit_code if missing else 0
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser(
         "python -m export",
-        "Write <models>/<name>/<N>/ with a SavedModel and TFLite files, N one above the last version. All of it is "
-        "verified on the evaluation images before it appears, and what isn't blessed is not published. Versions are "
-        f"looked after by python -m export {' | '.join(manage.COMMANDS)}.",
+        "Write <models>/<name>/<N>/ with a SavedModel and TFLite files, N one above the last version. Everything is "
+        "verified on the evaluation images before it is published. A format that can't be made, or isn't good enough, "
+        f"is left out with the reason. To manage versions: python -m export {' | '.join(manage.COMMANDS)}.",
     )
     parser.add_argument(
         "models_named",
         nargs="*",
         metavar="MODEL",
-        help=f"which of {', '.join(NETWORKS)} (both if none); or one .keras file or SavedModel folder",
+        help=f"{' or '.join(NETWORKS)} (both if none is given); or one Keras file or SavedModel folder",
     )
     parser.add_argument("--data", metavar="PATH", help="the data that the networks were trained on")
     parser.add_argument("--models", type=Path, default=Path("models"), help="the folder to read and write")
     parser.add_argument(
-        "--formats", metavar="A,B", help=f"some of {', '.join(formats.FORMATS)} (all if not given)"
+        "--formats",
+        metavar="A,B",
+        help=f"the TFLite formats to try: {', '.join(formats.FORMATS)} (all if not given)",
+    )
+    parser.add_argument(
+        "--require",
+        metavar="A,B",
+        help="formats without which nothing is published (any may be left out if not given)",
     )
     parser.add_argument(
         "--serve",
         metavar="FORMAT",
         choices=formats.FORMATS,
-        help=f"what model.tflite is, for servers that prefer it (default: {formats.REFERENCE}, or the first)",
+        help="also write this format as model.tflite, for TensorFlow Serving's --prefer_tflite_model; the warm-up "
+        "requests are then those that it can answer",
+    )
+    parser.add_argument(
+        "--selective-seconds",
+        type=float,
+        default=Plan.selective_seconds,
+        metavar="S",
+        help="time for finding the layers that the format selective keeps in float32",
     )
     parser.add_argument("--new", action="store_true", help="export even if the latest version is up to date")
     parser.add_argument("--json", action="store_true", help="print the export cards as JSON on stdout")
@@ -100,14 +117,22 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="what every artefact must reach, 0 to 1",
+        help="accuracy that the model and every format must reach, 0 to 1",
     )
     judging.add_argument(
         "--max-drop",
         type=float,
         default=gate.MAX_DROP,
         metavar="SHARE",
-        help="how much less accurate than float32, and than the last blessed version, an artefact may be",
+        help="largest loss of accuracy relative to the model, and to the last blessed version; more blocks a format "
+        "if an exact test supports it",
+    )
+    judging.add_argument(
+        "--min-agreement",
+        type=float,
+        default=gate.MIN_AGREEMENT,
+        metavar="SHARE",
+        help="how often a quantized format must decide as the model does",
     )
     judging.add_argument(
         "--force", action="store_true", help="publish what isn't blessed; its card records it"
@@ -117,32 +142,89 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument(
         "--eval",
         type=Path,
-        metavar="FILE",
-        help="labelled images to verify on: .npz with x uint8 [N, H, W, C], y",
+        metavar="PATH",
+        help="labelled images to verify on: a folder with a folder of PNG and JPEG images per class, or an .npz with x "
+        "[N, H, W, C] and y: class numbers, or rows of 0 and 1",
     )
     own.add_argument(
         "--calibration",
         type=Path,
         metavar="PATH",
-        help="images for the ranges of int8 formats: a folder of PNG and JPEG, or such an .npz",
+        help="images for the ranges of int8 formats: a folder, or an .npz; labels aren't needed",
     )
     own.add_argument(
-        "--labels", type=Path, metavar="FILE", help="the classes' names, a line each (default: numbers)"
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="the classes' names, a line each (default: the folders', or numbers)",
     )
     own.add_argument(
-        "--range",
-        type=_range,
-        metavar="LOW,HIGH",
-        help="the values that pixels 0 and 255 become, as in --range=-1,1 (default: 0,255 where the model rescales, "
-        "else 0,1)",
+        "--size",
+        type=_size,
+        metavar="H,W",
+        help="height and width, for a model that takes images of any size",
+    )
+    own.add_argument(
+        "--outputs",
+        choices=outputs.KINDS,
+        help="what the model's outputs are (default: found by activation and values)",
+    )
+    own.add_argument(
+        "--import",
+        dest="imports",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file that registers the model's own layers and functions; may be given several times",
     )
     own.add_argument(
         "--preparation",
         choices=("resize", "digit"),
         default="resize",
-        help="how a picture becomes an image: stretched, or as MNIST's were made",
+        help="how an image is brought to the model's size: stretched, or as MNIST's digits were",
+    )
+    own.add_argument(
+        "--unverified-accuracy",
+        action="store_true",
+        help="export without labels: only the formats' agreement with the model is verified, and the version is "
+        "marked so; needs --range",
+    )
+    values = parser.add_argument_group(
+        "the values of pixels", "Found with the labelled images where none of these is given."
+    )
+    values.add_argument(
+        "--range", type=_range, metavar="LOW,HIGH", help="values of pixels 0 and 255, as in --range=-1,1"
+    )
+    values.add_argument(
+        "--mean",
+        type=_numbers,
+        metavar="M,M,M",
+        help="subtracted from these values; one number, or one per channel",
+    )
+    values.add_argument("--std", type=_deviations, metavar="S,S,S", help="divides the difference; likewise")
+    values.add_argument(
+        "--channel-order",
+        choices=("RGB", "BGR"),
+        help="the order of the model's channels, which --mean and --std follow",
     )
     return parser
+
+
+# What the command line says of a model of one's own.
+_OWN = (
+    "name",
+    "eval",
+    "calibration",
+    "labels",
+    "size",
+    "outputs",
+    "imports",
+    "range",
+    "mean",
+    "std",
+    "channel_order",
+)
 
 
 def _models(arguments: argparse.Namespace) -> Iterator[tuple[str, str, Callable[[], source.Source]]]:
@@ -150,12 +232,15 @@ def _models(arguments: argparse.Namespace) -> Iterator[tuple[str, str, Callable[
     asked: list[str] = list(dict.fromkeys(arguments.models_named)) or list(NETWORKS)
     own = [each for each in asked if each not in NETWORKS]
     flags = [
-        f"--{flag}" for flag in ("name", "eval", "calibration", "labels", "range") if getattr(arguments, flag)
+        f"--{flag.removesuffix('s') if flag == 'imports' else flag.replace('_', '-')}"
+        for flag in _OWN
+        if getattr(arguments, flag)
     ]
     if not own:
-        if flags:
+        if flags or arguments.unverified_accuracy:
             raise UsageError(
-                f"{', '.join(flags)}: for a model of your own; name its .keras file or SavedModel folder"
+                f"{', '.join(flags or ['--unverified-accuracy'])}: for a model of your own; name its Keras file or "
+                "SavedModel folder"
             )
         yield from _trained(arguments, asked)
         return
@@ -184,27 +269,32 @@ def _trained(
 def _brought(arguments: argparse.Namespace, path: Path) -> tuple[str, str, Callable[[], source.Source]]:
     if not path.exists():
         raise UsageError(
-            f"{path}: no network is called that ({', '.join(NETWORKS)}), and there is no such file; expected a .keras "
+            f"{path}: no network is called that ({', '.join(NETWORKS)}), and there is no such file; expected a Keras "
             "file or a SavedModel folder"
         )
-    if arguments.eval is None:
-        raise UsageError(f"{path}: --eval is missing: an .npz of labelled images to verify every format on")
-    name = arguments.name or path.stem
+    name = arguments.name or path.resolve().stem
     if name in _TAKEN or not name.replace("_", "").replace("-", "").isalnum() or name.isdigit():
         raise UsageError(
             f"--name {name}: expected a name of letters, digits, - and _, none of {', '.join(_TAKEN)}"
         )
-    asked = source.Brought(
+    order = arguments.channel_order
+    model = user_model.UserModel(
         path,
         name,
         arguments.eval,
         arguments.calibration,
         arguments.labels,
-        arguments.range,
+        NamedScaling(
+            arguments.range, arguments.mean, arguments.std, None if order is None else order == "BGR"
+        ),
         arguments.preparation,
+        arguments.outputs,
+        arguments.size,
+        tuple(arguments.imports),
+        arguments.unverified_accuracy,
     )
-    request = asked.digest()
-    return name, request, lambda: source.brought(asked, request, cli.say)
+    request = model.digest()
+    return name, request, lambda: user_model.source_of(model, request, cli.say)
 
 
 def _range(text: str) -> tuple[float, float]:
@@ -217,33 +307,70 @@ def _range(text: str) -> tuple[float, float]:
     return low, high
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(map(float, text.split(",")))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers, as in --mean=0.485,0.456,0.406")
+    return numbers
+
+
+def _deviations(text: str) -> tuple[float, ...]:
+    numbers = _numbers(text)
+    if not all(each > 0 for each in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers above 0")
+    return numbers
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, width = (cli.count(each.strip()) for each in text.split(","))
+    except (ValueError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected height and width, as in --size=224,224"
+        ) from None
+    return height, width
+
+
+def _verified(card: ExportCard) -> str:
+    images = f"{card.data['test']:,} images ({card.data['label']})"
+    return (
+        f"verified on {images}"
+        if card.verified
+        else f"accuracy unverified; agreement on {images} without labels"
+    )
+
+
 def _table(card: ExportCard) -> str:
-    rows = [["keras", "", "", f"{card.keras_accuracy['value']:.4f}", "", "", "", ""]]
+    several = "mean_average_precision" in card.keras_accuracy
+    rows = [["original", "", "", *_accuracy(card.keras_accuracy, several=several), "", "", "", ""]]
     rows += [
         [
             each["format"],
             f"{each['bytes'] / 1024:,.0f} KiB",
             f"{each['disagreements']:,}",
-            f"{each['accuracy']['value']:.4f}",
-            f"{each['wins']}/{each['losses']}",
-            f"{each['mcnemar_p']:.2g}",
+            *_accuracy({**each, **(each["accuracy"] or {"value": None})}, several=several),
+            "" if each["wins"] is None else f"{each['wins']}/{each['losses']}",
+            "" if each["mcnemar_p"] is None else f"{each['mcnemar_p']:.2g}",
             f"{each['largest_difference']:.2g}",
             f"{arena / 1024:.1f} KiB" if (arena := each.get("micro", {}).get("arena_bytes")) else "",
         ]
         for each in card.artefacts
     ]
-    headers = [
-        "format",
-        "size",
-        "≠ Keras",
-        "accuracy",
-        "wins/losses",
-        "p",
-        "largest difference",
-        "micro arena",
-    ]
-    table: str = tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * 7))
-    return table
+    headers = ["format", "size", "≠ original", "accuracy", *["mAP"] * several, "wins/losses", "p"]
+    headers += ["largest difference", "micro arena"]
+    left_out = [f"  {name}: {reason}" for name, reason in (card.unconverted | card.withheld).items()]
+    table: str = tabulate(
+        rows, headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1))
+    )
+    return "\n".join([table, *(["left out:", *left_out] if left_out else [])])
+
+
+def _accuracy(figures: Mapping[str, Any], *, several: bool) -> list[str]:
+    names = ["value", *["mean_average_precision"] * several]
+    return ["" if figures[name] is None else f"{figures[name]:.4f}" for name in names]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export import images
+from export import evaluation_data
 from export.contract import Contract
 from train.backend import tensorflow
 from train.errors import DataError
@@ -44,8 +44,8 @@ def read(path: Path, rules: Contract) -> tuple[NDArray[np.uint8], dict[str, Any]
     Pictures are prepared as `rules` say, with TensorFlow. Raises DataError for what holds none or can't be read.
     """
     if path.is_file():
-        found = images.read(path, rules.shape)
-        chosen = choose(found.classes)
+        found = evaluation_data.read(path, rules)
+        chosen = choose(found.truth)
         return found.pixels[chosen], {**record(chosen), "file": path.name}
     pictures = sorted(
         each

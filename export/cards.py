@@ -2,19 +2,22 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from export import contract, store
 from export.contract import BATCHING
-from export.formats import Format
+from export.formats import SERVED_FILE, Format
 from train.errors import ArtifactError
 from train.files import read_json, sha256, write_json
 
-__all__ = ["CARD", "SAVED_MODEL", "ExportCard", "damage", "listing", "read", "up_to_date"]
+__all__ = ["CARD", "LOG", "SAVED_MODEL", "ExportCard", "damage", "listing", "read", "up_to_date"]
 
 CARD = "export.json"
+# What converters and other native code say, in the version's folder.
+LOG = "export.log"
 SAVED_MODEL = "savedmodel"
 
 
@@ -22,14 +25,16 @@ SAVED_MODEL = "savedmodel"
 class ExportCard:
     """The record of one export.
 
-    `keras_sha256` says which weights, `request` is the digest of all that was asked with (`export.source`), `data`
-    says which images the artefacts were verified with. `artefacts` is a
-    list in the order of writing, each with `format`, `files`, `bytes`, `sha256` (of the files one after the
-    other) and the figures of `export.verify.compare`; `unconverted` gives the converter's reason by format.
-    `equalized` are the layers rescaled to lose less in int8,
-    `serves` is the format that `model.tflite` is a copy of. `blessing` is the gate's record (`export.gate`),
-    `layers` the report on each format that didn't pass it. `files` are what `listing` returns, and
-    `card_sha256` is that of the card without it.
+    `keras_sha256` says which weights, `request` is the digest of everything that was requested (`export.source`),
+    `data` says which images the formats were verified with. `detected` tells the values that pixels become, the
+    kind of the outputs, and by which figures they were found. `artefacts` is a list in the order of writing, each
+    with `format`, `files`, `bytes`, `sha256` (of the files one after the other) and the figures of
+    `export.verify.compare`. `unconverted` gives the reason of each format that can't be made or run, `withheld`
+    that of each format that the gate refused. `equalized` are the layers rescaled to lose less in int8. `serves` is
+    the format that `model.tflite` is a copy of, or without that file the one that a server takes that prefers
+    TFLite; empty if there is none. `blessing` is the gate's record (`export.gate`), `layers` the report on each
+    format that didn't pass it. `keras_accuracy` is the original model's; its value is None where no labels were
+    known. `files` are what `listing` returns, and `card_sha256` is that of the card without it.
     """
 
     model: str
@@ -50,28 +55,38 @@ class ExportCard:
     seconds: dict[str, float]
     files: dict[str, str]
     environment: dict[str, Any]
+    # Not in the cards of earlier versions.
+    withheld: dict[str, str] = field(default_factory=dict)
+    detected: dict[str, Any] = field(default_factory=dict)
 
     def write(self, version: Path) -> None:
         """Write the card into a version directory."""
-        write_json(version / CARD, {**asdict(self), "card_sha256": self._sha256()})
+        write_json(version / CARD, {**asdict(self), "card_sha256": _sha256(asdict(self))})
 
-    def _sha256(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+    @property
+    def verified(self) -> bool:
+        """Whether accuracy was verified, and not only the agreement with the original."""
+        return self.keras_accuracy["value"] is not None
 
 
 def read(version: Path) -> ExportCard:
     """Read the card of a version directory; ArtifactError if there is none or it is damaged."""
     path = version / CARD
     values = read_json(path)
-    if not isinstance(values, dict) or set(values) - {"card_sha256"} != {
-        field.name for field in fields(ExportCard)
+    every = fields(ExportCard)
+    needed = {each.name for each in every if each.default_factory is MISSING}
+    if not isinstance(values, dict) or not needed <= set(values) - {"card_sha256"} <= {
+        each.name for each in every
     }:
         raise ArtifactError(f"{path}: not an export card of this version; run `make export`")
     found = values.pop("card_sha256", None)
-    card = ExportCard(**values)
-    if card._sha256() != found:
+    if _sha256(values) != found:
         raise ArtifactError(f"{path}: was changed since it was written; export the model again")
-    return card
+    return ExportCard(**values)
+
+
+def _sha256(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def listing(version: Path) -> dict[str, str]:
@@ -101,33 +116,31 @@ def damage(version: Path) -> list[str]:
 
 
 def up_to_date(
-    base: Path, request: str, rows: list[Format], serves: str, gate: dict[str, float], *, force: bool
+    base: Path,
+    request: str,
+    rows: Sequence[Format],
+    serves: str | None,
+    gate: dict[str, float],
+    *,
+    force: bool,
 ) -> Path | None:
     """Return the latest version of the servable at `base` if it is whole and what would be written now, else None.
 
-    That is: with a contract of today's schema, made from the same `request`, with these formats and `model.tflite`,
-    judged by the same gate, and blessed, or else forced as it would be now.
+    That is: with a contract of today's schema, made from the same `request`, with these formats, the same
+    `model.tflite` (None: without one), judged by the same gate, and blessed, or else forced as it would be now.
     """
     found = store.versions(base)
     if not found:
         return None
     version = found[max(found)]
-    if damage(version) or not _is_prepared_as_now(version):
+    if damage(version) or not contract.is_current(version):
         return None
     card = read(version)
-    formats = {each["format"] for each in card.artefacts} | set(card.unconverted)
+    formats = {each["format"] for each in card.artefacts} | set(card.unconverted) | set(card.withheld)
     same = (
-        (card.request, card.serves, card.blessing["gate"]) == (request, serves, gate)
+        (card.request, card.blessing["gate"]) == (request, gate)
+        and (card.serves if SERVED_FILE in card.files else None) == serves
         and {row.name for row in rows} <= formats
         and (card.blessing["blessed"] or force)
     )
     return version if same else None
-
-
-def _is_prepared_as_now(version: Path) -> bool:
-    """Tell whether the client prepares pictures as the graph of this version does."""
-    try:
-        contract.read(version)
-    except ArtifactError:
-        return False
-    return True

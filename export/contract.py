@@ -49,7 +49,7 @@ __all__ = [
     "BATCHING", "BOX", "CANDIDATES", "CELL", "CLASSIFY", "CONTRACT", "EXAMPLE_FEATURE", "FAINTEST", "FIELD",
     "FULL", "INDEPENDENT", "INK", "LOCAL", "MOST_PIXELS", "MOST_SIDE", "NEAR", "PALE", "PART",
     "PROBABILITIES_OF_CLASSES", "SCHEMA", "SERVING_BYTES", "SERVING_UINT8", "SLACK", "SPECK", "SPECKLED", "STROKE",
-    "THRESHOLD", "WARMUP", "WINDOW", "WORKING", "Contract", "Scaling", "digits", "read",
+    "THRESHOLD", "WARMUP", "WINDOW", "WORKING", "Contract", "Scaling", "digits", "is_current", "read",
 ]  # fmt: skip
 
 CONTRACT = "contract.json"
@@ -151,10 +151,10 @@ class Contract:
     """What one model takes and answers.
 
     An image is float32 [N, `height`, `width`, `channels`], channels 1 (grey) or 3, each value made of a pixel by
-    `scaling`. `labels` name the scores [N, labels] in their order. `outputs` is "probabilities", which sum to 1 over
-    the classes, or "independent": each score is the probability of its own label, and an image has the labels whose
-    scores reach `THRESHOLD`. `preparation` is the method, "digit" or "resize". `tflite_batch` is the number of images that the
-    TFLite files take at a time, None for any.
+    `scaling`. `labels` name the scores [N, labels] in their order. `outputs` is "probabilities", which sum to 1
+    over the classes, or "independent": each score is the probability of its own label, and an image has the labels
+    whose scores reach `THRESHOLD`. `preparation` is the method, "digit" or "resize". `tflite_batch` is the number
+    of images that the TFLite files take at a time, None for any.
     """
 
     model: str
@@ -269,6 +269,15 @@ def read(version: Path) -> Contract:
             f"{path}: not an input contract of this version ({error}); export the model again"
         ) from error
     return contract
+
+
+def is_current(version: Path) -> bool:
+    """Tell whether a version directory has a contract of today's schema."""
+    try:
+        read(version)
+    except ArtifactError:
+        return False
+    return bool(read_json(version / CONTRACT)["schema"] == SCHEMA)
 
 
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:

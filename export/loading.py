@@ -38,6 +38,7 @@ class LoadedModel:
     integer: bool = False
     activation: str | None = None
     value_range: tuple[float, float] | None = None
+    precision: str = "float32"
 
 
 def load(path: Path, size: tuple[int, int] | None = None, imports: Sequence[Path] = ()) -> LoadedModel:

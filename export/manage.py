@@ -125,13 +125,13 @@ def _list(arguments: argparse.Namespace) -> int:
             row["state"],
             row["created"],
             "yes" if row["blessed"] else "no, forced",
-            f"{row['accuracy']:.4f}",
-            row["tflite"],
+            "unverified" if row["accuracy"] is None else f"{row['accuracy']:.4f}",
+            row["tflite"] or "–",
             f"{row['bytes'] / 2**20:.1f} MiB",
         ]
         for row in rows
     ]
-    headers = ["model", "version", "state", "created", "blessed", "accuracy", "model.tflite", "size"]
+    headers = ["model", "version", "state", "created", "blessed", "accuracy", "TFLite", "size"]
     align = ("left", "right", "left", "left", "left", "right", "left", "right")
     print(tabulate(table, headers, disable_numparse=True, colalign=align))
     return 0

@@ -17,12 +17,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.contract import INDEPENDENT, PROBABILITIES_OF_CLASSES
+from export.contract import INDEPENDENT, PROBABILITIES_OF_CLASSES, THRESHOLD
 
-__all__ = ["INDEPENDENT_LOGITS", "KINDS", "LOGIT", "LOGITS", "SIGMOID", "interpret", "kind_of", "meaning"]
+__all__ = [
+    "INDEPENDENT_LOGITS",
+    "KINDS",
+    "LOGIT",
+    "LOGITS",
+    "SIGMOID",
+    "decisions",
+    "interpret",
+    "kind_of",
+    "meaning",
+    "width",
+]
 
 LOGITS, SIGMOID, LOGIT, INDEPENDENT_LOGITS = "logits", "sigmoid", "logit", "independent-logits"
-KINDS = (PROBABILITIES_OF_CLASSES, LOGITS, SIGMOID, LOGIT, INDEPENDENT, INDEPENDENT_LOGITS)
+# What is said of each kind.
+KINDS = {
+    PROBABILITIES_OF_CLASSES: "probabilities",
+    LOGITS: "logits, which get a softmax",
+    SIGMOID: "one sigmoid, which becomes two classes",
+    LOGIT: "one logit, which becomes two classes",
+    INDEPENDENT: "independent sigmoids, each for its own label",
+    INDEPENDENT_LOGITS: "independent logits, each of which gets a sigmoid",
+}
 
 # The largest distance of a softmax's sum from 1, in float32 or after a half-precision layer.
 _SUM = 1e-2
@@ -62,3 +81,13 @@ def interpret(scores: NDArray[Any], kind: str) -> NDArray[np.float32]:
 def meaning(kind: str) -> str:
     """Return a contract's `outputs` for raw outputs of a `kind`, once they are interpreted."""
     return INDEPENDENT if kind in (INDEPENDENT, INDEPENDENT_LOGITS) else PROBABILITIES_OF_CLASSES
+
+
+def width(kind: str, columns: int) -> int:
+    """Return the number of labels that raw outputs of `columns` score."""
+    return 2 if kind in (SIGMOID, LOGIT) else columns
+
+
+def decisions(scores: NDArray[np.floating], *, several: bool = False) -> NDArray[np.int64]:
+    """Return what interpreted scores [N, labels] decide: class numbers [N], or with `several` labels 0/1 rows."""
+    return (scores >= THRESHOLD).astype(np.int64) if several else scores.argmax(1)

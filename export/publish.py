@@ -8,78 +8,84 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export import cards, gate, layers, micro, selective, store, verify
-from export.cards import SAVED_MODEL, ExportCard
+from export import cards, gate, layers, micro, outputs, selective, store, verify
+from export.cards import LOG, SAVED_MODEL, ExportCard
 from export.contract import CLASSIFY, SERVING_BYTES, SERVING_UINT8
 from export.formats import FORMATS, REFERENCE, SERVED_FILE, Format
 from export.gate import Check, Gate
 from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES, Classifier, Runtime
 from export.savedmodel import SavedModel
-from export.source import Source
+from export.source import Source, any_batch
 from train import environment, stats
 from train.errors import ArtifactError, ConversionError, ResultError, UsageError
 from train.files import sha256, write_json
 
 __all__ = ["Plan", "export", "refusal_path"]
 
-# On so many evaluation images the SavedModel's other signatures are compared, and TensorFlow Lite Micro, whose
-# reference kernels take their time.
+# The SavedModel's other signatures, and TensorFlow Lite Micro with its slow kernels, run this many evaluation images.
 _SOME = 100
-# Float arithmetic in another order, in float32.
-_SAME = 1e-4
-# Each holds the model once more.
-_MOST_INTERPRETERS = 8
-# On so many images a failed format is compared layer by layer.
+# How far scores of the same model may differ by the order of float arithmetic, by the precision it computes in.
+_SAME = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
+# Each interpreter holds the model once more.
+_MOST_INTERPRETERS, _INTERPRETERS_BYTES = 8, 200_000_000
+# A failed format is compared layer by layer on this many images.
 _LAYER_IMAGES = 100
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an export makes of a source: which formats, which of them `model.tflite` is, and what must hold.
+    """What an export makes of a source, and what must hold.
 
-    With `force`, what isn't blessed is published all the same, and the card says so.
+    `rows` are the formats that are tried, `required` the names of those without which nothing is published.
+    `serves` is the format that `model.tflite` is a copy of; without it the version has no such file, and a server
+    that prefers TFLite takes the first format that was made. With `force`, what isn't blessed is published too, and
+    the card says so. `selective_seconds` bounds the search of the format selective.
     """
 
     rows: Sequence[Format]
-    serves: str = REFERENCE
+    serves: str | None = None
+    required: Sequence[str] = ()
     gate: Gate = field(default_factory=Gate)
     force: bool = False
+    selective_seconds: float = 120.0
 
     def __post_init__(self) -> None:
-        """Refuse a `serves` that isn't among the rows; UsageError."""
-        if self.serves not in {row.name for row in self.rows}:
-            raise UsageError(
-                f"--serve {self.serves}: not among the formats asked for, {', '.join(row.name for row in self.rows)}"
-            )
+        """Refuse a format that is needed but isn't among the rows; UsageError."""
+        rows = [row.name for row in self.rows]
+        for flag, names in (("--serve", [self.serves] if self.serves else []), ("--require", self.required)):
+            if missing := [name for name in names if name not in rows]:
+                raise UsageError(
+                    f"{flag} {', '.join(missing)}: not among the formats of --formats, {', '.join(rows)}"
+                )
+
+    @property
+    def obligatory(self) -> list[str]:
+        """The formats without which nothing is published."""
+        return list(dict.fromkeys([*self.required, *([self.serves] if self.serves else [])]))
 
 
 def export(source: Source, models: Path, plan: Plan, say: Callable[[str], None]) -> tuple[Path, ExportCard]:
     """Export `source` as the next version of `models/<its name>` and return its directory and card.
 
-    Every artefact is loaded back by the runtime that serves it and run over all evaluation images, and the gate
-    judges, before anything is published. A format that can't be written is left out and said. Raises
-    ResultError, naming each failed check, if the export isn't blessed (unless forced): nothing is published
-    then, and the record of why lies in `refusal_path`.
+    Every format is loaded back by the runtime that serves it and run over all evaluation images, and the gate
+    judges, before anything is published. A format that can't be written, run or blessed is left out, with the
+    reason in the card. Raises ResultError or ConversionError if the model, its SavedModel or an obligatory format
+    fails (unless forced): nothing is published then, and the record of why lies in `refusal_path`.
     """
     name = source.contract.model
     before = _last_blessed(models / name, source.evaluation.data["sha256"])
     with store.draft(models / name) as draft:
-        work = _Work(source, draft.folder, plan, before, say)
-        card = work.run()
         refused = refusal_path(models, name)
-        if not card.blessing["blessed"] and not plan.force:
-            write_json(
-                refused, {**card.blessing, "model": name, "created": card.created, "layers": card.layers}
-            )
-            raise ResultError(_refusal(card, refused))
+        card = _Work(source, draft.folder, plan, before, refused, say).run()
         card.write(draft.folder)
         published = draft.publish()
         refused.unlink(missing_ok=True)
+        refused.with_suffix(".log").unlink(missing_ok=True)
         return published, card
 
 
@@ -89,77 +95,175 @@ def refusal_path(models: Path, name: str) -> Path:
 
 
 class _Work:
-    """One export on its way; `run` does the steps in order."""
+    """An export in progress; `run` does the steps in order."""
 
     def __init__(
-        self, source: Source, folder: Path, plan: Plan, before: dict[str, float], say: Callable[[str], None]
+        self,
+        source: Source,
+        folder: Path,
+        plan: Plan,
+        before: dict[str, dict[str, Any]],
+        refused: Path,
+        say: Callable[[str], None],
     ) -> None:
-        self._source, self._folder, self._plan, self._before, self._say = source, folder, plan, before, say
+        self._source, self._folder, self._plan, self._before = source, folder, plan, before
+        self._refused, self._say = refused, say
         self._name = source.contract.model
-        self._pixels, self._truth = source.evaluation.pixels, source.evaluation.classes
-        self._calibration = _calibration(source)
+        self._contract = source.contract
+        self._pixels = source.evaluation.pixels
+        self._truth = source.evaluation.truth if source.evaluation.labelled else None
         self._artefacts: list[dict[str, Any]] = []
         self._checks: list[Check] = []
         self._seconds: dict[str, float] = {}
+        self._unconverted: dict[str, str] = {}
+        self._withheld: dict[str, str] = {}
+        self._layers: dict[str, list[dict[str, Any]]] = {}
+        self._calibration = _calibration(source)
+        self._log = folder / LOG
 
     def run(self) -> ExportCard:
         """Build, verify and judge everything, and return the card, not yet written."""
-        from export import convert, warmup
-
         source, plan = self._source, self._plan
-        contract = source.contract
-        with self._step("keras"):
+        with self._step("original"):
             self._reference = source.predict(self._pixels)
-            self._accuracy = stats.accuracy(self._reference.argmax(1), self._truth)
+            self._accuracy = self._judged()
+        self._refuse_unless(self._checks, "the model itself fails")
         with self._step(SAVED_MODEL):
-            convert.to_saved_model(source.exported, source.tracked, contract, self._folder)
-            contract.write(self._folder)
-            files = [path for path in self._folder.rglob("*") if path.is_file()]
-            requests = self._requests()
-            firsts = {
-                key: {name: value[:1] for name, value in each.items()} for key, each in requests.items()
-            }
-            warmup.write(self._folder, self._name, firsts)
-            runtime = SavedModel(self._folder)
-            with contextlib.closing(Classifier(runtime, str(self._folder))) as target:
-                self._check_signatures(runtime, requests)
-                warmed = warmup.replay(self._folder, runtime)
-                self._verify(SAVED_MODEL, sorted(files), [target], exact=True, extra={})
-        unconverted: dict[str, str] = {}
+            warmed = self._saved_model()
+        self._refuse_unless(
+            [each for each in self._checks if each.format == SAVED_MODEL], "the SavedModel fails"
+        )
         for row in plan.rows:
-            try:
-                with self._step(row.name):
-                    self._format(row)
-            except ArtifactError as error:  # it can't be converted, or no runtime takes what came out
-                (self._folder / row.file).unlink(missing_ok=True)
-                reason = str(error) if isinstance(error, ConversionError) else f"{row.name}: {error}"
-                unconverted[row.name] = reason
-                self._say(f"{self._name} {reason}; left out")
-        if plan.serves in unconverted:
-            raise ConversionError(
-                f"model.tflite was to be {unconverted[plan.serves]}; choose another with --serve"
-            )
-        shutil.copyfile(self._folder / FORMATS[plan.serves].file, self._folder / SERVED_FILE)
-        blessing = gate.record(plan.gate, self._checks, forced=plan.force)
+            self._made(row)
+        self._refuse_without()
+        serves = plan.serves or self._first_made()
+        if plan.serves:
+            shutil.copyfile(self._folder / FORMATS[serves].file, self._folder / SERVED_FILE)
+        self._contract.write(self._folder)
+        blessing = gate.record(plan.gate, self._published_checks(), forced=plan.force)
+        for line in gate.warnings(self._artefacts):
+            self._say(f"warning: {self._name} {line}")
         return ExportCard(
             model=self._name,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             keras_sha256=source.sha256,
             request=source.request,
-            classes=list(contract.labels),
+            classes=list(self._contract.labels),
             data=source.evaluation.data,
             calibration=source.calibrated_with,
             equalized=source.equalized,
             keras_accuracy=self._accuracy,
             artefacts=self._artefacts,
-            unconverted=unconverted,
-            serves=plan.serves,
+            unconverted=self._unconverted,
+            withheld=self._withheld,
+            serves=serves,
             warmup=warmed,
             blessing=blessing,
-            layers=self._diagnose(),
+            layers=self._layers,
             seconds=self._seconds,
             files=cards.listing(self._folder),
             environment=environment.describe(),
+            detected=source.detected,
+        )
+
+    def _judged(self) -> dict[str, Any]:
+        """Return the model's own accuracy, and add its checks; None for its value where no labels are known."""
+        if self._truth is None:
+            return {"value": None, "images": len(self._pixels)}
+        decided = outputs.decisions(self._reference, several=self._source.several)
+        accuracy: dict[str, Any] = stats.accuracy(decided.ravel(), self._truth.ravel())
+        if self._source.several:
+            accuracy["mean_average_precision"] = stats.average_precision(self._reference, self._truth)
+        self._checks += self._plan.gate.model_checks(accuracy, stats.chance_p(decided, self._truth))
+        return accuracy
+
+    def _saved_model(self) -> list[str]:
+        """Write, warm up and verify the SavedModel; return the signatures that its warm-up requests call."""
+        from export import convert, warmup
+
+        source, contract = self._source, self._contract
+        convert.to_saved_model(
+            any_batch(source.exported, source.batch), source.tracked, contract, self._folder
+        )
+        contract.write(self._folder)
+        files = [path for path in self._folder.rglob("*") if path.is_file()]
+        requests = self._requests()
+        firsts = {key: {name: value[:1] for name, value in each.items()} for key, each in requests.items()}
+        if self._plan.serves:
+            # TensorFlow Serving fails on requests for signatures that the TFLite file lacks.
+            firsts = {DEFAULT_SIGNATURE: firsts[DEFAULT_SIGNATURE]}
+        warmup.write(self._folder, self._name, firsts)
+        runtime = SavedModel(self._folder)
+        with contextlib.closing(Classifier(runtime, str(self._folder))) as target:
+            self._check_signatures(runtime, requests)
+            warmed = warmup.replay(self._folder, runtime)
+            self._verify(SAVED_MODEL, sorted(files), [target], exact=True, extra={})
+        return warmed
+
+    def _made(self, row: Format) -> None:
+        """Write, verify and judge one TFLite format; leave it out, with the reason, if any of it fails."""
+        path = self._folder / row.file
+        checked = len(self._checks)
+        try:
+            with self._step(row.name):
+                self._format(row)
+        except (ArtifactError, ResultError) as error:
+            path.unlink(missing_ok=True)
+            reason = str(error).removeprefix(f"{row.name}: ").removeprefix(f"{self._name} {row.name}: ")
+            self._unconverted[row.name] = reason
+            self._say(f"{self._name} {row.name}: left out: {reason}")
+            return
+        failed = [check for check in self._checks[checked:] if not check.passed]
+        if not failed:
+            return
+        self._layers |= self._diagnosed(row)
+        if self._plan.force:
+            return
+        reason = "; ".join(
+            [*(check.text().removeprefix(f"{row.name}: ") for check in failed), *self._astray(row)]
+        )
+        self._withheld[row.name] = reason
+        self._artefacts = [each for each in self._artefacts if each["format"] != row.name]
+        path.unlink()
+        self._say(f"{self._name} {row.name}: withheld: {reason}")
+
+    def _published_checks(self) -> list[Check]:
+        return [check for check in self._checks if check.format not in self._withheld]
+
+    def _first_made(self) -> str:
+        """Return the first format that was made, in the order of the table; empty if none was."""
+        made = [each["format"] for each in self._artefacts]
+        return next((name for name in FORMATS if name in made), "")
+
+    def _refuse_unless(self, checks: Sequence[Check], what: str) -> None:
+        failed = [check.text() for check in checks if not check.passed]
+        if failed and not self._plan.force:
+            self._refuse(f"{what}: {'; '.join(failed)}", "--force publishes nonetheless and records it")
+
+    def _refuse_without(self) -> None:
+        """Refuse if an obligatory format was left out."""
+        for name in self._plan.obligatory:
+            if reason := self._unconverted.get(name):
+                raise ConversionError(
+                    f"{self._name}: {name} is required but can't be made ({reason}); nothing was published; leave it "
+                    "out of --require and --serve"
+                )
+            if reason := self._withheld.get(name):
+                self._refuse(
+                    f"{name} is required but withheld: {reason}",
+                    "leave it out of --require and --serve, or publish it by --force, which records it",
+                )
+
+    def _refuse(self, why: str, remedy: str) -> NoReturn:
+        """End the export and leave the record of why."""
+        record = gate.record(self._plan.gate, self._checks, forced=False)
+        created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        about = {"model": self._name, "created": created, "layers": self._layers, "withheld": self._withheld}
+        write_json(self._refused, {**record, **about})
+        if self._log.is_file():
+            self._log.replace(self._refused.with_suffix(".log"))
+        raise ResultError(
+            f"{self._name}: not blessed, so nothing was published: {why} ({self._refused}); {remedy}"
         )
 
     def _format(self, row: Format) -> None:
@@ -173,7 +277,7 @@ class _Work:
             extra["float_layers"] = self._selective(path)
         else:
             source = self._source
-            data = convert.to_tflite(source.exported, source.tracked, source.contract, row, self._calibration)
+            data = convert.to_tflite(source.exported, source.tracked, self._contract, row, self._calibration)
             path.write_bytes(data)
         if row.integer and micro.AVAILABLE:
             extra["micro"] = self._micro(row)
@@ -203,10 +307,10 @@ class _Work:
             target.close()
 
     def _opened(self, row: Format) -> list[Classifier]:
-        # One interpreter runs one inference at a time; together they use the whole processor.
-        return [
-            verify.open_tflite(self._folder, row) for _ in range(min(os.cpu_count() or 1, _MOST_INTERPRETERS))
-        ]
+        # An interpreter runs one inference at a time; together they use the whole processor.
+        size = (self._folder / row.file).stat().st_size
+        count = min(os.cpu_count() or 1, _MOST_INTERPRETERS, max(1, _INTERPRETERS_BYTES // size))
+        return [verify.open_tflite(self._folder, row) for _ in range(count)]
 
     def _verify(
         self,
@@ -217,17 +321,18 @@ class _Work:
         exact: bool,
         extra: dict[str, Any],
     ) -> None:
+        label = f"{self._name} {format_name}"
         with contextlib.ExitStack() as stack:
             for target in targets:
                 stack.callback(target.close)
-            label = f"{self._name} {format_name}: verifying"
-            probabilities = verify.predict_all(targets, self._pixels, label, self._source.contract.scale)
-        figures = verify.compare(f"{self._name} {format_name}", probabilities, self._reference, self._truth)
+            scale = (lambda pixels: pixels) if targets[0].takes_pixels else self._contract.scale
+            scores = verify.predict_all(targets, self._pixels, f"{label}: verifying", scale)
+        figures = verify.compare(label, scores, self._reference, self._truth, several=self._source.several)
         self._checks += self._plan.gate.checks(
             format_name,
             exact=exact,
             figures=figures,
-            reference=self._accuracy["value"],  # type: ignore[arg-type]
+            reference=None if self._truth is None else self._accuracy,
             blessed=self._before.get(format_name),
         )
         self._artefacts.append(
@@ -242,11 +347,11 @@ class _Work:
         )
 
     def _some(self, count: int) -> NDArray[np.float32]:
-        """Return the first evaluation images as the model takes them."""
-        return self._source.contract.scale(self._pixels[:count])
+        """Return the first evaluation images with the contract's values."""
+        return self._contract.scale(self._pixels[:count])
 
     def _requests(self) -> dict[str, dict[str, NDArray[Any]]]:
-        """Return the inputs of each signature for the first of the evaluation images, as users send them."""
+        """Return the inputs of each signature for the first evaluation images, as users send them."""
         from export import prepare, warmup
 
         pictures = np.array([prepare.png(each) for each in self._pixels[:_SOME]], object)
@@ -258,7 +363,7 @@ class _Work:
         }
 
     def _check_signatures(self, runtime: Runtime, requests: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
-        """Compare what the SavedModel's signatures answer for the same images."""
+        """Compare the answers of the SavedModel's signatures for the same images."""
         from export import prepare
 
         try:
@@ -276,32 +381,34 @@ class _Work:
         self._same(CLASSIFY, answers[CLASSIFY]["scores"], prepared)
 
     def _same(self, signature: str, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
-        difference = float(np.abs(found - expected).max())
-        if difference > _SAME:
+        difference, most = float(np.abs(found - expected).max()), _SAME[self._source.precision]
+        if difference > most:
             raise ResultError(
                 f"{self._name}: the signature {signature} differs from the model by {difference:.2g} on the same "
-                f"images, more than rounding does ({_SAME:g}); nothing was published"
+                f"images, more than rounding does ({most:g}); nothing was published"
             )
 
-    def _diagnose(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the layer by layer report of every TFLite format that failed a check."""
-        failed = dict.fromkeys(check.format for check in self._checks if not check.passed)
+    def _diagnosed(self, row: Format) -> dict[str, list[dict[str, Any]]]:
+        """Return the layer by layer report of a format that failed a check, by its name."""
         reference = self._folder / FORMATS[REFERENCE].file
-        if not reference.is_file():
+        if not reference.is_file() or row.name == REFERENCE:
             return {}
-        return {
-            name: [
-                each.describe()
-                for each in layers.compare(
-                    reference,
-                    self._folder / FORMATS[name].file,
-                    self._some(_LAYER_IMAGES),
-                    self._source.layers,
-                )
-            ]
-            for name in failed
-            if name in FORMATS and name != REFERENCE
-        }
+        try:
+            found = layers.compare(
+                reference, self._folder / row.file, self._some(_LAYER_IMAGES), self._source.layers
+            )
+        except ArtifactError:
+            return {}
+        return {row.name: [each.describe() for each in found]}
+
+    def _astray(self, row: Format) -> list[str]:
+        """Return in words where a format begins to diverge, nothing if that isn't known."""
+        first = next((each for each in self._layers.get(row.name, []) if each["diverges"]), None)
+        return (
+            [f"the output of {first['name']} is the first to diverge ({first['snr_db']:.0f} dB)"]
+            if first
+            else []
+        )
 
     @contextlib.contextmanager
     def _step(self, label: str) -> Iterator[None]:
@@ -323,33 +430,13 @@ def _calibration(source: Source) -> NDArray[np.float32] | None:
     return source.contract.scale(pixels)
 
 
-def _last_blessed(base: Path, data_sha256: str) -> dict[str, float]:
-    """Return the accuracies by format of the highest blessed version that was verified on the same images."""
+def _last_blessed(base: Path, data_sha256: str) -> dict[str, dict[str, Any]]:
+    """Return the accuracy by format of the highest blessed version that was verified on the same images."""
     for path in reversed(store.versions(base).values()):
         try:
             card = cards.read(path)
         except ArtifactError:
             continue
         if card.blessing["blessed"] and card.data["sha256"] == data_sha256:
-            return {each["format"]: each["accuracy"]["value"] for each in card.artefacts}
+            return {each["format"]: each["accuracy"] for each in card.artefacts if each["accuracy"]}
     return {}
-
-
-def _refusal(card: ExportCard, record: Path) -> str:
-    """Return in one line what failed, where it goes wrong, and what can be published."""
-    failed = list(dict.fromkeys(check["format"] for check in card.blessing["checks"] if not check["passed"]))
-    where = [
-        f"in {name} the output of {first['name']} is the first to go astray ({first['snr_db']:.0f} dB)"
-        for name, found in card.layers.items()
-        if (first := next((each for each in found if each["diverges"]), None))
-    ]
-    good = [
-        each["format"]
-        for each in card.artefacts
-        if each["format"] in FORMATS and each["format"] not in failed
-    ]
-    remedy = f"--formats {','.join(good)} leaves out what failed, " if good else ""
-    return (
-        f"{card.model}: not blessed, so nothing was published: {'; '.join(card.blessing['why_not'] + where)} "
-        f"({record}); {remedy}--force publishes all the same and records it"
-    )

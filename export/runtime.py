@@ -137,9 +137,14 @@ class Classifier:
         output = self.infer(self.prepare(images))
         return self._out.quantization.dequantize(output) if self._out.quantization else output
 
-    def prepare(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        """Return images as the very tensor that the model takes: quantized where its input is."""
-        if self._in.quantization is None:
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the input takes pixels uint8 as they are."""
+        return self._in.dtype == _UINT8
+
+    def prepare(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Return images as the tensor that the model takes: quantized where its input is, pixels uint8 unchanged."""
+        if self._in.quantization is None or (self.takes_pixels and images.dtype == np.uint8):
             return images
         return self._in.quantization.quantize(images, _INTEGERS[self._in.dtype])
 
@@ -152,5 +157,10 @@ class Classifier:
         self._runtime.close()
 
 
+_UINT8 = 4
 # DataType numbers of the integer types that a quantized TFLite file has at its edges.
-_INTEGERS: dict[int, np.dtype[Any]] = {4: np.dtype(np.uint8), 5: np.dtype(np.int16), 6: np.dtype(np.int8)}
+_INTEGERS: dict[int, np.dtype[Any]] = {
+    _UINT8: np.dtype(np.uint8),
+    5: np.dtype(np.int16),
+    6: np.dtype(np.int8),
+}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export import outputs
 from export.formats import Format
 from export.litert import LiteRT
 from export.runtime import Classifier, Target
@@ -18,10 +19,15 @@ from train.backend import quiet
 from train.errors import ResultError
 from train.progress import Progress
 
-__all__ = ["compare", "open_saved_model", "open_tflite", "predict_all"]
+__all__ = ["batch_of", "compare", "open_saved_model", "open_tflite", "predict_all"]
 
-# The batch in which whole data sets are predicted; large enough to hide the cost of a call.
-_BATCH = 250
+# Data sets are predicted in batches that hide the cost of a call, and of so many values that large images fit.
+_LARGEST_BATCH, _VALUES = 250, 2_000_000
+
+
+def batch_of(shape: Sequence[int]) -> int:
+    """Return how many images of a shape are predicted at a time."""
+    return max(1, min(_LARGEST_BATCH, _VALUES // int(np.prod(shape))))
 
 
 def open_tflite(
@@ -42,13 +48,14 @@ def predict_all(
     targets: Sequence[Target],
     images: NDArray[Any],
     label: str,
-    scale: Callable[[NDArray[Any]], NDArray[np.float32]] = lambda images: images,
+    scale: Callable[[NDArray[Any]], NDArray[Any]] = lambda images: images,
 ) -> NDArray[np.float32]:
-    """Return the targets' probabilities [N, classes] for images [N, H, W, C], asked in batches.
+    """Return the targets' scores [N, labels] for images [N, H, W, C], predicted in batches.
 
-    The targets are of one kind and share the work, each asked by one thread at a time. `scale` makes of a batch
-    what they take, float32: of a whole data set, that would be four times the memory of its pixels.
+    The targets are of one kind and share the work, each used by one thread at a time. `scale` turns a batch into what
+    they take: a whole data set of float32 values would need four times the memory of its pixels.
     """
+    batch = batch_of(images.shape[1:])
     free: queue.SimpleQueue[Target] = queue.SimpleQueue()
     for target in targets:
         free.put(target)
@@ -56,14 +63,14 @@ def predict_all(
     def ask(start: int) -> NDArray[np.float32]:
         target = free.get()
         try:
-            answer = target.predict(scale(images[start : start + _BATCH]))
+            answer = target.predict(scale(images[start : start + batch]))
         finally:
             free.put(target)
         return answer
 
     parts = []
     with Progress(label, len(images), "images") as progress, ThreadPoolExecutor(len(targets)) as pool:
-        for answer in pool.map(ask, range(0, len(images), _BATCH)):
+        for answer in pool.map(ask, range(0, len(images), batch)):
             parts.append(answer)
             progress.advance(len(answer))
     return np.concatenate(parts)
@@ -71,24 +78,38 @@ def predict_all(
 
 def compare(
     name: str,
-    probabilities: NDArray[np.float32],
+    scores: NDArray[np.float32],
     reference: NDArray[np.float32],
-    truth: NDArray[np.integer],
+    truth: NDArray[np.integer] | None,
+    *,
+    several: bool = False,
 ) -> dict[str, Any]:
-    """Return accuracy, agreement with the reference's classes, paired test and largest difference.
+    """Return what a format's scores decide, compared with the reference's, image by image.
 
-    `probabilities` and `reference` are [N, classes], `truth` class indices [N]. Raises ResultError if what
-    came out isn't finite or not of that shape.
+    `scores` and `reference` are [N, labels], `truth` class numbers [N], or with `several` labels an image 0/1 rows
+    [N, labels]; None where no labels are known. The figures: `compared` counts the decisions, one per image or one per
+    image and label, `disagreements` those that differ from the reference's, `agreement` is the share of the others, and
+    `largest_difference` that of a score. `accuracy`, `wins`, `losses` and `mcnemar_p` are those of `train.stats`, None
+    without labels; `mean_average_precision` is there with several labels an image. Raises ResultError if the scores
+    aren't finite or not of the reference's shape.
     """
-    if probabilities.shape != reference.shape or not np.isfinite(probabilities).all():
+    if scores.shape != reference.shape or not np.isfinite(scores).all():
         raise ResultError(
-            f"{name}: answered {probabilities.shape} with {int((~np.isfinite(probabilities)).sum())} values that "
+            f"{name}: answered {scores.shape} with {int((~np.isfinite(scores)).sum())} values that "
             f"are no numbers; expected finite {reference.shape}"
         )
-    predicted, expected = probabilities.argmax(1), reference.argmax(1)
-    return {
+    predicted = outputs.decisions(scores, several=several).ravel()
+    expected = outputs.decisions(reference, several=several).ravel()
+    right = None if truth is None else truth.ravel()
+    figures: dict[str, Any] = {
+        "compared": len(predicted),
         "agreement": float(np.mean(predicted == expected)),
-        "largest_difference": float(np.abs(probabilities - reference).max()),
-        "accuracy": stats.accuracy(predicted, truth),
-        **stats.paired(predicted, expected, truth),
+        "largest_difference": float(np.abs(scores - reference).max()),
+        "accuracy": None if right is None else stats.accuracy(predicted, right),
+        **stats.paired(predicted, expected, expected if right is None else right),
     }
+    if right is None:
+        figures |= {"wins": None, "losses": None, "mcnemar_p": None}
+    if truth is not None and several:
+        figures["mean_average_precision"] = stats.average_precision(scores, truth)
+    return figures

@@ -19,7 +19,7 @@ AT_IMPORT = {
 }
 LATER = {
     *(f"train/{module}.py" for module in ("backend", "data", "workers")),
-    *(f"export/{module}.py" for module in ("savedmodel", "source")),
+    *(f"export/{module}.py" for module in ("loading", "savedmodel")),
     *(f"benchmarks/{module}.py" for module in ("probe", "training")),
 }
 

@@ -196,9 +196,8 @@ def test_pixels_become_the_models_values() -> None:
 def test_channels_are_scaled_and_ordered_each_by_itself() -> None:
     caffe = Scaling((1, 1, 1), (-103.939, -116.779, -123.68), bgr=True)
     assert not caffe.uniform
-    np.testing.assert_allclose(
-        caffe.apply(np.float32([[10, 20, 30]])), [[-73.939, -96.779, -113.68]], rtol=1e-6
-    )
+    pixels, values = np.array([10, 20, 30], np.float32), np.array([-73.939, -96.779, -113.68])
+    np.testing.assert_allclose(caffe.apply(pixels), values, rtol=1e-6)
     assert caffe.ends == (-123.68, 255 - 103.939)
 
 

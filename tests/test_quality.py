@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from benchmarks import hits, quality
-from export.images import Images
+from export.evaluation_data import Images
 
 
 def certain(classes: list[int], confidence: float, among: int = 4) -> np.ndarray:

@@ -26,3 +26,28 @@ def test_paired_counts_and_exact_p() -> None:
 def test_paired_without_any_difference() -> None:
     same = np.array([1, 2, 3])
     assert stats.paired(same, same, same) == {"disagreements": 0, "wins": 0, "losses": 0, "mcnemar_p": 1.0}
+
+
+def test_a_constant_answer_is_no_better_than_guessing() -> None:
+    truth = np.repeat([0, 1], [180, 20])
+    assert stats.chance_p(np.zeros(200, int), truth) > 0.4
+    assert stats.chance_p(np.where(np.arange(200) % 10 == 0, 1 - truth, truth), truth) < 1e-3
+    shuffled = np.random.default_rng(0).permutation(truth)
+    assert stats.chance_p(shuffled, truth) > 0.05
+    rows = np.stack([truth, 1 - truth], 1)
+    assert stats.chance_p(np.tile([0, 1], (200, 1)), rows) > 0.4
+    assert stats.chance_p(rows, rows) < 1e-6
+
+
+def test_losses_count_against_wins() -> None:
+    assert stats.lost(0, 0) == 1
+    assert stats.lost(0, 2) == 0.25
+    assert stats.lost(0, 5) == pytest.approx(1 / 32)
+    assert stats.fewer(199, 200, 0.999) > 0.05 > stats.fewer(197, 200, 0.999)
+
+
+def test_average_precision_leaves_out_labels_without_images() -> None:
+    truth = np.array([[1, 0], [0, 0], [1, 0]])
+    scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
+    assert stats.average_precision(scores, truth) == pytest.approx((1 + 2 / 3) / 2)
+    assert stats.average_precision(scores, truth * 0) is None

@@ -1,0 +1,280 @@
+"""A user's own classifier as a `Source`: what pixels become, and what the outputs mean, found with labelled images.
+
+Loads TensorFlow when it is used.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export import calibration, contract, evaluation_data, outputs, range_detection
+from export.contract import INDEPENDENT, Contract, Scaling
+from export.evaluation_data import Images
+from export.loading import LoadedModel, load
+from export.range_detection import Candidate, Detection, NamedScaling
+from export.source import Source, any_batch, digest, scores_of
+from train.backend import tensorflow
+from train.errors import ArtifactError, DataError, ResultError, UsageError
+
+__all__ = ["UserModel", "source_of"]
+
+_REMEDY = (
+    "put the preparation into the model (a Rescaling layer, or preprocess_input), or name it by --range, --mean, --std "
+    "and --channel-order"
+)
+_NO_CLASSIFIER = (
+    "; linear outputs that score no classes, as of a regression, can't be exported as a classifier; serve the model "
+    "as it is: model.export('models/NAME/1') writes a version"
+)
+# Fewer images than this may be too few to tell a model from a guess.
+_FEW = 50
+_DECIDED = {
+    "log loss": "by log loss",
+    "accuracy": "by accuracy",
+    "layers": "by its first layers, as the losses are alike",
+    "named": "as named",
+}
+# The kind of outputs within 0…1 whose last activation is known to be linear.
+_LINEAR = {
+    outputs.SIGMOID: outputs.LOGIT,
+    INDEPENDENT: outputs.LOGITS,
+}
+
+
+@dataclass(frozen=True)
+class UserModel:
+    """What the command line says of a model that wasn't trained here; None where it says nothing."""
+
+    path: Path
+    name: str
+    evaluation: Path | None
+    calibration: Path | None = None
+    labels: Path | None = None
+    named: NamedScaling = field(default_factory=NamedScaling)
+    preparation: str = "resize"
+    outputs: str | None = None
+    size: tuple[int, int] | None = None
+    imports: tuple[Path, ...] = ()
+    unverified: bool = False
+
+    def digest(self) -> str:
+        """Return the sha256 over all of it and over what the files hold; ArtifactError for a missing one."""
+        files = (self.path, self.evaluation, self.calibration, self.labels, *self.imports)
+        settings = [
+            self.name, asdict(self.named), self.preparation, self.outputs, self.size, self.unverified,
+            *(path and digest(path) for path in files),
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+
+
+def source_of(model: UserModel, request: str, say: Callable[[str], None]) -> Source:
+    """Return a user's own model: a Keras file or a SavedModel's folder.
+
+    `request` is `model.digest()`, which reads all the files once. The values that pixels become are found by the
+    labelled images (`export.range_detection`) unless they are named; what the outputs mean by the model's last
+    activation and by its answers (`export.outputs`). Raises ArtifactError, DataError, ResultError or UsageError
+    with what was found and what is needed.
+    """
+    loaded = load(model.path, model.size, model.imports)
+    if loaded.batch not in (None, 1):
+        raise ArtifactError(
+            f"{model.path}: takes {loaded.batch} images at a time; expected any number, or 1: save it with a free "
+            "batch, None in the shape of its input"
+        )
+    height, width, channels = loaded.shape
+    named = model.named.candidate(channels)
+    plain = Contract(
+        model.name, (), height, width, channels, Scaling.of_range(0, 1, channels), model.preparation
+    )
+    evaluation = _evaluation(model, plain, named)
+    function = any_batch(loaded.function, loaded.batch)
+    detection, kind, names = _detected(model, loaded, function, evaluation, named, say)
+    scaling = named.scaling if named else detection.chosen.candidate.scaling  # type: ignore[union-attr]
+    meaning = outputs.meaning(kind)
+    found = Contract(model.name, names, height, width, channels, scaling, model.preparation, meaning)
+    pixels, record = (None, {}) if model.calibration is None else calibration.read(model.calibration, found)
+    return Source(
+        found,
+        lambda images: _interpreted(function(images), kind),
+        lambda images: _interpreted(loaded.exported(images), kind),
+        loaded.tracked,
+        loaded.layers,
+        loaded.equalized,
+        digest(model.path),
+        request,
+        evaluation,
+        pixels,
+        record,
+        loaded.batch,
+        loaded.precision,
+        {
+            "outputs": kind,
+            "activation": loaded.activation,
+            **({"values": named.name, "by": "named"} if detection is None and named else {}),
+            **(detection.describe() if detection else {}),
+        },
+    )
+
+
+def _evaluation(model: UserModel, plain: Contract, named: Candidate | None) -> Images:
+    """Return the images to verify on, labelled unless the user asks for an export without labels."""
+    if not model.unverified:
+        if model.evaluation is None:
+            raise UsageError(
+                f"{model.path}: --eval is missing: labelled images to verify every format on; without any, give "
+                "--unverified-accuracy and --range"
+            )
+        return _in_order_of(model, evaluation_data.read(model.evaluation, plain))
+    if named is None:
+        raise UsageError(
+            "--unverified-accuracy: without labels the values of pixels can't be measured; name them by --range (and "
+            "--mean, --std, --channel-order)"
+        )
+    path = model.evaluation or model.calibration
+    if path is None:
+        raise UsageError("--unverified-accuracy: expected images without labels by --eval or --calibration")
+    return evaluation_data.read(path, plain, labelled=False)
+
+
+def _in_order_of(model: UserModel, evaluation: Images) -> Images:
+    """Return images whose folders are named as the classes in `--labels`, numbered in the order of that file."""
+    if model.labels is None or evaluation.class_names is None:
+        return evaluation
+    labels = evaluation_data.read_labels(model.labels)
+    if sorted(labels) != sorted(evaluation.class_names):
+        return evaluation
+    numbers = np.array([labels.index(name) for name in evaluation.class_names])
+    return replace(evaluation, truth=numbers[evaluation.truth], class_names=labels)
+
+
+def _detected(
+    model: UserModel,
+    loaded: LoadedModel,
+    function: Callable[[Any], Any],
+    evaluation: Images,
+    named: Candidate | None,
+    say: Callable[[str], None],
+) -> tuple[Detection | None, str, tuple[str, ...]]:
+    """Return which values pixels become, what the outputs mean, and the labels' names."""
+    height, width, channels = loaded.shape
+    images = f"{height} × {width} {'grey' if channels == 1 else 'RGB'} images"
+    truth = evaluation.truth
+    chosen = range_detection.sample(truth if evaluation.labelled else np.zeros(len(evaluation.pixels), int))
+    pixels = evaluation.pixels[chosen]
+
+    def predict(scaling: Scaling) -> NDArray[np.float32]:
+        scores = scores_of(function, scaling, pixels, f"{model.name}: range of values")
+        if scores.ndim != 2:
+            raise ArtifactError(
+                f"{model.path}: answers {list(scores.shape)} for {len(pixels)} images; expected scores [N, classes]"
+            )
+        return scores
+
+    def kind_of(scores: NDArray[np.float32]) -> str:
+        kind = model.outputs or _kind(loaded.activation, scores, several=truth.ndim == 2)
+        if evaluation.labelled:
+            _check_classes(model, evaluation, kind, scores.shape[1])
+        return kind
+
+    if not evaluation.labelled:
+        assert named is not None  # noqa: S101 - see _evaluation
+        scores = predict(named.scaling)
+        if not np.isfinite(scores).all():
+            raise ArtifactError(f"{model.path}: answers numbers that aren't finite for values {named.name}")
+        kind, detection = kind_of(scores), None
+        say(f"{model.name}: {images} with values {named.name}, as named; accuracy isn't verified")
+    else:
+        tried = range_detection.candidates(channels, integer=loaded.integer, bgr=model.named.bgr)
+        try:
+            detection = range_detection.detect(
+                predict, truth[chosen], tried, kind_of, named=named, suggested=loaded.value_range
+            )
+        except ValueError as error:
+            raise ArtifactError(f"{model.path}: {error}") from error
+        kind = detection.kind
+        scores = detection.chosen.scores
+        _say_values(model, detection, images, say)
+    labels = _labels(model, evaluation, outputs.width(kind, scores.shape[1]))
+    source = f"last activation {loaded.activation}" if loaded.activation else "by its answers"
+    say(
+        f"{model.name}: {len(labels)} {'labels' if outputs.meaning(kind) == INDEPENDENT else 'classes'}, "
+        f"{outputs.KINDS[kind]} ({'--outputs' if model.outputs else source})"
+    )
+    return detection, kind, labels
+
+
+def _say_values(model: UserModel, detection: Detection, images: str, say: Callable[[str], None]) -> None:
+    """Say which values were found and by which figures; refuse what guesses."""
+    chosen, table = detection.chosen, "; ".join(each.text() for each in detection.measurements)
+    if detection.guesses and detection.by != "named":
+        few = f", or evaluate on more than {len(chosen.loss)} images" * (len(chosen.loss) < _FEW)
+        raise ResultError(
+            f"{model.name}: no better than guessing on {len(chosen.loss)} images, whatever values pixels become "
+            f"({table}); see that the labels are in the model's order, {_REMEDY}{few}"
+            f"{_NO_CLASSIFIER if 'logit' in detection.kind else ''}"
+        )
+    others = [each.text() for each in detection.measurements if each is not chosen]
+    say(
+        f"{model.name}: {images} with values {chosen.candidate.name}, {_DECIDED[detection.by]} on {len(chosen.loss)} "
+        f"images ({chosen.figures()}{f'; next {others[0]}' if others else ''})"
+    )
+    if detection.by == "named" and (better := detection.better):
+        say(f"warning: {model.name}: the values {better.candidate.name} fit the labels better ({table})")
+
+
+def _kind(activation: str | None, scores: NDArray[np.float32], *, several: bool) -> str:
+    """Return what outputs mean by the last activation, or by their values where that doesn't tell."""
+    if activation == "softmax" and scores.shape[1] > 1:
+        return contract.PROBABILITIES_OF_CLASSES
+    if activation in ("sigmoid", "hard_sigmoid"):
+        return outputs.SIGMOID if scores.shape[1] == 1 else INDEPENDENT
+    kind = outputs.kind_of(scores, several=several)
+    if activation != "linear":
+        return kind
+    return outputs.INDEPENDENT_LOGITS if several else _LINEAR.get(kind, kind)
+
+
+def _check_classes(model: UserModel, evaluation: Images, kind: str, columns: int) -> None:
+    """Refuse labels that the model has no scores for; DataError."""
+    truth = evaluation.truth
+    linear = _NO_CLASSIFIER if "logit" in kind else ""
+    if truth.ndim == 2:
+        expected = f"rows of {columns}" if outputs.meaning(kind) == INDEPENDENT else "class numbers"
+        if outputs.meaning(kind) != INDEPENDENT or truth.shape[1] != columns:
+            raise DataError(
+                f"{model.evaluation}: holds 0/1 rows of {truth.shape[1]} labels, but the model has {columns} scores, "
+                f"{outputs.KINDS[kind]}; expected {expected}{linear}"
+            )
+        return
+    classes = outputs.width(kind, columns)
+    if truth.max() >= classes:
+        raise DataError(
+            f"{model.evaluation}: holds class {truth.max()}, but the model has {classes} classes{linear}"
+        )
+
+
+def _labels(model: UserModel, evaluation: Images, count: int) -> tuple[str, ...]:
+    """Return the names of the labels: of the file, else of the folders, else numbers."""
+    if model.labels is not None:
+        names = evaluation_data.read_labels(model.labels)
+        if len(names) != count:
+            raise UsageError(f"{model.labels}: names {len(names)} classes; the model has {count}")
+        return names
+    names = evaluation.class_names or ()
+    return names if len(names) == count else tuple(map(str, range(count)))
+
+
+def _interpreted(scores: Any, kind: str) -> Any:
+    """Return a tensor of scores of a kind as the contract's: `export.outputs.interpret` in TensorFlow."""
+    tf = tensorflow()
+    if kind == outputs.LOGITS:
+        return tf.nn.softmax(scores)
+    if kind in (outputs.LOGIT, outputs.INDEPENDENT_LOGITS):
+        scores = tf.sigmoid(scores)
+    return tf.concat([1 - scores, scores], 1) if kind in (outputs.SIGMOID, outputs.LOGIT) else scores
