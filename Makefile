@@ -97,9 +97,9 @@ lock:  ## choose the locked versions anew, from pyproject.toml (needs uv)
 	@uv pip compile pyproject.toml --group dev --universal --python-version 3.10 --generate-hashes \
 		--custom-compile-command "make lock" --quiet --upgrade -o requirements.txt
 
-protos: $(STAMP)  ## derive serving/protos.binpb from the locked packages: after `make lock install`
-	@echo "protos: serving/protos.binpb"
-	@$(PY) -m serving.derive_protos
+protos: $(STAMP)  ## derive export/descriptors.binpb from the locked packages: after `make lock install`
+	@echo "protos: export/descriptors.binpb"
+	@$(PY) -m export.derive_descriptors
 
 clean:  ## remove the environment, caches and benchmark results; models/ stays
 	@echo "clean: $(VENV), caches, benchmarks/out; models/ is left alone"

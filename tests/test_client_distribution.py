@@ -127,7 +127,7 @@ def test_nothing_but_tfship_client_is_installed(site: Path) -> None:
     assert names == {"tfship_client", "bin"}
     package = site / "tfship_client"
     inside = {path.relative_to(package).as_posix() for path in package.rglob("*") if path.is_file()}
-    assert {"__init__.py", "py.typed", "LICENSE", "_tfship/serving/protos.binpb"} <= inside
+    assert {"__init__.py", "py.typed", "LICENSE", "_tfship/export/descriptors.binpb"} <= inside
     assert not [name for name in inside if "sample" in name or name.startswith(("setup", "test"))]
 
 

@@ -7,7 +7,8 @@ import sys
 import pytest
 from google.protobuf import descriptor_pb2
 
-from serving import derive_protos, protos
+from export import derive_descriptors, descriptors
+from serving import protos
 
 ALONE = """
 import sys
@@ -67,15 +68,15 @@ def test_import_order(script: str) -> None:
 
 def test_the_file_is_what_the_locked_packages_have() -> None:
     """After a change of the lock: `make protos`."""
-    kept = descriptor_pb2.FileDescriptorSet.FromString(derive_protos.FILE.read_bytes())
-    found = {each.name: each for each in derive_protos.derived().file}
+    kept = descriptor_pb2.FileDescriptorSet.FromString(derive_descriptors.FILE.read_bytes())
+    found = {each.name: each for each in derive_descriptors.derived().file}
     assert {each.name: each for each in kept.file} == found
-    assert importlib.metadata.version("tensorflow-serving-api") == protos.VERSION
+    assert importlib.metadata.version("tensorflow-serving-api") == descriptors.VERSION
 
 
 def test_every_file_has_what_it_imports_before_it() -> None:
     seen: set[str] = set()
-    for file in descriptor_pb2.FileDescriptorSet.FromString(derive_protos.FILE.read_bytes()).file:
+    for file in descriptor_pb2.FileDescriptorSet.FromString(derive_descriptors.FILE.read_bytes()).file:
         assert seen.issuperset(file.dependency), file.name
         seen.add(file.name)
 

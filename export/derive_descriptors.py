@@ -1,4 +1,4 @@
-"""Write `protos.binpb` anew: `python -m serving.derive_protos`, after the locked packages have changed.
+"""Write `descriptors.binpb` anew: `python -m export.derive_descriptors`, after the locked packages have changed.
 
 The descriptors are those that the generated modules of tensorflow-serving-api, tensorflow and gRPC's services carry.
 """
@@ -18,7 +18,7 @@ from train.files import write_bytes
 
 __all__ = ["FILE", "derived"]
 
-FILE = Path(__file__).with_name("protos.binpb")
+FILE = Path(__file__).with_name("descriptors.binpb")
 # What `serving.protos` and gRPC reflection offer; what these files import comes with them.
 _FILES = (
     "grpc_health/v1/health.proto",
@@ -36,11 +36,11 @@ _FILES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the file and return 0; ArtifactError where a package isn't installed."""
-    cli.parser("python -m serving.derive_protos", "Write serving/protos.binpb anew.").parse_args(argv)
+    cli.parser("python -m export.derive_descriptors", "Write export/descriptors.binpb anew.").parse_args(argv)
     files = derived()
     write_bytes(FILE, files.SerializeToString(deterministic=True))
     version = importlib.metadata.version("tensorflow-serving-api")
-    cli.say(f"{FILE}: {len(files.file)} files; serving.protos.VERSION must be {version}")
+    cli.say(f"{FILE}: {len(files.file)} files; export.descriptors.VERSION must be {version}")
     return 0
 
 
