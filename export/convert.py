@@ -11,6 +11,7 @@ from ai_edge_litert.schema_py_generated import TensorType
 from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
+from export import signature_metadata
 from export.contract import CLASSIFY, EXAMPLE_FEATURE, SERVING_BYTES, SERVING_UINT8, Contract
 from export.formats import Format
 from export.prepare import preparation
@@ -134,7 +135,7 @@ def to_tflite(
             f"{row.name}: {', '.join(floats)} would be computed in float32, for want of an integer kernel; the format "
             "selective may keep layers in float32"
         )
-    return data
+    return signature_metadata.add(data)
 
 
 def _images(contract: Contract, dtype: tf.DType) -> tf.TensorSpec:

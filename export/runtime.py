@@ -20,6 +20,7 @@ from train.errors import ArtifactError
 __all__ = [
     "DEFAULT_SIGNATURE",
     "IMAGE",
+    "PREDICT",
     "PROBABILITIES",
     "Classifier",
     "Quantization",
@@ -31,6 +32,8 @@ __all__ = [
 
 # TensorFlow Serving's name for the signature that a request means when it names none.
 DEFAULT_SIGNATURE = "serving_default"
+# The method name of signatures for Predict (tensorflow/cc/saved_model/signature_constants.h).
+PREDICT = "tensorflow/serving/predict"
 # The stable names of our own exports; Keras' automatic ones change between runs and break clients.
 IMAGE = "image"
 PROBABILITIES = "probabilities"
@@ -63,12 +66,14 @@ class TensorSpec:
     `name` is the tensor's name in the graph, `dtype` TensorFlow's DataType number (`types.proto`: 1 is
     DT_FLOAT, 4 DT_UINT8, 7 DT_STRING …), `shape` its sizes with -1 for a free one, or None where even the
     rank is free. `quantization` is set where the integers of a TFLite file stand for real numbers.
+    `reported_shape` is set where TensorFlow Serving's metadata give another shape than the one that can be sent.
     """
 
     name: str
     dtype: int
     shape: tuple[int, ...] | None
     quantization: Quantization | None = None
+    reported_shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

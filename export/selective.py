@@ -16,6 +16,7 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
+from export import signature_metadata
 from export.layers import name
 from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
 from train.backend import quiet
@@ -55,7 +56,7 @@ def quantize(
             break
     if not set(worst) - set(kept):
         raise ConversionError("selective: every layer loses too much in int8")
-    return _batch_free(data), list(
+    return signature_metadata.add(_batch_free(data)), list(
         dict.fromkeys(name(scope, known) for scope in work.scopes if scope in kept)
     )
 

@@ -19,6 +19,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from export import signature_metadata
 from serving.config import parse_config
 from serving.loading import Loader
 from serving.models import LoadPolicy
@@ -113,7 +114,7 @@ def tflite_times(factor: int) -> bytes:
 
 
 def to_tflite(function: Callable[..., Any], **inputs: list[int | None]) -> bytes:
-    """Return a function of float32 tensors as a TFLite file with one signature."""
+    """Return a function of float32 tensors as a TFLite file with one signature, `signature_defs_metadata` too."""
     import tensorflow as tf
 
     module = tf.Module()
@@ -122,7 +123,7 @@ def to_tflite(function: Callable[..., Any], **inputs: list[int | None]) -> bytes
     with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
         tf.saved_model.save(module, folder, signatures={"serving_default": module.f})
         data: bytes = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
-    return data
+    return signature_metadata.add(data)
 
 
 def poison() -> bytes:
