@@ -30,6 +30,10 @@ class Prediction:
     outputs: Tensors
 
 
+def _unknown(name: str) -> StatusError:
+    return StatusError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+
+
 class Predictor:
     """Answers requests from a process' servables. Its methods may be called from any thread.
 
@@ -46,18 +50,20 @@ class Predictor:
         inputs: Callable[[Signature], Tensors],
         call: Call,
         output_filter: Sequence[str] = (),
+        unknown: Callable[[str], StatusError] = _unknown,
     ) -> Prediction:
         """Run the model that `spec`, a ModelSpec, names.
 
         `inputs` is called with the signature that was found and returns the tensors: REST needs the
-        signature to read its JSON. An empty `output_filter` asks for all outputs.
+        signature to read its JSON. An empty `output_filter` asks for all outputs. `unknown` returns the error for
+        the name of a signature that the model lacks.
         """
         with self._models.use(spec) as servable:
             call.model = servable.name
             name = spec.signature_name or DEFAULT_SIGNATURE
             signature = find(servable.loaded, name)
             if signature is None:
-                raise StatusError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+                raise unknown(name)
             begin = time.monotonic()
             tensors = inputs(signature)
             call.decode += time.monotonic() - begin
@@ -119,7 +125,8 @@ def describe(signature: Signature, definition: Any) -> None:
             info.name = spec.name
             info.dtype = spec.dtype
             info.tensor_shape.SetInParent()
-            if spec.shape is None:
+            shape = spec.shape if spec.reported_shape is None else spec.reported_shape
+            if shape is None:
                 info.tensor_shape.unknown_rank = True
-            for size in spec.shape or ():
+            for size in shape or ():
                 info.tensor_shape.dim.add(size=size)

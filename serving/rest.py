@@ -210,7 +210,9 @@ class RestApi:
         document = parse_predict(body, self._limits.json_depth)
         call.decode = time.monotonic() - begin
         spec.signature_name = document.signature_name
-        prediction = self._predictor.predict(spec, lambda signature: self._tensors(document, signature), call)
+        prediction = self._predictor.predict(
+            spec, lambda signature: self._tensors(document, signature), call, unknown=_unknown_signature
+        )
         return _encoded(call, lambda: encode_outputs(prediction.outputs, is_row=document.is_row))
 
     def _tensors(self, document: PredictBody, signature: Signature) -> Tensors:
@@ -314,6 +316,10 @@ _WORTH_PACKING = 16 * 1024
 def _gzip(content: bytes) -> bytes:
     packer = zlib.compressobj(1, wbits=31)
     return packer.compress(content) + packer.flush()
+
+
+def _unknown_signature(name: str) -> StatusError:
+    return invalid(f'Serving signature name: "{name}" not found in signature def')
 
 
 def _encoded(call: Call, encode: Callable[[], bytes]) -> bytes:

@@ -41,6 +41,14 @@ CHOSEN: Mapping[str, str] = {
     "cors": "predict predict_no_origin preflight preflight_no_origin preflight_null error notfound",
     "batching": "multi different_batch_cols mixed_col different_batch_col regress",
     "grpcbatching": "predict_different_batch predict_output_filter",
+    "tflite": """
+        batch1_metadata batch1_two_rows batch1_wrong_rank batch1_classify nosig_metadata nosig_wrong_name
+        nosig_unknown_signature u8_metadata u8_classify sigdef_metadata sigdef_wrong_name
+    """,
+    "tflitegrpc": """
+        batch1_predict_wrong_name batch1_metadata nosig_predict_two nosig_predict_unknown_signature
+        u8_predict_wrong_dtype u8_metadata sigdef_predict_wrong_name sigdef_metadata
+    """,
     "prom": "predict metrics metrics_slash metrics_post",
 }
 # What is compared, and what is sent.

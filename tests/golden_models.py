@@ -5,13 +5,17 @@
 
 import functools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from ai_edge_litert.tools import flatbuffer_utils
+
+from export import signature_metadata
 from serving_fixtures import config_of, to_tflite
 
-__all__ = ["golden_config"]
+__all__ = ["golden_config", "tflite_config"]
 
 # Deleted when the interpreter ends.
 _FOLDER = tempfile.TemporaryDirectory(prefix="tfship-golden-")
@@ -31,10 +35,65 @@ def golden_config(*names: str) -> Any:
     return config
 
 
+def tflite_config() -> Any:
+    """Return the ModelServerConfig of TFLite files like those that the recordings' tflite.config names."""
+    folder = _tflite_models()
+    return config_of(**{each.name: folder / each.name for each in folder.iterdir()})
+
+
+@functools.cache
+def _tflite_models() -> Path:
+    folder = Path(_FOLDER.name, "tflite")
+    plain = _to_tflite("t", "output_0", batch=1)
+    nosig, u8 = (
+        flatbuffer_utils.read_model_from_bytearray(bytearray(each))
+        for each in (plain, _to_tflite("pic", "output_0", uint8=True))
+    )
+    nosig.signatureDefs = None
+    (output,) = u8.subgraphs[0].outputs
+    u8.subgraphs[0].tensors[output].name = "StatefulPartitionedCall_1:0"
+    for name, data in {
+        "batch1": plain,
+        "nosig": bytes(flatbuffer_utils.convert_object_to_bytearray(nosig)),
+        "u8": bytes(flatbuffer_utils.convert_object_to_bytearray(u8)),
+        "sigdef": signature_metadata.add(_to_tflite("image", "probabilities")),
+    }.items():
+        (folder / name / "1").mkdir(parents=True)
+        (folder / name / "1" / "model.tflite").write_bytes(data)
+    return folder
+
+
+def _to_tflite(source: str, target: str, *, batch: int | None = None, uint8: bool = False) -> bytes:
+    """Return what TensorFlow's converter writes for a layer from [batch, 28, 28, 1] to [batch, 10]."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.kernel = tf.Variable(tf.ones([784, 10]) / 784)
+
+    def call(image: Any) -> dict[str, Any]:
+        return {target: tf.nn.softmax(tf.reshape(image, [-1, 784]) @ module.kernel)}
+
+    spec = tf.TensorSpec([batch, 28, 28, 1], tf.float32, source)
+    module.call = tf.function(call, input_signature=[spec])
+    with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
+        tf.saved_model.save(module, folder, signatures=module.call)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        if uint8:
+
+            def images() -> Iterator[list[Any]]:
+                yield [np.linspace(0, 1, 784, dtype=np.float32).reshape(1, 28, 28, 1)]
+
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = images
+            converter.inference_input_type = converter.inference_output_type = tf.uint8
+        data: bytes = converter.convert()
+    return data
+
+
 @functools.cache
 def _models() -> Path:
     """Return a folder of SavedModels, by name and version."""
-    folder = Path(_FOLDER.name)
+    folder = Path(_FOLDER.name, "saved")
     _save_half_plus_two(folder / "hp2" / "123")
     # For servers that prefer it.
     lite = to_tflite(lambda x: {"y": 0.5 * x + 2.0}, x=[None, 1])

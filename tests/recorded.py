@@ -54,6 +54,18 @@ KNOWN_DIFFERENCES = {
     "empty_dir_v3": "a load that will be tried again says what went wrong",
     "depth_100": "tensors have at most 64 dimensions",
     "depth_1000000": "an error; the real server dies",
+    **dict.fromkeys(
+        ("batch1_two_rows", "nosig_two_rows", "batch1_predict_two", "nosig_predict_two"),
+        "a file with a batch of 1 is run row by row",
+    ),
+    **dict.fromkeys(
+        (f"{name}_wrong_rank" for name in ("batch1", "nosig", "u8", "sigdef")),
+        "a client's error, not the server's",
+    ),
+    **dict.fromkeys(
+        (f"{name}_predict_wrong_dtype" for name in ("batch1", "nosig", "u8", "sigdef")),
+        "an error; there the bytes are taken for the signature's type",
+    ),
 }
 # Why a recorded error's text isn't this server's, where white space and reasons in brackets don't explain it.
 OTHER_TEXTS = {

@@ -23,6 +23,7 @@ from serving.loading import Loader
 from serving.metrics import DEFAULT_PATH
 from serving.models import LoadPolicy
 from serving.server import ANY_PORT, ModelServer, Settings
+from serving_fixtures import TFLITE
 
 if not ALL.is_dir():
     pytest.skip("no recorded answers beside the repository", allow_module_level=True)
@@ -33,9 +34,9 @@ def _cases(group: str) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _started(settings: Settings) -> Iterator[ModelServer]:
+def _started(settings: Settings, file: str = "golden.config") -> Iterator[ModelServer]:
     with _inside(ALL):  # its base paths are relative
-        config = read_config(Path("golden.config"))
+        config = read_config(Path(file))
     loading = LoadPolicy(labels_for_unavailable=True)
     server = ModelServer(config, replace(settings, grpc_port=ANY_PORT, rest_port=ANY_PORT, loading=loading))
     try:
@@ -62,6 +63,13 @@ def with_flags() -> Iterator[ModelServer]:
 def with_batching() -> Iterator[ModelServer]:
     """As the groups `batching` and `grpcbatching` were recorded."""
     with _started(Settings(loader=Loader(batching=BatchingParameters()))) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def with_tflite() -> Iterator[ModelServer]:
+    """As the groups `tflite` and `tflitegrpc` were recorded."""
+    with _started(Settings(loader=TFLITE), "tflite.config") as started:
         yield started
 
 
@@ -162,6 +170,16 @@ def test_rest_with_batching(case: Case, with_batching: ModelServer) -> None:
 @pytest.mark.parametrize("case", _cases("grpcbatching"))
 def test_grpc_with_batching(case: Case, with_batching: ModelServer) -> None:
     check_grpc(case, with_batching.grpc_port)
+
+
+@pytest.mark.parametrize("case", _cases("tflite"))
+def test_rest_with_tflite(case: Case, with_tflite: ModelServer) -> None:
+    check_rest(case, with_tflite.rest_port)
+
+
+@pytest.mark.parametrize("case", _cases("tflitegrpc"))
+def test_grpc_with_tflite(case: Case, with_tflite: ModelServer) -> None:
+    check_grpc(case, with_tflite.grpc_port)
 
 
 def test_metrics_after_one_request() -> None:

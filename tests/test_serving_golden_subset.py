@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import recorded
-from golden_models import golden_config
+from golden_models import golden_config, tflite_config
 from recorded import SUBSET, Case, check_cors, check_grpc, check_metrics, check_rest
 from serving.batching_config import BatchingParameters
 from serving.loading import Loader
@@ -38,6 +38,12 @@ def with_batching() -> Iterator[Client]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def with_tflite() -> Iterator[Client]:
+    with serving(tflite_config(), Settings(loader=TFLITE)) as started:
+        yield started
+
+
 @pytest.mark.parametrize("case", _cases("rest"))
 def test_rest(case: Case, client: Client) -> None:
     check_rest(case, client.rest_port)
@@ -61,6 +67,16 @@ def test_rest_with_batching(case: Case, with_batching: Client) -> None:
 @pytest.mark.parametrize("case", _cases("grpcbatching"))
 def test_grpc_with_batching(case: Case, with_batching: Client) -> None:
     check_grpc(case, with_batching.grpc_port)
+
+
+@pytest.mark.parametrize("case", _cases("tflite"))
+def test_rest_with_tflite(case: Case, with_tflite: Client) -> None:
+    check_rest(case, with_tflite.rest_port)
+
+
+@pytest.mark.parametrize("case", _cases("tflitegrpc"))
+def test_grpc_with_tflite(case: Case, with_tflite: Client) -> None:
+    check_grpc(case, with_tflite.grpc_port)
 
 
 def test_metrics_after_one_request() -> None:

@@ -193,7 +193,7 @@ def test_litert_knows_what_a_row_takes_and_splits_to_the_same_answer(tmp_path: P
     x = np.random.default_rng(0).random((1001, 2), np.float32)
     split = SplitRuntime(litert, rows=10, threads=2)
     np.testing.assert_array_equal(split.run("serving_default", {"x": x})["y"], x * 3)
-    assert {interpreter.shapes[1][0] for interpreter in litert._idle} <= {9, 10}
+    assert {interpreter.shapes[0][0] for interpreter in litert._idle} <= {9, 10}
     split.close()
     loaded = TFLITE.load(file.parent)
     assert isinstance(loaded.runtime, SplitRuntime)
