@@ -19,6 +19,7 @@ from benchmarks import cases, processes
 from benchmarks.reference import Cell
 from benchmarks.server import PROTOCOLS, Addresses, check_alive, free_ports, launched
 from export import formats
+from serving import served_file
 from train.data import Digits
 from train.errors import ArtifactError, TargetError
 from train.files import sha256
@@ -120,9 +121,9 @@ def _described(starts: Sequence[_Start]) -> dict[str, Any]:
 
 
 def _served_format(version: Path) -> str:
-    file = version / formats.SERVED_FILE
-    if not file.is_file():
-        raise ArtifactError(f"{file}: no such file; `make export` writes it")
+    file = served_file.find(version)
+    if file is None:
+        raise ArtifactError(f"{version}: no TFLite file that a server takes; `make export` writes one")
     digest = sha256(file)
     for name, row in formats.FORMATS.items():
         if row.edge == "float32" and (version / row.file).is_file() and sha256(version / row.file) == digest:

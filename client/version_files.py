@@ -8,6 +8,7 @@ from pathlib import Path
 from client.answers import Signature, parsed, signatures_of
 from client.findings import Finding, fault, listed, warning
 from export.formats import SERVED_FILE
+from serving import served_file
 
 __all__ = ["HALF", "examine", "holds_model"]
 
@@ -77,11 +78,12 @@ def _matters(name: str) -> bool:
 
 
 def _without_graph(path: Path, files: Mapping[str, Path]) -> Iterator[Finding]:
-    if SERVED_FILE in files:
+    if tflite := served_file.find(path):
+        needs = "it, too" if tflite.name == SERVED_FILE else f"{SERVED_FILE} or a SavedModel"
         yield warning(
             str(path),
-            f"holds {SERVED_FILE} and no SavedModel",
-            "start the embedded server with --prefer_tflite_model; TensorFlow Serving needs it, too",
+            f"holds {tflite.relative_to(path)} and no SavedModel",
+            f"start the embedded server with --prefer_tflite_model; TensorFlow Serving needs {needs}",
         )
     elif deeper := [name for name in files if name.rsplit("/")[-1] in _GRAPHS]:
         yield fault(

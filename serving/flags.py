@@ -300,7 +300,9 @@ def _add_runtime(flags: argparse.ArgumentParser) -> None:
         "classify and regress only with signatures that are exported for it",
     )
     _add_bool(
-        group, "prefer_tflite_model", "serve model.tflite where a version has one; TensorFlow stays unloaded"
+        group,
+        "prefer_tflite_model",
+        "serve the TFLite file of a version that has one; TensorFlow stays unloaded",
     )
     group.add_argument(
         "--num_request_iterations_for_warmup", type=_at_least(0), default=0, metavar="N",

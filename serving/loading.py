@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from export.formats import SERVED_FILE
 from serving import batching_config
 from serving.batching_config import BatchingParameters
 from serving.protos import saved_model_pb2
@@ -55,7 +54,7 @@ _SAFE_OPERATORS = frozenset(
 
 @dataclass(frozen=True)
 class Loader:
-    """Loads version directories: SavedModels, or their TFLite files where `prefer_tflite` and there is one.
+    """Loads version directories: SavedModels, or with `prefer_tflite` their TFLite files (`serving.served_file`).
 
     With `warmup`, the requests that a version brings are run before it counts as loaded (`serving.warmup`), each
     of them `warmup_iterations` times. `threads` is what LiteRT has for an inference, and `interpreters` how many
@@ -82,11 +81,12 @@ class Loader:
 
     def load(self, path: Path) -> "Loaded":
         """Load the version directory `path`. Raises ArtifactError if it holds no model that can be run."""
+        from serving import served_file
         from serving.execution import Loaded
 
         parameters = self._parameters(path)
-        tflite = path / SERVED_FILE
-        if self.prefer_tflite and tflite.is_file():
+        tflite = served_file.find(path)
+        if self.prefer_tflite and tflite:
             # Each runtime is imported only when it is needed: TensorFlow takes seconds and half a gigabyte.
             from export.litert import LiteRT
             from serving.splitting import SplitRuntime
@@ -97,8 +97,10 @@ class Loader:
             loaded = Loaded(runtime, any_shape=False, kind="TFLite")
             return self._warmed(path, loaded, fitting=True)
         graph = path / "saved_model.pb"
-        if not graph.is_file() and tflite.is_file():
-            raise ArtifactError(f"{path}: holds {SERVED_FILE} and no SavedModel; pass --prefer_tflite_model")
+        if not graph.is_file() and tflite:
+            raise ArtifactError(
+                f"{path}: holds {tflite.relative_to(path)} and no SavedModel; pass --prefer_tflite_model"
+            )
         any_shape = graph.is_file() and _operators(_tagged(graph, self.tags)) <= _SAFE_OPERATORS
         from export.savedmodel import SavedModel
 
