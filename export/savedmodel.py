@@ -35,7 +35,7 @@ class SavedModel:
         except ImportError as error:
             raise ArtifactError(
                 f"{path}: a SavedModel needs TensorFlow, which can't be imported ({error}); install it, or serve a "
-                "version's model.tflite with --prefer_tflite_model"
+                "version's TFLite file with --prefer_tflite_model"
             ) from error
         self._errors = tf.errors
         options = tf.compat.v1.ConfigProto.FromString(config)

@@ -126,7 +126,7 @@ sys.exit(cli.run(lambda _: SavedModel(Path({str(tmp_path)!r}))))
     assert (
         "a SavedModel needs TensorFlow, which can't be imported (No module named 'tensorflow')" in done.stderr
     )
-    assert done.stderr.endswith("or serve a version's model.tflite with --prefer_tflite_model\n")
+    assert done.stderr.endswith("or serve a version's TFLite file with --prefer_tflite_model\n")
 
 
 # One folder, one config, one set of ports, whatever serves.

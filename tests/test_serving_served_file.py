@@ -14,6 +14,8 @@ from serving.server import Settings
 from serving_fixtures import ROW, TFLITE, config_of, serving, tflite_times, tiny_models
 
 CARD = "export.json"
+# The version below has no file for the format selective.
+NO_FORMATS: list[Any] = ["", "selective", "nope", "../../x", None, 3, ["int8"], {}]
 
 
 @pytest.fixture
@@ -52,10 +54,7 @@ def test_card_names_the_file_unless_there_is_a_model_tflite(version: Path) -> No
         "[" * 100_000,
         "[]",
         "{}",
-        *(
-            json.dumps({"serves": each})
-            for each in ("", "selective", "nope", "../../x", None, 3, ["int8"], {})
-        ),
+        *(json.dumps({"serves": each}) for each in NO_FORMATS),
     ],
     ids=lambda card: repr(card)[:20],
 )
