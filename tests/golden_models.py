@@ -68,7 +68,8 @@ def _to_tflite(source: str, target: str, *, batch: int | None = None, uint8: boo
     import tensorflow as tf
 
     module = tf.Module()
-    module.kernel = tf.Variable(tf.ones([784, 10]) / 784)
+    random = np.random.default_rng(0)
+    module.kernel = tf.Variable(random.normal(0, 0.1, (784, 10)).astype(np.float32))
 
     def call(image: Any) -> dict[str, Any]:
         return {target: tf.nn.softmax(tf.reshape(image, [-1, 784]) @ module.kernel)}
@@ -81,7 +82,8 @@ def _to_tflite(source: str, target: str, *, batch: int | None = None, uint8: boo
         if uint8:
 
             def images() -> Iterator[list[Any]]:
-                yield [np.linspace(0, 1, 784, dtype=np.float32).reshape(1, 28, 28, 1)]
+                for _ in range(10):
+                    yield [random.random((1, 28, 28, 1), np.float32)]
 
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.representative_dataset = images

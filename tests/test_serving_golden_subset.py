@@ -1,11 +1,14 @@
 """The server against some of the answers recorded from a real TensorFlow Serving, with models made here."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import recorded
+from export.litert import LiteRT
 from golden_models import golden_config, tflite_config
 from recorded import SUBSET, Case, check_cors, check_grpc, check_metrics, check_rest
 from serving.batching_config import BatchingParameters
@@ -77,6 +80,40 @@ def test_rest_with_tflite(case: Case, with_tflite: Client) -> None:
 @pytest.mark.parametrize("case", _cases("tflitegrpc"))
 def test_grpc_with_tflite(case: Case, with_tflite: Client) -> None:
     check_grpc(case, with_tflite.grpc_port)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "target"),
+    [
+        ("batch1", "serving_default_t", "StatefulPartitionedCall"),
+        ("nosig", "serving_default_t", "StatefulPartitionedCall"),
+        ("u8", "serving_default_pic", "StatefulPartitionedCall_1"),
+        ("sigdef", "image", "probabilities"),
+    ],
+)
+def test_tflite_files_answer_any_number_of_rows_as_in_process(
+    name: str, source: str, target: str, with_tflite: Client
+) -> None:
+    (file,) = (Path(each.base_path, "1", "model.tflite") for each in _files() if each.name == name)
+    runtime = LiteRT(file)
+    random, dtype = np.random.default_rng(0), np.uint8 if name == "u8" else np.float32
+    rows = ((255 if name == "u8" else 1) * random.random((3, 28, 28, 1))).astype(dtype)
+    apart = [runtime.run("serving_default", {source: rows[index : index + 1]})[target] for index in range(3)]
+    expected = np.concatenate(apart)
+    assert len(np.unique(expected, axis=0)) == 3
+    np.testing.assert_array_equal(runtime.run("serving_default", {source: rows})[target], expected)
+    found = with_tflite.predict(name, **{source: rows})[target]
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    path = f"/v1/models/{name}:predict"
+    for body in ({"instances": rows.tolist()}, {"instances": [{source: each.tolist()} for each in rows]}):
+        status, answer = with_tflite.rest(path, body)
+        assert status == 200
+        np.testing.assert_allclose(answer["predictions"], expected, rtol=1e-6)
+
+
+def _files() -> Any:
+    return tflite_config().model_config_list.config
 
 
 def test_metrics_after_one_request() -> None:
