@@ -22,6 +22,7 @@ from client.connection import Connection, Servable
 from client.draw_samples import FOLDER
 from client.targets import TARGETS, Choice
 from export import contract as contracts
+from export import signature_metadata
 from serving.loading import Loader
 from serving.models import LoadPolicy
 from serving.server import Settings
@@ -75,7 +76,7 @@ def save(
             converter = tf.lite.TFLiteConverter.from_saved_model(plain)
             if name == "dynamic":
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            (folder / "tflite" / f"{name}.tflite").write_bytes(converter.convert())
+            (folder / "tflite" / f"{name}.tflite").write_bytes(signature_metadata.add(converter.convert()))
     CONTRACT.write(folder)
     return folder
 
