@@ -6,7 +6,7 @@ Loads TensorFlow when it is used.
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,9 @@ def source_of(model: UserModel, request: str, say: Callable[[str], None]) -> Sou
         )
     height, width, channels = loaded.shape
     named = model.named.candidate(channels)
+    names = evaluation_data.read_labels(model.labels) if model.labels else ()
     plain = Contract(
-        model.name, (), height, width, channels, Scaling.of_range(0, 1, channels), model.preparation
+        model.name, names, height, width, channels, Scaling.of_range(0, 1, channels), model.preparation
     )
     evaluation = _evaluation(model, plain, named)
     function = any_batch(loaded.function, loaded.batch)
@@ -130,7 +131,7 @@ def _evaluation(model: UserModel, plain: Contract, named: Candidate | None) -> I
                 f"{model.path}: --eval is missing: labelled images to verify every format on; without any, give "
                 "--unverified-accuracy and --range"
             )
-        return _in_order_of(model, evaluation_data.read(model.evaluation, plain))
+        return evaluation_data.read(model.evaluation, plain)
     if named is None:
         raise UsageError(
             "--unverified-accuracy: without labels the values of pixels can't be measured; name them by --range (and "
@@ -140,17 +141,6 @@ def _evaluation(model: UserModel, plain: Contract, named: Candidate | None) -> I
     if path is None:
         raise UsageError("--unverified-accuracy: expected images without labels by --eval or --calibration")
     return evaluation_data.read(path, plain, labelled=False)
-
-
-def _in_order_of(model: UserModel, evaluation: Images) -> Images:
-    """Return images whose folders are named as the classes in `--labels`, numbered in the order of that file."""
-    if model.labels is None or evaluation.class_names is None:
-        return evaluation
-    labels = evaluation_data.read_labels(model.labels)
-    if sorted(labels) != sorted(evaluation.class_names):
-        return evaluation
-    numbers = np.array([labels.index(name) for name in evaluation.class_names])
-    return replace(evaluation, truth=numbers[evaluation.truth], class_names=labels)
 
 
 def _detected(
@@ -252,7 +242,13 @@ def _check_classes(model: UserModel, evaluation: Images, kind: str, columns: int
                 f"{outputs.KINDS[kind]}; expected {expected}{linear}"
             )
         return
-    classes = outputs.width(kind, columns)
+    classes, folders = outputs.width(kind, columns), evaluation.class_names
+    if folders is not None and model.labels is None and len(folders) != classes:
+        # Numbers by the folders' order would be wrong from the first missing class on.
+        raise DataError(
+            f"{model.evaluation}: holds folders of {len(folders)} classes, but the model has {classes}; expected a "
+            f"folder for each class, or the classes' names by --labels{linear}"
+        )
     if truth.max() >= classes:
         raise DataError(
             f"{model.evaluation}: holds class {truth.max()}, but the model has {classes} classes{linear}"
