@@ -9,61 +9,92 @@ from numpy.typing import NDArray
 
 from export import evaluation_data
 from export.contract import Contract
-from train.backend import tensorflow
-from train.errors import DataError
-from train.files import sha256
 
-__all__ = ["choose", "read", "record"]
+__all__ = ["MOST", "choose", "read", "record", "shared"]
 
+# A calibration's time and memory grow with its images, and its ranges hardly change beyond some hundreds.
+MOST = 500
 _SEED = 0
 _PER_CLASS = 30
 
 
-def choose(labels: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return sorted indices into training labels [N]: 30 of each class, or all that it has if fewer."""
+def choose(labels: NDArray[np.integer], most: int = MOST) -> NDArray[np.int64]:
+    """Return sorted indices into labels: class numbers [N], or 0/1 rows [N, labels], of which equal ones are a class.
+
+    The rule: each class's images are shuffled with one generator (seed 0), in the order of the classes, and the first
+    30 of each are taken, or all that it has if fewer. If that makes more than `most`, the first of every class are
+    taken, then the second of every class, until the next round would exceed `most`; which classes still get one of
+    that round is drawn with the same generator. So no class has over one image more than another that isn't used up.
+    """
     generator = np.random.default_rng(_SEED)
+    _, classes = np.unique(labels, axis=0, return_inverse=True)
+    classes = classes.reshape(-1)
     chosen = [
-        generator.permutation(np.flatnonzero(labels == label))[:_PER_CLASS] for label in np.unique(labels)
+        generator.permutation(np.flatnonzero(classes == each))[:_PER_CLASS]
+        for each in range(classes.max(initial=-1) + 1)
     ]
+    if sum(map(len, chosen)) > most:
+        chosen = _rounds(chosen, most, generator)
     return np.sort(np.concatenate(chosen))
 
 
 def record(indices: NDArray[np.int64]) -> dict[str, Any]:
-    """Return what an export card says of the calibration images: how chosen, which, and their digest."""
+    """Return what a card says of the chosen images of the digit networks' training data, with a digest of `indices`."""
     return {
         "seed": _SEED,
         "per_class": _PER_CLASS,
+        "most": MOST,
         "training_indices": indices.tolist(),
         "sha256": hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest(),
     }
 
 
-def read(path: Path, rules: Contract) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    """Return 30 images of each class from an `.npz`, or 30 pictures of each folder in `path`, and what cards say.
+def read(path: Path, rules: Contract, most: int = MOST) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    """Return pixels uint8 [n, H, W, C] of at most `most` images of a folder or an `.npz` file, and what cards say.
 
-    Pictures are prepared as `rules` say, with TensorFlow. Raises DataError for what holds none or can't be read.
+    The images are chosen by their labels, which are the folders that they lie in, or those in the file; without any,
+    `most` of all. Only the chosen ones are read, prepared as `rules` say. Raises DataError for what holds none or
+    can't be read. The record's `sha256` is that of the pixels.
     """
-    if path.is_file():
-        found = evaluation_data.read(path, rules)
-        chosen = choose(found.truth)
-        return found.pixels[chosen], {**record(chosen), "file": path.name}
-    pictures = sorted(
-        each
-        for each in path.rglob("*")
-        if each.suffix.lower() in (".png", ".jpg", ".jpeg") and each.is_file()
-    )
-    if not pictures:
-        raise DataError(f"{path}: holds no PNG or JPEG pictures; expected a folder of them, or an .npz")
-    folders = {each: number for number, each in enumerate(sorted({each.parent for each in pictures}))}
-    chosen = choose(np.array([folders[each.parent] for each in pictures]))
-    taken = [pictures[index] for index in chosen]
-    from export.prepare import prepared
+    found = evaluation_data.find(path, rules, labelled=False, training=True)
+    truth = found.truth
+    chosen = _any(len(found), most) if truth is None else choose(truth, most)
+    pixels = evaluation_data.pixels(found, path, chosen)
+    return pixels, {
+        "seed": _SEED,
+        "per_class": None if truth is None else _PER_CLASS,
+        "most": most,
+        **found.describe(chosen),
+        "sha256": hashlib.sha256(pixels.data).hexdigest(),
+    }
 
-    pixels = []
-    for picture in taken:
-        try:
-            pixels.append(prepared(rules, [picture.read_bytes()])[0])
-        except tensorflow().errors.InvalidArgumentError as error:
-            raise DataError(f"{picture}: {' '.join(error.message.split())}") from error
-    names = [each.relative_to(path).as_posix() for each in taken]
-    return np.stack(pixels), {"pictures": names, "sha256": sha256(*taken)}
+
+def shared(calibration: NDArray[np.uint8], evaluation: NDArray[np.uint8]) -> int:
+    """Return how many of the evaluation images [N, H, W, C] are also among the calibration images [n, H, W, C].
+
+    Quantized formats have seen these: their ranges fit them, and accuracy on them may flatter.
+    """
+    seen = {_digest(each) for each in calibration}
+    return sum(_digest(each) in seen for each in evaluation)
+
+
+def _any(count: int, most: int) -> NDArray[np.int64]:
+    return np.sort(np.random.default_rng(_SEED).permutation(count)[:most])
+
+
+def _rounds(
+    chosen: list[NDArray[np.int64]], most: int, generator: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Return the first of every class, the second of every class … until there are `most`."""
+    taken, left = [], most
+    for place in range(_PER_CLASS):
+        of_round = np.array([each[place] for each in chosen if len(each) > place], np.int64)
+        if len(of_round) > left:
+            of_round = generator.permutation(of_round)[:left]
+        taken.append(of_round)
+        left -= len(of_round)
+    return taken
+
+
+def _digest(image: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(image).data).digest()

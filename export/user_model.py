@@ -100,6 +100,12 @@ def source_of(model: UserModel, request: str, say: Callable[[str], None]) -> Sou
     meaning = outputs.meaning(kind)
     found = Contract(model.name, names, height, width, channels, scaling, model.preparation, meaning)
     pixels, record = (None, {}) if model.calibration is None else calibration.read(model.calibration, found)
+    if pixels is not None and (shared := calibration.shared(pixels, evaluation.pixels)):
+        record["also_evaluated"] = shared
+        say(
+            f"{model.name}: {shared:,} of {len(evaluation.pixels):,} evaluation images are calibration images, too; "
+            "integer formats may seem more accurate than they are"
+        )
     return Source(
         found,
         lambda images: _interpreted(function(images), kind),
