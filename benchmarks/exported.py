@@ -54,13 +54,17 @@ def of(models: Path, names: Sequence[str], digits: Digits) -> list[Model]:
 
 
 def brought(models: Path, name: str, eval_: Path) -> Model:
-    """Return the latest version of any other model, with the images and classes of an .npz file.
+    """Return the latest version of any other model, with the images and classes of a folder or an .npz file.
 
     Raises ArtifactError for what isn't exported, DataError for images that it doesn't take.
     """
     version = store.latest(models / name)
     rules = contract.read(version)
     evaluated = evaluation_data.read(eval_, rules)
+    if evaluated.truth.ndim == 2:
+        raise DataError(
+            f"{eval_}: holds several labels an image; expected one class each, as benchmarks compare classes"
+        )
     if evaluated.truth.max() >= len(rules.labels):
         raise DataError(
             f"{eval_}: has class {evaluated.truth.max()}; {name} has {len(rules.labels)} classes, 0 to "
@@ -89,8 +93,8 @@ def find(
     if data_path is None:
         shape = ", ".join(map(str, contract.read(store.latest(models / name)).shape))
         raise UsageError(
-            f"--model {name}: of which images? Give --data eval.npz with pixels x uint8 [N, {shape}] and class "
-            "numbers y"
+            f"--model {name}: measured on which images? Give --data PATH, a folder with a folder of images for each "
+            f"class, or an .npz with x [N, {shape}] and class numbers y"
         )
     return [brought(models, name, Path(data_path))]
 

@@ -1,6 +1,7 @@
 """Images in a folder with a folder for each class, prepared by the input contract. Loads TensorFlow when it is used."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -84,8 +85,7 @@ class ImageFolder:
                 pixels: NDArray[np.uint8] = prepare(tf.constant(data)).numpy()
             except tf.errors.OpError as error:
                 raise DataError(
-                    f"{path}: {' '.join(error.message.split())[:300]}; expected a PNG or JPEG image: mend the file or "
-                    "take it away"
+                    f"{path}: {_reason(error.message)}; replace the image or take it away"
                 ) from error
             return pixels
 
@@ -128,6 +128,12 @@ class ImageFolder:
                     f"{folder}: holds no PNG or JPEG images; add images of this class, or take the folder away if the "
                     "model has no such class"
                 )
+
+
+def _reason(message: str) -> str:
+    """Return what an operation says, without the Python calls and the node that TensorFlow adds."""
+    said = message.split("\n\t [[")[0].split("\n\n")[-1].removeprefix("assertion failed: ")
+    return " ".join(re.sub(r"[\[\]]", "", said).split())
 
 
 def _numbered(names: Sequence[str], labels: Sequence[str], path: Path) -> tuple[tuple[str, ...], list[int]]:

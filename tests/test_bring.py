@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,10 @@ from export.__main__ import main
 from export.litert import LiteRT
 from export.runtime import Classifier
 from export.savedmodel import SavedModel
+from export.user_model import UserModel, source_of
 from train import cli
 from train.data import Digits
+from train.errors import DataError
 
 NAMES = ["portrait", "temple", "flower"]
 SIZE = 32
@@ -357,6 +360,30 @@ def test_a_grey_model_without_an_axis_for_channels(digits: Path, capsys: pytest.
     assert "a signature refuses evaluation images" in error
     assert "nothing to see on the picture" in error
     assert list(store.versions(digits / "models" / "flat")) == [1]
+
+
+def test_folders_of_images_are_numbered_by_the_labels_file(folder: Path, tmp_path: Path) -> None:
+    x, y = patches(90, 5)
+    for number, (image, name) in enumerate(zip(x, y, strict=True)):
+        file = tmp_path / "eval" / NAMES[name] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    labels = folder / "labels.txt"
+    said: list[str] = []
+    model = UserModel(folder / "photos.keras", "photos", tmp_path / "eval", tmp_path / "eval", labels)
+    found = source_of(model, "", said.append)
+    # The model's order isn't the folders'.
+    assert found.contract.labels == tuple(NAMES) != tuple(sorted(NAMES))
+    assert np.bincount(found.evaluation.truth).tolist() == np.bincount(y).tolist()
+    assert found.detected["by"] == "log loss"
+    assert (found.predict(found.evaluation.pixels).argmax(1) == found.evaluation.truth).mean() > 0.85
+    assert found.calibration is not None
+    assert found.calibrated_with["also_evaluated"] == len(found.calibration) > 60
+    assert "evaluation images are calibration images, too" in said[-1]
+    shutil.rmtree(tmp_path / "eval" / NAMES[0])
+    with pytest.raises(DataError, match="holds folders of 2 classes, but the model has 3"):
+        source_of(replace(model, labels=None), "", said.append)
+    assert source_of(model, "", said.append).evaluation.truth.min() == 1
 
 
 @pytest.mark.parametrize(

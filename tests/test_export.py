@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from export import calibration, cards, contract, formats, store, verify
+from export import cards, contract, formats, store, verify
 from export.__main__ import main
 from export.litert import LiteRT
 from export.runtime import Runtime
@@ -213,15 +213,6 @@ def test_wrong_arguments(
 ) -> None:
     assert export(trained, *arguments) == code
     assert message in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_calibration_is_balanced_fixed_and_training_only(sample: Digits) -> None:
-    chosen = calibration.choose(sample.y_train)
-    assert np.bincount(sample.y_train[chosen]).tolist() == [30] * 10
-    np.testing.assert_array_equal(chosen, calibration.choose(sample.y_train))
-    assert len(set(chosen.tolist())) == 300
-    assert calibration.record(chosen)["training_indices"] == chosen.tolist()
-    assert len(calibration.choose(np.array([0, 0, 1]))) == 3
 
 
 @pytest.mark.parametrize("content", [b"", b"TFL3", b"\0" * 100, b"\x1c\0\0\0TFL3" + bytes(64)])
