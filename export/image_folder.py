@@ -1,11 +1,14 @@
 """Images in a folder with a folder for each class, prepared by the input contract. Loads TensorFlow when it is used."""
 
+import contextlib
 import os
 import re
+import threading
+import unicodedata
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +24,9 @@ _READABLE = frozenset({".png", ".jpg", ".jpeg"})
 _OTHERS = frozenset({".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".tif", ".tiff", ".webp"})
 # Beside hidden files: what macOS adds to the archives it makes.
 _NOT_CLASSES = frozenset({"__MACOSX"})
-# A photograph takes some hundred megabytes while it is decoded.
 _MOST_AT_ONCE = 4
+# Larger files are decoded one at a time: a photograph of 12 megapixels takes some hundred megabytes meanwhile.
+_LARGE_BYTES = 1 << 20
 _BLOCK = 64
 _SHOWN = 5
 
@@ -73,6 +77,7 @@ class ImageFolder:
         rules = self._rules
         plain = Scaling.of_range(0, 1, rules.channels)
         prepare = preparation(Contract("", (), *rules.shape, plain, rules.preparation))
+        alone = threading.Lock()
 
         def decode(path: Path) -> NDArray[np.uint8]:
             try:
@@ -82,7 +87,8 @@ class ImageFolder:
             if not data:
                 raise DataError(f"{path}: an empty file; expected a PNG or JPEG image")
             try:
-                pixels: NDArray[np.uint8] = prepare(tf.constant(data)).numpy()
+                with alone if len(data) > _LARGE_BYTES else contextlib.nullcontext():
+                    pixels: NDArray[np.uint8] = prepare(tf.constant(data)).numpy()
             except tf.errors.OpError as error:
                 raise DataError(
                     f"{path}: {_reason(error.message)}; replace the image or take it away"
@@ -101,7 +107,8 @@ class ImageFolder:
         )
         images = {folder: _images(folder) for folder in folders}
         self._check_structure(images)
-        self.class_names, numbers = _numbered([each.name for each in folders], self._rules.labels, self._path)
+        names = [_text(each) for each in folders]
+        self.class_names, numbers = _numbered(names, self._rules.labels, self._path)
         self._images = [image for found in images.values() for image in found]
         self.truth = np.repeat(np.array(numbers, np.int64), [len(found) for found in images.values()])
 
@@ -130,6 +137,15 @@ class ImageFolder:
                 )
 
 
+def _text(folder: Path) -> str:
+    """Return a folder's name, composed as other programs write it: macOS keeps letters and accents apart."""
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{folder}: its name isn't UTF-8; rename the folder") from error
+    return unicodedata.normalize("NFC", folder.name)
+
+
 def _reason(message: str) -> str:
     """Return what an operation says, without the Python calls and the node that TensorFlow adds."""
     said = message.split("\n\t [[")[0].split("\n\n")[-1].removeprefix("assertion failed: ")
@@ -138,9 +154,10 @@ def _reason(message: str) -> str:
 
 def _numbered(names: Sequence[str], labels: Sequence[str], path: Path) -> tuple[tuple[str, ...], list[int]]:
     """Return the classes' names by their numbers, and the number of each folder."""
-    unknown = [each for each in names if each not in labels]
+    by_name = {unicodedata.normalize("NFC", each): number for number, each in enumerate(labels)}
+    unknown = [each for each in names if each not in by_name]
     if labels and not unknown:
-        return tuple(labels), [labels.index(each) for each in names]
+        return tuple(labels), [by_name[each] for each in names]
     if labels and len(unknown) < len(names):
         raise DataError(
             f"{path}: the folder {unknown[0]} is none of the labels ({', '.join(labels[:_SHOWN])}"
@@ -157,7 +174,7 @@ def _numbered(names: Sequence[str], labels: Sequence[str], path: Path) -> tuple[
 def _images(folder: Path) -> list[Path]:
     """Return the sorted paths of all images below a folder; DataError for images of other formats."""
     found = []
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [each for each in folders if not each.startswith(".") and each not in _NOT_CLASSES]
         for path in (Path(parent, each) for each in files if not each.startswith(".")):
             suffix = path.suffix.lower()
@@ -176,4 +193,8 @@ def _entries(path: Path) -> list[Path]:
     try:
         return [each for each in path.iterdir() if not each.name.startswith(".")]
     except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror})") from error
+        _refuse(error)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise DataError(f"{error.filename}: can't be read ({error.strerror})") from error

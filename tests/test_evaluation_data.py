@@ -1,6 +1,8 @@
 """Evaluation images and class names in every form that people have them, and what is refused."""
 
 import io
+import os
+import unicodedata
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from conftest import ROOT
-from export import evaluation_data, image_archive
+from export import evaluation_data, image_archive, image_folder
 from export.contract import Contract, Scaling
 from train.errors import DataError, TfshipError, UsageError
 
@@ -378,6 +380,9 @@ def test_folders_are_numbered_by_the_labels_that_name_them(tmp_path: Path) -> No
     assert numbers("eel", "dog", "cat") == [2, 1, 1, 0]
     assert numbers("ant", "eel", "bee", "dog", "cat") == [4, 3, 3, 1]
     assert numbers("Katze", "Hund", "Aal") == [0, 1, 1, 2]
+    (path / "eel").rename(path / unicodedata.normalize("NFD", "Jürgen"))
+    assert numbers("dog", "cat", "Jürgen") == [2, 1, 0, 0]
+    (path / unicodedata.normalize("NFD", "Jürgen")).rename(path / "eel")
     with pytest.raises(DataError, match="the folder eel is none of the labels"):
         numbers("dog", "cat", "Eel")
     with pytest.raises(DataError, match="holds 3 folders, and there are 2 labels of other names"):
@@ -427,6 +432,19 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, name: str, data: 
     assert str(error.value).startswith(f"{path / name}: ")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = folder_of(tmp_path, {"cat": 1, os.fsdecode(b"d\xf6g"): 1})
+    with pytest.raises(DataError, match="its name isn't UTF-8"):
+        evaluation_data.read(path, RGB)
+
+
+def test_large_photographs_are_decoded_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder_of(tmp_path, {"cat": 5, "dog": 4})
+    expected = evaluation_data.read(path, RGB)
+    monkeypatch.setattr(image_folder, "_LARGE_BYTES", 10)
+    np.testing.assert_array_equal(evaluation_data.read(path, RGB).pixels, expected.pixels)
 
 
 def test_images_without_labels_lie_anywhere(tmp_path: Path) -> None:
