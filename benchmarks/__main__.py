@@ -11,6 +11,11 @@ python -m benchmarks client             how long the client takes, process and a
 python -m benchmarks readme [--check]   put the committed results into the README, or compare
 """
 
+if __name__ == "__main__":
+    from train import interruption
+
+    interruption.catch()  # before the imports, which take a while
+
 import importlib
 import sys
 from collections.abc import Sequence

@@ -4,6 +4,7 @@ The official image, `tensorflow/serving`, is measured where a Docker engine runs
 """
 
 import contextlib
+import functools
 import json
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import requests
 from benchmarks import processes
 from benchmarks.server import Addresses, check_alive, embedded, free_ports
 from export import cards
+from train import interruption
 from train.errors import TargetError, TfshipError
 
 __all__ = ["EMBEDDED_TFLITE", "IMAGE", "OFFICIAL", "SERVERS", "Backend", "Running", "unavailable"]
@@ -98,15 +100,17 @@ def _official(models: Path, name: str) -> Iterator[Running]:
     if begun.returncode:
         raise TargetError(f"docker run {IMAGE} failed: {begun.stderr.strip()}")
     container = begun.stdout.strip()
+    remove = functools.partial(_docker, "rm", "--force", container)
     try:
         addresses = Addresses(f"127.0.0.1:{rest}", f"127.0.0.1:{grpc}")
         _wait(container, addresses.rest, name)
         ready_ms = (time.perf_counter() - start) * 1e3
         pid = int(_docker("inspect", "--format", "{{.State.Pid}}", container).stdout)
         pids = (pid, *processes.children(pid))
-        yield Running(addresses, ready_ms, pids, lambda: _alive(container))
+        with interruption.cleanup(remove):
+            yield Running(addresses, ready_ms, pids, lambda: _alive(container))
     finally:
-        _docker("rm", "--force", container)
+        remove()
 
 
 OFFICIAL = Backend("tensorflow/serving", True, _official)
@@ -125,6 +129,7 @@ def _wait(container: str, address: str, name: str) -> None:
     end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end:
         _alive(container)
+        interruption.check()
         with contextlib.suppress(requests.RequestException, ValueError, LookupError):
             answer = requests.get(f"http://{address}/v1/models/{name}", timeout=1)
             if json.loads(answer.content)["model_version_status"][0]["state"] == "AVAILABLE":

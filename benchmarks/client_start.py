@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.server import Server, embedded
 from export import store
-from train import environment, stats
+from train import environment, interruption, stats
 from train.errors import ResultError, TargetError
 from train.progress import Progress
 
@@ -130,9 +130,10 @@ def _timed(row: Row, server: Server, models: Path) -> float:
     command = [sys.executable, *(part.format(**places) for part in row.command.split())]
     begin = time.perf_counter()
     try:
-        done = subprocess.run(
-            command, cwd=_ROOT, capture_output=True, text=True, check=False, timeout=_PATIENCE_SECONDS
-        )
+        with interruption.waiting():
+            done = subprocess.run(
+                command, cwd=_ROOT, capture_output=True, text=True, check=False, timeout=_PATIENCE_SECONDS
+            )
     except subprocess.TimeoutExpired:
         raise TargetError(f"{row.what}: no answer within {_PATIENCE_SECONDS:.0f} s") from None
     took = time.perf_counter() - begin

@@ -1,13 +1,19 @@
 """`make demo`: the whole way once, by the commands that a user types; each is printed before it runs."""
 
+if __name__ == "__main__":
+    from train import interruption
+
+    interruption.catch()  # before the imports, which take a while
+
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.server import embedded
-from train import cli
+from train import cli, interruption
 from train.errors import TfshipError
 from train.recipe import NETWORKS
 
@@ -49,7 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _step(title: str, *command: str) -> None:
     _say(f"{title}: python {shlex.join(command)}")
-    code = subprocess.run([sys.executable, *command], cwd=_ROOT, check=False).returncode
+    # In a session of its own, where a terminal's Ctrl-C doesn't reach it: it gets one signal, from here.
+    with subprocess.Popen([sys.executable, *command], cwd=_ROOT, start_new_session=True) as process:
+        try:
+            with interruption.waiting():
+                code = process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            raise
     if code:
         raise TfshipError(
             f"demo: `python {shlex.join(command)}` ended with exit code {code}; its message is above"

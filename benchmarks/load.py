@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from train import interruption
 from train.errors import ResultError, TargetError, TfshipError
 
 __all__ = ["Run", "all_refused", "h2load", "parse_h2load", "parse_wrk", "require", "versions", "wrk"]
@@ -185,14 +186,15 @@ def _output(command: Sequence[str], seconds: int, environment: dict[str, str]) -
     tool = command[0]
     require([tool])
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=seconds + _GRACE_SECONDS,
-            env={**os.environ, **environment},
-        )
+        with interruption.waiting():
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=seconds + _GRACE_SECONDS,
+                env={**os.environ, **environment},
+            )
     except subprocess.TimeoutExpired:
         raise TargetError(
             f"{tool} hasn't ended {_GRACE_SECONDS} s after its {seconds} s; does the server still answer?"

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from train import interruption
+
 __all__ = ["Connect", "Load", "closed", "opened", "poisson"]
 
 # Opens what one caller asks: called with a query's number, it answers that query.
@@ -130,11 +132,12 @@ class _Team:
         ]
         for thread in threads:
             thread.start()
-        self._barrier.wait()  # all are connected, and have had an answer
-        self._start = time.perf_counter() + _START_SECONDS
-        self._barrier.wait()
-        for thread in threads:
-            thread.join()
+        with interruption.waiting():
+            self._barrier.wait()  # all are connected, and have had an answer
+            self._start = time.perf_counter() + _START_SECONDS
+            self._barrier.wait()
+            for thread in threads:
+                thread.join()
         end = time.perf_counter()
         if self._errors:
             raise self._errors[0]

@@ -24,7 +24,7 @@ from client import image, seen
 from client.connection import Servable
 from client.targets import TARGETS, Choice, open_target
 from export import contract
-from train import environment, stats
+from train import environment, interruption, stats
 from train.data import Digits, to_input
 from train.errors import DataError
 from train.progress import Progress
@@ -179,7 +179,9 @@ def _all_prepared(
     # Not forked: TensorFlow or gRPC, loaded here by whoever calls this, wouldn't survive it.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), context) as workers:
-        yield from workers.map(_prepared, images, seeds, chunksize=4)
+        with interruption.held_back():
+            prepared = workers.map(_prepared, images, seeds, chunksize=4)
+        yield from prepared
 
 
 def _prepared(digit: NDArray[np.uint8], seed: int) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks import processes
 from export.runtime import Classifier, Target
-from train import cli
+from train import cli, interruption
 from train.backend import quiet, tensorflow
 from train.errors import TargetError, UsageError
 
@@ -65,14 +65,15 @@ def probe(
         *([] if threads is None else [f"--threads={threads}"]), *([] if xnnpack else ["--no-xnnpack"]),
     ]  # fmt: skip
     try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "PYTHONPATH": str(_ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_PATIENCE_SECONDS,
-        )
+        with interruption.waiting():
+            done = subprocess.run(
+                command,
+                env={**os.environ, "PYTHONPATH": str(_ROOT)},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_PATIENCE_SECONDS,
+            )
     except subprocess.TimeoutExpired:
         raise TargetError(
             f"{path}: a process that loads it hasn't ended after {_PATIENCE_SECONDS:.0f} s"

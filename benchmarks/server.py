@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from train import interruption
 from train.errors import ArtifactError, TargetError
 from train.files import read_json
 
@@ -99,6 +100,7 @@ def _wait(process: subprocess.Popen[bytes], ready: Path, log: Path) -> dict[str,
             ports: dict[str, int] = read_json(ready)
             return ports
         check_alive(process, log)
+        interruption.check()
         time.sleep(0.01)
     raise TargetError(f"the model server was not ready after {_START_SECONDS:.0f} s: {_last_words(log)}")
 

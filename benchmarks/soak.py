@@ -32,7 +32,7 @@ from benchmarks.mixture import Mixture
 from benchmarks.processes import Footprint, Look, Watch
 from benchmarks.server import PROTOCOLS, Server, embedded
 from export import store
-from train import environment
+from train import environment, interruption
 from train.data import Digits
 from train.files import sha256
 from train.progress import Progress
@@ -182,7 +182,8 @@ def _soak(server: Server, asked: Mixture, plan: Plan) -> dict[str, Any]:
 
 
 def _look_at_rest(watch: Watch) -> Look:
-    time.sleep(_REST_SECONDS)
+    with interruption.waiting():
+        time.sleep(_REST_SECONDS)
     return watch.look()
 
 
@@ -196,6 +197,7 @@ def _round(asked: Mixture, watch: Watch, plan: Plan) -> _Round:
 
     with watch.watching() as looks, ThreadPoolExecutor(len(PROTOCOLS)) as both:
         for pair in asked.pairs():
+            interruption.check()
             sizes = [case.ask() for case in pair]
             for case, done in zip(pair, both.map(ask, pair, sizes), strict=True):
                 requests += done.requests + 1

@@ -20,6 +20,7 @@ from benchmarks.reference import Cell
 from benchmarks.server import PROTOCOLS, Addresses, check_alive, free_ports, launched
 from export import formats
 from serving import served_file
+from train import interruption
 from train.data import Digits
 from train.errors import ArtifactError, TargetError
 from train.files import sha256
@@ -95,6 +96,7 @@ def _start(
             check_alive(process, log)
             if time.monotonic() - begin > _PATIENCE_SECONDS:
                 raise TargetError(f"the model server has opened no port after {_PATIENCE_SECONDS:.0f} s")
+            interruption.check()
             time.sleep(_POLL_SECONDS)
         opened = time.monotonic()
         case.ask()

@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from train import cli
+from train import cli, interruption
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +23,7 @@ def _main(module: str, argv: Sequence[str]) -> int:
 
 def command() -> int:
     """Run the command line and return its exit code; what `tfship-client` calls."""
+    interruption.catch(at_once=True)
     return cli.run(main)
 
 

@@ -6,6 +6,11 @@ python -m client doctor --rest h:80 --models m/cnn   one port only, and the mode
 docker logs c 2>&1 | python -m client doctor --log -    with what the server says itself
 """
 
+if __name__ == "__main__":
+    from train import interruption
+
+    interruption.catch(at_once=True)
+
 import argparse
 import json
 import re

@@ -8,13 +8,22 @@ python client/predict.py --json digit.png          JSON, a line for each picture
 
 if __name__ == "__main__" and not __package__:
     # Run as a script, Python looks for modules beside it; they are imported from the repository's root.
-    import runpy
     import sys
     from pathlib import Path
 
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from train import interruption
+
+    interruption.catch(at_once=True)
+    import runpy
+
     runpy.run_module("client.predict", run_name="__main__", alter_sys=True)
     sys.exit()
+
+if __name__ == "__main__":
+    from train import interruption
+
+    interruption.catch(at_once=True)
 
 import argparse
 import contextlib

@@ -7,6 +7,11 @@ python -m export my.keras --eval photos/ --calibration photos/    a model of you
 python -m export list | verify | rollback | restore | retire | c-source    look after versions (each with --help)
 """
 
+if __name__ == "__main__":
+    from train import interruption
+
+    interruption.catch()  # before the imports, which take a while
+
 import argparse
 import json
 import math

@@ -21,7 +21,7 @@ from export.gate import Check, Gate
 from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES, Classifier, Runtime
 from export.savedmodel import SavedModel
 from export.source import Source, any_batch
-from train import environment, stats
+from train import environment, interruption, stats
 from train.errors import ArtifactError, ConversionError, ResultError, UsageError
 from train.files import sha256, write_json
 
@@ -83,6 +83,7 @@ def export(source: Source, models: Path, plan: Plan, say: Callable[[str], None])
         refused = refusal_path(models, name)
         card = _Work(source, draft.folder, plan, before, refused, say).run()
         card.write(draft.folder)
+        interruption.check()
         published = draft.publish()
         refused.unlink(missing_ok=True)
         refused.with_suffix(".log").unlink(missing_ok=True)
@@ -412,6 +413,7 @@ class _Work:
 
     @contextlib.contextmanager
     def _step(self, label: str) -> Iterator[None]:
+        interruption.check()
         start = time.perf_counter()
         yield
         self._seconds[label] = round(time.perf_counter() - start, 2)

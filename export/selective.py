@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from export import signature_metadata
 from export.layers import name
 from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
+from train import interruption
 from train.backend import quiet
 from train.errors import ConversionError
 from train.progress import Progress
@@ -50,6 +51,7 @@ def quantize(
             progress.advance(note=name(scope, known))
     worst = sorted(damages, key=lambda scope: -damages[scope])
     for count in range(len(worst) + 1):
+        interruption.check()
         kept = worst[:count]
         data = work.quantized(set(worst[count:]))
         if work.moved(data) <= ENOUGH:
@@ -75,6 +77,7 @@ class _Work:
         whole = self._with(set(self.scopes))
         self._ranges: dict[str, dict[str, Any]] = {}
         for start in range(0, len(calibration), _AT_ONCE):
+            interruption.check()
             with _silent():
                 # One by one: of several batches it takes a moving average of their ranges, which cuts the largest off.
                 samples = {DEFAULT_SIGNATURE: [{IMAGE: calibration[start : start + _AT_ONCE]}]}

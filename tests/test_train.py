@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -383,21 +382,6 @@ def test_training_killed_while_it_writes_is_noticed(tmp_path: Path, sample: Digi
         "nn.curves.png",
         "nn.keras",
     ]
-
-
-def test_ctrl_c_is_exit_code_130(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "train", "nn", "--epochs", "500", "--models", str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    while "training with seed" not in process.stderr.readline():
-        assert process.poll() is None
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert error.splitlines()[-1] == "interrupted"
-    assert "Traceback" not in error
-    assert {path.name for path in tmp_path.iterdir()} <= {"logs", "nn.checkpoint.npz"}
 
 
 def test_help_is_complete_and_quick() -> None:

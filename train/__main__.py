@@ -7,6 +7,11 @@ python -m train --recipe best --seeds 5 five times each, and keep the best on th
 python -m train --force                 even where the weights are up to date
 """
 
+if __name__ == "__main__":
+    from train import interruption
+
+    interruption.catch()  # before the imports, which take a while
+
 import json
 import sys
 from collections.abc import Sequence

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from train import interruption
+
 __all__ = ["quiet", "tensorflow"]
 
 
@@ -28,7 +30,7 @@ def _tensorflow() -> Any:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     # A digit classifier needs no GPU; without this, a machine that has one gives all its memory away.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    with quiet():
+    with interruption.loading(), quiet():
         import tensorflow as tf
 
         # Looks for devices now, so that what it has to say about missing ones is said in here.

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from train import interruption
 from train.errors import TfshipError
 
 __all__ = ["count", "one_line", "parser", "run", "say", "split"]
@@ -49,25 +50,36 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """Run a command's `main` and return its exit code; a known error becomes one line on stderr."""
+    """Run a command's `main` and return its exit code; a known error becomes one line on stderr.
+
+    Doesn't return after a SIGINT that `interruption.catch` has caught: the process ends here, with exit code 130.
+    """
     try:
+        interruption.check()
         code = main(argv)
         # A closed pipe shows up only when the buffer is written: do it where it can still be caught.
         sys.stdout.flush()
-    except TfshipError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)  # noqa: T201
-        return 130
-    except BrokenPipeError:
-        # `… | head` closed the pipe; nothing more can be said, and that is no failure of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)  # noqa: T201
-        return 1
+    except BaseException as error:
+        # First: native code, child processes and servers that the signal reached end in errors of any kind.
+        interruption.finish()
+        match error:
+            case TfshipError():
+                say(f"error: {one_line(error)}")
+                code = error.exit_code
+            case KeyboardInterrupt():
+                say("interrupted")
+                code = interruption.EXIT_CODE
+            case BrokenPipeError():
+                # `… | head` closed the pipe; nothing more can be said, and that is no failure of ours.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                code = 0
+            case OSError():
+                where = f"{error.filename}: " if error.filename else ""
+                say(f"error: {where}{error.strerror or error}")
+                code = 1
+            case _:
+                raise
+    interruption.finish(code)
     return code
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from train import interruption
 from train.errors import DataError
 from train.files import DAMAGED
 
@@ -164,7 +165,8 @@ def _download(cached: Path) -> Source:
     try:
         import keras
 
-        keras.datasets.mnist.load_data()  # checks the file's hash
+        with interruption.waiting():
+            keras.datasets.mnist.load_data()  # checks the file's hash
     except Exception as error:
         raise DataError(
             f"{_URL}: download failed ({error}); pass --data or set MNIST_NPZ to a file you have"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from train import interruption
 from train.errors import ArtifactError
 
 __all__ = [
@@ -45,7 +46,8 @@ def stage(folder: Path, name: str) -> Iterator[Path]:
     path = folder / f".stage-{os.getpid()}-{name}"
     _remove(path)
     try:
-        yield path
+        with interruption.cleanup(lambda: _remove(path)):
+            yield path
     finally:
         _remove(path)
 

@@ -6,6 +6,8 @@ import time
 from types import TracebackType
 from typing import Any, TextIO
 
+from train import interruption
+
 __all__ = ["Progress"]
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -26,7 +28,11 @@ class Progress:
         self._bar = self._drawn() if _has_width(self._file) else None
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Count `count` more units as done; `note` is shown beside the figures."""
+        """Count `count` more units as done; `note` is shown beside the figures.
+
+        Raises KeyboardInterrupt after Ctrl-C (`interruption.check`).
+        """
+        interruption.check()
         self._done += count
         if self._bar is not None:
             if note:

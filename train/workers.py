@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train import backend
+from train import backend, interruption
 from train.errors import Unreachable, UsageError
 
 __all__ = ["ALONE", "Workers", "connect"]
@@ -141,6 +141,7 @@ def _meet(workers: Workers, addresses: list[str], say: Callable[[str], None], se
             if now > said + _SECONDS_BETWEEN_LINES:
                 said = now
                 say(f"worker {workers.index} of {workers.count}: waiting for {', '.join(missing)}")
+            interruption.check()
             time.sleep(0.2)
 
 
