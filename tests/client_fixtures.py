@@ -127,4 +127,4 @@ def counted(port: int) -> Iterator[tuple[int, list[int]]]:
         yield listening.getsockname()[1], count
     finally:
         listening.close()
-        thread.join(10)
+        thread.join()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Before NumPy is loaded: its threads wait in loops, and would take the cores from the other process that tests.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -16,6 +17,14 @@ from train import data
 from train.data import Digits
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# On a busy machine examples take long, and so does drawing them. The fixtures of such tests are only read.
+settings.register_profile(
+    "tfship",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("tfship")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -41,7 +41,7 @@ class Forked:
         """What it has written to stderr so far."""
         return self._error.read_text()
 
-    def reaches(self, check: Callable[[], bool], seconds: float = 200) -> None:
+    def reaches(self, check: Callable[[], bool], seconds: float = 1000) -> None:
         """Wait until `check` holds; the process must not end before."""
         deadline = time.monotonic() + seconds
         while True:
@@ -52,7 +52,7 @@ class Forked:
             assert time.monotonic() < deadline, self.error
             time.sleep(0.02)
 
-    def ends(self, seconds: float = 200) -> int:
+    def ends(self, seconds: float = 1000) -> int:
         """Wait until it has ended and return its exit code, or the signal's number below zero."""
         self.process.join(seconds)
         assert self.process.exitcode is not None, self.error

@@ -188,7 +188,7 @@ def call(rpc: str, request: bytes, port: int) -> tuple[str, bytes | str]:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         method = channel.unary_unary(rpc, request_serializer=bytes, response_deserializer=bytes)
         try:
-            return "OK", method(request, timeout=20)
+            return "OK", method(request, timeout=100)
         except grpc.RpcError as error:
             return error.code().name, error.details()
 
@@ -256,7 +256,7 @@ class _Answer:
 
 
 def _send(case: Case, port: int) -> _Answer:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=100)
     with contextlib.closing(connection):
         connection.putrequest(case["method"], case["path"], skip_host=True, skip_accept_encoding=True)
         for name, value in case["request_headers"]:

@@ -184,7 +184,7 @@ class Client:
         self, path: str, body: Any, method: str | None, headers: dict[str, str]
     ) -> tuple[int, dict[str, str], bytes]:
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        connection = http.client.HTTPConnection("127.0.0.1", self.rest_port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.rest_port, timeout=100)
         with contextlib.closing(connection):
             names = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method or ("GET" if body is None else "POST"), path, data, names)
@@ -211,7 +211,7 @@ class Client:
         with self.channel() as channel:
             models = rpc in ("GetModelStatus", "HandleReloadConfigRequest")
             stub = (ModelServiceStub if models else PredictionServiceStub)(channel)
-            return getattr(stub, rpc)(request, timeout=30)
+            return getattr(stub, rpc)(request, timeout=100)
 
     def refusal(self, rpc: str, request: Any) -> tuple[str, str]:
         """Return the status code's name and the details of a call that fails."""
@@ -258,14 +258,14 @@ def process(*argv: str, ready: Path | None = None) -> Iterator[subprocess.Popen[
 
 def client_of(started: subprocess.Popen[str], ready: Path) -> Client:
     """Return a client of the server that `process` has started, when it is ready."""
-    eventually(lambda: ready.exists() or started.poll() is not None, 60)
+    eventually(lambda: ready.exists() or started.poll() is not None)
     assert started.poll() is None, started.communicate()
     content = json.loads(ready.read_text())
     assert content["pid"] == started.pid
     return Client(content["grpc_port"], content["rest_port"])
 
 
-def eventually(check: Callable[[], bool], seconds: float = 10.0) -> None:
+def eventually(check: Callable[[], bool], seconds: float = 200.0) -> None:
     """Wait until `check` holds."""
     deadline = time.monotonic() + seconds
     while not check():

@@ -21,7 +21,7 @@ def apply(sample: Digits, how: Augmentation, seed: int = 1, count: int = 50) -> 
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(2, 9), st.integers(2, 9), st.integers(1, 3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_sampling_is_bilinear_with_paper_outside(
     seed: int, count: int, height: int, width: int, channels: int
 ) -> None:

@@ -196,14 +196,13 @@ def test_a_server_that_dies_half_way_leaves_what_was_measured(
     ]  # fmt: skip
     with subprocess.Popen(ask, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as going:
         figures = 0
-        end = time.monotonic() + 120
-        while figures < 50 and time.monotonic() < end:
+        while figures < 50:
             assert going.poll() is None, going.communicate()
             figures = sum(1 for _ in out.glob("partial/*/*/[!.]*.json"))
             time.sleep(0.02)
         (server,) = processes.children(going.pid)
         os.kill(server, signal.SIGKILL)
-        _, said = going.communicate(timeout=120)
+        _, said = going.communicate()
     assert going.returncode == 5
     assert "the model server ended with exit code -9" in said
     assert "the same command goes on from there" in said
@@ -215,7 +214,7 @@ def test_a_server_that_dies_half_way_leaves_what_was_measured(
     slices = [asked[f"window 0, slice {turn}"].get("int8") for turn in range(measure.SLICES)]
     window = np.concatenate([each[0] for each in slices if each])
 
-    done = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
+    done = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "going on with a run that was interrupted" in done.stderr
     results = json.loads((out / "results.json").read_text())

@@ -48,7 +48,7 @@ DEPENDENCIES = [Requirement(each).name for each in described(ROOT / "client")["d
 
 def pip(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pip", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +117,7 @@ def python(folder: Path, *arguments: str | Path, path: Sequence[Path]) -> subpro
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     command = [sys.executable, "-S", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60
-    )
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_nothing_but_tfship_client_is_installed(site: Path) -> None:
@@ -205,7 +203,7 @@ def test_other_programs_import_it(site: Path, needed: Path, server: Server, tmp_
 def test_the_types_of_what_it_offers(site: Path, tmp_path: Path) -> None:
     """As mypy sees them from outside, strictly: `py.typed` is there, and nothing is Any that needn't be."""
     pytest.importorskip("mypy")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     (packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
     (packages / "tfship_client").symlink_to(site / "tfship_client")
     (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
@@ -230,7 +228,7 @@ Client("localhost:8500", modle="cnn").predict(3).lable
 """)
     python_of = f"--python-executable={tmp_path / 'venv' / 'bin' / 'python'}"
     command = [sys.executable, "-m", "mypy", "--strict", python_of, "right.py", "wrong.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     found = [line for line in done.stdout.splitlines() if ": error: " in line]
     kinds = sorted(line.rpartition("[")[2] for line in found)
     assert kinds == ["arg-type]", "attr-defined]", "attr-defined]", "call-arg]"], done.stdout + done.stderr
@@ -311,7 +309,6 @@ def test_a_source_distribution_makes_the_same_wheel(wheel: Path, tmp_path: Path)
         cwd=ROOT / "client",
         check=True,
         capture_output=True,
-        timeout=60,
     )
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as opened:

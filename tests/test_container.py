@@ -211,7 +211,7 @@ def test_the_entry_point_takes_what_the_official_one_takes(tmp_path: Path) -> No
     command = ["sh", "serving/entrypoint.sh", "--prefer_tflite_model", *FREE_PORTS, f"--ready_file={ready}"]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
-            eventually(lambda: ready.exists() or process.poll() is not None, 60)
+            eventually(lambda: ready.exists() or process.poll() is not None)
             assert process.poll() is None
             content = json.loads(ready.read_text())
             assert content["pid"] == process.pid  # the shell is gone, or it would get the signals
@@ -222,7 +222,7 @@ def test_the_entry_point_takes_what_the_official_one_takes(tmp_path: Path) -> No
             )
             assert healthcheck.main([str(ready)]) == 0
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait() == 0
         finally:
             process.kill()
 
@@ -235,7 +235,7 @@ def test_a_server_without_rest_is_asked_over_its_grpc_port(tmp_path: Path) -> No
         [sys.executable, "-m", "serving", *argv], cwd=ROOT, stdout=subprocess.DEVNULL
     ) as process:
         try:
-            eventually(lambda: ready.exists() or process.poll() is not None, 60)
+            eventually(lambda: ready.exists() or process.poll() is not None)
             content = ready.read_text()
             assert json.loads(content)["rest_port"] == 0
             assert healthcheck.main([str(ready)]) == 0
@@ -359,7 +359,7 @@ def test_a_container_serves_read_only_and_unprivileged(image: str, folder: Path)
         request = get_model_status_pb2.GetModelStatusRequest()
         request.model_spec.name = "model"
         assert client.call("GetModelStatus", request).model_version_status[0].version == 2
-        eventually(lambda: server.state("Health.Status") == "healthy", 30)
+        eventually(lambda: server.state("Health.Status") == "healthy")
 
         assert server.exec("id", "-u").stdout == "10001\n"
         assert server.exec("touch", "/opt/tfship/x", "/models/x").stderr.count("Read-only file system") == 2
@@ -388,11 +388,11 @@ for file in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
 def test_a_container_that_hangs_is_unhealthy(image: str, folder: Path) -> None:
     with container(image, folder, options=("--health-retries=1", "--health-timeout=2s")) as server:
         server.client()
-        eventually(lambda: server.state("Health.Status") == "healthy", 30)
+        eventually(lambda: server.state("Health.Status") == "healthy")
         # First the process that would replace the others; nothing inside can stop it.
         run("docker", "kill", "--signal=STOP", server.name)
         run("docker", "exec", server.name, "python", "-c", STOP_WORKERS)
-        eventually(lambda: server.state("Health.Status") == "unhealthy", 30)
+        eventually(lambda: server.state("Health.Status") == "unhealthy")
 
 
 def test_a_wrong_flag_is_the_servers_error(image: str) -> None:

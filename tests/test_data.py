@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -184,7 +184,7 @@ def test_pickles_are_not_loaded(tmp_path: Path, arrays: Arrays) -> None:
         data.load(data.find(str(path)))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(share=st.floats(0, 0.999), junk=st.binary(max_size=8))
 def test_truncated_npz_is_refused(tmp_path: Path, arrays: Arrays, share: float, junk: bytes) -> None:
     whole, path = tmp_path / "whole.npz", tmp_path / "mnist.npz"
@@ -215,7 +215,7 @@ def test_damaged_idx_is_refused(tmp_path: Path, arrays: Arrays, content: bytes, 
     assert "t10k-labels" in str(caught.value)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(st.binary(max_size=64))
 def test_any_bytes_as_idx_give_a_data_error(tmp_path: Path, content: bytes) -> None:
     for name in (

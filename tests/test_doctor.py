@@ -227,7 +227,7 @@ def test_a_version_that_failed(
         shutil.copytree(cnn / "1", stage)
         damage(stage)
         stage.rename(cnn / "2")
-        eventually(lambda: client.states("cnn").get("2") == "END", 60)
+        eventually(lambda: client.states("cnn").get("2") == "END")
         faults = diagnose(*at(client), "--models", models).faults
         assert "cnn version 2 couldn't be loaded: " in faults[0]
         assert meaning in faults[0]
@@ -255,12 +255,12 @@ def test_a_version_that_was_withdrawn(models: Path) -> None:
     with serving(config_of(cnn=cnn)) as client:
         shutil.copytree(cnn / "1", models / "stage")
         (models / "stage").rename(cnn / "2")
-        eventually(lambda: client.states("cnn") == {"1": "END", "2": "AVAILABLE"}, 60)
+        eventually(lambda: client.states("cnn") == {"1": "END", "2": "AVAILABLE"})
         faults = diagnose(*at(client), "--models", models, "--version=1").faults
         assert "cnn version 1 is END: it was taken out of service" in faults[0]
         shutil.rmtree(cnn / "1")
         (cnn / "2").rename(cnn / "2.tmp")
-        eventually(lambda: "AVAILABLE" not in client.states("cnn").values(), 60)
+        eventually(lambda: "AVAILABLE" not in client.states("cnn").values())
         faults = diagnose(*at(client), "--models", models).faults
         assert "serves no version of cnn any more" in faults[0]
 
@@ -271,13 +271,13 @@ def test_a_server_that_is_not_ready(tmp_path: Path) -> None:
     with serving(config_of(slow=base)) as client:
         steps = slow_steps(client, 6, "slow")
         (base / "1").rename(tmp_path / "1")
-        eventually(lambda: client.states("slow") == {"1": "END"}, 60)
+        eventually(lambda: client.states("slow") == {"1": "END"})
         stage = base / ".stage-2"
         shutil.copytree(tmp_path / "1", stage)
         # Warmed up by a request that takes seconds, it isn't available for as long.
         warmup.write(stage, "slow", {"serving_default": {"n": np.array([steps], np.int32)}})
         stage.rename(base / "2")
-        eventually(lambda: client.states("slow").get("2") == "LOADING", 60)
+        eventually(lambda: client.states("slow").get("2") == "LOADING")
         faults = diagnose(*at(client), "--models", tmp_path, "--model=slow").faults
         assert any(
             "isn't ready yet: slow version 2 is LOADING | wait and ask again" in each for each in faults
@@ -341,7 +341,7 @@ def test_the_servers_log(words: str, models: Path, tmp_path: Path) -> None:
 def test_a_log_of_our_own_server(models: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with process("--model_name=cnn", f"--model_base_path={models / 'none'}", "--port=-1") as server:
-        log.write_text(server.communicate(timeout=60)[1])
+        log.write_text(server.communicate()[1])
     last = diagnose(f"--rest=127.0.0.1:{free_port()}", "--models", models, "--log", log).faults[-1]
     assert f"the base path {models / 'none'} doesn't exist" in last
 
@@ -353,7 +353,7 @@ def test_a_port_that_another_process_has(models: Path, tmp_path: Path) -> None:
         with process(
             "--model_name=cnn", served, "--port=-1", f"--rest_api_port={port}", "--workers=1"
         ) as server:
-            log.write_text(server.communicate(timeout=60)[1])
+            log.write_text(server.communicate()[1])
     last = diagnose(f"--grpc=127.0.0.1:{free_port()}", "--models", models, "--log", log).faults[-1]
     assert "another process has the port" in last
 
@@ -372,7 +372,7 @@ def test_what_the_servers_user_may_not_read(models: Path, tmp_path: Path, closed
         done = subprocess.run(
             [*AS_ANYONE, sys.executable, "-m", "serving", f"--model_base_path={base}", "--prefer_tflite_model",
              "--port=-1", "--rest_api_port=-1", "--workers=1"],
-            cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+            cwd=ROOT, capture_output=True, text=True, check=False,
         )  # fmt: skip
     finally:
         (base / closed).chmod(0o755)
@@ -389,7 +389,7 @@ def test_a_version_that_ends_the_process(models: Path, tmp_path: Path) -> None:
     with process(
         f"--model_base_path={base}", "--prefer_tflite_model", "--rest_api_port=-1", "--port=-1"
     ) as server:
-        log.write_text(server.communicate(timeout=60)[1])
+        log.write_text(server.communicate()[1])
     last = diagnose(f"--rest=127.0.0.1:{free_port()}", "--models", models, "--log", log).faults[-1]
     assert "loading it ends the server's process" in last
 
@@ -404,7 +404,7 @@ def test_a_version_that_does_not_fit_the_memory(models: Path, tmp_path: Path) ->
     ports = ("--port=-1", "--rest_api_port=-1", "--workers=1")
     done = subprocess.run(
         [sys.executable, "-c", limit + serve, f"--model_base_path={base}", "--prefer_tflite_model", *ports],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode != 0
     log.write_text(done.stderr)

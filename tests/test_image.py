@@ -176,14 +176,14 @@ def test_a_bomb_is_refused() -> None:
         from_bytes(encoded(header), "bomb")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=200))
 def test_any_bytes_give_a_data_error(content: bytes) -> None:
     with pytest.raises(DataError, match="expected"):
         from_bytes(content)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]),
     share=st.floats(0, 1),

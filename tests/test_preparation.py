@@ -129,7 +129,7 @@ def test_mnist_images_pass_unchanged(sample: Digits) -> None:
     ),
     noise=st.integers(0, 40),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_picture(
     size: tuple[int, int], paper: int, strokes: list[tuple[float, float, int, int]], noise: int
 ) -> None:

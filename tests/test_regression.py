@@ -112,7 +112,7 @@ MUTATIONS: list[Callable[[Row], None]] = [
 ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 34), st.sampled_from(MUTATIONS)), max_size=8))
 def test_whatever_a_file_holds_it_passes_against_itself(
     mutations: list[tuple[int, Callable[[Row], None]]],
@@ -124,7 +124,7 @@ def test_whatever_a_file_holds_it_passes_against_itself(
     assert compare(made, same).regressions == []
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.floats(0.05, 20))
 def test_a_faster_or_slower_machine_is_no_regression_but_of_the_reference_alone(factor: float) -> None:
     before, now = results(), results()

@@ -60,15 +60,15 @@ def test_a_bound_that_nothing_keeps_is_said() -> None:
 
 
 def test_offline_uses_all_callers_and_counts_images() -> None:
-    found = scenarios.offline(Known(0.005, at_once=4), CLASSES, at_once=4, images=64 * 40)
+    found = scenarios.offline(Known(0.02, at_once=4), CLASSES, at_once=4, images=64 * 40)
     assert found["images"] == 64 * 40
     assert found["rate"] == pytest.approx(2560 / found["seconds"], rel=0.01)
-    # Forty queries of 5 ms by four callers; by one they would take four times as long.
-    assert 0.05 <= found["seconds"] < 0.15
+    # Forty queries of 20 ms by four callers; by one they would take four times as long.
+    assert 0.2 <= found["seconds"] < 0.8
 
 
 def test_more_connections_get_more_through_until_the_target_is_busy() -> None:
-    steps = scenarios.sweep(Known(0.004, at_once=2), CLASSES, (1, 2, 8), 0.4)
+    steps = scenarios.sweep(Known(0.02, at_once=2), CLASSES, (1, 2, 8), 0.6)
     assert [step["connections"] for step in steps] == [1, 2, 8]
     one, two, eight = (step["rate"] for step in steps)
     assert two > 1.5 * one
@@ -94,7 +94,7 @@ def test_answers_are_held_against_each_querys_own_classes() -> None:
 
 
 def address(server: str) -> Address:
-    return Address(Connection(server, timeout=5), Servable("nn"), Binding())
+    return Address(Connection(server, timeout=100), Servable("nn"), Binding())
 
 
 def test_a_sender_reads_where_the_server_says_its_time_went() -> None:

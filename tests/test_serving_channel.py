@@ -37,7 +37,7 @@ class _Target:
         raise ValueError(threading.Lock())  # can't be pickled
 
     def wait(self) -> None:
-        self.free.wait(30)
+        self.free.wait()
 
 
 @contextlib.contextmanager
@@ -60,8 +60,7 @@ def _running(*serve: Callable[[], bool]) -> Iterator[None]:
         thread.start()
     yield
     for thread in threads:
-        thread.join(30)
-        assert not thread.is_alive()
+        thread.join()
 
 
 def test_calls_are_answered_out_of_order() -> None:
@@ -108,8 +107,7 @@ def test_an_end_that_is_silent_is_given_up_even_by_whoever_writes_to_it() -> Non
         writer = threading.Thread(target=one.start, args=("double", bytes(2**24)))
         writer.start()
         assert one.serve(patience_seconds=1) is False
-        writer.join(30)
-        assert not writer.is_alive()
+        writer.join()
 
 
 def test_beats_are_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ class _Server:
 
     def ended(self) -> str:
         """Wait for its end, and return what it has printed; nothing went wrong unseen."""
-        out, err = self.process.communicate(timeout=30)
+        out, err = self.process.communicate()
         # LiteRT says by itself what it has created; two processes at a time, one's line end after the other's.
         complaints = [line for line in err.splitlines() if line and not line.startswith("INFO: ")]
         assert (self.process.returncode, complaints) == (0, [])
@@ -106,7 +106,7 @@ class _Rest:
     """One kept connection: an answer is the factor that the model multiplies with, which is its version."""
 
     def __init__(self, client: Client) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", client.rest_port, timeout=30)
+        self._connection = http.client.HTTPConnection("127.0.0.1", client.rest_port, timeout=100)
         self._connection.connect()
         self._connection.auto_open = 0
 
@@ -147,7 +147,7 @@ class _Grpc:
         request = predict_pb2.PredictRequest()
         request.model_spec.name = "m"
         request.inputs["x"].CopyFrom(to_proto(np.tile(np.array([[1, 0]], np.float32), (rows, 1))))
-        answer = from_proto(self._stub.Predict(request, timeout=30).outputs["y"])
+        answer = from_proto(self._stub.Predict(request, timeout=100).outputs["y"])
         assert answer.shape == (rows, 2)
         return float(answer[0, 0])
 
@@ -219,9 +219,7 @@ def _owner(server: _Server, port: int) -> int:
 def _connections(server: _Server, wanted: int = 2) -> dict[int, list[_Rest]]:
     """Open so many connections to each worker, and return them by its process id."""
     found: dict[int, list[_Rest]] = {pid: [] for pid in server.workers()}
-    deadline = time.monotonic() + 20
     while not all(len(each) >= wanted for each in found.values()):
-        assert time.monotonic() < deadline, "a worker takes no connections"
         connection = server.rest()
         connection.ask()
         mine = found[_owner(server, connection.port)]
@@ -265,7 +263,7 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on(tmp_path: Path) -> Non
             eventually(lambda: victim not in server.workers())
             # Who connects now isn't even delayed.
             assert server.rest().ask() == 2.0
-            eventually(lambda: len(server.workers()) == 2, 30)
+            eventually(lambda: len(server.workers()) == 2)
             fresh = _connections(server, 1)
             assert _all_ask_on(asking), [each.error for each in asking]
         assert other in fresh
@@ -293,8 +291,8 @@ def test_all_workers_killed_at_once_come_back(tmp_path: Path) -> None:
                 return server.rest().ask() == 1.0 and server.grpc().ask() == 1.0
             return False
 
-        eventually(answers, 30)
-        eventually(lambda: len(server.workers() - before) == 2, 30)
+        eventually(answers)
+        eventually(lambda: len(server.workers() - before) == 2)
         server.publish(2)
         eventually(lambda: server.is_served(2))
         server.stop()
@@ -307,10 +305,10 @@ def test_a_worker_that_hangs_holds_nothing_up_for_ever(tmp_path: Path) -> None:
         with _asked(*connections[other]) as asking:
             os.kill(hung, signal.SIGSTOP)
             server.publish(2)
-            eventually(lambda: server.is_served(2), 30)
-            eventually(lambda: hung not in server.workers(), 30)
+            eventually(lambda: server.is_served(2))
+            eventually(lambda: hung not in server.workers())
             assert _all_ask_on(asking), [each.error for each in asking]
-        eventually(lambda: len(server.workers()) == 2, 30)
+        eventually(lambda: len(server.workers()) == 2)
         assert {connection.ask() for each in _connections(server, 1).values() for connection in each} == {2}
         # One that hangs when the server is to end.
         os.kill(other, signal.SIGSTOP)
@@ -321,8 +319,8 @@ def test_a_worker_that_hangs_holds_nothing_up_for_ever(tmp_path: Path) -> None:
 def test_a_version_that_kills_its_process_kills_one_and_not_all(tmp_path: Path) -> None:
     with _served(tmp_path, "--load_retry_interval_micros=0") as server:
         server.publish(2, poison())
-        eventually(lambda: server.states() == {"2": "END", "1": "AVAILABLE"}, 30)
-        eventually(lambda: len(server.workers()) == 2, 30)
+        eventually(lambda: server.states() == {"2": "END", "1": "AVAILABLE"})
+        eventually(lambda: len(server.workers()) == 2)
         _, answer = server.client.rest("/v1/models/m/versions/2")
         status = answer["model_version_status"][0]["status"]
         assert status["error_code"] == "INTERNAL"
@@ -341,7 +339,7 @@ def test_a_version_that_kills_its_process_at_the_start_is_an_error(tmp_path: Pat
     with process(
         f"--model_base_path={tmp_path}/m", "--prefer_tflite_model", "--workers=2", "--port=-1"
     ) as started:
-        _, err = started.communicate(timeout=30)
+        _, err = started.communicate()
     assert started.returncode == 4
     assert "error: model default version 1 can't be loaded: " in err
     assert err.endswith("m/1: the process that loads it dies (signal 11)\n")
@@ -352,11 +350,11 @@ def test_ctrl_c_during_the_start_ends_all_processes_without_a_word(tmp_path: Pat
     with process(
         f"--model_base_path={tmp_path}/m", "--prefer_tflite_model", "--workers=2", "--port=-1"
     ) as started:
-        eventually(lambda: len(_children(started.pid)) == 2, 30)
+        eventually(lambda: len(_children(started.pid)) == 2)
         # A terminal's goes to all processes.
         for pid in (*_children(started.pid), started.pid):
             os.kill(pid, signal.SIGINT)
-        out, err = started.communicate(timeout=30)
+        out, err = started.communicate()
     assert (started.returncode, err) == (0, "")
     assert out.startswith("stopping: ")
 
@@ -382,7 +380,7 @@ def test_sigterm_under_load_loses_no_request(tmp_path: Path) -> None:
             assert _all_ask_on(asking), [each.error for each in asking]
             signalled = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
-            eventually(lambda: all(each.error for each in asking), 30)
+            eventually(lambda: all(each.error for each in asking))
         assert {type(each.error) for each in (*small, *large)} == {_LastAnswer}
         for each in (*small_calls, *large_calls):
             assert isinstance(each.error, grpc.RpcError)

@@ -252,7 +252,7 @@ def test_connections(tmp_path: Path) -> None:
         eventually(lambda: _rest_of(_raw(client.rest_port)).startswith(b"HTTP/1.1 503 "))
         eventually(lambda: _rest_of(_raw(client.grpc_port)) == b"")
         # Those that stay idle are closed, and there is room again.
-        eventually(lambda: _answers_again(client), 20)
+        eventually(lambda: _answers_again(client))
 
 
 def _answers_again(client: Client) -> bool:
@@ -272,7 +272,7 @@ def test_a_client_that_does_not_take_its_answer_is_cut_off(tmp_path: Path) -> No
             connection.connect(("127.0.0.1", client.rest_port))
             connection.sendall(head + body)
             ours = connection.getsockname()[1]
-            eventually(lambda: not _is_open(client.rest_port, ours), 30)
+            eventually(lambda: not _is_open(client.rest_port, ours))
             answer = _rest_of(connection)
         assert answer.startswith(b"HTTP/1.1 200 ")
         promised = re.search(rb"content-length: ([0-9]+)", answer)

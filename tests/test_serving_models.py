@@ -239,7 +239,7 @@ class _Together(Loader):
     """Loads a version when another is being loaded at the same time, and not before."""
 
     prefer_tflite: bool = True
-    both: ClassVar[threading.Barrier] = threading.Barrier(2, timeout=30)
+    both: ClassVar[threading.Barrier] = threading.Barrier(2)
 
     def load(self, path: Path) -> Loaded:
         self.both.wait()

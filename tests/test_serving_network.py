@@ -58,7 +58,7 @@ def _reflected_call(channel: grpc.Channel, service: str, method: str, request: d
         response_deserializer=answer.FromString,
     )
     message = json_format.ParseDict(request, sent(), descriptor_pool=pool)
-    return json_format.MessageToDict(call(message, timeout=30), descriptor_pool=pool)
+    return json_format.MessageToDict(call(message, timeout=100), descriptor_pool=pool)
 
 
 def test_reflection_is_enough_to_call_every_service(base_path: Path, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_calls_of_bytes_that_are_no_message_are_forgotten(
         def ask(method: str, times: int) -> None:
             for _ in range(times):
                 # Whether a method takes and answers streams can't be seen from its bytes.
-                answers = channel.stream_stream(f"/{method}")(iter([b"\xff\xff"]), timeout=30)
+                answers = channel.stream_stream(f"/{method}")(iter([b"\xff\xff"]), timeout=100)
                 with pytest.raises(grpc.RpcError, match="Error parsing message") as refusal:
                     list(answers)
                 assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -150,7 +150,7 @@ def test_newer_reflection_is_refused_so_that_clients_fall_back(plain: Client) ->
     with plain.channel() as channel:
         method = channel.stream_stream(f"/{REFLECTION.replace('v1alpha', 'v1')}/ServerReflectionInfo")
         with pytest.raises(grpc.RpcError) as refused:
-            next(method(iter([b"\x3a\x00"]), timeout=30))
+            next(method(iter([b"\x3a\x00"]), timeout=100))
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -159,7 +159,7 @@ def _predict(path: Path) -> Any:
         request = predict_pb2.PredictRequest()
         request.model_spec.name = "m"
         request.inputs["x"].CopyFrom(to_proto(ROW))
-        answer = PredictionServiceStub(channel).Predict(request, timeout=30)
+        answer = PredictionServiceStub(channel).Predict(request, timeout=100)
         return from_proto(answer.outputs["y"])
 
 
@@ -201,9 +201,9 @@ def test_only_a_socket_which_the_next_worker_takes_over(base_path: Path, tmp_pat
         children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
         for pid in children:
             os.kill(int(pid), signal.SIGKILL)
-        eventually(lambda: _answers(path), 30)
+        eventually(lambda: _answers(path))
         server.terminate()
-        out, err = server.communicate(timeout=30)
+        out, err = server.communicate()
     assert (server.returncode, err) == (0, "")
     assert not path.exists()
     assert f"gRPC: unix:{path}, by one of 2 workers" in out.splitlines()

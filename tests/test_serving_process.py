@@ -43,7 +43,7 @@ def test_a_tflite_server_never_loads_tensorflow(tmp_path: Path) -> None:
             assert "site-packages/tensorflow/" not in loaded
         assert "ai_edge_litert" not in Path(f"/proc/{process.pid}/maps").read_text()
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
     assert not ready.exists()
     lines = out.splitlines()
@@ -90,7 +90,7 @@ def test_sigterm_lets_requests_finish(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert time.monotonic() - begin > 1.0
-        assert process.wait(20) == 0
+        assert process.wait() == 0
     assert answers == [[steps], [steps]]
 
 
@@ -102,19 +102,19 @@ def test_health_says_no_before_the_server_goes(tmp_path: Path) -> None:
         client = _client(process, ready)
         with client.channel() as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            states = stub.Watch(health_pb2.HealthCheckRequest(service="ModelService"), timeout=30)
+            states = stub.Watch(health_pb2.HealthCheckRequest(service="ModelService"), timeout=100)
             assert next(states).status == health_pb2.HealthCheckResponse.SERVING
             process.send_signal(signal.SIGTERM)
             assert next(states).status == health_pb2.HealthCheckResponse.NOT_SERVING
             states.cancel()
-        assert process.wait(20) == 0
+        assert process.wait() == 0
 
 
 def test_sigterm_during_the_start_ends_it(tmp_path: Path) -> None:
     with _process(f"--model_base_path={tiny_models()}/double", "--port=-1") as process:
         time.sleep(1.5)  # importing TensorFlow takes longer
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate()
     assert (process.returncode, err) == (0, "")
 
 
@@ -126,7 +126,7 @@ def test_a_port_in_use_is_found_before_anything_is_loaded(flag: str) -> None:
         port = taken.getsockname()[1]
         other = "--port=-1" if flag == "rest_api_port" else "--rest_api_port=-1"
         with _process(f"--{flag}={port}", other, f"--model_base_path={tiny_models()}/double") as process:
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate()
     assert (process.returncode, out) == (2, "")
     assert err == f"error: 127.0.0.1:{port}: can't listen there (Address already in use)\n"
 
@@ -138,5 +138,5 @@ def test_two_servers_can_not_share_a_grpc_port(tmp_path: Path) -> None:
     with _process(*argv, "--port=-1", ready=ready) as first:
         port = _client(first, ready).grpc_port
         with _process(*argv, f"--port={port}") as second:
-            _, err = second.communicate(timeout=30)
+            _, err = second.communicate()
         assert (second.returncode, "can't listen" in err) == (2, True)

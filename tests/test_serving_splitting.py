@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -52,7 +52,6 @@ def double(x: NDArray[Any]) -> NDArray[Any]:
     return x * 2
 
 
-@settings(deadline=None)
 @given(
     rows=st.integers(0, 200), limit=st.integers(1, 50), at_once=st.integers(1, 3), threads=st.integers(1, 4)
 )
@@ -158,7 +157,7 @@ def test_a_batch_whose_deadline_passes_before_its_turn_is_not_run() -> None:
     def held(x: NDArray[Any]) -> NDArray[Any]:
         if x[0, 0] == 5:
             running.set()
-            assert ends.wait(10)
+            ends.wait()
         return x
 
     inner = Recorder(held)
@@ -173,7 +172,7 @@ def test_a_batch_whose_deadline_passes_before_its_turn_is_not_run() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(runtime.run, "f", {"x": x})
-        assert running.wait(10)
+        running.wait()
         try:
             pool.submit(hurried).result()
         finally:

@@ -103,7 +103,7 @@ def _run(case: dict[str, Any], folder: Path) -> Outcome:
             if process.poll() is None:
                 served = _served(*(_is_open(int(port)) for port in ports.values()))
                 process.terminate()
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate()
         finally:
             process.kill()
     code = process.returncode

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -41,7 +41,6 @@ def test_round_trip(array: NDArray[Any], packed: bool) -> None:
 
 
 @given(TENSORS)
-@settings(deadline=None)  # the first example imports TensorFlow
 def test_tensorflow_reads_what_is_written(array: NDArray[Any]) -> None:
     import tensorflow as tf
 
@@ -50,7 +49,6 @@ def test_tensorflow_reads_what_is_written(array: NDArray[Any]) -> None:
 
 
 @given(TENSORS)
-@settings(deadline=None)  # the first example imports TensorFlow
 def test_what_tensorflow_writes_is_read(array: NDArray[Any]) -> None:
     import tensorflow as tf
 

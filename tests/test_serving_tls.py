@@ -74,7 +74,7 @@ class Certificates:
         context = ssl.create_default_context(cadata=self.read("ca.pem").decode())
         if name:
             context.load_cert_chain(self.folder / f"{name}.pem", self.folder / f"{name}.key")
-        connection = http.client.HTTPSConnection(host, client.rest_port, context=context, timeout=30)
+        connection = http.client.HTTPSConnection(host, client.rest_port, context=context, timeout=100)
         with contextlib.closing(connection):
             connection.request("GET", "/v1/models/m")
             return connection.getresponse().status
@@ -87,7 +87,7 @@ class Certificates:
             request = predict_pb2.PredictRequest()
             request.model_spec.name = "m"
             request.inputs["x"].CopyFrom(to_proto(ROW))
-            answer = PredictionServiceStub(channel).Predict(request, timeout=30)
+            answer = PredictionServiceStub(channel).Predict(request, timeout=100)
             rows: list[list[float]] = from_proto(answer.outputs["y"]).tolist()
             return rows
 
@@ -152,7 +152,7 @@ def test_what_is_not_tls_fails_at_the_client_and_leaves_the_log_clean(
             assert certificates.rest(client, "localhost") == 200
             assert certificates.grpc(client, "localhost") == ROW.tolist()
         server.terminate()
-        out, err = server.communicate(timeout=30)
+        out, err = server.communicate()
     assert server.returncode == 0
     assert "Traceback" not in out + err
     assert "PRIVATE KEY" not in out + err
@@ -219,7 +219,7 @@ def test_a_file_of_no_use_ends_the_start(tmp_path: Path, text: str | None, messa
     with process(
         f"--ssl_config_file={tmp_path}/config", f"--model_base_path={tmp_path}", "--port=-1"
     ) as server:
-        out, err = server.communicate(timeout=30)
+        out, err = server.communicate()
     assert (server.returncode, out) == (2, "")
     assert err.startswith(f"error: --ssl_config_file: {tmp_path}/config")
     assert message in err
@@ -245,7 +245,7 @@ def test_what_is_served_is_the_same(certificates: Certificates, base_path: Path)
     rows = np.arange(40_000, dtype=np.float32).reshape(-1, 2)
     with serving(config_of(m=base_path), Settings(loader=TFLITE, tls=certificates.tls())) as client:
         context = ssl.create_default_context(cadata=certificates.read("ca.pem").decode())
-        connection = http.client.HTTPSConnection("localhost", client.rest_port, context=context, timeout=30)
+        connection = http.client.HTTPSConnection("localhost", client.rest_port, context=context, timeout=100)
         with contextlib.closing(connection):
             connection.request("POST", "/v1/models/m:predict", json.dumps({"instances": rows.tolist()}))
             assert json.loads(connection.getresponse().read()) == {"predictions": rows.tolist()}

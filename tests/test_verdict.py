@@ -439,7 +439,7 @@ def test_behind_a_server_the_parts_of_a_request_are_the_reason(made: Results) ->
 # Properties
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(factor=st.floats(0.01, 100))
 def test_a_slower_machine_changes_no_verdict(factor: float) -> None:
     before, drifted = results(), results()

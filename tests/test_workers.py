@@ -144,7 +144,7 @@ sys.exit(cli.run(main))
                 assert line
             if interrupt:
                 process.send_signal(signal.SIGINT)
-            _, error = process.communicate(timeout=30)
+            _, error = process.communicate()
         finally:
             process.kill()
     if interrupt:
