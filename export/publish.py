@@ -209,6 +209,7 @@ class _Work:
             with self._step(row.name):
                 self._format(row)
         except (ArtifactError, ResultError) as error:
+            interruption.check()  # Ctrl-C reaches child processes, too
             path.unlink(missing_ok=True)
             reason = str(error).removeprefix(f"{row.name}: ").removeprefix(f"{self._name} {row.name}: ")
             self._unconverted[row.name] = reason
