@@ -232,6 +232,7 @@ def test_benchmarking(models: Path, tmp_path: Path) -> None:
     assert stages(tmp_path) == []
     with forked(command, *argv) as process:
         process.reaches(lambda: "going on with a run that was interrupted" in process.error)
+        interrupt(process, 0.1)  # killed, it would leave its server behind
 
 
 def test_the_client_ends_at_once() -> None:
