@@ -179,7 +179,6 @@ def _parser() -> argparse.ArgumentParser:
         dest="imports",
         type=Path,
         action="append",
-        default=[],
         metavar="FILE",
         help="a Python file that registers the model's own layers and functions; may be given several times",
     )
@@ -192,8 +191,8 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument(
         "--unverified-accuracy",
         action="store_true",
-        help="export without labels: only the formats' agreement with the model is verified, and the version is "
-        "marked so; needs --range",
+        help="export without labels: only the agreement of the formats with the model is verified, on --eval or "
+        "--calibration, else on noise, and the version is marked so; needs --range",
     )
     values = parser.add_argument_group(
         "the values of pixels", "Found with the labelled images where none of these is given."
@@ -295,7 +294,7 @@ def _brought(arguments: argparse.Namespace, path: Path) -> tuple[str, str, Calla
         arguments.preparation,
         arguments.outputs,
         arguments.size,
-        tuple(arguments.imports),
+        tuple(arguments.imports or ()),
         arguments.unverified_accuracy,
     )
     request = model.digest()

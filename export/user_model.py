@@ -34,6 +34,8 @@ _NO_CLASSIFIER = (
 )
 # Fewer images than this may be too few to tell a model from a guess.
 _FEW = 50
+# The number of images of noise, where the user has no images at all.
+_NOISE = 100
 _DECIDED = {
     "log loss": "by log loss",
     "accuracy": "by accuracy",
@@ -144,9 +146,15 @@ def _evaluation(model: UserModel, plain: Contract, named: Candidate | None) -> I
             "--mean, --std, --channel-order)"
         )
     path = model.evaluation or model.calibration
-    if path is None:
-        raise UsageError("--unverified-accuracy: expected images without labels by --eval or --calibration")
-    return evaluation_data.read(path, plain, labelled=False)
+    return _noise(plain.shape) if path is None else evaluation_data.read(path, plain, labelled=False)
+
+
+def _noise(shape: tuple[int, int, int]) -> Images:
+    """Return generated images without labels, on which formats can at least be compared with the original."""
+    pixels = np.random.default_rng(0).integers(0, 256, (_NOISE, *shape), np.uint8)
+    digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+    data = {"label": "generated noise", "files": [], "sha256": digest, "test": len(pixels)}
+    return Images(data, pixels, np.empty(0, np.int64), None)
 
 
 def _detected(

@@ -161,11 +161,14 @@ def test_what_is_named_is_obeyed_with_a_warning(
     assert export(folder, tmp_path / "own.keras", "--formats", "float32", *named) == 0
     assert "warning" not in capsys.readouterr().err
     assert contract.read(store.latest(tmp_path / "models" / "own")).scaling == TORCH
-    assert export(folder, tmp_path / "own.keras", "--formats", "float32", "--range=0,255") == 0
+    assert (
+        export(folder, tmp_path / "own.keras", "--formats", "float32", "--range=0,255", "--name", "named")
+        == 0
+    )
     said = capsys.readouterr().err
-    assert "own: 8 × 8 RGB images with values 0…255, as named" in said
-    assert "warning: own: the values ImageNet mean and deviation fit the labels better" in said
-    card = cards.read(store.latest(tmp_path / "models" / "own"))
+    assert "named: 8 × 8 RGB images with values 0…255, as named" in said
+    assert "warning: named: the values ImageNet mean and deviation fit the labels better" in said
+    card = cards.read(store.latest(tmp_path / "models" / "named"))
     assert (card.detected["values"], card.detected["by"]) == ("0…255", "named")
 
 
@@ -180,6 +183,36 @@ def test_labels_that_are_only_guessed_are_refused_with_the_table(
     assert "own: no better than guessing on 200 images, whatever values pixels become (" in error
     assert error.count("log loss") == 5
     assert "--range, --mean, --std and --channel-order" in error
+
+
+def test_without_labels_only_the_agreement_is_verified(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain(UNIT).save(tmp_path / "own.keras")
+    np.savez(tmp_path / "unlabelled.npz", x=images(3)[0])
+    command = [
+        str(tmp_path / "own.keras"),
+        "--models",
+        str(tmp_path / "models"),
+        "--formats",
+        "float32,dynamic",
+    ]
+    assert cli.run(main, command) == 2
+    assert "--eval is missing" in capsys.readouterr().err
+    assert cli.run(main, [*command, "--unverified-accuracy"]) == 2
+    assert "name them by --range" in capsys.readouterr().err
+    for more, label, count in (
+        ([], "generated noise", 100),
+        (["--eval", str(tmp_path / "unlabelled.npz")], "unlabelled.npz", COUNT),
+    ):
+        assert cli.run(main, [*command, "--unverified-accuracy", "--range=0,1", *more]) == 0
+        assert f"accuracy unverified; agreement on {count} images ({label})" in capsys.readouterr().out
+        card = cards.read(store.latest(tmp_path / "models" / "own"))
+        assert not card.verified
+        assert [each["accuracy"] for each in card.artefacts] == [None] * 3
+        assert {each["rule"] for each in card.blessing["checks"]} == {"agreement with the model"}
+    assert cli.run(main, ["list", "--models", str(tmp_path / "models")]) == 0
+    assert capsys.readouterr().out.count("unverified") == 2
 
 
 @pytest.mark.parametrize(
