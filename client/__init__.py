@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from client.connection import Tls
     from client.inputs import ImageLike
     from client.library import Client
-    from export.contract import Contract
+    from export.contract import Contract, Scaling
 
 __all__ = [
     "COMMAND", "ArtifactError", "AsyncClient", "Client", "Contract", "DataError", "ImageLike", "Prediction", "Refused",
-    "TargetError", "TfshipError", "Tls", "Unreachable", "UsageError",
+    "Scaling", "TargetError", "TfshipError", "Tls", "Unreachable", "UsageError",
 ]  # fmt: skip
 
 # As the person who calls it knows it: in the repository, or installed (`setup.py`).
@@ -55,6 +55,7 @@ _LATER = {
     "Contract": "inputs",
     "ImageLike": "inputs",
     "Prediction": "configured",
+    "Scaling": "inputs",
     "Tls": "connection",
 }
 

@@ -47,8 +47,9 @@ class AsyncClient(Configured):
     async def predict(self, image: ImageLike) -> Prediction:
         """Return what the model says of one image; see `Client.predict`."""
         target, binding = await self._opened()
-        row = await asyncio.to_thread(self._row, image, "picture", binding)
-        return self._prediction(await target.answer(stacked([row], binding)))
+        asked = Asked("picture", await asyncio.to_thread(self._row, image, "picture", binding))
+        self._read([asked], await target.answer(stacked([asked.row], binding)))
+        return self._prediction(asked)
 
     @overload
     async def predict_many(
@@ -73,11 +74,11 @@ class AsyncClient(Configured):
         def prepared(block: Sequence[tuple[int, Any]]) -> list[Asked]:
             return [self._prepared(number, image, binding, strict) for number, image in block]
 
-        outcomes = []
+        asked: list[Asked] = []
         while block := list(itertools.islice(numbered, BATCH)):
             for batch in batched(await asyncio.to_thread(prepared, block)):
-                outcomes += await self._asked(batch, target, binding, strict)
-        return outcomes
+                asked += await self._asked(batch, target, binding, strict)
+        return list(map(self._outcome, asked))
 
     async def close(self) -> None:
         """Close the connections, when what is under way has ended."""
@@ -129,23 +130,28 @@ class AsyncClient(Configured):
 
         return GrpcAio(self._connection, self._servable)
 
-    async def _asked(self, batch: Sequence[Asked], target: Any, binding: Binding, strict: bool) -> list[Any]:
-        """Ask for the images of a batch that can be asked for, and return what has become of all."""
-        asked = [each for each in batch if each.outcome is None]
+    async def _asked(
+        self, batch: Sequence[Asked], target: Any, binding: Binding, strict: bool
+    ) -> Sequence[Asked]:
+        """Ask for the images of a batch that can be asked for, and return all."""
+        asked = [each for each in batch if each.error is None]
         try:
-            if asked:
-                self._settle(asked, await target.answer(stacked([each.row for each in asked], binding)))
+            for part in binding.parts(len(asked)):
+                rows = [each.row for each in asked[part]]
+                self._read(asked[part], await target.answer(stacked(rows, binding)))
         except Refused as refusal:
             # As in client.library.
             if binding.dtype != ENCODED or len(asked) == 1:
                 raise
             for each in asked:
+                if each.answer is not None:
+                    continue
                 try:
-                    self._settle([each], await target.answer(stacked([each.row], binding)))
+                    self._read([each], await target.answer(stacked([each.row], binding)))
                 except Refused as error:
-                    each.outcome = Refused(f"{each.name}: {error}")
+                    each.error = Refused(f"{each.name}: {error}")
             culprits(asked, refusal, strict=strict)
-        return [each.outcome for each in batch]
+        return batch
 
 
 class _InThreads:

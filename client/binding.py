@@ -1,18 +1,18 @@
-"""Which tensors of a signature take the pictures and answer the probabilities, and what the pictures are then.
+"""Which tensors of a signature take the images and answer the scores, and what the images are then.
 
-By the input contract, which knows its own signatures, or by what a server or a file says of itself.
+By what a server or a file says of itself, or by the input contract, which knows its own signatures.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.contract import CLASSIFY, Contract
-from export.runtime import IMAGE, PROBABILITIES, Signature
+from export.contract import CLASSIFY, Contract, Scaling
+from export.runtime import IMAGE, PROBABILITIES, Quantization, Signature, TensorSpec
 from train.errors import Refused, UsageError
 
 __all__ = [
@@ -33,24 +33,43 @@ PIXELS, ENCODED = "uint8", "string"
 DTYPES = {1: "float32", 2: "float64", 4: PIXELS, 7: ENCODED, 19: "float16"}
 # Their method names, for tf.Examples.
 _EXAMPLES = ("tensorflow/serving/classify", "tensorflow/serving/regress")
+_UINT8 = 4
+# The integers that quantized scores can be.
+_INTEGERS = {_UINT8: "uint8", 6: "int8"}
+_WHITE = 255
 
 
 @dataclass(frozen=True)
 class Binding:
-    """The names of a signature's `input` and `output`, and what the input takes.
+    """The names of a signature's `input` and `output`, what the input takes, and what the output answers.
 
     `dtype` is one of `DTYPES`' names; `shape` is that of one image where it may be another than the contract's, with
-    as many values: [28, 28] or [784] for [28, 28, 1].
+    as many values: [28, 28] or [784] for [28, 28, 1]. `batch` is the number of images that the input takes at a time,
+    None for any. `integers` is the dtype of scores that are integers of an unknown scale, "uint8" or "int8"; `step` is
+    the distance between neighbouring scores where they are quantized by a known one.
     """
 
     input: str = IMAGE
     output: str = PROBABILITIES
     dtype: str = "float32"
     shape: tuple[int, ...] | None = None
+    batch: int | None = None
+    integers: str = ""
+    step: float = 0.0
 
     def rows(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Return images [N, height, width, channels], or encoded ones [N], as the tensor that the input takes."""
-        return images if self.shape is None else images.reshape(len(images), *self.shape)
+        """Return images [N, height, width, channels], or encoded ones [N], as the tensor that the input takes.
+
+        Where it takes a fixed number of images, N may be smaller: the last image is repeated.
+        """
+        images = images if self.shape is None else images.reshape(len(images), *self.shape)
+        lacking = (self.batch or len(images)) - len(images)
+        return np.concatenate([images, np.repeat(images[-1:], lacking, 0)]) if lacking > 0 else images
+
+    def parts(self, count: int) -> list[slice]:
+        """Return the parts of `count` images that the input takes at a time."""
+        size = self.batch or max(count, 1)
+        return [slice(start, start + size) for start in range(0, count, size)]
 
 
 class Answer(NamedTuple):
@@ -91,21 +110,33 @@ def by_signature(signatures: Mapping[str, Signature], name: str, contract: Contr
             f"{where}: signature {name} takes {', '.join(signature.inputs) or 'nothing'}; expected one picture"
         )
     ((key, spec),) = signature.inputs.items()
-    dtype = DTYPES.get(spec.dtype) if spec.quantization is None else "float32"
+    dtype = _dtype(spec, contract.scaling)
     if dtype is None:
+        remedy = "; start the server without --prefer_tflite_model" if spec.dtype in _INTEGERS else ""
         raise UsageError(
             f"{where}: signature {name} takes {key} of DataType {spec.dtype}; expected {', '.join(DTYPES.values())}"
+            f"{remedy}"
         )
     output = _output(signature, name, where)
+    scores = signature.outputs[output]
+    scale = scores.quantization
+    binding = Binding(
+        key,
+        output,
+        dtype,
+        batch=spec.shape[0] if spec.shape and spec.shape[0] > 0 else None,
+        integers=_INTEGERS.get(scores.dtype, "") if scale is None else "",
+        step=scale.scale if scale else 0.0,
+    )
     if dtype == ENCODED or spec.shape is None or -1 in spec.shape[1:] or spec.shape[1:] == contract.shape:
-        return Binding(key, output, dtype)
+        return binding
     shape = spec.shape[1:]
     if not shape or prod(shape) != prod(contract.shape):
         raise UsageError(
             f"{where}: signature {name} takes {key} {list(shape)}, but pictures are prepared as "
             f"{list(contract.shape)}; give the model's contract.json by --contract"
         )
-    return Binding(key, output, dtype, shape)
+    return replace(binding, shape=shape)
 
 
 def images_of(pixels: NDArray[np.uint8], contract: Contract, dtype: str) -> NDArray[Any]:
@@ -114,7 +145,7 @@ def images_of(pixels: NDArray[np.uint8], contract: Contract, dtype: str) -> NDAr
 
 
 def checked(answer: Any, count: int, where: str) -> NDArray[np.float32]:
-    """Return an answer as probabilities float32 [count, classes]; Refused if that isn't what it is."""
+    """Return an answer as raw scores float32 [count, classes]; Refused if that isn't what it is."""
     try:
         scores = np.asarray(answer, np.float32)
     except (ValueError, TypeError):  # rows of different lengths, or texts
@@ -132,14 +163,35 @@ def _output(signature: Signature, name: str, where: str) -> str:
     scores = [
         key
         for key, spec in signature.outputs.items()
-        if DTYPES.get(spec.dtype, "").startswith("float") and (spec.shape is None or len(spec.shape) == 2)
+        if _is_score(spec) and (spec.shape is None or len(spec.shape) == 2)
     ]
     if len(scores) == 1:
         return scores[0]
     raise UsageError(
         f"{where}: signature {name} answers {', '.join(sorted(signature.outputs)) or 'nothing'}; expected "
-        f"{PROBABILITIES}, or one matrix of floating-point scores"
+        f"{PROBABILITIES}, or one matrix of scores"
     )
+
+
+def _is_score(spec: TensorSpec) -> bool:
+    floating = DTYPES.get(spec.dtype, "").startswith("float")
+    return floating or spec.quantization is not None or spec.dtype in _INTEGERS
+
+
+def _dtype(spec: TensorSpec, scaling: Scaling) -> str | None:
+    """Return what images are to an input, None if it takes none. Quantized inputs take values, which are quantized."""
+    if spec.quantization is None:
+        return DTYPES.get(spec.dtype)
+    return PIXELS if spec.dtype == _UINT8 and _are_pixels(spec.quantization, scaling) else "float32"
+
+
+def _are_pixels(quantization: Quantization, scaling: Scaling) -> bool:
+    """Tell whether the integers of a quantized input are pixels: they stand for themselves, or for their values."""
+    ends = [(pixel - quantization.zero_point) * quantization.scale for pixel in (0, _WHITE)]
+    wanted = [(0.0, float(_WHITE))]
+    if scaling.uniform:
+        wanted.append((scaling.offset[0], scaling.offset[0] + _WHITE * scaling.scale[0]))
+    return any(np.allclose(ends, each, rtol=0, atol=abs(each[1] - each[0]) / _WHITE / 2) for each in wanted)
 
 
 def _takes_examples(signature: str) -> str:

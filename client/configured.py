@@ -15,9 +15,10 @@ from PIL import Image
 from client import inputs, pictures
 from client.binding import Answer, Binding, by_contract, by_signature
 from client.connection import Connection, Servable, Tls
-from client.output import rank
+from client.interpretation import SCORES, Interpretation
+from client.output import named, rank
 from export import contract as contracts
-from export.contract import Contract
+from export.contract import INDEPENDENT, PROBABILITIES_OF_CLASSES, Contract
 from export.runtime import DEFAULT_SIGNATURE, Signature
 from train.errors import DataError, Refused, TfshipError, UsageError
 
@@ -28,31 +29,57 @@ __all__ = ["Asked", "Configured", "Prediction", "culprits", "several", "stacked"
 class Prediction:
     """What a model says of one image.
 
-    `label` is the most probable class and `probability` its probability, 0.0 to 1.0. `probabilities` has all classes'
-    by their labels, the most probable first; classes without a name, where the contract names another number of them,
-    are called "0", "1" and so on. `version` is the number of the model's version that has answered, None over REST,
-    which doesn't tell.
+    `label` is the class with the highest score and `probability` its probability, 0.0 to 1.0, or None if the score is
+    none. `scores` has all classes' by their labels, the highest first; classes without a name, where the contract names
+    another number of them, are called "0", "1" and so on. `version` is the number of the model's version that has
+    answered, None over REST, which doesn't tell.
+
+    `meaning` says what the scores are: "probabilities", which sum to 1; "independent", each the probability of its own
+    label; or "scores", which are within 0…1 and don't sum to 1, from a model whose contract wasn't given. Logits have
+    become probabilities by the softmax, or the sigmoid.
     """
 
     label: str
-    probability: float
-    probabilities: Mapping[str, float] = field(hash=False, repr=False)
+    probability: float | None
+    scores: Mapping[str, float] = field(hash=False, repr=False)
     version: int | None = None
+    meaning: str = PROBABILITIES_OF_CLASSES
 
     @classmethod
-    def of(cls, scores: NDArray[np.float32], contract: Contract, version: int | None) -> "Prediction":
+    def of(
+        cls, scores: NDArray[np.float32], contract: Contract, version: int | None, meaning: str
+    ) -> "Prediction":
         """Return what scores [classes] mean by the contract's labels."""
         ranked = rank(scores, contract.labels)
-        return cls(*ranked[0], dict(ranked), version)
+        label, score = ranked[0]
+        return cls(label, None if meaning == SCORES else score, dict(ranked), version, meaning)
+
+    @property
+    def score(self) -> float:
+        """The score of `label`."""
+        return self.scores[self.label]
+
+    @property
+    def probabilities(self) -> Mapping[str, float]:
+        """The scores if they are probabilities, else nothing."""
+        return {} if self.meaning == SCORES else self.scores
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that the image has, best first: of independent ones those from 50 % on, else `label`."""
+        if self.meaning == INDEPENDENT:
+            return tuple(named(list(self.scores.items())))
+        return (self.label,)
 
 
 @dataclass(slots=True)
 class Asked:
-    """An image on its way: `row` is what the signature takes, `outcome` what has become of it."""
+    """An image: `row` is what the signature takes, `answer` its raw scores [1, K], `error` why it has none."""
 
     name: str
     row: Any = None
-    outcome: Prediction | TfshipError | None = None
+    answer: Answer | None = None
+    error: TfshipError | None = None
 
 
 class _Bound(Protocol):
@@ -91,6 +118,7 @@ class Configured:
         self._lock = threading.Lock()  # of the next three
         self._target: Any = None
         self._binding: Binding | None = None
+        self._interpretations: dict[tuple[int | None, int], Interpretation] = {}
         self._closed = False
 
     def __repr__(self) -> str:
@@ -124,14 +152,30 @@ class Configured:
             if strict:
                 raise
             # One that wasn't raised: the frames that this came through hold the image.
-            return Asked(name, outcome=DataError(str(error)))
+            return Asked(name, error=DataError(str(error)))
 
-    def _prediction(self, answer: Answer, place: int = 0) -> Prediction:
-        return Prediction.of(answer.scores[place], self._contract, answer.version)
-
-    def _settle(self, asked: Sequence[Asked], answer: Answer) -> None:
+    def _read(self, asked: Sequence[Asked], answer: Answer) -> None:
+        """Take an answer to these images into account. Raises Refused for scores of an unknown scale."""
+        # Another version may answer something else.
+        key = (answer.version, answer.scores.shape[1])
+        with self._lock:
+            found = self._interpretations.setdefault(
+                key, Interpretation(self._where, self._binding or Binding(), self._given)
+            )
+            scores = found.read(answer.scores[: len(asked)])
         for place, each in enumerate(asked):
-            each.outcome = self._prediction(answer, place)
+            each.row, each.answer = None, Answer(scores[place : place + 1], answer.version)
+
+    def _outcome(self, asked: Asked) -> Any:
+        """Return the prediction of an image, or its error."""
+        return self._prediction(asked) if asked.error is None else asked.error
+
+    def _prediction(self, asked: Asked) -> Prediction:
+        """Return what an image's answer means, by all answers so far."""
+        assert asked.answer is not None  # noqa: S101
+        scores, version = asked.answer
+        found = self._interpretations[version, scores.shape[1]]
+        return Prediction.of(found.scores(scores)[0], self._contract, version, found.meaning)
 
 
 def several(images: Iterable[Any], errors: str) -> Iterator[tuple[int, Any]]:
@@ -153,7 +197,7 @@ def stacked(rows: Sequence[Any], binding: Binding) -> NDArray[Any]:
 
 def culprits(asked: Sequence[Asked], refusal: Refused, *, strict: bool) -> None:
     """Raise what must be raised when images were asked for one by one, because all together met with `refusal`."""
-    refused = [each.outcome for each in asked if isinstance(each.outcome, Refused)]
+    refused = [each.error for each in asked if isinstance(each.error, Refused)]
     if len(refused) == len(asked):
         raise refusal  # it isn't the images
     if strict and refused:

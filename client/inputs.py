@@ -11,7 +11,7 @@ from PIL import Image
 from client import decoding, image, seen
 from client.binding import ENCODED, PIXELS, images_of
 from client.sources import MOST_BYTES, read_file
-from export.contract import Contract
+from export.contract import Contract, Scaling
 from train.errors import DataError
 
 __all__ = ["ImageLike", "name_of", "row"]
@@ -74,15 +74,26 @@ def _values(given: NDArray[Any], contract: Contract, dtype: str, name: str) -> N
     if dtype in (ENCODED, PIXELS):
         takes = "pixels" if dtype == PIXELS else "encoded pictures"
         raise DataError(f"{name}: {_kind(given)}, but the signature takes {takes}; expected uint8 pixels")
-    slack = _SLACK * (contract.high - contract.low)
-    least, most = float(given.min()), float(given.max())
-    # Not so for what isn't a number, too.
-    if not (contract.low - slack <= least and most <= contract.high + slack):
-        raise DataError(
-            f"{name}: values of {least:g} to {most:g}; expected the model's, {contract.low:g} to {contract.high:g}, or "
-            "pixels as uint8"
-        )
-    return given.reshape(contract.shape).astype(dtype, copy=False)
+    values = given.reshape(contract.shape)
+    for channel, (low, high) in enumerate(_ranges(contract.scaling)):
+        least, most = float(values[..., channel].min()), float(values[..., channel].max())
+        slack = _SLACK * (high - low)
+        # Not so for what isn't a number, too.
+        if not (low - slack <= least and most <= high + slack):
+            of = f" in channel {channel}" if contract.channels > 1 else ""
+            raise DataError(
+                f"{name}: values of {least:g} to {most:g}{of}; expected the model's, {low:g} to {high:g}, or pixels as "
+                "uint8"
+            )
+    return values.astype(dtype, copy=False)
+
+
+def _ranges(scaling: Scaling) -> list[tuple[float, float]]:
+    """Return the lowest and the highest value of each channel."""
+    channels = (
+        Scaling((scale,), (offset,)) for scale, offset in zip(scaling.scale, scaling.offset, strict=True)
+    )
+    return [each.ends for each in channels]
 
 
 def _picture(given: NDArray[Any], contract: Contract, name: str) -> Image.Image:

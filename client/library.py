@@ -62,8 +62,9 @@ class Client(Configured):
         this client is closed.
         """
         target, binding = self._opened()
-        row = self._row(image, "picture", binding)
-        return self._prediction(target.answer(stacked([row], binding)))
+        asked = Asked("picture", self._row(image, "picture", binding))
+        self._read([asked], target.answer(stacked([asked.row], binding)))
+        return self._prediction(asked)
 
     @overload
     def predict_many(
@@ -89,10 +90,9 @@ class Client(Configured):
         """
         numbered, strict = several(images, errors), errors == "raise"
         target, binding = self._opened()
-        asked = (self._prepared(number, image, binding, strict) for number, image in numbered)
-        return [
-            outcome for batch in batched(asked) for outcome in self._asked(batch, target, binding, strict)
-        ]
+        prepared = (self._prepared(number, image, binding, strict) for number, image in numbered)
+        asked = [each for batch in batched(prepared) for each in self._asked(batch, target, binding, strict)]
+        return list(map(self._outcome, asked))
 
     def close(self) -> None:
         """Close the connections; what other threads still ask for may fail with a TfshipError."""
@@ -134,20 +134,23 @@ class Client(Configured):
 
         return Grpc(self._connection, self._servable)
 
-    def _asked(self, batch: Sequence[Asked], target: Any, binding: Binding, strict: bool) -> list[Any]:
-        """Ask for the images of a batch that can be asked for, and return what has become of all."""
-        asked = [each for each in batch if each.outcome is None]
+    def _asked(self, batch: Sequence[Asked], target: Any, binding: Binding, strict: bool) -> Sequence[Asked]:
+        """Ask for the images of a batch that can be asked for, and return all."""
+        asked = [each for each in batch if each.error is None]
         try:
-            if asked:
-                self._settle(asked, target.answer(stacked([each.row for each in asked], binding)))
+            for part in binding.parts(len(asked)):
+                rows = [each.row for each in asked[part]]
+                self._read(asked[part], target.answer(stacked(rows, binding)))
         except Refused as refusal:
             # A model that decodes the pictures itself refuses all for one that it can't read: find that one.
             if binding.dtype != ENCODED or len(asked) == 1:
                 raise
             for each in asked:
+                if each.answer is not None:
+                    continue
                 try:
-                    self._settle([each], target.answer(stacked([each.row], binding)))
+                    self._read([each], target.answer(stacked([each.row], binding)))
                 except Refused as error:
-                    each.outcome = Refused(f"{each.name}: {error}")
+                    each.error = Refused(f"{each.name}: {error}")
             culprits(asked, refusal, strict=strict)
-        return [each.outcome for each in batch]
+        return batch

@@ -16,6 +16,7 @@ from client import arguments as flags
 from client import digits
 from client.binding import ENCODED, images_of
 from client.ink import Box
+from client.interpretation import SCORES
 from client.output import rank, visible
 from client.pictures import BATCH
 from client.seen import Kept
@@ -31,10 +32,14 @@ _SIDES = ("top", "bottom", "left", "right")
 
 @dataclass(frozen=True)
 class Read:
-    """A digit that was read, and where it is: the line, from 1, and the box in pixels."""
+    """A digit that was read, and where it is: the line, from 1, and the box in pixels.
+
+    `probability` is None where the model's `score` isn't one.
+    """
 
     label: str
-    probability: float
+    probability: float | None
+    score: float
     line: int
     box: Box
 
@@ -50,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     sources = expand(arguments.images)
     kept = None if arguments.boxed is None else Kept(Path(arguments.boxed), sources, "--boxed")
     write = _writer(arguments)
-    bad = 0
+    bad, told = 0, False
     opened = open_target(flags.choice(arguments))
     with contextlib.closing(opened.target):
         _check(opened)
@@ -67,6 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
                 bad += 1
                 write.failed(source.name, cli.one_line(str(error)))
             else:
+                if not told and opened.interpretation.note:
+                    cli.say(opened.interpretation.note)
+                    told = True
                 write.answered(source.name, read)
     return DataError.exit_code if bad else 0
 
@@ -89,14 +97,17 @@ def _read(data: bytes, opened: Opened, source: Source) -> list[Read]:
         for number, line in enumerate(digits.find(data, opened.contract, source.name), 1)
         for digit in line
     ]
-    read = []
+    answers = []
     for start in range(0, len(found), BATCH):
-        batch = found[start : start + BATCH]
-        pixels = np.stack([digit.pixels for _, digit in batch])
-        images = images_of(pixels, opened.contract, opened.binding.dtype)
-        for (line, digit), scores in zip(batch, opened.predict(images), strict=True):
-            label, probability = rank(scores, opened.contract.labels)[0]
-            read.append(Read(label, probability, line, digit.box))
+        pixels = np.stack([digit.pixels for _, digit in found[start : start + BATCH]])
+        answers.append(opened.ask(images_of(pixels, opened.contract, opened.binding.dtype)))
+    read = []
+    for (line, digit), scores in zip(
+        found, opened.interpretation.scores(np.concatenate(answers)), strict=True
+    ):
+        label, score = rank(scores, opened.contract.labels)[0]
+        probability = None if opened.interpretation.meaning == SCORES else score
+        read.append(Read(label, probability, score, line, digit.box))
     return read
 
 
@@ -134,6 +145,7 @@ class _Json:
             {
                 "label": each.label,
                 "probability": each.probability,
+                **({"score": each.score} if each.probability is None else {}),
                 "line": each.line,
                 "box": dict(zip(_SIDES, each.box, strict=True)),
             }

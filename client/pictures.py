@@ -32,7 +32,7 @@ _Asked = TypeVar("_Asked", bound=_HasRow)
 class Picture:
     """A picture on its way: `row` is what the target takes, `problem` why there is no answer.
 
-    `pixels` are uint8 [height, width, channels], `scores` float32 [classes].
+    `pixels` are uint8 [height, width, channels], `scores` raw ones float32 [K], for the target's interpretation.
     """
 
     name: str
@@ -96,7 +96,7 @@ def answered(batch: list[Picture], opened: Callable[[], Opened]) -> list[Picture
     if not asked:
         return batch
     try:
-        for each, scores in zip(asked, opened().predict(stacked([each.row for each in asked])), strict=True):
+        for each, scores in zip(asked, opened().ask(stacked([each.row for each in asked])), strict=True):
             each.scores = scores
     except Refused:
         # A model that decodes the pictures itself refuses all for one that it can't read: find that one.
@@ -104,7 +104,7 @@ def answered(batch: list[Picture], opened: Callable[[], Opened]) -> list[Picture
             raise
         for each in asked:
             try:
-                each.scores = opened().predict(stacked([each.row]))[0]
+                each.scores = opened().ask(stacked([each.row]))[0]
             except Refused as error:
                 each.problem = f"{each.name}: {error}"
         if all(each.problem for each in asked):

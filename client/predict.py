@@ -38,12 +38,14 @@ from numpy.typing import NDArray
 
 from client import COMMAND
 from client import arguments as flags
+from client.interpretation import Interpretation
 from client.output import Csv, JsonLines, Lines, Writer, rank, visible
-from client.pictures import BATCH, answered, batches
+from client.pictures import BATCH, Picture, answered, batches
 from client.sources import Source, expand
 from client.targets import Opened, open_target
+from export.contract import PROBABILITIES_OF_CLASSES
 from train import cli
-from train.errors import DataError
+from train.errors import DataError, Refused
 
 if TYPE_CHECKING:
     from train.progress import Progress
@@ -68,7 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     choice = flags.choice(arguments)
     sources = expand(arguments.images)
     show = _show(arguments, sources)
-    bad = 0
     with contextlib.ExitStack() as stack, _progress(len(sources)) as progress:
 
         @functools.cache
@@ -78,21 +79,75 @@ def main(argv: Sequence[str] | None = None) -> int:
             stack.callback(found.target.close)
             return found
 
-        writer = _writer(arguments, progress.say if progress else cli.say)
-        for batch in batches(sources, opened, decoded=show is not None):
-            for each in answered(batch, opened):
-                if each.problem or each.scores is None:
-                    bad += 1
-                    writer.failed(each.name, each.problem)
-                    continue
-                if show and each.pixels is not None:
-                    show(each.name, each.pixels)
-                writer.answered(each.name, rank(each.scores, opened().contract.labels))
-            if progress:
-                progress.advance(len(batch))
-    if bad and not isinstance(writer, Lines):
-        cli.say(f"error: {bad} of {len(sources)} pictures have no answer; their lines say why")
-    return DataError.exit_code if bad else 0
+        say = progress.say if progress else cli.say
+        report = _Report(opened, functools.partial(_writer, arguments, say), show, say)
+        try:
+            for batch in batches(sources, opened, decoded=show is not None):
+                report.add(answered(batch, opened))
+                if progress:
+                    progress.advance(len(batch))
+        finally:
+            report.write()
+    if report.bad and (arguments.json or arguments.csv):
+        cli.say(f"error: {report.bad} of {len(sources)} pictures have no answer; their lines say why")
+    return DataError.exit_code if report.bad else 0
+
+
+class _Report:
+    """The answers, in the order of the images, held until it is settled what their scores mean.
+
+    `writer` makes what writes scores of a meaning; `bad` counts images without an answer.
+    """
+
+    def __init__(
+        self,
+        opened: Callable[[], Opened],
+        writer: Callable[[str], Writer],
+        show: Callable[[str, NDArray[np.uint8]], None] | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self._opened, self._make, self._show, self._say = opened, writer, show, say
+        self._held: list[Picture] = []
+        self._interpretation: Interpretation | None = None
+        self._writer: Writer | None = None
+        self._kind = ""
+        self.bad = 0
+
+    def add(self, pictures: Sequence[Picture]) -> None:
+        """Take the images of a batch, and write what is held if its meaning is settled."""
+        for each in pictures:
+            each.row, each.pixels = None, each.pixels if self._show else None
+        self._held += pictures
+        if any(each.scores is not None for each in pictures):
+            self._interpretation = self._opened().interpretation
+        if self._interpretation and self._interpretation.settled:
+            self.write()
+
+    def write(self) -> None:
+        """Write what is held. Raises Refused if it is of another kind than what was written before."""
+        if not self._held:
+            return
+        read = self._interpretation
+        if self._writer is None:
+            self._writer = self._make(read.meaning if read else PROBABILITIES_OF_CLASSES)
+            self._kind = read.kind if read else ""
+            if read and read.note:
+                self._say(read.note)
+        held, self._held = self._held, []
+        for each in held:
+            if each.problem or each.scores is None or read is None:
+                self.bad += 1
+                self._writer.failed(each.name, each.problem)
+                continue
+            if read.kind != self._kind:
+                raise Refused(
+                    f"{visible(each.name)}: the model answered {self._kind} before and {read.kind} now, so what was "
+                    "printed may be wrong; give its contract.json by --contract, or ask for fewer images at a time"
+                )
+            if self._show and each.pixels is not None:
+                self._show(each.name, each.pixels)
+            scores = read.scores(each.scores[np.newaxis])[0]
+            self._writer.answered(each.name, rank(scores, self._opened().contract.labels))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,11 +159,13 @@ def _parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("what is printed")
     form = group.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help=(
-        "a JSON object a picture, with image, label, probability, runner_up, top and probabilities; or image and error"
+        "a JSON object an image, with image, label, probability, runner_up, top and probabilities, and labels where an "
+        "image may have several; or image and error. Scores that are no probabilities are called score and scores"
     ))  # fmt: skip
     form.add_argument(
         "--csv", action="store_true",
-        help="a header, then a row a picture: image, label, probability, label_2, probability_2 …, error",
+        help="a header, then a row an image: image, label, probability, label_2, probability_2 …, error; and labels or "
+        "score as in JSON",
     )  # fmt: skip
     group.add_argument("--top", type=cli.count, default=2, metavar="K", help="how many classes, best first")
     group.add_argument("--show", action="store_true", help=(
@@ -142,10 +199,10 @@ def _spelled_out(argv: Sequence[str]) -> list[str]:
     ]
 
 
-def _writer(arguments: argparse.Namespace, say: Callable[[str], None]) -> Writer:
+def _writer(arguments: argparse.Namespace, say: Callable[[str], None], meaning: str) -> Writer:
     if arguments.json:
-        return JsonLines(arguments.top)
-    return Csv(arguments.top) if arguments.csv else Lines(arguments.top, say)
+        return JsonLines(arguments.top, meaning)
+    return Csv(arguments.top, meaning) if arguments.csv else Lines(arguments.top, meaning, say)
 
 
 def _show(

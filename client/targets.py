@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from client.binding import Binding, by_contract, by_signature, checked
 from client.connection import Connection, Servable
+from client.interpretation import Interpretation
 from export import contract as contracts
 from export.contract import Contract
 from export.runtime import Classifier, Runtime, Signature, Target
@@ -83,6 +84,13 @@ class Choice:
             raise ArtifactError(f"{base}: holds no version {number}; there are {listed}")
         return found[number]
 
+    def contract_of_servable(self) -> Contract | None:
+        """Return the contract of the version asked for, or of the newest, in the folder `models`, if there is one."""
+        from export import store
+
+        found = store.versions(self.base)
+        return self.contract_beside(found.get(self.servable.version or max(found, default=0)))
+
     def contract_beside(self, path: Path | None) -> Contract | None:
         """Return the contract asked for, or that of the version directory that `path` lies in, if there is one."""
         if self.contract is not None:
@@ -107,23 +115,36 @@ class Choice:
 
 @dataclass(frozen=True)
 class Opened:
-    """What answers, how pictures are prepared for it, and which form of them it takes; `where` names it."""
+    """What answers, how images are prepared for it, which form of them it takes, and what its answers mean.
+
+    `where` names it.
+    """
 
     target: Target
     contract: Contract
     binding: Binding
     where: str
+    interpretation: Interpretation
+
+    def ask(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Return raw scores float32 [N, K], for the interpretation, of N images in the form that the binding says.
+
+        Raises Refused for images that the model doesn't take, and for answers that are no scores.
+        """
+        answers = [self._answer(images[part]) for part in self.binding.parts(len(images))]
+        return self.interpretation.read(np.concatenate(answers))
 
     def predict(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Return probabilities float32 [N, classes] for N images in the form that the binding says.
+        """Return the scores float32 [N, classes], interpreted by the answers so far; see `ask`."""
+        return self.interpretation.scores(self.ask(images))
 
-        Raises Refused for images that the model doesn't take, and for answers that are no probabilities.
-        """
+    def _answer(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        rows = self.binding.rows(images)
         try:
-            answer = self.target.predict(self.binding.rows(images))
+            answer = self.target.predict(rows)
         except ValueError as error:  # a runtime's, for what the model refuses
             raise Refused(f"{self.where}: {error}") from error
-        return checked(answer, len(images), self.where)
+        return checked(answer, len(rows), self.where)[: len(images)]
 
 
 class Served(Target, Protocol):
@@ -167,37 +188,32 @@ def open_target(choice: Choice) -> Opened:
 
 
 def served(choice: Choice, target: Served) -> Opened:
-    """Return a server's target, opened: bound by a contract that is the version's own and knows the signature.
+    """Return a server's target, opened: bound by what the server says of the model.
 
-    Else by what the server says of the model, for the contract asked for may be of one with other tensors.
+    A version may be served from another file than its contract describes, such as one that takes pixels.
     """
-    from export import store
-
-    found = store.versions(choice.base)
-    version = found.get(choice.servable.version or max(found, default=0))
-    contract, signature = choice.contract_beside(version), choice.servable.signature
-    own = by_contract(contract, signature) if contract else None
-    contract = contract or contracts.digits(choice.servable.name)
+    own, signature = choice.contract_of_servable(), choice.servable.signature
+    contract = own or contracts.digits(choice.servable.name)
     where = f"{choice.connection.server if choice.connection else ''}, model {choice.servable.name}"
     with contextlib.ExitStack() as stack:
         stack.callback(target.close)
-        if own and choice.contract is None:
-            target.binding = own
-        else:
-            try:
-                target.binding = by_signature(target.signatures(), signature, contract, where)
-            except Refused:
-                # A gateway may let nothing through but predictions.
-                if own is None:
-                    raise
-                target.binding = own
+        try:
+            binding = by_signature(target.signatures(), signature, contract, where)
+        except Refused:
+            # A gateway may let nothing through but predictions.
+            known = by_contract(own, signature) if own else None
+            if known is None:
+                raise
+            binding = known
         stack.pop_all()
-    return Opened(target, contract, target.binding, where)
+    target.binding = binding
+    return Opened(target, contract, binding, where, Interpretation(where, binding, own))
 
 
 def in_process(choice: Choice, path: Path, runtime: Runtime) -> Opened:
     """Return a model file that was loaded from `path`, opened: bound by what it says of itself."""
-    contract = choice.contract_beside(path) or contracts.digits(choice.servable.name)
-    signature = choice.servable.signature
+    own, signature = choice.contract_beside(path), choice.servable.signature
+    contract = own or contracts.digits(choice.servable.name)
     binding = by_signature(runtime.signatures, signature, contract, str(path))
-    return Opened(Classifier(runtime, str(path), signature, binding.output), contract, binding, str(path))
+    target = Classifier(runtime, str(path), signature, binding.output)
+    return Opened(target, contract, binding, str(path), Interpretation(str(path), binding, own))
