@@ -19,7 +19,8 @@ from client.grpc import Grpc
 from client.keras import Keras
 from client.rest import Rest
 from export import cards, formats, verify
-from export.contract import SERVING_BYTES, Contract
+from export.contract import INDEPENDENT, SERVING_BYTES, Contract
+from export.outputs import interpret, kind_of
 from export.runtime import PROBABILITIES, Classifier, Target
 
 __all__ = ["REST_BASE64", "Asked", "Subject", "as_query", "in_process", "png", "served"]
@@ -57,12 +58,20 @@ class Asked:
     def label(self, picture: bytes) -> int:
         """Return the class of an encoded picture: the clock from end to end."""
         if self._encoded:
-            return int(self._target.predict(as_query(picture)).argmax())
-        return int(self._target.predict(image.from_bytes(picture, self._contract)[np.newaxis]).argmax())
+            return int(self._scores(as_query(picture)).argmax())
+        return int(self._scores(image.from_bytes(picture, self._contract)[np.newaxis]).argmax())
 
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the probabilities [N, classes] of pixels uint8 [N, H, W, C]."""
-        return self._target.predict(encoded(pixels) if self._encoded else self._contract.scale(pixels))
+        return self._scores(encoded(pixels) if self._encoded else self._contract.scale(pixels))
+
+    def _scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the answers, a Keras model's own outputs interpreted as the export interprets them."""
+        answers = self._target.predict(images)
+        if not isinstance(self._target, Keras):
+            return answers
+        several = self._contract.outputs == INDEPENDENT
+        return interpret(answers, self._target.kind(self._contract) or kind_of(answers, several))
 
     def close(self) -> None:
         """Close the target."""

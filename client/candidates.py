@@ -14,7 +14,7 @@ from train import cards as training
 from train.errors import ArtifactError, TfshipError, UsageError
 from train.files import sha256
 
-__all__ = ["Candidate", "chosen", "forms", "older"]
+__all__ = ["Candidate", "chosen", "coarse", "forms", "older"]
 
 # Two runtimes that compute in float32; see client.compare.EXACT.
 _EXACT = 1e-3
@@ -82,7 +82,7 @@ def _candidates(
             candidate = replace(candidate, rank=1)
         elif kind.name == "keras":
             candidate = replace(candidate, hint=lambda: _exported_from(local))
-        yield _coarse(candidate, Path(path).stem)
+        yield coarse(candidate, Path(path).stem)
 
 
 def _formats(choice: Choice) -> Iterator[Candidate]:
@@ -92,15 +92,15 @@ def _formats(choice: Choice) -> Iterator[Candidate]:
     try:
         version = choice.version()
     except ArtifactError:
-        yield _coarse(Candidate("tflite", choice, 4), RELEASED)
+        yield coarse(Candidate("tflite", choice, 4), RELEASED)
         return
     there = [row for row in FORMATS.values() if (version / row.file).is_file()]
     for row in there or [FORMATS[REFERENCE]]:
         one = replace(choice, path=row.name)
-        yield _coarse(Candidate(f"tflite:{row.name}", one, 0 if row.exact else 4), row.name)
+        yield coarse(Candidate(f"tflite:{row.name}", one, 0 if row.exact else 4), row.name)
 
 
-def _coarse(candidate: Candidate, name: str) -> Candidate:
+def coarse(candidate: Candidate, name: str) -> Candidate:
     """Return the candidate with the tolerance of the format `name`, if it is one that isn't exact."""
     row = FORMATS.get(name)
     if row is None or row.exact:

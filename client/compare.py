@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client import image, pictures, skew
-from client.candidates import Candidate, forms, older
+from client.candidates import Candidate, coarse, forms, older
 from client.skew import Explanation
 from client.sources import Source
 from client.targets import Opened, open_target
-from export.contract import Contract
+from export.contract import PROBABILITIES_OF_CLASSES, Contract
+from export.formats import FORMATS
 from train.errors import DataError, TargetError, TfshipError
 
 __all__ = ["EXACT", "REPEATS", "Comparison", "Row", "compare"]
@@ -30,14 +31,17 @@ EXACT = 1e-3
 REPEATS = 5
 # Skew shows in a few pictures, or not in many either.
 _MOST_EXAMINED = 32
+# The format whose tensors are integers from edge to edge.
+_INTEGER_FORMAT = next(row.name for row in FORMATS.values() if row.edge != "float32")
 
 
 @dataclass
 class Row:
-    """One target's answers: `scores` [pictures, classes], and what they mean beside the reference's.
+    """One target's answers: `scores` [images, classes], interpreted, and what they mean beside the reference's.
 
-    `milliseconds` are for one picture, the median of REPEATS after one to warm up. `difference` is the largest of a
-    probability to the reference's, `tolerance` what is to be expected. `explanations` are why it is larger, best first;
+    `meaning` is the scores' (`client.interpretation`).
+    `milliseconds` are for one image, the median of REPEATS after one to warm up. `difference` is the largest of a
+    score to the reference's, `tolerance` what is to be expected. `explanations` are why it is larger, best first;
     `meant` tells that the best of them is no skew, such as a quantized file that is served on purpose.
     """
 
@@ -52,6 +56,7 @@ class Row:
     explanations: Sequence[Explanation] = ()
     meant: bool = False
     hint: str = ""
+    meaning: str = PROBABILITIES_OF_CLASSES
 
     @property
     def deviates(self) -> bool:
@@ -115,7 +120,7 @@ def compare(
         problems = dict.fromkeys(text for each in asked for text in each.problems.values())
         if not usable:
             raise DataError(next(iter(problems), "no picture that all targets answer"))
-        reference = min(asked, key=lambda each: each.candidate.rank)
+        reference = min(asked, key=lambda each: (not _takes_values(each.opened), each.candidate.rank))
         rows = [_row(each, usable, reference) for each in asked]
         _explain(rows, asked, reference, [sources[i] for i in usable], say)
     return Comparison(
@@ -142,7 +147,12 @@ def _asked(
         try:
             opened = open_target(candidate.choice)
             stack.callback(opened.target.close)
+            if opened.binding.integers:
+                # A quantized file is behind it; those in this process tell it by their names.
+                candidate = coarse(candidate, _INTEGER_FORMAT)
             found = _answers(sources, candidate, opened)
+            if opened.interpretation.note:
+                say(f"compare: {opened.interpretation.note}")
             waiting[:0] = forms(candidate, opened)
             yield found
         except DataError:
@@ -162,6 +172,9 @@ def _answers(sources: Sequence[Source], candidate: Candidate, opened: Opened) ->
                 found.answers[place] = each.scores
                 first = first or each
             place += 1
+    found.answers = {
+        place: opened.interpretation.scores(scores[np.newaxis])[0] for place, scores in found.answers.items()
+    }
     if first is not None:
         found.milliseconds = _milliseconds(opened, first)
     return found
@@ -189,6 +202,7 @@ def _row(asked: _Asked, usable: Sequence[int], reference: _Asked) -> Row:
         # Both may stray, each its own way.
         asked.candidate.tolerance + reference.candidate.tolerance - EXACT,
         asked.candidate.quantized,
+        meaning=asked.opened.interpretation.meaning,
     )
 
 
@@ -206,13 +220,15 @@ def _explain(
     contract = opened.contract
     values = _values(sources, contract)
     others = dict(_others(reference.candidate, sources, say))
-    if contract.preparation == "digit":
+    # A reference that takes pixels can't be asked about other values than theirs.
+    tried = skew.changes(contract.scaling) if _takes_values(opened) else []
+    if contract.preparation == "digit" and tried:
         plain = replace(contract, preparation="resize")
         resized = _values(sources, plain)
         say_resized = "gets the picture merely resized, not brought into the form of MNIST's digits"
         others[say_resized] = _ask(opened, resized)
         others[f"{say_resized}, and dark and light swapped"] = _ask(
-            opened, np.float32(contract.low + contract.high) - resized
+            opened, skew.inverted(contract.scaling)(resized)
         )
     for row, each in zip(rows, asked, strict=True):
         if not row.deviates:
@@ -225,7 +241,7 @@ def _explain(
             answer,
             values,
             functools.partial(_ask, opened),
-            skew.changes(contract.low, contract.high, contract.channels),
+            tried,
             others,
             max(EXACT, reference.candidate.tolerance, each.candidate.tolerance),
             functools.partial(_ask, each.opened) if _confirms(each) else None,
@@ -272,4 +288,8 @@ def _ask(opened: Opened, values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _confirms(asked: _Asked) -> bool:
     """Tell whether a target can be asked about any values: it takes floats, and no integers inside cut them off."""
-    return not asked.candidate.quantized and asked.opened.binding.dtype.startswith("float")
+    return not asked.candidate.quantized and _takes_values(asked.opened)
+
+
+def _takes_values(opened: Opened) -> bool:
+    return opened.binding.dtype.startswith("float")

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from client.compare import EXACT, REPEATS, Comparison, Row
-from client.output import visible
+from client.interpretation import SCORES
+from client.output import named, rank, visible
+from export.contract import INDEPENDENT
 
 __all__ = ["describe", "lines"]
 
-_COLUMNS = ("target", "label", "probability", "ms", "difference")
 # So many pictures' labels fit a line.
 _MOST_LABELS = 6
 
@@ -17,13 +18,20 @@ _MOST_LABELS = 6
 def lines(comparison: Comparison) -> Iterator[str]:
     """Yield the lines of the table, of what couldn't be asked, and of the verdict."""
     several = len(comparison.names) > 1
-    columns = ("target", "labels", "least probability", "ms", "difference") if several else _COLUMNS
+    score = "score" if any(row.meaning == SCORES for row in comparison.rows) else "probability"
+    columns = (
+        "target",
+        "labels" if several else "label",
+        f"least {score}" if several else score,
+        "ms",
+        "difference",
+    )
     yield from _aligned([columns, *(_cells(row, comparison) for row in comparison.rows)])
     yield ""
     what = f"{len(comparison.names)} pictures" if several else visible(comparison.names[0])
     yield (
         f"{what}; ms: a picture at a time, median of {REPEATS} after one to warm up; difference: the largest of a "
-        f"probability to {comparison.reference}'s"
+        f"{score} to {comparison.reference}'s"
     )
     for name, reason in comparison.missing:
         yield f"not asked: {visible(name)}: {visible(reason)}"
@@ -41,7 +49,7 @@ def describe(comparison: Comparison) -> dict[str, Any]:
                 "target": row.name,
                 "where": row.where,
                 "labels": [label for label, _ in _tops(row)],
-                "probabilities": [probability for _, probability in _tops(row)],
+                **_scores(row),
                 "milliseconds": row.milliseconds,
                 "difference": _finite(row.difference),
                 "tolerance": row.tolerance,
@@ -59,6 +67,15 @@ def describe(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def _scores(row: Row) -> dict[str, Any]:
+    """Return the scores of the labels, by what they are; and all labels of each image where it may have several."""
+    scores = [score for _, score in _tops(row)]
+    if row.meaning == SCORES:
+        return {"probabilities": None, "scores": scores}
+    sets = {"label_sets": _label_sets(row)} if row.meaning == INDEPENDENT else {}
+    return {"probabilities": scores, **sets}
+
+
 def _verdict(comparison: Comparison) -> Iterator[str]:
     # Both ports of a server deviate for the same reason.
     alike: dict[tuple[str, str, str], list[Row]] = {}
@@ -68,6 +85,7 @@ def _verdict(comparison: Comparison) -> Iterator[str]:
     for (kind, told, hint), rows in alike.items():
         names = ", ".join(visible(row.name) for row in rows)
         yield f"{kind}: {names}: {told}{_measured(rows, comparison)}{hint}"
+    yield from _other_labels(comparison)
     if comparison.skewed:
         return
     others = [row for row in comparison.rows if row.name != comparison.reference and not row.deviates]
@@ -82,6 +100,23 @@ def _verdict(comparison: Comparison) -> Iterator[str]:
             )
     if kinds:
         yield f"no skew beside {comparison.reference}: {', '.join(kinds)}"
+
+
+def _other_labels(comparison: Comparison) -> Iterator[str]:
+    """Yield which targets name other labels than the reference, where an image may have several."""
+    (reference,) = (row for row in comparison.rows if row.name == comparison.reference)
+    if reference.meaning != INDEPENDENT:
+        return
+    expected = _label_sets(reference)
+    for row in comparison.rows:
+        found = _label_sets(row)
+        other = [i for i, labels in enumerate(found) if set(labels) != set(expected[i])]
+        if other and not math.isinf(row.difference):
+            first = other[0]
+            yield (
+                f"other labels: {visible(row.name)}, for {len(other)} of {len(found)} pictures, such as "
+                f"{visible(comparison.names[first])}: {_joined(found[first])}, not {_joined(expected[first])}"
+            )
 
 
 def _judged(row: Row, comparison: Comparison) -> tuple[str, str, str]:
@@ -123,7 +158,10 @@ def _measured(rows: Sequence[Row], comparison: Comparison) -> str:
 
 def _cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
     tops = _tops(row)
-    labels = [visible(label) for label, _ in tops[:_MOST_LABELS]] + ["…"] * (len(tops) > _MOST_LABELS)
+    names = (
+        list(map(_joined, _label_sets(row))) if row.meaning == INDEPENDENT else [label for label, _ in tops]
+    )
+    labels = [visible(name) for name in names[:_MOST_LABELS]] + ["…"] * (len(names) > _MOST_LABELS)
     least = min(probability for _, probability in tops)
     beside = "reference" if row.name == comparison.reference else _number(row.difference)
     mark = " !" if row.skewed else ""
@@ -131,9 +169,15 @@ def _cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
 
 
 def _tops(row: Row) -> list[tuple[str, float]]:
-    classes = row.scores.shape[1]
-    names = row.labels if len(row.labels) == classes else tuple(map(str, range(classes)))
-    return [(names[int(scores.argmax())], float(scores.max())) for scores in row.scores]
+    return [rank(scores, row.labels)[0] for scores in row.scores]
+
+
+def _label_sets(row: Row) -> list[list[str]]:
+    return [named(rank(scores, row.labels)) for scores in row.scores]
+
+
+def _joined(labels: Sequence[str]) -> str:
+    return "+".join(labels) or "none"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -7,10 +7,17 @@ from client.connection import Servable
 from client.directory import Local
 from client.findings import FAULT, Finding, fault, listed, ok, warning
 from export import contract
-from export.contract import Contract
+from export.contract import PROBABILITIES_OF_CLASSES, Contract
 from train.errors import ArtifactError
 
 __all__ = ["judge"]
+
+# What tensors of quantized TFLite files can be where the model's own are float32.
+_INTEGERS = {"uint8", "int8"}
+_FLOATS = (
+    "start the server without --prefer_tflite_model, or export the version with --serve float32; in this process the "
+    "file answers by --target tflite:PATH"
+)
 
 
 def judge(about: str, served: Served, servable: Servable, local: Local) -> Iterator[Finding]:
@@ -26,6 +33,9 @@ def judge(about: str, served: Served, servable: Servable, local: Local) -> Itera
         )
         return
     agreed = _contract(local, served.version)
+    if refusal := _unusable(found, agreed):
+        yield fault(about, f"{name}, signature {servable.signature}: {refusal}", _FLOATS)
+        return
     wrong: list[Finding] = []
     if agreed is not None:
         wrong = list(_against_contract(about, name, served, servable, agreed))
@@ -35,10 +45,43 @@ def judge(about: str, served: Served, servable: Servable, local: Local) -> Itera
     if not any(each.level == FAULT for each in wrong):
         also = [key for key in sorted(served.signatures) if key != servable.signature]
         compared = ", as the contract says" if agreed is not None else ""
+        if told := _told(servable.signature, found):
+            # The contract describes the SavedModel.
+            compared = f" ({told})"
         yield ok(
             about,
             f"{name} is {AVAILABLE}; {servable.signature}: {found}{compared}; other signatures: {listed(also)}",
         )
+
+
+def _unusable(found: Signature, agreed: Contract | None) -> str:
+    """Return why the client can't use a quantized signature, empty if it can."""
+    if any(each.dtype == "int8" for each in found.inputs.values()):
+        return "takes int8, whose scale no server tells"
+    if _integers(found) and agreed is not None and agreed.outputs != PROBABILITIES_OF_CLASSES:
+        return "answers integers that aren't a softmax's, so their scale is unknown"
+    return ""
+
+
+def _told(name: str, found: Signature) -> str:
+    """Return in which ways a signature isn't the usual one, which the client takes into account by itself."""
+    told = []
+    if name != contract.SERVING_UINT8 and any(each.dtype == "uint8" for each in found.inputs.values()):
+        told.append("it takes pixels as they are")
+    if _integers(found):
+        told.append("its scores are integers in steps of 1/256, as a quantized TFLite file's")
+    batches = {each.shape[0] for each in found.inputs.values() if each.shape and each.shape[0] > 0}
+    if batches:
+        told.append(
+            f"it takes {listed(sorted(batches))} at a time, so the client asks for so many in each request"
+        )
+    if any(each.shape and each.shape[1:] == (1,) for each in found.outputs.values()):
+        told.append("it answers one number for each image, which becomes two classes")
+    return "; ".join(told)
+
+
+def _integers(found: Signature) -> bool:
+    return any(each.dtype in _INTEGERS for each in found.outputs.values())
 
 
 def _contract(local: Local, number: int) -> Contract | None:
@@ -71,7 +114,8 @@ def _against_contract(
         yield warning(
             about,
             f"{name} lacks signatures of the contract: {listed(missing)}",
-            "a server with --prefer_tflite_model has only serving_default; otherwise export the version again",
+            "a server with --prefer_tflite_model has only serving_default, and without it all; otherwise export the "
+            "version again",
         )
 
 
@@ -120,10 +164,13 @@ def _differences(expected: Signature, found: Signature) -> str:
 
 
 def _fits(expected: Tensor, found: Tensor) -> bool:
-    if expected.dtype != found.dtype:
+    # A TFLite file of the version may be served, quantized from edge to edge, or a model of one sigmoid.
+    if expected.dtype != found.dtype and not (expected.dtype == "float32" and found.dtype in _INTEGERS):
         return False
     if expected.shape is None or found.shape is None:
         return True
-    return len(expected.shape) == len(found.shape) and all(
-        a == b or a < 0 or b < 0 for a, b in zip(expected.shape, found.shape, strict=True)
+    one_sigmoid = expected.shape[1:] == (2,) and found.shape[1:] == (1,)
+    return one_sigmoid or (
+        len(expected.shape) == len(found.shape)
+        and all(a == b or a < 0 or b < 0 for a, b in zip(expected.shape, found.shape, strict=True))
     )

@@ -353,7 +353,7 @@ def test_every_change_is_found(seed: int, place: int, channels: int) -> None:
     generator = np.random.default_rng(seed)
     values = generator.random((3, 6, 6, channels)).astype(np.float32)
     reference = _net(generator.normal(0, 0.3, (36 * channels, 4)).astype(np.float32))
-    tried = list(skew.changes(0.0, 1.0, channels))
+    tried = skew.changes(contracts.Scaling.of_range(0, 1, channels))
     change = tried[place % len(tried)]
     for each in tried:
         np.testing.assert_allclose(each.undo(each.apply(values)), values, atol=1e-4)
@@ -361,10 +361,10 @@ def test_every_change_is_found(seed: int, place: int, channels: int) -> None:
     def target(given: Values) -> Values:
         return reference(change.apply(given))
 
-    found = skew.explain(target(values), values, reference, iter(tried), {}, 1e-3, target)
+    found = skew.explain(target(values), values, reference, tried, {}, 1e-3, target)
     assert change.does in [each.what for each in found]
     assert found == sorted(found, key=lambda each: each.difference)
     # Of other weights, nothing of it holds both ways.
     other = _net(generator.normal(0, 0.3, (36 * channels, 4)).astype(np.float32))
     if skew.differences(other(values), reference(values)) > 0.05:
-        assert skew.explain(other(values), values, reference, iter(tried), {}, 1e-5, other) == []
+        assert skew.explain(other(values), values, reference, tried, {}, 1e-5, other) == []
