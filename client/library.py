@@ -39,8 +39,10 @@ class Client(Configured):
     A Client may be shared by threads, which is also how connections are kept and used again: one channel for gRPC, up
     to 32 connections for REST. It connects when it is first used, and asks the server for the signature's tensors
     then, so it can be made before the server is there, and before a process forks; once used, it mustn't be taken into
-    a forked process. When a newer version takes or answers tensors of other names, make another Client. Close it, or
-    use it as a context manager.
+    a forked process. When a newer version takes or answers tensors of other names, or answers numbers of another kind,
+    make another Client. Close it, or use it as a context manager.
+
+    What the answers mean is decided by the contract and by the values of all answers so far; see `Prediction`.
 
     All errors are TfshipErrors, with the messages of the command line. Here: UsageError for arguments that can't be,
     or for keys and certificates of no use; ArtifactError for a contract that is missing or damaged.

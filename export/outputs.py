@@ -45,13 +45,17 @@ KINDS = {
 
 # The largest distance of a softmax's sum from 1, in float32 or after a half-precision layer.
 _SUM = 1e-2
+# TFLite's scales of a softmax's outputs: in int8, and in int16.
+_STEPS = (1 / 256, 1 / 32768)
 
 
 def kind_of(scores: NDArray[Any], several: bool = False, *, step: float = 0.0) -> str:
     """Return the kind of the finite raw outputs `scores` [N, K], as far as their values tell.
 
     Values within 0…1 are never logits. `several`: an image may have several labels, so that sums mean nothing.
-    `step` is the distance between two neighbouring values where they were quantized; rounding moves their sums.
+    `step` is the distance between two neighbouring values where they were quantized; rounding moves their sums. Without
+    it, values that are all multiples of a quantized softmax's step were quantized by it, as within an int8 file whose
+    interface is float32.
     """
     within = bool(((scores >= -_SUM) & (scores <= 1 + _SUM)).all())
     if several:
@@ -60,9 +64,11 @@ def kind_of(scores: NDArray[Any], several: bool = False, *, step: float = 0.0) -
         return SIGMOID if within else LOGIT
     if not within:
         return LOGITS
+    half = (step or _step(scores)) / 2
     sums = scores.sum(1, dtype=np.float64)
-    near = np.abs(sums - 1).max(initial=0) <= _SUM + step / 2 * scores.shape[1]
-    return PROBABILITIES_OF_CLASSES if near else INDEPENDENT
+    # Of many small probabilities, most become zeros: their sum lacks more than rounding up can add.
+    lowest, highest = 1 - _SUM - half * scores.shape[1], 1 + _SUM + half * (scores > 0).sum(1)
+    return PROBABILITIES_OF_CLASSES if ((lowest <= sums) & (sums <= highest)).all() else INDEPENDENT
 
 
 def interpret(scores: NDArray[Any], kind: str) -> NDArray[np.float32]:
@@ -76,6 +82,15 @@ def interpret(scores: NDArray[Any], kind: str) -> NDArray[np.float32]:
     if kind in (SIGMOID, LOGIT):
         values = np.concatenate([1 - values, values], axis=1)
     return values
+
+
+def _step(scores: NDArray[Any]) -> float:
+    """Return the step of the quantized softmax that all values are multiples of, 0.0 if there is none."""
+    for step in _STEPS:
+        multiples = scores.astype(np.float64) / step
+        if np.allclose(multiples, np.rint(multiples), rtol=0, atol=1e-3):
+            return step
+    return 0.0
 
 
 def meaning(kind: str) -> str:

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -15,12 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
-from client import compare_command, predict, skew
+from client import compare_command, compare_report, predict, skew
 from client.candidates import chosen
+from client.compare import Comparison, Row
 from client.connection import Connection, Servable
 from client.draw_samples import FOLDER
 from client.targets import TARGETS, Choice
+from doctor_fixtures import at, card_of, diagnose
 from export import contract as contracts
 from export import signature_metadata
 from serving.loading import Loader
@@ -30,6 +34,7 @@ from serving_fixtures import Client, config_of, serving
 from train import cli
 from train.errors import UsageError
 
+_FOLDER = tempfile.TemporaryDirectory(prefix="tfship-compare-")
 PICTURES = [FOLDER / "seven.png", FOLDER / "two.png"]
 CONTRACT = contracts.digits("cnn")
 Values = NDArray[np.float32]
@@ -225,6 +230,137 @@ def test_a_quantized_file_that_is_served_is_no_skew(tmp_path: Path) -> None:
     assert "answers as tflite:dynamic does (that file is what is served); differs from" in verdict
 
 
+def test_a_file_of_integers_from_edge_to_edge_is_no_skew(tmp_path: Path) -> None:
+    version = save(tmp_path / "cnn" / "1", weights(3) * 4)
+    shutil.copy(integers(weights(3) * 4), version / "model.tflite")
+    with served(tmp_path / "cnn", loader=Loader(prefer_tflite=True)) as client:
+        targets = f"rest@127.0.0.1:{client.rest_port},grpc@127.0.0.1:{client.grpc_port},tflite:float32"
+        code, found, verdict = compared(tmp_path, targets)
+        assert code == 0
+        assert "no skew beside tflite:float32: 2 quantized (" in verdict
+        in_process = f"{targets},tflite:{version / 'model.tflite'}"
+        code, found, verdict = compared(tmp_path, in_process)
+        assert code == 0
+        served_one, local = (
+            next(each["probabilities"] for name, each in found.items() if name.startswith(kind))
+            for kind in ("rest", "tflite:/")
+        )
+        assert served_one == pytest.approx(local, abs=1e-6)
+        card_of(version).write(version)
+        seen = diagnose(*at(client), "--models", tmp_path)
+    assert seen.code == 0
+    assert any(
+        "takes pixels as they are; its scores are integers in steps of 1/256" in each
+        for each in seen.level("ok")
+    )
+
+
+def integers(matrix: Values) -> Path:
+    """Return a TFLite file of softmax(image @ matrix) that takes and answers uint8, beside nothing else."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.matrix = tf.Variable(matrix)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 28, 28, 1], tf.float32, "image")])  # type: ignore[untyped-decorator]
+    def call(image: Any) -> Any:
+        return {"probabilities": tf.nn.softmax(tf.reshape(image, [-1, 784]) @ module.matrix)}
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([call.get_concrete_function()], module)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    images = np.random.default_rng(0).random((20, 1, 28, 28, 1)).astype(np.float32)
+    images[0], images[1] = 0, 1
+    converter.representative_dataset = lambda: ({"image": each} for each in images)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.uint8
+    file = Path(tempfile.mkdtemp(dir=_FOLDER.name), "integers.tflite")
+    with warnings.catch_warnings():
+        # The converter's own calibrator uses the interpreter whose deprecation it announces.
+        warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
+        file.write_bytes(converter.convert())
+    return file
+
+
+def test_logits_of_one_image_at_a_time_are_no_skew(right: Path, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.matrix = tf.Variable(weights(1))
+    spec = tf.TensorSpec([1, 28, 28, 1], tf.float32, "picture")
+    module.f = tf.function(lambda picture: {"y": tf.reshape(picture, [-1, 784]) @ module.matrix}, [spec])
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures={"serving_default": module.f})
+    with served(tmp_path) as client:
+        code, _, err = run(*PICTURES, f"--compare={over(client)}", "--models", right)
+    assert code == 0
+    assert err.count("answers logits; their softmax is printed") == 2
+
+
+CAFFE = contracts.Scaling((1.0, 1.0, 1.0), (-103.939, -116.779, -123.68), bgr=True)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "does"),
+    [
+        (
+            replace(CAFFE, bgr=False),
+            "leaves the channels in RGB order before it scales them (the contract's order",
+        ),
+        (
+            replace(CAFFE, offset=(0.0,) * 3),
+            "doesn't subtract the mean (its scaling lacks the contract's offset)",
+        ),
+        (contracts.Scaling.of_range(0, 1, 3), "scales pixels to 0…1 (it lacks the contract's scaling)"),
+    ],
+)
+def test_another_scaling_of_the_channels_is_called_by_its_name(
+    tmp_path: Path, scaling: contracts.Scaling, does: str
+) -> None:
+    import tensorflow as tf
+
+    rules = contracts.Contract("cnn", tuple("abcd"), 8, 8, 3, CAFFE, "resize")
+    module = tf.Module()
+    module.matrix = tf.Variable(np.random.default_rng(0).normal(0, 0.002, (192, 4)).astype(np.float32))
+
+    def scores(values: Any) -> Any:
+        return {"probabilities": tf.nn.softmax(tf.reshape(values, [-1, 192]) @ module.matrix)}
+
+    module.f = tf.function(scores, [tf.TensorSpec([None, 8, 8, 3], tf.float32, "image")])
+    module.g = tf.function(
+        lambda image: scores(scaling.apply(tf.cast(image, tf.float32))),
+        [tf.TensorSpec([None, 8, 8, 3], tf.uint8, "image")],
+    )
+    version = tmp_path / "cnn" / "1"
+    tf.saved_model.save(module, str(version), {"serving_default": module.f, "serving_uint8": module.g})
+    rules.write(version)
+    picture = tmp_path / "colours.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (8, 8, 3), np.uint8)).save(picture)
+    code, out, _ = run(picture, f"--compare=savedmodel,savedmodel:{version}", "--models", tmp_path)
+    assert code == 0, out
+    with served(tmp_path / "cnn") as client:
+        code, out, _ = run(
+            picture, f"--compare=rest@127.0.0.1:{client.rest_port},savedmodel", "--models", tmp_path
+        )
+    assert code == 6
+    assert f"rest@127.0.0.1:{client.rest_port} serving_uint8: {does}" in out
+    assert ", or " not in out.splitlines()[-1]
+
+
+def test_several_labels_are_compared_score_by_score_and_as_sets() -> None:
+    def row(name: str, scores: list[list[float]], **more: Any) -> Row:
+        array = np.array(scores, np.float32)
+        return Row(name, name, ("sea", "beach"), array, 1.0, meaning="independent", **more)
+
+    here = row("tflite", [[0.9, 0.52], [0.1, 0.2]])
+    there = row("rest", [[0.9, 0.48], [0.1, 0.2]], difference=0.04, tolerance=0.1, quantized=True)
+    found = Comparison(["a.png", "b.png"], [here, there], "tflite")
+    said = list(compare_report.lines(found))
+    assert "sea+beach none" in said[1]
+    assert "other labels: rest, for 1 of 2 pictures, such as a.png: sea, not sea+beach" in said
+    described = compare_report.describe(found)
+    assert described["targets"][0]["label_sets"] == [["sea", "beach"], []]
+    assert not described["skew"]
+
+
 def test_what_no_change_explains(right: Path, tmp_path: Path) -> None:
     save(tmp_path / "unlike" / "1", weights(7))
     save(tmp_path / "fewer" / "1", weights(7, 7))
@@ -348,15 +484,23 @@ def _net(matrix: Values) -> skew.Ask:
     return ask
 
 
-@given(seed=st.integers(0, 2**32 - 1), place=st.integers(0, 9), channels=st.sampled_from([1, 3]))
-def test_every_change_is_found(seed: int, place: int, channels: int) -> None:
-    generator = np.random.default_rng(seed)
-    values = generator.random((3, 6, 6, channels)).astype(np.float32)
-    reference = _net(generator.normal(0, 0.3, (36 * channels, 4)).astype(np.float32))
-    tried = skew.changes(contracts.Scaling.of_range(0, 1, channels))
+SCALINGS = (
+    contracts.Scaling.of_range(0, 1, 1), contracts.Scaling.of_range(0, 1, 3), contracts.Scaling.of_range(0, 255, 3),
+    contracts.Scaling.of_range(-1, 1, 3), contracts.Scaling((0.0171, 0.0175, 0.0174), (-2.118, -2.036, -1.804)), CAFFE,
+)  # fmt: skip
+
+
+@given(seed=st.integers(0, 2**32 - 1), place=st.integers(0, 19), scaling=st.sampled_from(SCALINGS))
+def test_every_change_is_found(seed: int, place: int, scaling: contracts.Scaling) -> None:
+    generator, channels = np.random.default_rng(seed), len(scaling.scale)
+    values = scaling.apply(generator.integers(0, 256, (3, 6, 6, channels)).astype(np.float32))
+    spread = max(map(abs, scaling.ends))
+    reference = _net(generator.normal(0, 0.3 / spread, (36 * channels, 4)).astype(np.float32))
+    tried = skew.changes(scaling)
+    assert len({each.does for each in tried}) == len(tried) >= 8
     change = tried[place % len(tried)]
     for each in tried:
-        np.testing.assert_allclose(each.undo(each.apply(values)), values, atol=1e-4)
+        np.testing.assert_allclose(each.undo(each.apply(values)), values, atol=1e-4 * spread)
 
     def target(given: Values) -> Values:
         return reference(change.apply(given))
@@ -365,6 +509,6 @@ def test_every_change_is_found(seed: int, place: int, channels: int) -> None:
     assert change.does in [each.what for each in found]
     assert found == sorted(found, key=lambda each: each.difference)
     # Of other weights, nothing of it holds both ways.
-    other = _net(generator.normal(0, 0.3, (36 * channels, 4)).astype(np.float32))
+    other = _net(generator.normal(0, 0.3 / spread, (36 * channels, 4)).astype(np.float32))
     if skew.differences(other(values), reference(values)) > 0.05:
         assert skew.explain(other(values), values, reference, tried, {}, 1e-5, other) == []

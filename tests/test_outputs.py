@@ -18,6 +18,9 @@ _NUMBERS = st.floats(-1e3, 1e3, width=32)
         ([[0.9004, 0.0991]], False, "probabilities"),
         ([[0.9, 0.8], [0.3, 0.7]], False, "independent"),
         ([[0.0, 0.0]], False, "independent"),
+        ([[1.0, 0.0, 1.0] + [0.0] * 997], False, "independent"),
+        ([[0.5, 0.25, 0.2265625] + [0.0] * 7], False, "probabilities"),
+        ([[0.5, 0.25, 0.21] + [0.0] * 7], False, "independent"),
         ([[0.9, 0.1], [0.3, 0.7]], True, "independent"),
         ([[-3.0, 4.0]], False, "logits"),
         ([[2.0, 11.0]], False, "logits"),
@@ -37,7 +40,7 @@ def test_values_tell_the_kind(scores: list[list[float]], several: bool, kind: st
 def test_the_rounding_of_quantized_probabilities_is_no_other_kind(logits: np.ndarray) -> None:
     probabilities = outputs.interpret(logits, "logits")
     rounded = np.round(probabilities * 256) / 256
-    assert outputs.kind_of(rounded, step=1 / 256) == "probabilities"
+    assert outputs.kind_of(rounded) == outputs.kind_of(rounded, step=1 / 256) == "probabilities"
 
 
 @given(arrays.arrays(np.float32, (3, 4), elements=_NUMBERS))
