@@ -61,8 +61,9 @@ def test_interpreted_scores_mean_what_the_contract_says(raw: np.ndarray) -> None
 def test_formulas() -> None:
     logits = np.array([[1.0, 2.0, 4.0], [-900.0, 0.0, 900.0]], np.float32)
     powers = np.exp(np.array([1.0, 2.0, 4.0]))
-    assert np.allclose(outputs.interpret(logits, "logits"), np.stack([powers / powers.sum(), np.eye(3)[2]]))
+    expected = np.stack([powers / powers.sum(), np.eye(3)[2]])
+    assert np.allclose(outputs.interpret(logits, "logits"), expected)
     one = np.array([[0.0], [np.log(3)], [-900.0]], np.float32)
     assert np.allclose(outputs.interpret(one, "logit"), np.array([[0.5, 0.5], [0.25, 0.75], [1, 0]]))
-    assert np.allclose(outputs.interpret(one[:1] + 0.2, "sigmoid"), [[0.8, 0.2]])
+    assert np.allclose(outputs.interpret(one[:1] + 0.2, "sigmoid"), np.array([[0.8, 0.2]]))
     assert np.allclose(outputs.interpret(logits[:1], "independent-logits")[0], 1 / (1 + 1 / powers))
