@@ -44,9 +44,7 @@ class Asked:
 
     def prepared(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
         """Return pixels uint8 [N, H, W, C] as one query: the tensor that the model takes, or PNGs [N]."""
-        if self._encoded:
-            return encoded(pixels)
-        images = self._contract.scale(pixels)
+        images = self._images(pixels)
         return self._target.prepare(images) if isinstance(self._target, Classifier) else images
 
     def ask(self, query: NDArray[Any]) -> object:
@@ -59,11 +57,18 @@ class Asked:
         """Return the class of an encoded picture: the clock from end to end."""
         if self._encoded:
             return int(self._scores(as_query(picture)).argmax())
-        return int(self._scores(image.from_bytes(picture, self._contract)[np.newaxis]).argmax())
+        return int(self._scores(self._images(image.pixels(picture, self._contract)[np.newaxis])).argmax())
 
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the probabilities [N, classes] of pixels uint8 [N, H, W, C]."""
-        return self._scores(encoded(pixels) if self._encoded else self._contract.scale(pixels))
+        return self._scores(self._images(pixels))
+
+    def _images(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """Return pixels uint8 [N, H, W, C] as the target takes images: PNGs, pixels as they are, or scaled values."""
+        if self._encoded:
+            return encoded(pixels)
+        takes_pixels = isinstance(self._target, Classifier) and self._target.takes_pixels
+        return pixels if takes_pixels else self._contract.scale(pixels)
 
     def _scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Return the answers, a Keras model's own outputs interpreted as the export interprets them."""
