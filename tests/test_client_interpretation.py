@@ -23,8 +23,10 @@ from client_fixtures import SEVEN, run, send, web
 from conftest import ROOT
 from export import contract as contracts
 from export.contract import Contract, Scaling
+from export.formats import FORMATS
 from export.runtime import Quantization, Signature, TensorSpec
-from serving_fixtures import Client, config_of, serving
+from serving.server import Settings
+from serving_fixtures import TFLITE, Client, config_of, publish, serving
 
 CASES = ROOT.parent / "shared" / "cases"
 SHADES = (0, 102, 255)  # 0.0, 0.4 and 1.0
@@ -378,3 +380,38 @@ def test_logits_of_tensorflows_tutorial() -> None:
         assert found.label == "2"
         assert found.probability == pytest.approx(0.998, abs=5e-4)
     assert contracts.digits("x").outputs == "probabilities"
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the cases aren't here")
+@pytest.mark.parametrize("kind", ["rest", "grpc"])
+def test_a_file_of_integers_answers_behind_a_server_as_in_this_process(
+    quantized: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(config_of(small=quantized / "small"), Settings(loader=TFLITE)) as client:
+        port = client.grpc_port if kind == "grpc" else client.rest_port
+        where = ["--target", kind, "--server", f"localhost:{port}", "--model", "small"]
+        assert run(SEVEN, *where, "--models", quantized) == 0
+        assert run(SEVEN, "--target", f"tflite:{quantized / 'small/1/model.tflite'}") == 0
+        served, local = capsys.readouterr().out.splitlines()
+        assert served == local == f"{SEVEN}: 1 (32.0%), then 3 (21.5%)"
+        assert run(SEVEN, *where, "--models", "/nowhere") == 5
+        (line,) = capsys.readouterr().err.splitlines()
+        assert (
+            "answers uint8, whose scale no server tells; give the model's contract.json by --contract" in line
+        )
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models with `digits_small.keras` as int8_uint8, in a version by itself, for servers of TFLite."""
+    from export import calibration, convert, loading
+
+    folder = tmp_path_factory.mktemp("quantized")
+    rules = contracts.digits("small")
+    loaded = loading.load(CASES / "digits_small.keras")
+    pixels, _ = calibration.read(CASES / "calibration_digits.npz", rules)
+    row = FORMATS["int8_uint8"]
+    data = convert.to_tflite(loaded.exported, loaded.tracked, rules, row, rules.scale(pixels))
+    publish(folder / "small", 1, data)
+    rules.write(folder / "small" / "1")
+    return folder
