@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from client import AsyncClient, Prediction, Refused, predict
+from client import AsyncClient, DataError, Prediction, Refused, inputs, predict
 from client import Client as Library
 from client.arguments import choice
 from client.binding import Binding, by_signature
@@ -415,3 +415,20 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     publish(folder / "small", 1, data)
     rules.write(folder / "small" / "1")
     return folder
+
+
+def test_floats_are_checked_against_the_range_of_each_channel() -> None:
+    scaling = Scaling((1.0, 1.0, 1.0), (-100.0, 0.0, 50.0), bgr=True)
+    rules = Contract("colours", ("a", "b"), 2, 2, 3, scaling, "resize")
+    good = np.tile(np.array([-100, 0, 305], np.float32), (2, 2, 1))
+    assert inputs.row(good, rules, "float32", "image") is not None
+    # Within the range of the model, and not of its channels.
+    with pytest.raises(
+        DataError, match="image: values of 305 to 305 in channel 0; expected the model's, -100 to 155"
+    ):
+        inputs.row(good[..., ::-1], rules, "float32", "image")
+    assert inputs.row(np.zeros((2, 2, 3), np.uint8), rules, "float32", "image")[0, 0].tolist() == [
+        -100,
+        0,
+        50,
+    ]
