@@ -103,7 +103,8 @@ def served(base: Path, **settings: Any) -> Iterator[Client]:
 
 def compared(models: Path, targets: str, *arguments: object) -> tuple[int, dict[str, Any], str]:
     """Run the command; return its exit code, its JSON by target, and its verdict."""
-    code, out, _ = run(*PICTURES, f"--compare={targets}", "--models", models, "--json", *arguments)
+    patient = "--timeout=60"  # TensorFlow's first request by a signature takes a while on a busy machine
+    code, out, _ = run(*PICTURES, f"--compare={targets}", "--models", models, "--json", patient, *arguments)
     report = json.loads(out)
     assert report["skew"] == (code == 6) == any(each["skew"] for each in report["targets"])
     return code, {each["target"]: each for each in report["targets"]}, "\n".join(report["verdict"])
@@ -277,7 +278,7 @@ def integers(matrix: Values) -> Path:
     with warnings.catch_warnings():
         # The converter's own calibrator uses the interpreter whose deprecation it announces.
         warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
-        file.write_bytes(converter.convert())
+        file.write_bytes(signature_metadata.add(converter.convert()))
     return file
 
 
