@@ -30,15 +30,29 @@ _PASSED = (
 def equalize(model: keras.Model) -> list[str]:
     """Move the batch normalizations' scales before the ReLUs, in place; return the names of the layers rescaled."""
     done = []
-    for layer in model._flatten_layers(include_self=False):
-        if isinstance(layer, keras.layers.BatchNormalization) and (source := _source(layer)) is not None:
+    layers = list(model._flatten_layers(include_self=False))
+    shown = _outputs([model, *layers])
+    for layer in layers:
+        if type(layer) is not keras.layers.BatchNormalization or not layer.built:
+            continue
+        if (source := _source(layer, shown)) is not None:
             _move(source, layer)
             done.append(source.name)
     return done
 
 
-def _source(normalization: keras.layers.BatchNormalization) -> Any:
-    """Return the layer whose units `normalization` normalizes behind a ReLU and nothing else sees, or None."""
+def _outputs(layers: list[Any]) -> set[Any]:
+    """Return the operations whose answer leaves a model among these layers, so that others may see it."""
+    models = [each for each in layers if isinstance(each, (keras.models.Sequential, keras.models.Model))]
+    tensors = [tensor for each in models for tensor in getattr(each, "outputs", None) or []]
+    return {tensor._keras_history.operation for tensor in tensors}
+
+
+def _source(normalization: keras.layers.BatchNormalization, shown: set[Any]) -> Any:
+    """Return the layer whose units `normalization` normalizes behind a ReLU and nothing else sees, or None.
+
+    `shown` are the operations that are the outputs of models.
+    """
     layer, rectified = normalization, False
     while True:
         # Fed by one layer, which feeds no other: else the factor would reach where nothing divides by it again.
@@ -47,17 +61,31 @@ def _source(normalization: keras.layers.BatchNormalization) -> Any:
         if len(before) != 1:
             return None
         (layer,) = before
-        if len({node.operation for node in layer._outbound_nodes}) != 1:
+        if layer in shown or len({node.operation for node in layer._outbound_nodes}) != 1:
             return None
-        if isinstance(layer, (keras.layers.Dense, keras.layers.Conv2D)):
+        # Not their subclasses, which may compute anything.
+        if type(layer) in (keras.layers.Dense, keras.layers.Conv2D):
             relu = layer.activation is keras.activations.relu
             linear = layer.activation is keras.activations.linear
-            by_channel = normalization.axis in (-1, len(layer.output.shape) - 1)
-            return layer if by_channel and (relu or (linear and rectified)) else None
+            plain = _is_plain(layer) and _by_channel(normalization, layer)
+            return layer if plain and (relu or (linear and rectified)) else None
         if _is_relu(layer):
             rectified = True
         elif not isinstance(layer, _PASSED):
             return None
+
+
+def _is_plain(layer: Any) -> bool:
+    """Tell whether a layer's weights are `kernel` and `bias` and nothing else, with units in the last axis."""
+    changed = getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None)
+    return not changed and getattr(layer, "data_format", None) != "channels_first"
+
+
+def _by_channel(normalization: Any, layer: Any) -> bool:
+    """Tell whether a normalization's axis, counted from its own input, is that of the layer's units."""
+    inputs = [node.input_tensors[0] for node in normalization._inbound_nodes]
+    last = all(normalization.axis in (-1, len(each.shape) - 1) for each in inputs)
+    return bool(last and layer.kernel.shape[-1] == normalization.moving_variance.shape[0])
 
 
 def _is_relu(layer: Any) -> bool:
