@@ -390,8 +390,8 @@ def test_folders_of_images_are_numbered_by_the_labels_file(folder: Path, tmp_pat
     ("model", "arguments", "code", "message"),
     [
         ("none.keras", [], 2, "no network is called that"),
-        ("eval.npz", [], 4, "Keras can't load it"),
-        ("calibration", [], 4, "TensorFlow can't load it"),
+        ("eval.npz", [], 4, "a zip without config.json, so no Keras file"),
+        ("calibration", [], 4, "a folder without saved_model.pb"),
         ("photos.keras", ["--labels", "eval.npz"], 2, "can't be read"),
         ("photos.keras", ["--labels", "two.txt"], 2, "names 2 classes; the model has 3"),
         ("photos.keras", ["--eval", "labels.txt"], 3, "no .npz file that can be read"),

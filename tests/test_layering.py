@@ -19,7 +19,7 @@ AT_IMPORT = {
 }
 LATER = {
     *(f"train/{module}.py" for module in ("backend", "data", "workers")),
-    *(f"export/{module}.py" for module in ("loading", "savedmodel")),
+    *(f"export/{module}.py" for module in ("keras_files", "loading", "savedmodel", "signatures")),
     *(f"benchmarks/{module}.py" for module in ("probe", "training")),
 }
 
