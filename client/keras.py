@@ -10,9 +10,8 @@ from client.binding import by_signature
 from client.interpretation import Interpretation
 from client.targets import Choice, Opened
 from export import contract as contracts
-from export import loading
-from export.contract import INDEPENDENT, PROBABILITIES_OF_CLASSES, Contract
-from export.outputs import INDEPENDENT_LOGITS, LOGIT, LOGITS, SIGMOID
+from export import loading, outputs
+from export.contract import INDEPENDENT, Contract
 from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES, Signature, TensorSpec
 from train import cards, cli
 from train.errors import UsageError
@@ -72,12 +71,8 @@ class Keras:
 
     def kind(self, contract: Contract) -> str | None:
         """Return the kind of the outputs (`export.outputs.KINDS`) by the last activation, None where it isn't known."""
-        activation = self._model.activation or ""
-        if contract.outputs == INDEPENDENT:
-            return {"sigmoid": INDEPENDENT, "linear": INDEPENDENT_LOGITS}.get(activation)
-        if self._model.outputs == 1:
-            return {"sigmoid": SIGMOID, "linear": LOGIT}.get(activation)
-        return {"softmax": PROBABILITIES_OF_CLASSES, "sigmoid": INDEPENDENT, "linear": LOGITS}.get(activation)
+        several = contract.outputs == INDEPENDENT
+        return outputs.by_activation(self._model.activation, self._model.outputs, several=several)
 
     def close(self) -> None:
         """Do nothing: Keras frees a model with its last reference."""

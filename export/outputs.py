@@ -25,6 +25,7 @@ __all__ = [
     "LOGIT",
     "LOGITS",
     "SIGMOID",
+    "by_activation",
     "decisions",
     "interpret",
     "kind_of",
@@ -69,6 +70,20 @@ def kind_of(scores: NDArray[Any], several: bool = False, *, step: float = 0.0) -
     # Of many small probabilities, most become zeros: their sum lacks more than rounding up can add.
     lowest, highest = 1 - _SUM - half * scores.shape[1], 1 + _SUM + half * (scores > 0).sum(1)
     return PROBABILITIES_OF_CLASSES if ((lowest <= sums) & (sums <= highest)).all() else INDEPENDENT
+
+
+def by_activation(activation: str | None, columns: int, *, several: bool = False) -> str | None:
+    """Return the kind of raw outputs [N, columns] by the last activation, None where that doesn't tell.
+
+    `several`: an image may have several labels.
+    """
+    if activation == "softmax" and columns > 1:
+        return PROBABILITIES_OF_CLASSES
+    if activation in ("sigmoid", "hard_sigmoid"):
+        return SIGMOID if columns == 1 else INDEPENDENT
+    if activation == "linear":
+        return INDEPENDENT_LOGITS if several else LOGIT if columns == 1 else LOGITS
+    return None
 
 
 def interpret(scores: NDArray[Any], kind: str) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export import calibration, contract, evaluation_data, outputs, range_detection
+from export import calibration, evaluation_data, outputs, range_detection
 from export.contract import INDEPENDENT, Contract, Scaling
 from export.evaluation_data import Images
 from export.loading import LoadedModel, load
@@ -41,11 +41,6 @@ _DECIDED = {
     "accuracy": "by accuracy",
     "layers": "by its first layers, as the losses are alike",
     "named": "as named",
-}
-# The kind of outputs within 0…1 whose last activation is known to be linear.
-_LINEAR = {
-    outputs.SIGMOID: outputs.LOGIT,
-    INDEPENDENT: outputs.LOGITS,
 }
 
 
@@ -181,7 +176,9 @@ def _detected(
         return scores
 
     def kind_of(scores: NDArray[np.float32]) -> str:
-        kind = model.outputs or _kind(loaded.activation, scores, several=truth.ndim == 2)
+        several = truth.ndim == 2
+        kind = model.outputs or outputs.by_activation(loaded.activation, scores.shape[1], several=several)
+        kind = kind or outputs.kind_of(scores, several)
         if evaluation.labelled:
             _check_classes(model, evaluation, kind, scores.shape[1])
         return kind
@@ -230,18 +227,6 @@ def _say_values(model: UserModel, detection: Detection, images: str, say: Callab
     )
     if detection.by == "named" and (better := detection.better):
         say(f"warning: {model.name}: the values {better.candidate.name} fit the labels better ({table})")
-
-
-def _kind(activation: str | None, scores: NDArray[np.float32], *, several: bool) -> str:
-    """Return what outputs mean by the last activation, or by their values where that doesn't tell."""
-    if activation == "softmax" and scores.shape[1] > 1:
-        return contract.PROBABILITIES_OF_CLASSES
-    if activation in ("sigmoid", "hard_sigmoid"):
-        return outputs.SIGMOID if scores.shape[1] == 1 else INDEPENDENT
-    kind = outputs.kind_of(scores, several=several)
-    if activation != "linear":
-        return kind
-    return outputs.INDEPENDENT_LOGITS if several else _LINEAR.get(kind, kind)
 
 
 def _check_classes(model: UserModel, evaluation: Images, kind: str, columns: int) -> None:
