@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from conftest import ROOT
+from export import isolation
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["train.fit", "train.figures", "export.convert", "export.publish"])
+_CONTEXT.set_forkserver_preload([*isolation.PRELOAD, "train.fit", "train.figures", "export.publish"])
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,8 @@ def forked(
         for path in (out, error):
             path.touch()
         everything = {**os.environ, **(environment or {})}
-        process = _CONTEXT.Process(
-            target=_begin, args=(out, error, everything, target, arguments), daemon=True
-        )
+        # No daemon: an export has child processes.
+        process = _CONTEXT.Process(target=_begin, args=(out, error, everything, target, arguments))
         process.start()
         try:
             yield Forked(process, out, error)
@@ -103,6 +103,8 @@ def _begin(
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
     # A shell ignores it in its background jobs, and their processes inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The fork server blocks it if an export has started the server.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)
