@@ -1,34 +1,19 @@
-"""Write a model as a SavedModel and as TFLite files. Loads TensorFlow."""
+"""Write a model as a SavedModel. Loads TensorFlow."""
 
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
-from ai_edge_litert.schema_py_generated import TensorType
-from ai_edge_litert.tools import flatbuffer_utils
-from numpy.typing import NDArray
 
-from export import signature_metadata
 from export.contract import CLASSIFY, EXAMPLE_FEATURE, SERVING_BYTES, SERVING_UINT8, Contract
-from export.formats import Format
 from export.prepare import preparation
 from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
-from train import backend
-from train.errors import ConversionError
 
-__all__ = ["LABELS", "to_saved_model", "to_tflite"]
+__all__ = ["LABELS", "serving_default", "to_saved_model"]
 
 # The asset with the classes' names, a line each.
 LABELS = "labels.txt"
-
-_OPERATORS = {
-    "float32": tf.lite.OpsSet.TFLITE_BUILTINS,
-    "int8": tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
-    "int16": tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
-}
 
 
 def to_saved_model(
@@ -78,7 +63,7 @@ def to_saved_model(
     asset.write_text("".join(f"{label}\n" for label in contract.labels), encoding="utf-8")
     module.labels = tf.saved_model.Asset(str(asset))
     signatures = {
-        DEFAULT_SIGNATURE: _serve(function, contract),
+        DEFAULT_SIGNATURE: serving_default(function, contract),
         SERVING_UINT8: serve_uint8,
         SERVING_BYTES: serve_bytes,
         CLASSIFY: classify,
@@ -88,90 +73,20 @@ def to_saved_model(
     _name_methods(folder)
 
 
-def to_tflite(
-    function: Callable[[tf.Tensor], tf.Tensor],
-    tracked: Any,
-    contract: Contract,
-    row: Format,
-    calibration: NDArray[np.float32] | None,
-) -> bytes:
-    """Return the model as a TFLite file in the format of `row`, with the signature `serving_default`.
+def serving_default(
+    function: Callable[[tf.Tensor], tf.Tensor], contract: Contract, batch: int | None = None
+) -> Any:
+    """Return the signature `serving_default`, for `batch` images, float32, as `function` takes them (None: any)."""
 
-    `function` and `tracked` are as in `to_saved_model`. `calibration` are images as the model takes them, float32
-    [N, H, W, C]; needed only where the format asks for them. Raises ConversionError with the converter's reason.
-    """
-    module = tf.Module()
-    module.tracked = tracked
-    # Not from the SavedModel: the converter would read all of it, twice, and nearly all of it prepares pictures.
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [_serve(function, contract).get_concrete_function()], module
-    )
-    if row.weights != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if row.weights == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if row.calibrated:
-        if calibration is None:
-            raise ConversionError(
-                f"{row.name}: needs images to find the activations' ranges; give --calibration"
-            )
-        converter.representative_dataset = _one_by_one(calibration)
-        converter.target_spec.supported_ops = [_OPERATORS[row.activations]]
-    if row.activations == "int16":
-        # With biases of 64 bits, the default, every convolution runs on LiteRT's reference kernel.
-        converter._experimental_full_integer_quantization_bias_type = tf.int32
-    converter.inference_input_type = converter.inference_output_type = tf.as_dtype(row.edge)
-    try:
-        with backend.quiet(), warnings.catch_warnings():
-            # The converter's own calibrator uses the interpreter whose deprecation it announces.
-            warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
-            data: bytes = converter.convert()
-    except Exception as error:  # the converter raises its own and many built-in kinds
-        reason = str(error).strip().splitlines()
-        raise ConversionError(f"{row.name}: {reason[0] if reason else type(error).__name__}") from error
-    if row.calibrated and (floats := _computed_in_float(data)):
-        # The converter says nothing of it, whatever operators it was told to use.
-        raise ConversionError(
-            f"{row.name}: {', '.join(floats)} would be computed in float32, for want of an integer kernel; the format "
-            "selective may keep layers in float32"
-        )
-    return signature_metadata.add(data)
-
-
-def _images(contract: Contract, dtype: tf.DType) -> tf.TensorSpec:
-    return tf.TensorSpec((None, *contract.shape), dtype, name=IMAGE)
-
-
-def _serve(function: Callable[[tf.Tensor], tf.Tensor], contract: Contract) -> Any:
-    """Return the signature `serving_default`."""
-
-    @tf.function(input_signature=[_images(contract, tf.float32)])  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=[_images(contract, tf.float32, batch)])  # type: ignore[untyped-decorator]
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
         return {PROBABILITIES: function(image)}
 
     return serve
 
 
-def _computed_in_float(data: bytes) -> list[str]:
-    """Return the operators of a TFLite file that answer in float32, but for those that change types."""
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
-    return sorted(
-        {
-            flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
-            for graph in model.subgraphs
-            for operator in graph.operators
-            if any(graph.tensors[index].type == TensorType.FLOAT32 for index in operator.outputs)
-        }
-        - {"DEQUANTIZE"}
-    )
-
-
-def _one_by_one(images: NDArray[np.float32]) -> Callable[[], Iterator[dict[str, Any]]]:
-    def dataset() -> Iterator[dict[str, Any]]:
-        for image in images:
-            yield {IMAGE: image[np.newaxis]}
-
-    return dataset
+def _images(contract: Contract, dtype: tf.DType, batch: int | None = None) -> tf.TensorSpec:
+    return tf.TensorSpec((batch, *contract.shape), dtype, name=IMAGE)
 
 
 def _name_methods(folder: Path) -> None:

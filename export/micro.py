@@ -1,34 +1,44 @@
 """Files for microcontrollers: run in TensorFlow Lite Micro's own interpreter, and written as C source.
 
-Neither needs TensorFlow. The interpreter is the package `tflite-micro`, which there is for Linux on x86-64.
+Neither needs TensorFlow. The interpreter is the package `tflite-micro`, which there is for Linux on x86-64. It ends the
+process on values that its kernels don't expect: `predict` and `arena` belong in a child process (`export.isolation`).
 """
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
 from train.backend import quiet
 from train.errors import ArtifactError
 
-__all__ = ["AVAILABLE", "arena", "c_source", "predict"]
+__all__ = ["AVAILABLE", "NAME", "arena", "c_source", "predict"]
 
 # Whether TensorFlow Lite Micro's interpreter is installed.
 AVAILABLE = importlib.util.find_spec("tflite_micro") is not None
+NAME = "TensorFlow Lite Micro"
 
 _ARENA = re.compile(r"Arena allocation total (\d+) bytes")
 _COLUMNS = 12
+# TFLite's int8 softmax divides by the sum of exponentials, and asserts that the exponent fits 31 bits: up to 2^9.
+_ADDED = 512
 
 
 def predict(path: Path, tensors: NDArray[Any]) -> NDArray[Any]:
     """Run a TFLite file on tensors [N, …] of its input's dtype, one by one, and return its outputs [N, …].
 
-    Raises ArtifactError if the interpreter lacks an operator of the file.
+    Raises ArtifactError if the interpreter lacks an operator of the file. The process aborts, with no message of the
+    interpreter's own, where the exponentials of a softmax, relative to the largest, sum to more than 512.
     """
     interpreter = _interpreter(path)
+    if wide := _wide_softmax(path):
+        # For the reason that `export.isolation` reads.
+        print(f"error: softmax over {wide} classes", file=sys.stderr, flush=True)  # noqa: T201
     outputs = []
     for tensor in tensors:
         interpreter.set_input(tensor[np.newaxis], 0)
@@ -81,6 +91,18 @@ def c_source(data: bytes, name: str) -> tuple[str, str]:
         f"const unsigned int {symbol}_len = {len(data)};\n"
     )
     return header, source
+
+
+def _wide_softmax(path: Path) -> int:
+    """Return the most classes of a softmax in the file if they are more than its int8 kernel can always add up."""
+    model = flatbuffer_utils.read_model(str(path))
+    sizes = [
+        int(graph.tensors[operator.inputs[0]].shape[-1])
+        for graph in model.subgraphs
+        for operator in graph.operators
+        if flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) == "SOFTMAX"
+    ]
+    return max((size for size in sizes if size > _ADDED), default=0)
 
 
 def _interpreter(path: Path) -> Any:

@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from export import cards, gate, layers, micro, outputs, selective, store, verify
+from export import cards, gate, isolation, layers, micro, outputs, selective, store, verify
 from export.cards import LOG, SAVED_MODEL, ExportCard
 from export.contract import CLASSIFY, SERVING_BYTES, SERVING_UINT8
 from export.formats import FORMATS, REFERENCE, SERVED_FILE, Format
@@ -23,7 +23,7 @@ from export.savedmodel import SavedModel
 from export.source import Source, any_batch
 from train import environment, interruption, stats
 from train.errors import ArtifactError, ConversionError, ResultError, UsageError
-from train.files import sha256, write_json
+from train.files import sha256, stage, write_json
 
 __all__ = ["Plan", "export", "refusal_path"]
 
@@ -53,7 +53,7 @@ class Plan:
     required: Sequence[str] = ()
     gate: Gate = field(default_factory=Gate)
     force: bool = False
-    selective_seconds: float = 120.0
+    selective_seconds: float = selective.SECONDS
 
     def __post_init__(self) -> None:
         """Refuse a format that is needed but isn't among the rows; UsageError."""
@@ -80,9 +80,11 @@ def export(source: Source, models: Path, plan: Plan, say: Callable[[str], None])
     """
     name = source.contract.model
     before = _last_blessed(models / name, source.evaluation.data["sha256"])
-    with store.draft(models / name) as draft:
+    isolation.start()
+    with store.draft(models / name) as draft, stage(models / name, "conversion") as scratch:
+        scratch.mkdir()
         refused = refusal_path(models, name)
-        card = _Work(source, draft.folder, plan, before, refused, say).run()
+        card = _Work(source, draft.folder, scratch, plan, before, refused, say).run()
         card.write(draft.folder)
         interruption.check()
         published = draft.publish()
@@ -103,11 +105,14 @@ class _Work:
         self,
         source: Source,
         folder: Path,
+        scratch: Path,
         plan: Plan,
         before: dict[str, dict[str, Any]],
         refused: Path,
         say: Callable[[str], None],
     ) -> None:
+        from export.tflite import TFLite
+
         self._source, self._folder, self._plan, self._before = source, folder, plan, before
         self._refused, self._say = refused, say
         self._name = source.contract.model
@@ -122,8 +127,18 @@ class _Work:
         self._layers: dict[str, list[dict[str, Any]]] = {}
         # A model of another precision is exported in float32, which rounds otherwise.
         self._exact = source.precision == "float32"
-        self._calibration = _calibration(source)
+        self._calibration = _calibration(source, scratch)
         self._log = folder / LOG
+        self._isolation = isolation.Isolation(self._log)
+        self._tflite = TFLite(
+            source.exported,
+            source.tracked,
+            source.contract,
+            self._calibration,
+            scratch,
+            self._isolation,
+            source.batch,
+        )
 
     def run(self) -> ExportCard:
         """Build, verify and judge everything, and return the card, not yet written."""
@@ -139,6 +154,7 @@ class _Work:
         )
         for row in plan.rows:
             self._made(row)
+        self._contract = replace(self._contract, tflite_batch=self._tflite.batch)
         self._refuse_without()
         serves = plan.serves or self._first_made()
         if plan.serves:
@@ -273,17 +289,13 @@ class _Work:
 
     def _format(self, row: Format) -> None:
         """Write and verify one TFLite format."""
-        from export import convert
-
         path = self._folder / row.file
         path.parent.mkdir(exist_ok=True)
         extra: dict[str, Any] = {}
         if row.selective:
             extra["float_layers"] = self._selective(path)
         else:
-            source = self._source
-            data = convert.to_tflite(source.exported, source.tracked, self._contract, row, self._calibration)
-            path.write_bytes(data)
+            self._tflite.write(row, path)
         if row.integer and micro.AVAILABLE:
             extra["micro"] = self._micro(row)
         self._verify(row.name, [path], self._opened(row), exact=row.exact and self._exact, extra=extra)
@@ -292,20 +304,29 @@ class _Work:
         reference = self._folder / FORMATS[REFERENCE].file
         if self._calibration is None or not reference.is_file():
             raise ConversionError(f"{path.stem}: needs the format {REFERENCE} beside it, and --calibration")
-        data, kept = selective.quantize(reference, self._calibration, self._source.layers)
-        path.write_bytes(data)
+        kept = selective.write(
+            self._isolation,
+            reference,
+            self._calibration,
+            self._contract,
+            path,
+            self._source.layers,
+            self._plan.selective_seconds,
+        )
         self._say(f"{self._name} {path.stem}: {', '.join(kept) if kept else 'no layer'} kept in float32")
         return kept
 
     def _micro(self, row: Format) -> dict[str, Any]:
         """Run some images in TensorFlow Lite Micro and compare with LiteRT; a file it can't run is no failure."""
         path, target = self._folder / row.file, verify.open_tflite(self._folder, row)
-        tensors = target.prepare(self._some(_SOME))
+        tensors = target.prepare(self._pixels[:_SOME] if target.takes_pixels else self._some(_SOME))
+        run = self._isolation.run
         try:
-            found = micro.predict(path, tensors).argmax(1)
+            found = run(micro.NAME, micro.predict, path, tensors, about=row.name).argmax(1)
             expected = target.infer(tensors).argmax(1)
             agreement = float(np.mean(found == expected))
-            return {"arena_bytes": micro.arena(path), "agreement": agreement, "images": len(found)}
+            arena = run(micro.NAME, micro.arena, path, about=row.name)
+            return {"arena_bytes": arena, "agreement": agreement, "images": len(found)}
         except ArtifactError as error:
             return {"refused": str(error)}
         finally:
@@ -399,8 +420,14 @@ class _Work:
         if not reference.is_file() or row.name == REFERENCE:
             return {}
         try:
-            found = layers.compare(
-                reference, self._folder / row.file, self._some(_LAYER_IMAGES), self._source.layers
+            found = self._isolation.run(
+                "LiteRT",
+                layers.compare,
+                reference,
+                self._folder / row.file,
+                self._some(_LAYER_IMAGES),
+                self._source.layers,
+                about=f"{row.name} by layers",
             )
         except ArtifactError:
             return {}
@@ -424,8 +451,8 @@ class _Work:
         self._say(f"{self._name} {label}: written and verified in {self._seconds[label]:.1f} s")
 
 
-def _calibration(source: Source) -> NDArray[np.float32] | None:
-    """Return the calibration images as the model takes them, or None if there are none.
+def _calibration(source: Source, folder: Path) -> Path | None:
+    """Write the calibration images, pixels uint8 [N, H, W, C], into `folder`; None if there are none.
 
     Adds a black and a white pixel, so that one step of a quantized input is one step of a pixel.
     """
@@ -433,7 +460,9 @@ def _calibration(source: Source) -> NDArray[np.float32] | None:
         return None
     pixels = source.calibration.copy()
     pixels[0, 0, 0], pixels[0, -1, -1] = 0, 255
-    return source.contract.scale(pixels)
+    path = folder / "calibration.npy"
+    np.save(path, pixels)
+    return path
 
 
 def _last_blessed(base: Path, data_sha256: str) -> dict[str, dict[str, Any]]:

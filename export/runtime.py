@@ -137,8 +137,8 @@ class Classifier:
         (self._output,) = outputs
         self._out = chosen.outputs[self._output]
 
-    def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Target.predict`."""
+    def predict(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """See `Target.predict`; pixels uint8 for a target that `takes_pixels`."""
         output = self.infer(self.prepare(images))
         return self._out.quantization.dequantize(output) if self._out.quantization else output
 
@@ -148,9 +148,14 @@ class Classifier:
         return self._in.dtype == _UINT8
 
     def prepare(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Return images as the tensor that the model takes: quantized where its input is, pixels uint8 unchanged."""
+        """Return images as the tensor that the model takes: quantized where its input is, pixels uint8 unchanged.
+
+        Raises ValueError for values that are no pixels where only pixels fit.
+        """
         if self._in.quantization is None or (self.takes_pixels and images.dtype == np.uint8):
             return images
+        if self.takes_pixels and self._in.quantization == _PIXELS and (images != np.rint(images)).any():
+            raise ValueError("the model takes pixels, whole numbers from 0 to 255; found other values")
         return self._in.quantization.quantize(images, _INTEGERS[self._in.dtype])
 
     def infer(self, tensor: NDArray[Any]) -> NDArray[Any]:
@@ -163,6 +168,8 @@ class Classifier:
 
 
 _UINT8 = 4
+# The quantization of an input that takes pixels as they are.
+_PIXELS = Quantization(1.0, 0)
 # DataType numbers of the integer types that a quantized TFLite file has at its edges.
 _INTEGERS: dict[int, np.dtype[Any]] = {
     _UINT8: np.dtype(np.uint8),

@@ -1,13 +1,16 @@
-"""int8 but for the layers that lose accuracy by it, which stay float32; found by measuring each of them.
+"""int8 but for the layers that lose accuracy by it, which stay float32; found by measuring.
 
-With ai-edge-quantizer, layer by layer, from the float32 file. TensorFlow is not needed and never loaded.
+With ai-edge-quantizer, from the float32 file. TensorFlow is not needed and never loaded.
 """
 
+import bisect
 import contextlib
+import heapq
 import io
 import re
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,77 +20,211 @@ from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
 from export import signature_metadata
+from export.contract import Contract
+from export.isolation import Isolation, report
 from export.layers import name
 from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
-from train import interruption
 from train.backend import quiet
 from train.errors import ConversionError
 from train.progress import Progress
 
-__all__ = ["ENOUGH", "quantize"]
+__all__ = ["ENOUGH", "SECONDS", "quantize", "write"]
 
 # Of the probability, this share may move to other classes on average; the examples' int8 files move 0.002 to
 # 0.007, and lose nothing by it.
 ENOUGH = 0.01
+# Seconds for calibration and measurements unless the caller says otherwise.
+SECONDS = 120.0
 
-# Images calibrated with at once: all tensors of all of them are kept meanwhile.
-_AT_ONCE = 20
+# The shares of the seconds in which calibration ends, and a single measurement runs images.
+_CALIBRATION, _MEASUREMENT = 1 / 3, 1 / 40
+# Images that are calibrated at once, and the bytes of their tensors, which are all kept meanwhile.
+_AT_ONCE, _TENSOR_BYTES = 20, 1 << 28
+
+
+def write(
+    isolation: Isolation,
+    reference: Path,
+    calibration: Path,
+    contract: Contract,
+    path: Path,
+    known: Sequence[str] = (),
+    seconds: float = SECONDS,
+) -> list[str]:
+    """Do what `quantize` does in a child process and show its progress on stderr."""
+    with Progress("selective", round(seconds), "s") as progress:
+        shown = 0
+
+        def show(state: tuple[float, str]) -> None:
+            nonlocal shown
+            spent = min(round(state[0]), round(seconds))
+            progress.advance(spent - shown, note=state[1])
+            shown = spent
+
+        kept: list[str] = isolation.run(
+            "the quantizer",
+            quantize,
+            reference,
+            calibration,
+            contract,
+            path,
+            known,
+            seconds,
+            seconds=isolation.seconds + seconds,
+            watch=show,
+            about=path.stem,
+        )
+    return kept
 
 
 def quantize(
-    reference: Path, calibration: NDArray[np.float32], known: Sequence[str] = ()
-) -> tuple[bytes, list[str]]:
-    """Return the float32 file as an int8 file with float32 inputs and outputs, and the layers kept in float32.
+    reference: Path,
+    calibration: Path,
+    contract: Contract,
+    path: Path,
+    known: Sequence[str] = (),
+    seconds: float = SECONDS,
+) -> list[str]:
+    """Write the float32 file as an int8 file with float32 inputs and outputs; return the layers kept in float32.
 
-    Each layer is quantized alone, and what that moves of the probabilities of the `calibration` images, float32
-    [N, H, W, C], is its damage. Layers stay float32 in the order of their damage until that of the whole is at
-    most `ENOUGH`. `known` are the layers' names in Keras. Raises ConversionError if no layer can be quantized.
+    `calibration` is a file of pixels uint8 [N, H, W, C]. The damage of layers is the share of the probability that
+    moves to other classes when only they are in int8. If that of all layers is more than `ENOUGH`, the worst half is
+    searched for the layer that does most, then the next, and these stay float32 until `ENOUGH` holds. After
+    `seconds`, groups of layers that haven't been searched stay float32 as a whole. For large models the time limits
+    the number of images, too. `known` are the layers' names in Keras. Raises ConversionError if no layer can be in
+    int8.
     """
-    work = _Work(reference.read_bytes(), calibration)
-    damages = {}
-    with Progress("selective: each layer alone", len(work.scopes), "layers") as progress:
-        for scope in work.scopes:
-            damages[scope] = work.damage({scope})
-            progress.advance(note=name(scope, known))
-    worst = sorted(damages, key=lambda scope: -damages[scope])
-    for count in range(len(worst) + 1):
-        interruption.check()
-        kept = worst[:count]
-        data = work.quantized(set(worst[count:]))
-        if work.moved(data) <= ENOUGH:
-            break
-    if not set(worst) - set(kept):
-        raise ConversionError("selective: every layer loses too much in int8")
-    return signature_metadata.add(_batch_free(data)), list(
-        dict.fromkeys(name(scope, known) for scope in work.scopes if scope in kept)
-    )
+    work = _Work(reference.read_bytes(), np.load(calibration, mmap_mode="r"), contract, seconds)
+    data, kept = _search(work)
+    path.write_bytes(signature_metadata.add(_batch_free(data) if work.batch_free else data))
+    return list(dict.fromkeys(name(work.scopes[index], known) for index in sorted(kept)))
+
+
+def _search(work: "_Work") -> tuple[bytes, set[int]]:
+    """Return a file that loses at most `ENOUGH`, and the indices of its layers in float32."""
+    count = len(work.scopes)
+    data = work.quantized(range(count))
+    moved = work.moved(data, "all layers")
+    if moved <= ENOUGH:
+        return data, set()
+    # Groups of consecutive layers, the worst first.
+    groups, kept = [(-moved, 0, count)], set[int]()
+    while groups and work.left > 0:
+        _, start, end = heapq.heappop(groups)
+        if end - start > 1:
+            middle = (start + end) // 2
+            for low, high in ((start, middle), (middle, end)):
+                damage = work.moved(
+                    work.quantized(range(low, high)), f"layers {low + 1} to {high} of {count}"
+                )
+                heapq.heappush(groups, (-damage, low, high))
+            continue
+        kept.add(start)
+        data = work.quantized(set(range(count)) - kept)
+        if work.moved(data, f"all but {len(kept)} of {count} layers") <= ENOUGH:
+            return data, kept
+    groups.sort()
+
+    def without(number: int) -> set[int]:
+        return kept.union(*(range(low, high) for _, low, high in groups[:number]))
+
+    def enough(number: int) -> bool:
+        rest = set(range(count)) - without(number)
+        return work.moved(work.quantized(rest), f"{len(rest)} of {count} layers") <= ENOUGH
+
+    kept = without(bisect.bisect_left(range(len(groups)), True, lo=1, key=enough) if groups else 0)
+    if len(kept) == count:
+        reason = "every layer loses too much in int8"
+        if work.left <= 0:
+            reason = "no layer was found that can be in int8 in the time; give more by --selective-seconds"
+        raise ConversionError(f"selective: {reason}")
+    return work.quantized(set(range(count)) - kept), kept
 
 
 class _Work:
-    """A file, calibrated once, to be quantized in any of its layers."""
+    """A file, calibrated once, to be quantized in any of its layers.
 
-    def __init__(self, data: bytes, calibration: NDArray[np.float32]) -> None:
+    `scopes` are the quantizer's names of the layers, in order of execution; `batch_free` whether the file takes any
+    number of images.
+    """
+
+    def __init__(self, data: bytes, pixels: NDArray[np.uint8], contract: Contract, seconds: float) -> None:
         from ai_edge_quantizer import quantizer, recipe
         from ai_edge_quantizer.utils import tfl_flatbuffer_utils
 
-        self._quantizer, self._data, self._images = quantizer.Quantizer, data, calibration
+        self._start, self._seconds = time.monotonic(), seconds
+        self._quantizer, self._data, self._pixels, self._contract = (
+            quantizer.Quantizer,
+            data,
+            pixels,
+            contract,
+        )
         self._base = recipe.static_wi8_ai8()
         graph = tfl_flatbuffer_utils.read_model(data).subgraphs[0]
         self.scopes = [tfl_flatbuffer_utils.get_op_scope(each, graph.tensors) for each in graph.operators]
-        whole = self._with(set(self.scopes))
-        self._ranges: dict[str, dict[str, Any]] = {}
-        for start in range(0, len(calibration), _AT_ONCE):
-            interruption.check()
+        self.batch_free, self._at_once = _batch(data)
+        # The first image has a black and a white pixel; the others may be sorted by class.
+        self._order = [0, *(1 + np.random.default_rng(0).permutation(len(pixels) - 1))]
+        self._ranges = self._calibrated(seconds * _CALIBRATION)
+        self._images = len(pixels)
+        self._expected = self._run(data, seconds * _MEASUREMENT)
+        self._images = len(self._expected)
+
+    @property
+    def left(self) -> float:
+        """The seconds that are left."""
+        return self._seconds - (time.monotonic() - self._start)
+
+    def quantized(self, layers: Iterable[int]) -> bytes:
+        """Return the file with the layers of these indices in int8."""
+        scopes = {self.scopes[index] for index in layers}
+        if not scopes:
+            return self._data
+        with _silent():
+            return bytes(
+                self._with(scopes).quantize(self._ranges, enable_progress_report=False).quantized_model
+            )
+
+    def moved(self, data: bytes, what: str) -> float:
+        """Return the mean total variation distance between a file's probabilities and the float32 file's, 0…1."""
+        found = float(np.abs(self._run(data) - self._expected).sum(1).mean() / 2)
+        self._report(what)
+        return found
+
+    def _report(self, what: str) -> None:
+        report((self._seconds - self.left, what))
+
+    def _calibrated(self, seconds: float) -> dict[str, dict[str, Any]]:
+        """Return the ranges of all tensors, over as many images as can be calibrated in `seconds`."""
+        whole, ranges, end = self._with(set(self.scopes)), dict[str, dict[str, Any]](), self.left - seconds
+        for images in self._batches(len(self._pixels)):
             with _silent():
                 # One by one: of several batches it takes a moving average of their ranges, which cuts the largest off.
-                samples = {DEFAULT_SIGNATURE: [{IMAGE: calibration[start : start + _AT_ONCE]}]}
-                found = whole.calibrate(samples, num_threads=1)
+                found = whole.calibrate({DEFAULT_SIGNATURE: [{IMAGE: images}]}, num_threads=1)
             for tensor, range_ in found.items():
-                before = self._ranges.setdefault(tensor, range_)
-                for end, wider in (("min", np.minimum), ("max", np.maximum)):
-                    if end in range_:
-                        before[end] = wider(before[end], range_[end])
-        self._expected = self._run(data)
+                before = ranges.setdefault(tensor, range_)
+                for side, wider in (("min", np.minimum), ("max", np.maximum)):
+                    if side in range_:
+                        before[side] = wider(before[side], range_[side])
+            self._report("calibrating")
+            if self.left < end:
+                break
+        return ranges
+
+    def _run(self, data: bytes, seconds: float = np.inf) -> NDArray[np.float32]:
+        """Return a file's probabilities for the images, or for as many as it takes `seconds`."""
+        with quiet():
+            interpreter = Interpreter(model_content=data)
+        runner, parts, end = interpreter.get_signature_runner(DEFAULT_SIGNATURE), [], self.left - seconds
+        for images in self._batches(self._images):
+            parts.append(runner(**{IMAGE: images})[PROBABILITIES])
+            if self.left < end:
+                break
+        return np.concatenate(parts)
+
+    def _batches(self, count: int) -> Iterator[NDArray[np.float32]]:
+        for start in range(0, count, self._at_once):
+            yield self._contract.scale(self._pixels[self._order[start : min(start + self._at_once, count)]])
 
     def _with(self, scopes: set[str]) -> Any:
         from ai_edge_quantizer.algorithm_manager import AlgorithmName
@@ -103,31 +240,6 @@ class _Work:
                 )
         return found
 
-    def quantized(self, scopes: set[str]) -> bytes:
-        """Return the file with the layers in `scopes` in int8."""
-        if not scopes:
-            return self._data
-        with _silent():
-            return bytes(
-                self._with(scopes).quantize(self._ranges, enable_progress_report=False).quantized_model
-            )
-
-    def damage(self, scopes: set[str]) -> float:
-        """Return what quantizing only the layers in `scopes` moves."""
-        return self.moved(self.quantized(scopes))
-
-    def moved(self, data: bytes) -> float:
-        """Return the mean total variation distance between a file's probabilities and the float32 file's, 0…1."""
-        return float(np.abs(self._run(data) - self._expected).sum(1).mean() / 2)
-
-    def _run(self, data: bytes) -> NDArray[np.float32]:
-        with quiet():
-            interpreter = Interpreter(model_content=data)
-        probabilities: NDArray[np.float32] = interpreter.get_signature_runner(DEFAULT_SIGNATURE)(
-            **{IMAGE: self._images}
-        )[PROBABILITIES]
-        return probabilities
-
 
 def _batch_free(data: bytes) -> bytes:
     """Say again that the outputs' batch is free: the quantizer's own last operator doesn't, though it is."""
@@ -137,6 +249,22 @@ def _batch_free(data: bytes) -> bytes:
             tensor = graph.tensors[index]
             tensor.shapeSignature = [-1, *tensor.shape[1:]]
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _batch(data: bytes) -> tuple[bool, int]:
+    """Return whether a file takes any number of images, and the number whose tensors may be kept at once."""
+    with quiet():
+        interpreter = Interpreter(model_content=data)
+        interpreter.allocate_tensors()
+    (input_,) = interpreter.get_input_details()
+    if input_["shape_signature"][0] != -1:
+        return False, int(input_["shape_signature"][0])
+    tensors = sum(
+        int(np.prod(each["shape"], dtype=np.int64)) * np.dtype(each["dtype"]).itemsize
+        for each in interpreter.get_tensor_details()
+    )
+    # Without the constants, which are most of the file.
+    return True, int(np.clip(_TENSOR_BYTES // max(1, tensors - len(data)), 1, _AT_ONCE))
 
 
 @contextlib.contextmanager

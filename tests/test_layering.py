@@ -14,7 +14,7 @@ LAYERS = ("train", "export", "serving", "client", "benchmarks")
 # The only modules that import TensorFlow or Keras when they are imported, or inside a function.
 AT_IMPORT = {
     *(f"train/{module}.py" for module in ("augment", "batches", "callbacks", "distill", "fit", "models")),
-    *(f"export/{module}.py" for module in ("convert", "equalize", "prepare", "warmup")),
+    *(f"export/{module}.py" for module in ("convert", "equalize", "prepare", "tflite", "warmup")),
     "benchmarks/usual_client.py",
 }
 LATER = {

@@ -53,6 +53,24 @@ def test_a_file_that_micro_cannot_run(models: Path, tmp_path: Path) -> None:
         micro.predict(path, np.zeros((1, 28, 28, 1), np.float32))
 
 
+@needs_micro
+def test_an_abort_is_a_recorded_reason(tmp_path: Path) -> None:
+    import keras
+
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(600, "softmax", name="flat")]
+    model = keras.Sequential(layers)
+    model.layers[-1].kernel.assign(model.layers[-1].kernel * 0.01)
+    model.save(tmp_path / "flat.keras")
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "eval.npz", x=images, y=np.arange(30))
+    flags = [f"--{flag}={tmp_path / 'eval.npz'}" for flag in ("eval", "calibration")]
+    own = [str(tmp_path / "flat.keras"), *flags, "--range=0,1", "--formats=int8", "--force"]
+    assert cli.run(export, [*own, "--models", str(tmp_path)]) == 0
+    version = store.latest(tmp_path / "flat")
+    (artefact,) = [each for each in cards.read(version).artefacts if each["format"] == "int8"]
+    assert artefact["micro"] == {"refused": "TensorFlow Lite Micro aborted: softmax over 600 classes"}
+
+
 def test_c_source_compiles_and_holds_the_file(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
