@@ -20,19 +20,22 @@ from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
 from export import signature_metadata
-from export.contract import Contract
+from export.contract import INDEPENDENT, Contract
 from export.isolation import Isolation, report
 from export.layers import name
+from export.outputs import decisions
 from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
 from train.backend import quiet
 from train.errors import ConversionError
 from train.progress import Progress
 
-__all__ = ["ENOUGH", "SECONDS", "quantize", "write"]
+__all__ = ["CHANGED", "MOVED", "SECONDS", "quantize", "write"]
 
 # Of the probability, this share may move to other classes on average; the examples' int8 files move 0.002 to
 # 0.007, and lose nothing by it.
-ENOUGH = 0.01
+MOVED = 0.01
+# This share of the decisions may change, and one decision of few.
+CHANGED = 0.01
 # Seconds for calibration and measurements unless the caller says otherwise.
 SECONDS = 120.0
 
@@ -87,9 +90,9 @@ def quantize(
 ) -> list[str]:
     """Write the float32 file as an int8 file with float32 inputs and outputs; return the layers kept in float32.
 
-    `calibration` is a file of pixels uint8 [N, H, W, C]. The damage of layers is the share of the probability that
-    moves to other classes when only they are in int8. If that of all layers is more than `ENOUGH`, the worst half is
-    searched for the layer that does most, then the next, and these stay float32 until `ENOUGH` holds. After
+    `calibration` is a file of pixels uint8 [N, H, W, C]. The damage of layers is what quantizing only them moves and
+    changes, relative to `MOVED` and `CHANGED`: the larger of both. If that of all layers is more than 1, the worst half
+    is searched for the layer that does most, then the next, and these stay float32 until it is at most 1. After
     `seconds`, groups of layers that haven't been searched stay float32 as a whole. For large models the time limits
     the number of images, too. `known` are the layers' names in Keras. Raises ConversionError if no layer can be in
     int8.
@@ -101,27 +104,27 @@ def quantize(
 
 
 def _search(work: "_Work") -> tuple[bytes, set[int]]:
-    """Return a file that loses at most `ENOUGH`, and the indices of its layers in float32."""
+    """Return a file whose damage is at most 1, and the indices of its layers in float32."""
     count = len(work.scopes)
     data = work.quantized(range(count))
-    moved = work.moved(data, "all layers")
-    if moved <= ENOUGH:
+    whole = work.damage(data, "all layers")
+    if whole <= 1:
         return data, set()
     # Groups of consecutive layers, the worst first.
-    groups, kept = [(-moved, 0, count)], set[int]()
+    groups, kept = [(-whole, 0, count)], set[int]()
     while groups and work.left > 0:
         _, start, end = heapq.heappop(groups)
         if end - start > 1:
             middle = (start + end) // 2
             for low, high in ((start, middle), (middle, end)):
-                damage = work.moved(
+                damage = work.damage(
                     work.quantized(range(low, high)), f"layers {low + 1} to {high} of {count}"
                 )
                 heapq.heappush(groups, (-damage, low, high))
             continue
         kept.add(start)
         data = work.quantized(set(range(count)) - kept)
-        if work.moved(data, f"all but {len(kept)} of {count} layers") <= ENOUGH:
+        if work.damage(data, f"all but {len(kept)} of {count} layers") <= 1:
             return data, kept
     groups.sort()
 
@@ -130,7 +133,7 @@ def _search(work: "_Work") -> tuple[bytes, set[int]]:
 
     def enough(number: int) -> bool:
         rest = set(range(count)) - without(number)
-        return work.moved(work.quantized(rest), f"{len(rest)} of {count} layers") <= ENOUGH
+        return work.damage(work.quantized(rest), f"{len(rest)} of {count} layers") <= 1
 
     kept = without(bisect.bisect_left(range(len(groups)), True, lo=1, key=enough) if groups else 0)
     if len(kept) == count:
@@ -185,11 +188,16 @@ class _Work:
                 self._with(scopes).quantize(self._ranges, enable_progress_report=False).quantized_model
             )
 
-    def moved(self, data: bytes, what: str) -> float:
-        """Return the mean total variation distance between a file's probabilities and the float32 file's, 0…1."""
-        found = float(np.abs(self._run(data) - self._expected).sum(1).mean() / 2)
+    def damage(self, data: bytes, what: str) -> float:
+        """Return the damage of a file; `what` describes it in the progress."""
+        found, expected = self._run(data), self._expected
         self._report(what)
-        return found
+        # The mean total variation distance between the probabilities.
+        moved = float(np.abs(found - expected).sum(1).mean() / 2)
+        several = self._contract.outputs == INDEPENDENT
+        changes = np.not_equal(decisions(found, several=several), decisions(expected, several=several))
+        changed = float(changes.mean())
+        return max(moved / MOVED, changed / max(CHANGED, 1 / len(changes.ravel())))
 
     def _report(self, what: str) -> None:
         report((self._seconds - self.left, what))
