@@ -48,12 +48,12 @@ def times(bench: Bench) -> dict[str, Any]:
 
 def noise(bench: Bench) -> dict[str, Any]:
     """Return how much noise quantization makes in each layer, of each format that has any."""
-    images = bench.contract.scale(bench.images.pixels[:_LAYER_IMAGES])
+    pixels = bench.images.pixels[:_LAYER_IMAGES]
     reference, known = bench.version / FORMATS[REFERENCE].file, _layer_names(bench)
 
     def run(row: Subject) -> list[dict[str, Any]]:
         _, path = _loaded(row)
-        compared = layers.compare(reference, path, images, known)
+        compared = layers.compare(reference, path, pixels, bench.contract, known)
         return [{"name": each.name, "operator": each.operator, "snr_db": each.snr_db} for each in compared]
 
     quantized = [

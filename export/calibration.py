@@ -38,6 +38,14 @@ def choose(labels: NDArray[np.integer], most: int = MOST) -> NDArray[np.int64]:
     return np.sort(np.concatenate(chosen))
 
 
+def order(count: int) -> list[int]:
+    """Return the indices of `count` images in an order of which any beginning has all classes.
+
+    The first image, to which the export adds a black and a white pixel, stays the first.
+    """
+    return [0, *(1 + np.random.default_rng(_SEED).permutation(count - 1)).tolist()]
+
+
 def record(indices: NDArray[np.int64]) -> dict[str, Any]:
     """Return what a card says of the chosen images of the digit networks' training data, with a digest of `indices`."""
     return {

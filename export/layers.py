@@ -14,12 +14,17 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
+from export.contract import Contract
 from export.runtime import Quantization
+from train.backend import quiet
 
-__all__ = ["DIVERGES", "Layer", "compare", "feed", "name"]
+__all__ = ["DIVERGES", "Layer", "batch", "compare", "feed", "name"]
 
 # Below this many decibels, a tenth of a channel's amplitude is noise; int8 leaves 30 to 40 in a layer.
 DIVERGES = 20.0
+
+# The memory for all tensors of the images that run at once.
+_TENSOR_BYTES = 1 << 28
 
 # No layers: shapes being computed, and numbers changing their type.
 _PLUMBING = {"DELEGATE", "DEQUANTIZE", "PACK", "QUANTIZE", "SHAPE", "STRIDED_SLICE"}
@@ -44,14 +49,19 @@ class Layer:
 
 
 def compare(
-    reference: Path, quantized: Path, images: NDArray[np.float32], known: Sequence[str] = ()
+    reference: Path,
+    quantized: Path,
+    pixels: NDArray[np.uint8],
+    contract: Contract,
+    known: Sequence[str] = (),
 ) -> list[Layer]:
     """Return the layers of `quantized` in order of execution, compared with those of the float32 file.
 
-    `images` are float32 [N, H, W, C] as the model takes them; `known` are the layers' names in Keras, by which
-    they are called where they can be told from the tensors' names.
+    `pixels` are uint8 [N, H, W, C], of which only the first are used where the tensors of all would take too much
+    memory. `known` are the layers' names in Keras, which replace tensors' names where they are part of them.
     """
-    expected, found = _outputs(reference, images), _outputs(quantized, images)
+    count = min(batch(path.read_bytes(), len(pixels))[1] for path in (reference, quantized))
+    expected, found = (_outputs(path, pixels[:count], contract) for path in (reference, quantized))
     if [operator for operator, _, _ in expected] == [operator for operator, _, _ in found]:
         pairs = list(zip(expected, found, strict=True))
     else:
@@ -76,6 +86,25 @@ def name(tensor: str, known: Sequence[str]) -> str:
     return " + ".join(each for each in known if each in fitting) or tensor.split(";")[0]
 
 
+def batch(data: bytes, most: int) -> tuple[bool, int]:
+    """Return whether a TFLite file takes any number of images, and at most how many may keep all their tensors.
+
+    That is the file's own number where it is fixed, otherwise up to `most`, whose tensors have 256 MB.
+    """
+    with quiet():
+        interpreter = Interpreter(model_content=data)
+        interpreter.allocate_tensors()
+    (input_,) = interpreter.get_input_details()
+    if input_["shape_signature"][0] != -1:
+        return False, int(input_["shape_signature"][0])
+    tensors = sum(
+        int(np.prod(each["shape"], dtype=np.int64)) * np.dtype(each["dtype"]).itemsize
+        for each in interpreter.get_tensor_details()
+    )
+    # Without the constants, which are most of the file.
+    return True, int(np.clip(_TENSOR_BYTES // max(1, tensors - len(data)), 1, most))
+
+
 def feed(interpreter: Interpreter, images: NDArray[np.float32]) -> None:
     """Give images float32 [N, H, W, C] to an interpreter's one input, quantized where it is, tensors allocated."""
     (input_,) = interpreter.get_input_details()
@@ -94,7 +123,9 @@ def _is(part: str, layer: str) -> bool:
     return part == layer or (part.startswith(f"{layer}_") and part[len(layer) + 1 :].isdigit())
 
 
-def _outputs(path: Path, images: NDArray[np.float32]) -> list[tuple[str, str, NDArray[np.float32]]]:
+def _outputs(
+    path: Path, pixels: NDArray[np.uint8], contract: Contract
+) -> list[tuple[str, str, NDArray[np.float32]]]:
     """Run a file and return operator, tensor name and real values of each layer's output."""
     with warnings.catch_warnings():
         # Keeping all tensors is for debugging only, it warns; this is debugging.
@@ -105,7 +136,13 @@ def _outputs(path: Path, images: NDArray[np.float32]) -> list[tuple[str, str, ND
             experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
             experimental_preserve_all_tensors=True,
         )
-    feed(interpreter, images)
+    (input_,) = interpreter.get_input_details()
+    if input_["dtype"] == np.uint8:
+        interpreter.resize_tensor_input(input_["index"], pixels.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(input_["index"], pixels)
+    else:
+        feed(interpreter, contract.scale(pixels))
     interpreter.invoke()
     outputs = []
     tensors = {each["index"]: each for each in interpreter.get_tensor_details()}

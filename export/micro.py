@@ -5,8 +5,10 @@ process on values that its kernels don't expect: `predict` and `arena` belong in
 """
 
 import importlib.util
+import math
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,10 @@ _COLUMNS = 12
 _ADDED = 512
 
 
-def predict(path: Path, tensors: NDArray[Any]) -> NDArray[Any]:
+def predict(path: Path, tensors: NDArray[Any], seconds: float = math.inf) -> NDArray[Any]:
     """Run a TFLite file on tensors [N, …] of its input's dtype, one by one, and return its outputs [N, …].
 
+    After `seconds` it returns the outputs for those that have run, at least one.
     Raises ArtifactError if the interpreter lacks an operator of the file. The process aborts, with no message of the
     interpreter's own, where the exponentials of a softmax, relative to the largest, sum to more than 512.
     """
@@ -39,11 +42,13 @@ def predict(path: Path, tensors: NDArray[Any]) -> NDArray[Any]:
     if wide := _wide_softmax(path):
         # For the reason that `export.isolation` reads.
         print(f"error: softmax over {wide} classes", file=sys.stderr, flush=True)  # noqa: T201
-    outputs = []
+    outputs, end = [], time.monotonic() + seconds
     for tensor in tensors:
         interpreter.set_input(tensor[np.newaxis], 0)
         interpreter.invoke()
         outputs.append(interpreter.get_output(0)[0])
+        if time.monotonic() > end:
+            break
     return np.stack(outputs)
 
 

@@ -1,6 +1,7 @@
 """One export: SavedModel and TFLite files built in a stage, verified, judged, then published as a version."""
 
 import contextlib
+import functools
 import os
 import shutil
 import time
@@ -29,6 +30,9 @@ __all__ = ["Plan", "export", "refusal_path"]
 
 # The SavedModel's other signatures, and TensorFlow Lite Micro with its slow kernels, run this many evaluation images.
 _SOME = 100
+# TensorFlow Lite Micro runs as many of these as it can in so many seconds; a file whose first takes much longer is too
+# large for it.
+_MICRO_SECONDS, _MICRO_LIMIT = 20.0, 60.0
 # How far scores of the same model may differ by the order of float arithmetic, by the precision it computes in. A model
 # that Keras quantized to int8 is exported in float32.
 _SAME = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2, "int8": 1e-1}
@@ -320,12 +324,12 @@ class _Work:
         """Run some images in TensorFlow Lite Micro and compare with LiteRT; a file it can't run is no failure."""
         path, target = self._folder / row.file, verify.open_tflite(self._folder, row)
         tensors = target.prepare(self._pixels[:_SOME] if target.takes_pixels else self._some(_SOME))
-        run = self._isolation.run
+        run = functools.partial(self._isolation.run, micro.NAME, seconds=_MICRO_LIMIT, about=row.name)
         try:
-            found = run(micro.NAME, micro.predict, path, tensors, about=row.name).argmax(1)
-            expected = target.infer(tensors).argmax(1)
+            found = run(micro.predict, path, tensors, _MICRO_SECONDS).argmax(1)
+            expected = target.infer(tensors[: len(found)]).argmax(1)
             agreement = float(np.mean(found == expected))
-            arena = run(micro.NAME, micro.arena, path, about=row.name)
+            arena = run(micro.arena, path)
             return {"arena_bytes": arena, "agreement": agreement, "images": len(found)}
         except ArtifactError as error:
             return {"refused": str(error)}
@@ -425,7 +429,8 @@ class _Work:
                 layers.compare,
                 reference,
                 self._folder / row.file,
-                self._some(_LAYER_IMAGES),
+                self._pixels[:_LAYER_IMAGES],
+                self._contract,
                 self._source.layers,
                 about=f"{row.name} by layers",
             )

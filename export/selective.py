@@ -19,10 +19,10 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
-from export import signature_metadata
+from export import calibration, signature_metadata
 from export.contract import INDEPENDENT, Contract
 from export.isolation import Isolation, report
-from export.layers import name
+from export.layers import batch, name
 from export.outputs import decisions
 from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
 from train.backend import quiet
@@ -41,14 +41,14 @@ SECONDS = 120.0
 
 # The shares of the seconds in which calibration ends, and a single measurement runs images.
 _CALIBRATION, _MEASUREMENT = 1 / 3, 1 / 40
-# Images that are calibrated at once, and the bytes of their tensors, which are all kept meanwhile.
-_AT_ONCE, _TENSOR_BYTES = 20, 1 << 28
+# Images that are calibrated at once: all their tensors are kept meanwhile.
+_AT_ONCE = 20
 
 
 def write(
     isolation: Isolation,
     reference: Path,
-    calibration: Path,
+    images: Path,
     contract: Contract,
     path: Path,
     known: Sequence[str] = (),
@@ -68,7 +68,7 @@ def write(
             "the quantizer",
             quantize,
             reference,
-            calibration,
+            images,
             contract,
             path,
             known,
@@ -82,7 +82,7 @@ def write(
 
 def quantize(
     reference: Path,
-    calibration: Path,
+    images: Path,
     contract: Contract,
     path: Path,
     known: Sequence[str] = (),
@@ -90,14 +90,14 @@ def quantize(
 ) -> list[str]:
     """Write the float32 file as an int8 file with float32 inputs and outputs; return the layers kept in float32.
 
-    `calibration` is a file of pixels uint8 [N, H, W, C]. The damage of layers is what quantizing only them moves and
+    `images` is a file of pixels uint8 [N, H, W, C]. The damage of layers is what quantizing only them moves and
     changes, relative to `MOVED` and `CHANGED`: the larger of both. If that of all layers is more than 1, the worst half
     is searched for the layer that does most, then the next, and these stay float32 until it is at most 1. After
     `seconds`, groups of layers that haven't been searched stay float32 as a whole. For large models the time limits
     the number of images, too. `known` are the layers' names in Keras. Raises ConversionError if no layer can be in
     int8.
     """
-    work = _Work(reference.read_bytes(), np.load(calibration, mmap_mode="r"), contract, seconds)
+    work = _Work(reference.read_bytes(), np.load(images, mmap_mode="r"), contract, seconds)
     data, kept = _search(work)
     path.write_bytes(signature_metadata.add(_batch_free(data) if work.batch_free else data))
     return list(dict.fromkeys(name(work.scopes[index], known) for index in sorted(kept)))
@@ -165,9 +165,8 @@ class _Work:
         self._base = recipe.static_wi8_ai8()
         graph = tfl_flatbuffer_utils.read_model(data).subgraphs[0]
         self.scopes = [tfl_flatbuffer_utils.get_op_scope(each, graph.tensors) for each in graph.operators]
-        self.batch_free, self._at_once = _batch(data)
-        # The first image has a black and a white pixel; the others may be sorted by class.
-        self._order = [0, *(1 + np.random.default_rng(0).permutation(len(pixels) - 1))]
+        self.batch_free, self._at_once = batch(data, _AT_ONCE)
+        self._order = calibration.order(len(pixels))
         self._ranges = self._calibrated(seconds * _CALIBRATION)
         self._images = len(pixels)
         self._expected = self._run(data, seconds * _MEASUREMENT)
@@ -257,22 +256,6 @@ def _batch_free(data: bytes) -> bytes:
             tensor = graph.tensors[index]
             tensor.shapeSignature = [-1, *tensor.shape[1:]]
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
-
-
-def _batch(data: bytes) -> tuple[bool, int]:
-    """Return whether a file takes any number of images, and the number whose tensors may be kept at once."""
-    with quiet():
-        interpreter = Interpreter(model_content=data)
-        interpreter.allocate_tensors()
-    (input_,) = interpreter.get_input_details()
-    if input_["shape_signature"][0] != -1:
-        return False, int(input_["shape_signature"][0])
-    tensors = sum(
-        int(np.prod(each["shape"], dtype=np.int64)) * np.dtype(each["dtype"]).itemsize
-        for each in interpreter.get_tensor_details()
-    )
-    # Without the constants, which are most of the file.
-    return True, int(np.clip(_TENSOR_BYTES // max(1, tensors - len(data)), 1, _AT_ONCE))
 
 
 @contextlib.contextmanager

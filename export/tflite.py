@@ -15,7 +15,7 @@ from ai_edge_litert.schema_py_generated import TensorType
 from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
-from export import signature_metadata
+from export import calibration, signature_metadata
 from export.contract import Contract, Scaling
 from export.convert import serving_default
 from export.formats import Format
@@ -39,7 +39,10 @@ _EXACT = 1e-3
 # The converter's own words, in its messages of many kilobytes.
 _LACKING = re.compile(r"(?:TF Select|Custom) ops: ([^\n]+)")
 _ERROR = re.compile(r"error: ([^\n]+)")
+_UNSUPPORTED = "not yet supported for op"
 _LONGEST = 200
+# Calibration runs on slow kernels, and ends after this long. The first images are in it, whatever they take.
+_CALIBRATION_SECONDS, _FIRST = 40.0, 10
 
 
 class TFLite:
@@ -89,20 +92,26 @@ class TFLite:
                 if (left := end - time.monotonic()) <= 0:
                     break
                 try:
-                    self._attempt(row, path, batch, wide, left)
+                    missing = self._attempt(row, path, batch, wide, left)
                 except ArtifactError as error:
                     path.unlink(missing_ok=True)
                     reason = error
-                else:
-                    self._batches = (batch,)
-                    return
+                    continue
+                if missing:
+                    raise ConversionError(f"{row.name}: {missing}")
+                self._batches = (batch,)
+                return
         raise ConversionError(f"{row.name}: {reason}") from reason
 
-    def _attempt(self, row: Format, path: Path, batch: int | None, wide: bool, seconds: float) -> None:
+    def _attempt(self, row: Format, path: Path, batch: int | None, wide: bool, seconds: float) -> str:
+        """Write the file, or return why no batch and no bias would help."""
         pixels = _folded(row, self._contract.scaling)
         source = self._source(batch, pixels)
         what = _Conversion(source, row, self._contract, self._calibration, batch, pixels, wide)
-        self._isolation.run("the converter", _write, what, path, seconds=seconds, about=row.name)
+        missing: str = self._isolation.run(
+            "the converter", _write, what, path, seconds=seconds, about=row.name
+        )
+        return missing
 
     def _source(self, batch: int | None, pixels: bool) -> Path:
         """Return a SavedModel that has only `serving_default`, for `batch` images as pixels or as values.
@@ -169,12 +178,20 @@ def _folded(row: Format, scaling: Scaling) -> bool:
     return abs(zero_point - round(zero_point)) > _EXACT or not 0 <= round(zero_point) <= 255
 
 
-def _write(what: _Conversion, path: Path) -> None:
-    """Write the TFLite file `path`, having run it once; ConversionError with the reason if that can't be done."""
-    data = _converted(what)
+def _write(what: _Conversion, path: Path) -> str:
+    """Write the TFLite file `path`, having run it once, or return which integer kernels are missing.
+
+    Raises ConversionError with any other reason.
+    """
+    try:
+        data = _converted(what)
+    except ConversionError as error:
+        if _UNSUPPORTED in str(error):
+            return str(error)
+        raise
     if what.row.calibrated and (floats := _computed_in_float(data)):
         # The converter says nothing of it, whatever operators it was told to use.
-        raise ConversionError(
+        return (
             f"{', '.join(floats)} would be computed in float32, for want of an integer kernel; the format "
             "selective may keep layers in float32"
         )
@@ -183,6 +200,7 @@ def _write(what: _Conversion, path: Path) -> None:
         _try(what, path)
     except ArtifactError as error:
         raise ConversionError(str(error).removeprefix(f"{path}: ")) from error
+    return ""
 
 
 def _converted(what: _Conversion) -> bytes:
@@ -210,8 +228,11 @@ def _converted(what: _Conversion) -> bytes:
 
 def _one_by_one(what: _Conversion) -> Callable[[], Iterator[dict[str, Any]]]:
     def dataset() -> Iterator[dict[str, Any]]:
-        for pixels in what.images():
-            yield {IMAGE: what.values(pixels[np.newaxis])}
+        images, end = what.images(), time.monotonic() + _CALIBRATION_SECONDS
+        for count, index in enumerate(calibration.order(len(images))):
+            if count >= _FIRST and time.monotonic() > end:
+                break
+            yield {IMAGE: what.values(images[index][np.newaxis])}
 
     return dataset
 

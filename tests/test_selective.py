@@ -21,6 +21,7 @@ def ruined(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A model whose layer "wide" has one unit 10,000 times as large as the others, which the next one ignores."""
     import keras
 
+    keras.utils.set_random_seed(1)
     layers = small(
         keras.layers.Conv2D(4, 3, activation="relu", name="first"),
         keras.layers.Flatten(),
@@ -65,8 +66,8 @@ def moved(model: Model, path: Path) -> float:
 
 def test_only_the_layers_that_lose_stay_in_float32(ruined: Model, capfd: pytest.CaptureFixture[str]) -> None:
     path, kept = quantize(ruined, known=[layer.name for layer in ruined.keras.layers])
-    assert set(kept) <= {"wide", "next"}
-    assert kept
+    assert {"wide", "next"} & set(kept)
+    assert not {"first", "last"} & set(kept)
     assert moved(ruined, path) <= selective.MOVED
     types = [tensor.type for tensor in flatbuffer_utils.read_model(str(path)).subgraphs[0].tensors]
     assert TensorType.INT8 in types

@@ -10,6 +10,7 @@ from ai_edge_litert.schema_py_generated import TensorType
 from ai_edge_litert.tools import flatbuffer_utils
 
 from conftest import ROOT
+from export import layers
 from export.contract import Contract, Scaling
 from export.formats import FORMATS
 from export.isolation import Isolation
@@ -20,6 +21,13 @@ from tflite_models import Model, small
 from train.errors import ConversionError
 
 CASES = ROOT.parent / "shared" / "cases"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    import keras
+
+    keras.utils.set_random_seed(1)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +58,10 @@ def test_a_uint8_input_takes_pixels_as_they_are(tmp_path: Path, scaling: Scaling
     else:
         np.testing.assert_array_equal(target.prepare(model.contract.scale(model.pixels)), model.pixels)
     assert model.largest_difference(path) < 0.05
+    if scaling.bgr:
+        compared = layers.compare(model.write("float32"), path, model.pixels, model.contract)
+        assert compared
+        assert not any(each.diverges for each in compared)
 
 
 def test_a_uint8_input_of_another_scale_is_refused(tmp_path: Path) -> None:
@@ -67,16 +79,15 @@ def test_a_uint8_input_of_another_scale_is_refused(tmp_path: Path) -> None:
 def test_a_recurrent_model_gets_a_batch_of_one(tmp_path: Path, name: str) -> None:
     import keras
 
-    layers = [
+    rows = [
         keras.Input((8, 8, 1)),
         keras.layers.Reshape((8, 8)),
         getattr(keras.layers, name)(8),
         keras.layers.Dense(4, "softmax"),
     ]
-    model = Model(tmp_path, layers, Scaling.of_range(0, 1, 1))
-    assert model.tflite.batch is None
-    path = model.write("float32")
-    assert model.tflite.batch == 1
+    model = Model(tmp_path, rows, Scaling.of_range(0, 1, 1))
+    before, path = model.tflite.batch, model.write("float32")
+    assert (before, model.tflite.batch) == (None, 1)
     assert LiteRT(path).signatures["serving_default"].inputs["image"].shape == (1, 8, 8, 1)
     assert model.largest_difference(path) < 1e-6
     assert model.largest_difference(model.write("dynamic")) < 0.05
@@ -95,12 +106,12 @@ def test_int16_activations_get_biases_of_64_bits_where_kernels_want_them(tmp_pat
 def test_a_model_that_takes_whole_numbers_is_integer_throughout(tmp_path: Path) -> None:
     import keras
 
-    class Whole(keras.layers.Layer):
+    class Whole(keras.layers.Layer):  # type: ignore[misc]
         def call(self, images: Any) -> Any:
             return keras.ops.cast(keras.ops.cast(images, "uint8"), "float32")
 
-    layers = small(Whole(), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(4, 3, activation="relu"))
-    model = Model(tmp_path, layers, Scaling.of_range(0, 255, 3))
+    whole = small(Whole(), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(4, 3, activation="relu"))
+    model = Model(tmp_path, whole, Scaling.of_range(0, 255, 3))
     for name in ("int8", "int8_uint8"):
         assert model.largest_difference(model.write(name)) < 0.05
 
@@ -110,7 +121,7 @@ def test_reasons_are_one_line_and_the_compiler_writes_to_the_log(
 ) -> None:
     import keras
 
-    class Bessel(keras.layers.Layer):
+    class Bessel(keras.layers.Layer):  # type: ignore[misc]
         def call(self, images: Any) -> Any:
             import tensorflow as tf
 

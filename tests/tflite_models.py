@@ -20,7 +20,6 @@ class Model:
 
         from export.tflite import TFLite
 
-        keras.utils.set_random_seed(1)
         self.keras = keras.Sequential(layers)
         height, width, channels = self.keras.input_shape[1:]
         labels = tuple(map(str, range(self.keras.output_shape[-1])))
