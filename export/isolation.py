@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from train import interruption
 from train.backend import quiet
 from train.errors import ArtifactError, TfshipError
 
@@ -61,13 +62,9 @@ def start() -> None:
     with quiet():
         # Before SIGINT is blocked, since it unblocks the signal.
         resource_tracker.ensure_running()
-    # A terminal sends Ctrl-C to all processes; only this one shall obey. What the server prints is hidden for good.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        with quiet():
-            forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    # What the server prints is hidden for good.
+    with interruption.held_back(), quiet():
+        forkserver.ensure_running()
 
 
 def report(value: object) -> None:
@@ -110,11 +107,12 @@ class Isolation:
             )
             answer = None
             try:
-                process.start()
-                writer.close()
-                answer = _received(reader, watch)
-                if answer is None:
-                    process.join()
+                with interruption.waiting():
+                    process.start()
+                    writer.close()
+                    answer = _received(reader, watch)
+                    if answer is None:
+                        process.join()
             except (EOFError, ConnectionError) as error:  # the fork server has ended
                 raise ArtifactError(
                     f"{doing} couldn't be started ({error or 'the fork server ended'})"
