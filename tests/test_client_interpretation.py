@@ -27,6 +27,7 @@ from export.formats import FORMATS
 from export.runtime import Quantization, Signature, TensorSpec
 from serving.server import Settings
 from serving_fixtures import TFLITE, Client, config_of, publish, serving
+from train import cli
 
 CASES = ROOT.parent / "shared" / "cases"
 SHADES = (0, 102, 255)  # 0.0, 0.4 and 1.0
@@ -404,16 +405,14 @@ def test_a_file_of_integers_answers_behind_a_server_as_in_this_process(
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of models with `digits_small.keras` as int8_uint8, in a version by itself, for servers of TFLite."""
-    from export import calibration, convert, loading
+    from export.__main__ import main as export
 
-    folder = tmp_path_factory.mktemp("quantized")
-    rules = contracts.digits("small")
-    loaded = loading.load(CASES / "digits_small.keras")
-    pixels, _ = calibration.read(CASES / "calibration_digits.npz", rules)
-    row = FORMATS["int8_uint8"]
-    data = convert.to_tflite(loaded.exported, loaded.tracked, rules, row, rules.scale(pixels))
-    publish(folder / "small", 1, data)
-    rules.write(folder / "small" / "1")
+    folder, made = tmp_path_factory.mktemp("quantized"), tmp_path_factory.mktemp("exported")
+    data = [f"--eval={CASES / 'eval_digits.npz'}", f"--calibration={CASES / 'calibration_digits.npz'}"]
+    chosen = ["--name", "small", "--formats", "int8_uint8", "--models", str(made)]
+    assert cli.run(export, [str(CASES / "digits_small.keras"), *data, *chosen]) == 0
+    publish(folder / "small", 1, (made / "small" / "1" / FORMATS["int8_uint8"].file).read_bytes())
+    contracts.digits("small").write(folder / "small" / "1")
     return folder
 
 
