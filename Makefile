@@ -9,7 +9,7 @@ COMPOSE ?= docker compose
 # `make -j train export` must not export before the training is done.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install demo train export release serve serve-docker predict benchmark report test fuzz lint lock protos clean
+.PHONY: help install demo train export release serve serve-docker predict benchmark report zoo test fuzz lint lock protos clean
 
 help:  ## show this list
 	@echo "tfship: train, export, serve, predict, compare. Start with: make demo"
@@ -72,6 +72,10 @@ benchmark: $(STAMP)  ## measure every format and every way of serving; a page, t
 report: $(STAMP)  ## render the report of the last benchmark again
 	@echo "report: benchmarks/out/report.html and report.md"
 	@$(PY) -m benchmarks report
+
+zoo: $(STAMP)  ## export networks of 29 kinds and compare with Keras: an hour (ONLY=vit,lstm: these)
+	@echo "zoo: networks of many kinds, fitted, exported and compared"
+	@$(PY) -m benchmarks zoo $(if $(ONLY),--only $(ONLY))
 
 test: $(STAMP)  ## run the tests
 	@echo "test: the whole suite"

@@ -8,6 +8,7 @@ python -m benchmarks server             the embedded server's speed against Tens
 python -m benchmarks soak               how soon that server answers, whether its memory grows
 python -m benchmarks pictures           how well photographs of digits are read
 python -m benchmarks client             how long the client takes, process and all
+python -m benchmarks zoo                whether networks of many kinds are exported rightly
 python -m benchmarks readme [--check]   put the committed results into the README, or compare
 """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from train.errors import TargetError, TfshipError
 
-__all__ = ["AVAILABLE", "Footprint", "Look", "Watch", "age", "children", "cpu", "footprint", "peak"]
+__all__ = ["AVAILABLE", "Footprint", "Look", "Watch", "age", "children", "cpu", "footprint", "peak", "tree"]
 
 _PROC = Path("/proc")
 # Fields of /proc/<pid>/stat after the name, which may hold spaces (man 5 proc).
@@ -77,6 +77,17 @@ def children(pid: int) -> list[int]:
         if stat and int(stat[_PARENT]) == pid:
             found.append((int(stat[_START]), int(each.name)))
     return [number for _, number in sorted(found)]
+
+
+def tree(pid: int) -> list[int]:
+    """Return `pid` and the living processes that descend from it."""
+    parents = {
+        int(each.name): int(stat[_PARENT]) for each in _PROC.glob("[0-9]*") if (stat := _stat(int(each.name)))
+    }
+    found = [pid]
+    for each in found:  # which grows meanwhile
+        found += [child for child, parent in parents.items() if parent == each]
+    return found
 
 
 def age(pid: int) -> float | None:

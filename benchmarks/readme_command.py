@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import client_table, pictures, report, soak_table, speed_table, training
+from benchmarks import client_table, pictures, report, soak_table, speed_table, training, zoo_table
 from train import cards, cli
 from train.errors import ArtifactError, ResultError
 from train.files import read_json, write_bytes
@@ -19,6 +19,7 @@ _COMMITTED_SPEED = _FOLDER / "server.json"
 _COMMITTED_SOAK = _FOLDER / "soak.json"
 _COMMITTED_PICTURES = _FOLDER / "pictures.json"
 _COMMITTED_CLIENT = _FOLDER / "client.json"
+_COMMITTED_ZOO = _FOLDER / "zoo.json"
 _RELEASED = _FOLDER.parent / "models" / cards.RELEASED
 _README = _FOLDER.parent / "README.md"
 
@@ -38,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
         "soak": soak_table.readme_block(soak_table.read(_COMMITTED_SOAK)),
         "pictures": pictures.readme_block(pictures.read(_COMMITTED_PICTURES)),
         "client": client_table.readme_block(client_table.read(_COMMITTED_CLIENT)),
+        "zoo": zoo_table.readme_block(zoo_table.read(_COMMITTED_ZOO)),
     }
     before = after = _README.read_text(encoding="utf-8")
     for name, block in blocks.items():

@@ -21,6 +21,7 @@ OTHERS = {
     "soak": "soak_command",
     "pictures": "pictures_command",
     "client": "client_command",
+    "zoo": "zoo_command",
     "readme": "readme_command",
 }
 _MOST_BOUND_MS = 60_000.0

@@ -1,0 +1,83 @@
+"""`python -m benchmarks zoo`: whether networks of the kinds that people bring are exported rightly.
+
+python -m benchmarks zoo                               all of them, in about an hour on two cores
+python -m benchmarks zoo --only vit,lstm               some
+python -m benchmarks zoo --only vit --formats float32  some formats only
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.report_command import OUT
+from export import formats
+from train import cli, data, environment
+from train.errors import ResultError, UsageError
+from train.files import stage, write_json
+from train.progress import Progress
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Fit, export and compare, print the table, return the exit code; ResultError (6) if a network failed."""
+    # Cards, formats and statistics are needed only here.
+    import shutil
+
+    from benchmarks import zoo, zoo_table
+
+    parser = cli.parser(
+        "python -m benchmarks zoo",
+        "Build networks of many kinds, fit each for seconds, export it by `python -m export` without naming its range "
+        "of values, and compare what is published with Keras. A network passes if it is exported right, or refused "
+        "for the true reason.",
+    )
+    parser.add_argument(
+        "--only", metavar="A,B", help=f"these networks, of {', '.join(zoo.ARCHITECTURES)}"
+    )  # fmt: skip
+    parser.add_argument("--formats", metavar="A,B", help="the TFLite formats to try (all if not given)")
+    parser.add_argument(
+        "--selective-seconds", type=float, default=60.0, metavar="S", help="time for the format selective"
+    )
+    parser.add_argument("--data", metavar="PATH", help="where the digits come from")
+    parser.add_argument(
+        "--out", type=Path, default=OUT / "zoo", metavar="FOLDER",
+        help="where the work is done; logs stay there, and the files of networks that failed",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
+    arguments = parser.parse_args(argv)
+    names = list(dict.fromkeys((arguments.only or ",".join(zoo.ARCHITECTURES)).split(",")))
+    if unknown := [name for name in names if name not in zoo.ARCHITECTURES]:
+        raise UsageError(
+            f"--only {','.join(unknown)}: no such network; expected some of {', '.join(zoo.ARCHITECTURES)}"
+        )
+    rows = formats.select(arguments.formats)
+    settings = ["--formats", ",".join(row.name for row in rows)]
+    settings += ["--selective-seconds", str(arguments.selective_seconds)]
+
+    digits = data.load(data.find(arguments.data, say=cli.say))
+    results = {
+        "schema": zoo_table.SCHEMA,
+        "data": digits.describe(),
+        "environment": environment.describe(),
+        "models": (models := []),
+    }
+    out = arguments.out.resolve()
+    with stage(out, "digits.npz") as file, Progress("zoo", len(names), "networks") as progress:
+        zoo.save_digits(digits, file)
+        for name in names:
+            progress.advance(0, note=name)
+            row = zoo.measure(name, file, out / name, settings)
+            models.append(row)
+            progress.advance()
+            progress.say(zoo_table.line(row))
+            if row["verdict"] != zoo.FAILED:
+                # Gigabytes, of all networks.
+                shutil.rmtree(out / name / "models", ignore_errors=True)
+            if arguments.json:
+                write_json(arguments.json, results)
+    print(zoo_table.text(results))
+    if arguments.json:
+        cli.say(f"\nwritten: {arguments.json}")
+    if failed := [row["model"] for row in models if row["verdict"] == zoo.FAILED]:
+        raise ResultError(f"{', '.join(failed)}: not exported rightly; see the table, and the logs in {out}")
+    return 0
