@@ -77,14 +77,18 @@ _ZERO_ONE, _PIXELS, _CENTRED = "0…1", "0…255", "-1…1"
 _TORCH, _CAFFE = "ImageNet mean and deviation", "BGR minus ImageNet mean"
 
 ARCHITECTURES = {
-    "mobilenet_v2": Architecture("MobileNetV2", 32, 3, _CENTRED),
-    "mobilenet_v3_small": Architecture("MobileNetV3Small, which scales by itself", 32, 3, _PIXELS),
-    "efficientnet_v2_b0": Architecture("EfficientNetV2B0, which scales by itself", 32, 3, _PIXELS),
-    "resnet50": Architecture('ResNet50, "caffe" before it', 32, 3, _CAFFE),
-    "densenet121": Architecture('DenseNet121, "torch" before it', 32, 3, _TORCH),
-    "convnext_tiny": Architecture("ConvNeXtTiny, which scales by itself", 32, 3, _PIXELS),
+    "mobilenet_v2": Architecture("MobileNetV2", 32, 3, _CENTRED, images=1000),
+    "mobilenet_v3_small": Architecture(
+        "MobileNetV3Small, which scales by itself", 32, 3, _PIXELS, images=1000
+    ),
+    "efficientnet_v2_b0": Architecture(
+        "EfficientNetV2B0, which scales by itself", 32, 3, _PIXELS, images=1000
+    ),
+    "resnet50": Architecture('ResNet50, "caffe" before it', 32, 3, _CAFFE, images=1000),
+    "densenet121": Architecture('DenseNet121, "torch" before it', 32, 3, _TORCH, images=1000),
+    "convnext_tiny": Architecture("ConvNeXtTiny, which scales by itself", 32, 3, _PIXELS, images=1000),
     "xception": Architecture("Xception, `preprocess_input` inside", 71, 3, _PIXELS, images=600),
-    "nasnet_mobile": Architecture("NASNetMobile", 32, 3, _CENTRED),
+    "nasnet_mobile": Architecture("NASNetMobile", 32, 3, _CENTRED, images=1000),
     "vit": Architecture("a vision transformer", 32, 3, _ZERO_ONE),
     "mlp_mixer": Architecture("an MLP-Mixer", 32, 3, _CENTRED),
     "lstm": Architecture("an LSTM over rows", 28, 1, _ZERO_ONE),
@@ -131,7 +135,7 @@ def measure(name: str, digits: Path, folder: Path, settings: Sequence[str] = ())
         "zoo_models", folder, _MOST_SECONDS_OF_FITTING, "benchmarks.zoo_models", name, digits, folder
     )
     if fitted.code:
-        return {**row, "verdict": FAILED, "problems": [f"can't be fitted: {_end(fitted)}"]}
+        return {**row, "verdict": FAILED, "problems": [f"can't be fitted: {_end(fitted, folder)}"]}
     row["fit"] = read_json(folder / "fit.json")
     models = folder / "models"
     ended = _run(
@@ -145,7 +149,7 @@ def measure(name: str, digits: Path, folder: Path, settings: Sequence[str] = ())
         "peak_bytes": ended.peak_bytes,
         "lines": ended.lines,
         "traceback": "Traceback (most recent call last)" in ended.output,
-        "last_line": one_line(ended.last),
+        "last_line": _line(ended.last, folder),
     }
     if ended.code == 0:
         row |= _published(store.versions(models / name), folder)
@@ -159,14 +163,14 @@ def _published(versions: Mapping[int, Path], folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {
         "values": card.detected.get("values"),
         "formats": [each["format"] for each in card.artefacts if each["format"] != SAVED_MODEL],
-        "left_out": {name: one_line(why) for name, why in (card.unconverted | card.withheld).items()},
+        "left_out": {name: _line(why, folder) for name, why in (card.unconverted | card.withheld).items()},
     }
     answers = folder / "answers.npz"
     ended = _run(
         "answers", folder, MOST_SECONDS, "benchmarks.zoo_answers", version, folder / "evaluation.npz", answers
     )  # fmt: skip
     if ended.code:
-        return {**found, "answers": _end(ended)}
+        return {**found, "answers": _end(ended, folder)}
     with np.load(answers) as theirs, np.load(folder / FITTED) as keras:
         several = np.load(folder / "evaluation.npz")["y"].ndim == 2
         values = np.allclose(theirs["probe"], keras["probe"].astype(np.float32), rtol=1e-5, atol=1e-4)
@@ -258,12 +262,17 @@ def _run(log: str, folder: Path, seconds: float, module: str, *arguments: object
     return ended
 
 
-def _end(ended: Ended) -> str:
+def _line(text: str, folder: Path) -> str:
+    """Return a message in one line, without the folder that it names files in."""
+    return one_line(text.replace(f"{folder}/", ""))
+
+
+def _end(ended: Ended, folder: Path) -> str:
     """Return in words how a command failed."""
     if ended.timed_out:
         return f"not done after {ended.seconds:.0f} s"
     how = f"killed by {_signal(ended.code)}" if ended.code < 0 else f"exit {ended.code}"
-    return f"{how}: {one_line(ended.last)}" if ended.last else how
+    return f"{how}: {_line(ended.last, folder)}" if ended.last else how
 
 
 def _signal(code: int) -> str:

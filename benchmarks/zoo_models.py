@@ -258,8 +258,8 @@ def _nested() -> Any:
     return keras.Model(image, layers.Dense(_CLASSES, "softmax")(features(image)))
 
 
-class _Subclassed(keras.Model):  # type: ignore[misc]
-    """A model that is a class."""
+class Subclassed(keras.Model):  # type: ignore[misc]
+    """A convolutional network as a class, which only a SavedModel holds whole."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -337,7 +337,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
         _GREY, layers.Resizing(40, 40), layers.Rescaling(1 / 255), *_convolutions()
     ),
     "normalization": lambda: _sequential(_COLOUR, layers.Normalization(), *_convolutions()),
-    "subclassed": _Subclassed,
+    "subclassed": Subclassed,
     "uint8_input": _uint8,
     "logits": lambda: _sequential(_GREY, *_convolutions(), last=None),
     "thousand_classes": lambda: _sequential(_COLOUR, *_convolutions(), outputs=1000),

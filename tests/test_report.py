@@ -284,7 +284,7 @@ def test_readme_check_finds_a_changed_figure(
     monkeypatch.setattr(readme_command, "_COMMITTED", written(tmp_path, results))
     markers = [
         f"<!-- {block}: written by `python -m benchmarks readme`, not by hand -->\n<!-- end of {block} -->"
-        for block in ("training", "results", "server", "soak", "pictures", "client")
+        for block in ("training", "results", "server", "soak", "pictures", "client", "zoo")
     ]
     readme.write_text("\n".join(["before", *markers, "after", ""]))
     assert cli.run(command.main, ["readme", "--check"]) == 6
