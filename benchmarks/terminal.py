@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import processes
+from train import interruption
 from train.errors import TargetError
 
 __all__ = ["Ended", "run"]
@@ -72,6 +73,7 @@ def run(argv: Sequence[str], folder: Path, most_seconds: float) -> Ended:
         peak, timed_out, ended = 0, False, 0
         try:
             while not ended:
+                interruption.check()
                 _read(terminal.fileno(), parts, _TICK_SECONDS)
                 peak = max(peak, _memory(process.pid))
                 if time.monotonic() - begun > most_seconds and not timed_out:

@@ -32,7 +32,7 @@ def readme_block(results: Mapping[str, Any]) -> str:
     """Return the README's part on the zoo, in Markdown."""
     machine = results["environment"]
     bounds = (
-        f"Each export stays below {MOST_SECONDS // 60} minutes, {MOST_BYTES / 1e9:g} GB and {MOST_LINES} lines on the "
+        f"An export may take {MOST_SECONDS // 60} minutes, {MOST_BYTES / 1e9:g} GB and {MOST_LINES} lines on the "
         f"terminal; measured on {machine['cpu']}, {machine['cores']} cores."
     )
     return "\n".join([_heading(results), bounds, "", _table(results, "github"), *_remarks(results)])
@@ -112,18 +112,17 @@ def _remarks(results: Mapping[str, Any]) -> list[str]:
     """Return why formats were left out, why networks were refused, and what failed, a line each."""
     lines = []
     for row in results["models"]:
+        name = row["model"]
         if row["verdict"] == REFUSED:
-            lines.append(f"- {row['model']}: refused: {_short(row['export']['last_line'])}")
+            lines.append(f"- {name}: refused: {_short(row['export']['last_line'], f'error: {name}: ')}")
         reasons: dict[str, list[str]] = {}
-        for name, reason in row.get("left_out", {}).items():
-            reasons.setdefault(
-                _short(reason.removeprefix(f"{row['model']} ").removeprefix(f"{name}: ")), []
-            ).append(name)
-        lines += [f"- {row['model']}: without {listed(names)}: {reason}" for reason, names in reasons.items()]
-        lines += [f"- {row['model']}: {FAILED}: {each}" for each in row["problems"]]
+        for each, reason in row.get("left_out", {}).items():
+            reasons.setdefault(_short(reason, f"{each}: "), []).append(each)
+        lines += [f"- {name}: without {listed(left)}: {reason}" for reason, left in reasons.items()]
+        lines += [f"- {name}: {FAILED}: {each}" for each in row["problems"]]
     return ["", *lines] if lines else []
 
 
-def _short(reason: str) -> str:
-    reason = reason.removeprefix("error: ")
+def _short(reason: str, prefix: str) -> str:
+    reason = reason.removeprefix(prefix)
     return reason if len(reason) <= _LONGEST_REASON else f"{reason[: _LONGEST_REASON - 1]}…"

@@ -15,7 +15,7 @@ LAYERS = ("train", "export", "serving", "client", "benchmarks")
 AT_IMPORT = {
     *(f"train/{module}.py" for module in ("augment", "batches", "callbacks", "distill", "fit", "models")),
     *(f"export/{module}.py" for module in ("convert", "equalize", "prepare", "tflite", "warmup")),
-    "benchmarks/usual_client.py",
+    *(f"benchmarks/{module}.py" for module in ("usual_client", "zoo_models")),
 }
 LATER = {
     *(f"train/{module}.py" for module in ("backend", "data", "workers")),

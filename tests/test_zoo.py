@@ -157,7 +157,8 @@ def test_the_networks_and_their_images() -> None:
         )
     ink, classes = np.full((10, 28, 28), 255, np.uint8), np.arange(10)
     images = zoo_models.coloured(ink, classes, 71, 3, seed=1)
-    assert (images.shape, images.dtype) == ((10, 71, 71, 3), np.uint8)
+    assert images.shape == (10, 71, 71, 3)
+    assert images.dtype == np.uint8
     assert images[:, 0].max() <= 60  # the frame is paper
     # Red is the first hue, green the fourth, blue the seventh.
     assert [images[each, 35, 35].argmax() for each in (0, 3, 7)] == [0, 1, 2]
