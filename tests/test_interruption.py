@@ -237,6 +237,22 @@ def test_benchmarking(models: Path, tmp_path: Path) -> None:
         interrupt(process, 0.1)  # killed, it would leave its server behind
 
 
+def test_the_zoo(tmp_path: Path) -> None:
+    """The command that it runs at a terminal ends with it."""
+
+    def fitting() -> list[int]:
+        assert pid is not None
+        return [each for each in children(pid) if "zoo_models" in Path(f"/proc/{each}/cmdline").read_text()]
+
+    with forked(command, "benchmarks", "zoo", "--only", "vit", "--out", str(tmp_path)) as process:
+        pid = process.process.pid
+        process.reaches(lambda: bool(fitting()))
+        (child,) = fitting()
+        interrupt(process, 0.1)
+    assert not Path(f"/proc/{child}").exists()
+    assert stages(tmp_path) == []
+
+
 def test_the_client_ends_at_once() -> None:
     """While it waits for a server that takes the connection and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
