@@ -30,7 +30,7 @@ from train.files import read_json
 
 __all__ = [
     "ARCHITECTURES", "FAILED", "FITTED", "MOST_BYTES", "MOST_LINES", "MOST_SECONDS", "PROBED", "REFUSED", "RIGHT",
-    "Architecture", "agreement", "judge", "measure", "save_digits",
+    "Architecture", "agreement", "judge", "measure", "save_digits", "tidy",
 ]  # fmt: skip
 
 RIGHT, REFUSED, FAILED = "right", "refused", "FAILED"
@@ -154,6 +154,15 @@ def measure(name: str, digits: Path, folder: Path, settings: Sequence[str] = ())
     if ended.code == 0:
         row |= _published(store.versions(models / name), folder)
     return row | judge(architecture, row)
+
+
+def tidy(folder: Path) -> None:
+    """Remove everything but the logs from a network's folder: gigabytes, of all networks."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.suffix != ".log":
+            path.unlink()
 
 
 def _published(versions: Mapping[int, Path], folder: Path) -> dict[str, Any]:

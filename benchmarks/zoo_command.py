@@ -21,8 +21,6 @@ __all__ = ["main"]
 def main(argv: Sequence[str]) -> int:
     """Fit, export and compare, print the table, return the exit code; ResultError (6) if a network failed."""
     # Cards, formats and statistics are needed only here.
-    import shutil
-
     from benchmarks import zoo, zoo_table
 
     parser = cli.parser(
@@ -71,8 +69,7 @@ def main(argv: Sequence[str]) -> int:
             progress.advance()
             progress.say(zoo_table.line(row))
             if row["verdict"] != zoo.FAILED:
-                # Gigabytes, of all networks.
-                shutil.rmtree(out / name / "models", ignore_errors=True)
+                zoo.tidy(out / name)
             if arguments.json:
                 write_json(arguments.json, results)
     print(zoo_table.text(results))

@@ -184,9 +184,12 @@ def test_the_command(
     assert 0 < found["export"]["lines"] <= zoo.MOST_LINES
     assert found["export"]["peak_bytes"] > 100_000_000
     assert "| nested: Rescaling in a model within the model | 0…255" in zoo_table.readme_block(results)
-    # Logs stay, gigabytes don't.
     assert "10 classes, probabilities" in (out / "nested" / "export.log").read_text()
-    assert not (out / "nested" / "models").exists()
+    assert {path.name for path in (out / "nested").iterdir()} == {
+        "zoo_models.log",
+        "export.log",
+        "answers.log",
+    }
 
     monkeypatch.setattr(zoo, "_MOST_SECONDS_OF_FITTING", 0.3)
     assert cli.run(command.main, argv) == 6
