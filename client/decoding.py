@@ -22,26 +22,43 @@ __all__ = ["FORMATS", "Picture", "opened", "taken"]
 
 _Value = TypeVar("_Value", bound=np.generic)
 
-# Pillow's names. Others it reads, too, and some of these by starting other programs.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+# Pillow's names. It reads others, too, some of them by starting other programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000")
+# How formats begin that aren't always read, and their names.
+_HEIC = "a HEIC image"
+_KINDS: dict[str, tuple[bytes, ...]] = {
+    _HEIC: tuple(
+        b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+    ),
+    "an AVIF image": (b"ftypavif", b"ftypavis"),
+    "a JPEG 2000 image": (b"jP  ",),
+    "a JPEG XL image": (b"JXL ",),
+}
 # A progressive JPEG may have thousands of scans, each of which costs as much as a picture; cameras make some ten.
 _MOST_SCANS = 100
 _SCAN = b"\xff\xda"
 # A picture that needs more memory than this for its decoding is refused. Measured, in bytes a pixel: Pillow's own
-# form and the grey picture; a progressive JPEG's coefficients, two for each sample; what libwebp keeps.
+# form and the grey picture; a progressive JPEG's coefficients, two for each sample; what other decoders keep.
 _MOST_BYTES = 400_000_000
-_BYTES, _BYTES_OF_A_COEFFICIENT, _BYTES_OF_WEBP = 5, 2, 24
+_BYTES, _BYTES_OF_A_COEFFICIENT = 5, 2
+_BYTES_OF = {"WEBP": 24, "AVIF": 24, "HEIF": 24, "JPEG2000": 32}
 _ORIENTATION_TAG = 0x0112
 _STRIP_PIXELS = 1 << 20
 
 
 class Picture:
-    """A decoded picture. Transparent parts are white paper; samples of more than 8 bits are scaled to 8."""
+    """A decoded image. Samples of more than 8 bits are scaled to 8.
+
+    Transparent parts are white paper, or black if the ink would vanish on white.
+    """
 
     def __init__(self, picture: Image.Image) -> None:
         self._picture = picture
-        self._orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
+        self._orientation = _orientation(picture)
         self._range = self._limits()
+        self._paper = 255
+        if picture.has_transparency_data and self._darkest() > 255 - rules.FAINTEST:
+            self._paper = 0
 
     @property
     def turned(self) -> bool:
@@ -84,6 +101,9 @@ class Picture:
             values = values[:, ::-1]
         return values
 
+    def _darkest(self) -> int:
+        return min(int(strip.min()) for _, strip in self.strips(1))
+
     def _limits(self) -> tuple[float, float] | None:
         """Return which values are black and white, where samples have more than 8 bits."""
         mode = self._picture.mode
@@ -97,7 +117,7 @@ class Picture:
 
     def _coloured(self, strip: Image.Image) -> Image.Image:
         if strip.has_transparency_data:
-            return _on_paper(strip.convert("RGBA"))
+            return _on_paper(strip.convert("RGBA"), self._paper)
         if self._range is None:
             return strip
         low, high = self._range
@@ -109,8 +129,12 @@ class Picture:
 @contextlib.contextmanager
 def opened(data: bytes, name: str) -> Iterator[Picture]:
     """Decode a picture for as long as the context lasts. Raises DataError, which names `name`, for what is none."""
+    kind = _kind(data)
+    if kind == _HEIC and not _reads_heic():
+        raise DataError(f"{name}: {kind}; expected PNG, JPEG or the like: convert it, or install pillow-heif")
     try:
-        with _UNWARNED, Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        formats = ("HEIF",) if kind == _HEIC else FORMATS
+        with _UNWARNED, Image.open(io.BytesIO(data), formats=formats) as picture:
             _check_affordable(picture, data, name)
             try:
                 picture.load()
@@ -127,7 +151,7 @@ def opened(data: bytes, name: str) -> Iterator[Picture]:
         if not data:
             what = "an empty file"
         elif isinstance(error, UnidentifiedImageError):
-            what = "not a picture"
+            what = f"{kind} that can't be read here, convert it" if kind else "not a picture"
         else:
             what = f"a damaged picture ({error})"
         raise DataError(f"{name}: {what}; expected PNG, JPEG or the like") from error
@@ -149,6 +173,21 @@ def taken(picture: Image.Image, name: str) -> Iterator[Picture]:
         raise DataError(
             f"{name}: can't be used as a picture ({error}); expected one that can be read"
         ) from error
+
+
+def _kind(data: bytes) -> str | None:
+    """Return what the header, behind the length of the first box, says that data is (ISO/IEC 14496-12, 4.2)."""
+    return next((kind for kind, beginnings in _KINDS.items() if data.startswith(beginnings, 4)), None)
+
+
+def _reads_heic() -> bool:
+    """Let Pillow read HEIC by the package pillow-heif, if it is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return True
 
 
 class _Unwarned:
@@ -179,10 +218,8 @@ _UNWARNED = _Unwarned()
 
 
 def _check_affordable(picture: Image.Image, data: bytes, name: str) -> None:
-    cost = _BYTES
-    if picture.format == "WEBP":
-        cost = _BYTES_OF_WEBP
-    elif picture.info.get("progressive"):
+    cost = _BYTES_OF.get(picture.format or "", _BYTES)
+    if picture.format == "JPEG" and picture.info.get("progressive"):
         cost += _BYTES_OF_A_COEFFICIENT * len(picture.getbands())
         if data.count(_SCAN) > _MOST_SCANS:
             raise DataError(
@@ -204,10 +241,19 @@ def _too_large(name: str, most: int) -> DataError:
     return DataError(f"{name}: more than {most:,} pixels; expected a picture of one thing, scaled down")
 
 
-def _on_paper(picture: Image.Image) -> Image.Image:
-    """Lay an RGBA picture on white; not by Pillow's blending, whose rounding is nobody else's."""
+def _orientation(picture: Image.Image) -> int:
+    """Return the EXIF orientation; in PNG and JPEG by EXIF alone, as browsers do, and not by XMP or texts."""
+    exif = picture.getexif()
+    if picture.format in ("PNG", "JPEG"):
+        exif = Image.Exif()
+        exif.load(picture.info.get("exif", b""))
+    return int(exif.get(_ORIENTATION_TAG, 1))
+
+
+def _on_paper(picture: Image.Image, paper: int) -> Image.Image:
+    """Lay an RGBA image on paper of a value; not by Pillow's blending, whose rounding differs from TensorFlow's."""
     values = np.asarray(picture, np.uint16)
     colour, opacity = values[..., :3], values[..., 3:]
     # At most 255 × 255 + 127, which 16 bits hold.
-    mixed = colour * opacity + 255 * (255 - opacity) + 127
+    mixed = colour * opacity + paper * (255 - opacity) + 127
     return Image.fromarray((mixed // 255).astype(np.uint8))

@@ -25,8 +25,6 @@ _PART, _NEAR = 0.5, 0.3
 # Digits whose middles are no further apart, up and down, stand on one line.
 _SAME_LINE = 0.6
 _MOST = 1000
-# Room for what makes a thin pen's strokes thicker.
-_MARGIN = 160
 _BOX_COLOUR = (220, 30, 30)
 
 
@@ -48,14 +46,14 @@ def find(data: bytes, contract: Contract, name: str = "picture") -> list[list[Di
     """
     with decoding.opened(data, name) as picture:
         grey = picture.grey()
-    small = image.reduced(grey, _WORKING)
+    scale = image.reduction(grey, _WORKING)
+    small = image.reduced(grey, scale)
     # Digits stand closer to each other than strokes of one that is alone may be broken.
     pages = [_Page(found, name) for found in ink.found(small, cell=1)]
     # A loop is smaller than the digit that it is in.
     page = max(pages, key=lambda page: page.area, default=None)
     if page is None or not page.groups:
         raise DataError(f"{name}: nothing to see on it; expected digits in one ink on plain paper")
-    scale = image.reduction(grey, _WORKING)
     return [[page.digit(group, scale, contract) for group in line] for line in page.lines()]
 
 
@@ -125,7 +123,7 @@ class _Page:
 
     def digit(self, group: _Group, scale: int, contract: Contract) -> Digit:
         """Return a digit of a picture that was made smaller by `scale`."""
-        strokes = np.pad(self._found.strokes(np.array(group.labels), group.box), _MARGIN)
+        strokes = self._found.strokes(np.array(group.labels))
         top, bottom, left, right = (side * scale for side in group.box)
         return Digit((top, bottom, left, right), image.as_mnist(strokes, contract)[..., np.newaxis])
 

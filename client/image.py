@@ -13,15 +13,27 @@ from PIL import Image, ImageFilter
 
 from client import decoding, ink
 from client.decoding import Picture
-from client.ink import Grey
+from client.ink import Grey, Written
 from export import contract as rules
 from export.contract import Contract
 from train.errors import DataError
 
-__all__ = ["SUFFIXES", "as_mnist", "from_bytes", "from_file", "pixels", "prepared", "reduced", "reduction"]
+__all__ = [
+    "SUFFIXES",
+    "as_mnist",
+    "examined",
+    "from_bytes",
+    "from_file",
+    "pixels",
+    "prepared",
+    "reduced",
+    "reduction",
+]
 
 # What a folder is searched for.
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2"}
+)
 
 # Halves that come out exactly here may miss by 1e-13 in the graph's arithmetic: none is left exactly half.
 _NUDGE = 0.5 + 1e-6
@@ -56,12 +68,23 @@ def prepared(
     decoded: AbstractContextManager[Picture], contract: Contract, name: str = "picture"
 ) -> NDArray[np.uint8]:
     """Prepare a decoded picture as pixels uint8 [height, width, channels]; it is held no longer than needed."""
+    return examined(decoded, contract, name)[0]
+
+
+def examined(
+    decoded: AbstractContextManager[Picture], contract: Contract, name: str = "picture"
+) -> tuple[NDArray[np.uint8], int]:
+    """Prepare a decoded image as `prepared` does, and return it with the number of digits on it.
+
+    The number is an estimate, for a hint, and 1 for the method `resize`. `client.digits` separates digits.
+    """
     with decoded as picture:
         if contract.preparation == "digit":
             grey = picture.grey()
         else:
-            return _resized(picture, contract)
-    return _digit(grey, contract, name)[..., np.newaxis]
+            return _resized(picture, contract), 1
+    pixels, number = _digit(grey, contract, name)
+    return pixels[..., np.newaxis], number
 
 
 def _resized(picture: Picture, contract: Contract) -> NDArray[np.uint8]:
@@ -81,16 +104,29 @@ def _resized(picture: Picture, contract: Contract) -> NDArray[np.uint8]:
     return _to_pixels(picture.upright(np.moveaxis(stretched, 0, -1)))
 
 
-def _digit(grey: NDArray[np.uint8], contract: Contract, name: str) -> NDArray[np.uint8]:
-    """Return the digit as MNIST shows it, uint8 [height, width]."""
+def _digit(grey: NDArray[np.uint8], contract: Contract, name: str) -> tuple[Grey, int]:
+    """Return the digit as MNIST shows it, uint8 [height, width], and how many there are."""
     if grey.shape == contract.shape[:2] and _is_prepared(grey, _box(contract)):
-        return grey  # any change could only do harm
-    small = reduced(grey, rules.WORKING)
-    written = [each for found in ink.found(small, ink.cell_of(small)) if (each := found.digit())]
-    if not written:
+        return grey, 1  # any change could only do harm
+    factor = reduction(grey)
+    digit = _located(reduced(grey, factor))
+    if digit is None:
         raise DataError(f"{name}: nothing to see on it; expected a digit in one ink on plain paper")
+    number = 1 + digit.neighbours
+    top, bottom, left, right = (side * factor for side in digit.found.box(digit.labels))
+    margin = int(rules.MARGIN * max(bottom - top, right - left))
+    near = grey[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin]
+    closer = reduction(near)
+    if closer < factor:
+        digit = _located(reduced(near, closer)) or digit
+    return as_mnist(digit.found.strokes(digit.labels), contract), number
+
+
+def _located(small: Grey) -> Written | None:
+    """Return the digit on an image, dark or light."""
+    digits = [digit for found in ink.found(small, ink.cell_of(small)) if (digit := found.digit())]
     # The first of equals, which is dark ink.
-    return as_mnist(max(written, key=lambda each: each.distinct).strokes, contract)
+    return max(digits, key=lambda each: each.distinct, default=None)
 
 
 def _box(contract: Contract) -> int:
@@ -106,20 +142,19 @@ def _is_prepared(grey: NDArray[np.uint8], box: int) -> bool:
     return abs(max(bottom - top, right - left) - box) <= rules.SLACK
 
 
-def reduction(grey: Grey, size: int) -> int:
-    """Return how many times smaller a picture [h, w] must be for its longer side to be at most `size`."""
+def reduction(grey: Grey, size: int = rules.WORKING) -> int:
+    """Return by which whole number an image's sides are divided to have at most `size` pixels, or `REDUCTION`."""
     longer: int = max(grey.shape)
-    return -(-longer // size)
+    return min(-(-longer // size), rules.REDUCTION)
 
 
-def reduced(grey: Grey, size: int) -> Grey:
-    """Return a picture [h, w], made smaller where its longer side is more than `size`, and without single pixels."""
-    factor = reduction(grey, size)
+def reduced(grey: Grey, factor: int) -> Grey:
+    """Return the means of blocks of an image [h, w]; without single pixels, where nothing is reduced."""
     height, width = (side // factor for side in grey.shape)
     blocks = grey[: height * factor, : width * factor].reshape(height, factor, width, factor)
     sums, area = blocks.sum((1, 3), dtype=np.int64), factor * factor
     small: Grey = ((2 * sums + area) // (2 * area)).astype(np.uint8)
-    if min(small.shape) >= rules.SPECKLED:
+    if factor == 1 and min(small.shape) >= rules.SPECKLED:
         return np.asarray(Image.fromarray(small).filter(ImageFilter.MedianFilter(3)))
     return small
 
@@ -128,15 +163,19 @@ def as_mnist(strokes: Grey, contract: Contract) -> Grey:
     """Return strokes [h, w] of 0…255 as MNIST shows a digit, [height, width] of the contract."""
     top, bottom, left, right = _extent(strokes > 0)
     growth = _lacking(strokes > 127, max(bottom - top, right - left))
-    return _normalised(ink.window(strokes, growth, np.maximum), contract)
+    return _normalised(ink.window(np.pad(strokes, growth // 2), growth, np.maximum), contract)
 
 
 def _lacking(written: NDArray[np.bool_], longer: int) -> int:
-    """Return the size, odd, of what a pen must have been wider, to have been as thick as MNIST's."""
-    wanted, width = int(rules.STROKE * longer), 1
-    while width + 2 <= wanted and 2 * ink.opening(written, width + 2).sum() >= written.sum():
-        width += 2
-    return max(wanted - width, 0) | 1
+    """Return the size, odd, of what a pen must have been wider, to have been as thick as MNIST's.
+
+    A pen's width is the area by half the length of the outline. The outline's steps along rows and columns are 4 / π
+    times as long as it is, in the mean of all directions, hence about 5/2 of the area by the number of steps.
+    """
+    padded = np.pad(written, 1)
+    outline = sum(int(np.sum(padded[1:] != padded[:-1])) for padded in (padded, padded.T))
+    lacking = rules.STROKE * longer - 2.5 * int(written.sum()) / max(outline, 1)
+    return 2 * max(int(lacking / 2), 0) + 1
 
 
 def _normalised(strokes: Grey, contract: Contract) -> Grey:

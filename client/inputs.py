@@ -1,6 +1,7 @@
 """Images as other programs have them, in the form that a signature takes: paths, bytes, Pillow's pictures, arrays."""
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,19 @@ from PIL import Image
 
 from client import decoding, image, seen
 from client.binding import ENCODED, PIXELS, images_of
+from client.decoding import Picture
 from client.sources import MOST_BYTES, read_file
 from export.contract import Contract, Scaling
 from train.errors import DataError
 
-__all__ = ["ImageLike", "name_of", "row"]
+__all__ = ["ImageLike", "encoded", "name_of", "row"]
 
 ImageLike = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8] | NDArray[np.floating]
 )  # fmt: skip
 
+# How the formats begin that a graph decodes: PNG and JPEG.
+_TAKEN = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 # Of the range that a contract gives: what arithmetic in half precision may miss.
 _SLACK = 1e-3
 
@@ -40,14 +44,24 @@ def row(given: Any, contract: Contract, dtype: str, name: str) -> Any:
         given = _picture(given, contract, name)
     if isinstance(given, Image.Image):
         if dtype == ENCODED:
-            return _encoded(given, contract, name)
+            return _png(decoding.taken(given, name), contract)
         pixels = image.prepared(decoding.taken(given, name), contract, name)
     else:
         data = _bytes(given, contract, name)
         if dtype == ENCODED:
-            return data
+            return encoded(data, contract, name)
         pixels = image.pixels(data, contract, name)
     return images_of(pixels[np.newaxis], contract, dtype)[0]
+
+
+def encoded(data: bytes, contract: Contract, name: str) -> bytes:
+    """Return an encoded image as `serving_bytes` takes it: PNG and JPEG unchanged, other formats as PNG.
+
+    Raises DataError, which begins with `name`, for what is no image.
+    """
+    if data.startswith(_TAKEN):
+        return data
+    return _png(decoding.opened(data, name), contract)
 
 
 def _bytes(given: Any, contract: Contract, name: str) -> bytes:
@@ -102,9 +116,9 @@ def _picture(given: NDArray[Any], contract: Contract, name: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(given[..., 0] if given.shape[2:] == (1,) else given))
 
 
-def _encoded(given: Image.Image, contract: Contract, name: str) -> bytes:
-    """Return a picture as PNG: upright, and on white paper where it is transparent."""
-    with decoding.taken(given, name) as picture:
+def _png(decoded: AbstractContextManager[Picture], contract: Contract) -> bytes:
+    """Return an image as PNG: upright, and on paper where it is transparent."""
+    with decoded as picture:
         pixels = np.ascontiguousarray(picture.pixels(contract.channels))
     return seen.png(pixels)
 

@@ -1,36 +1,39 @@
-"""The input contract: what a model takes and answers, and how a picture becomes its input; `<N>/contract.json`.
+"""The input contract: what a model takes and answers, and how an image becomes its input; `<N>/contract.json`.
 
-Everything that prepares a picture for a model goes by it: the graph of the signature `serving_bytes`
-(`export.prepare`), the client (`client.image`) and the calibration. A picture is always brought to 8-bit pixels
-uint8 [height, width, channels] first, and pixels to the model's values by one line, `scale`.
+The graph of the signature `serving_bytes` (`export.prepare`), the client (`client.image`) and the calibration all
+follow it. An image first becomes 8-bit pixels uint8 [height, width, channels]. The method `scale` turns pixels into
+the model's values.
 
-Methods of preparation, each after the picture was decoded, turned upright by its EXIF orientation, and laid on
-white paper where it is transparent:
+An image is decoded, laid on paper where it is transparent, and turned upright by its EXIF orientation. Paper is white.
+It is black if the image's ink would vanish on white: if no pixel on white is darker than white by `FAINTEST` or more.
+Then one of two methods follows:
 
-`resize`: stretched to height × width, each channel by itself. Grey models get ITU-R 601 luma.
+`resize`: stretched to height × width, each channel separately. Grey models get ITU-R 601 luma.
 
-`digit`: brought into the form that MNIST's own images have (LeCun et al., "The MNIST database of handwritten
-digits"): bright ink on black, the digit's longer side 20 of 28 pixels, its centre of mass in the middle. A picture
-that is of the model's size already, with black paper and ink of MNIST's extent, passes unchanged. Of all others:
+`digit`: brought into the form of MNIST's images (LeCun et al., "The MNIST database of handwritten digits"): bright ink
+on black, the digit's longer side 20 of 28 pixels, its centre of mass in the middle. An image that has the model's size,
+black paper and ink of MNIST's extent passes unchanged. All others:
 
-1. Grey (ITU-R 601 luma), made smaller by the whole number that brings the longer side to at most `WORKING`
-   (means of blocks; what is left over at the right and below is cut off). If both sides have `SPECKLED` pixels or
-   more then: a 3×3 median.
-2. Everything that follows is done for dark ink and, on the negative, for light ink; the one that stands out more
-   from its surroundings (4.) is taken.
-3. Contrast: the closing (Serra, "Image Analysis and Mathematical Morphology", 1982) by a square of the share
-   `WINDOW` of the shorter side, less the picture. It fills what is narrower and darker than the square, and leaves
-   shadows and their edges as they are. Ink is where the contrast is above the share `INK` of the strongest one,
-   the share `LOCAL` of the strongest in the square around, and at least `FAINTEST`.
-4. Components of the ink, on cells of `CELL` pixels. Those that touch the border (a table, a margin's line) are
-   left out if there are others that aren't specks, and the shares are taken of what is left. The digit is the
-   largest that is darker by `FAINTEST`, on average, than its closing and than the median around it. Others that
-   aren't much smaller and lie near belong to it.
-5. The contrast as a share of the strongest two cells around, so that ink in a shadow is ink as any other, from
-   `PALE` (0) to `FULL` (255), within the digit and a pixel around it. Strokes thinner than the share `STROKE` of its
-   longer side, as a ballpoint's, are thickened by as much as they lack. Its bounding box is scaled to `BOX` of
-   `FIELD` of the model's size, keeping its proportions (Lanczos of three lobes, which reaches further where it makes
-   smaller), and placed by its centre of mass.
+1. Grey (ITU-R 601 luma), reduced by the whole number that brings the longer side to at most `WORKING` pixels, but by
+   at most `REDUCTION`, which leaves a small digit on a large page visible. Each block becomes its mean; what is left
+   over at the right and below is cut off. An image that isn't reduced gets a 3×3 median, if both sides have at least
+   `SPECKLED` pixels.
+2. Steps 3 and 4 are done for dark ink and, on the negative, for light ink. The digit that stands out more is taken.
+3. Contrast: the closing (Serra, "Image Analysis and Mathematical Morphology", 1982) by a square, less the image. The
+   square's side is the share `WINDOW` of the shorter side, `WIDEST` at most. The closing fills what is narrower and
+   darker than the square, and leaves shadows and their edges as they are. Ink is where the contrast is at least
+   `FAINTEST` and above the share `LOCAL` of the strongest contrast in the square around.
+4. Components of the ink, on cells of `CELL` pixels. Those that touch the border (a table, a margin's line) are left
+   out if there are others that aren't specks. The digit is the largest that is darker by `FAINTEST`, on average, than
+   its closing and than the median of the cells around it. Parts that lie near and aren't much smaller belong to it.
+5. A digit that is small on a reduced image is looked at again: the box around it, wider by `MARGIN` of its longer side
+   on each side, is cut from the original if it then needs less reduction, and steps 1 to 4 are done on that. If nothing
+   is found there, the first result stands.
+6. The strokes: the contrast as a share of the strongest two cells around, so that ink in a shadow counts like other
+   ink, from `PALE` (0) to `FULL` (255), within the digit and a pixel around it. Strokes thinner than the share `STROKE`
+   of the digit's longer side, such as a ballpoint's, are thickened to it; their width is estimated from the ink's area
+   and the length of its outline. The bounding box is scaled to `BOX` of `FIELD` of the model's size, keeping its
+   proportions (Lanczos, three lobes), and placed by its centre of mass.
 """
 
 from dataclasses import dataclass
@@ -47,9 +50,10 @@ from train.files import read_json, write_json
 
 __all__ = [
     "BATCHING", "BOX", "CANDIDATES", "CELL", "CLASSIFY", "CONTRACT", "EXAMPLE_FEATURE", "FAINTEST", "FIELD",
-    "FULL", "INDEPENDENT", "INK", "LOCAL", "MOST_PIXELS", "MOST_SIDE", "NEAR", "PALE", "PART",
-    "PROBABILITIES_OF_CLASSES", "SCHEMA", "SERVING_BYTES", "SERVING_UINT8", "SLACK", "SPECK", "SPECKLED", "STROKE",
-    "THRESHOLD", "WARMUP", "WINDOW", "WORKING", "Contract", "Scaling", "digits", "is_current", "read",
+    "FULL", "INDEPENDENT", "LOCAL", "MARGIN", "MOST_PIXELS", "MOST_SIDE", "NEAR", "PALE", "PART",
+    "PROBABILITIES_OF_CLASSES", "REDUCTION", "SCHEMA", "SERVING_BYTES", "SERVING_UINT8", "SLACK", "SPECK", "SPECKLED",
+    "STROKE", "THRESHOLD", "WARMUP", "WIDEST", "WINDOW", "WORKING", "Contract", "Scaling", "digits", "is_current",
+    "read",
 ]  # fmt: skip
 
 CONTRACT = "contract.json"
@@ -68,13 +72,16 @@ EXAMPLE_FEATURE = "image/encoded"
 BOX, FIELD = 20, 28
 # A digit in a picture of the model's size may be this much larger or smaller than BOX and pass unchanged.
 SLACK = 2
-# The longer side of what is looked at: smaller, texture and noise are gone, and a pen's stroke has still some pixels.
-WORKING = 320
-# Wider than a stroke of a digit that fills the picture, narrower than a page that fills it.
+# The longer side of a reduced image in pixels: texture and noise are gone, and a pen's stroke is still visible.
+WORKING = 160
+# The largest reduction: a digit of 30 pixels, as on a page at 300 dpi, keeps four.
+REDUCTION = 8
+# Share of the shorter side: wider than a stroke of a digit that fills the image, narrower than a page that fills it.
 WINDOW = 0.4
-# Ink is what stands out from the paper by this share of the strongest contrast: above the noise of scanners and
-# JPEG, below the grey of an anti-aliased edge; and of the strongest around, for what lies in a shadow.
-INK, LOCAL = 0.25, 0.4
+# The widest window in pixels, for images that are large in spite of the largest reduction.
+WIDEST = 127
+# Share of the strongest contrast around that ink has at least: more than the grey of an anti-aliased edge.
+LOCAL = 0.4
 PALE, FULL = 0.25, 0.75
 # Of the digit's longer side: MNIST's pens, of which a network knows no thinner.
 STROKE = 0.1
@@ -83,16 +90,19 @@ SPECKLED = 64
 CELL = 4
 # Contrasts below this (of 255) are an empty page.
 FAINTEST = 24
-# Of how many components, the largest first, it is asked whether they stand out from their surroundings.
+# The number of components, the largest first, that are compared with their surroundings.
 CANDIDATES = 4
 # Of the area of what touches the border: smaller, the rest is specks.
 SPECK = 1 / 200
 # A part of the digit, such as the bar of a 5, has this share of its area, at a distance of this share of its size.
 PART, NEAR = 0.04, 0.35
+# Room around a digit that is looked at again, as a share of its longer side.
+MARGIN = 1.0
 # So many pixels are decoded in some seconds and 300 MB, and brought to another size in as much.
 MOST_PIXELS, MOST_SIDE = 50_000_000, 32_767
 
-# 3: scale and offset for each channel, their order, and what the outputs mean. 2: one range of values.
+# 3: scale and offset for each channel, their order, and what the outputs mean; `digit` looks at small digits again,
+# and ink that would vanish on white gets black paper. 2: one range of values.
 SCHEMA = 3
 # A contract of 1 may have a preparation by `digit` that this one no longer does.
 _READABLE = (2, SCHEMA)

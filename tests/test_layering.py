@@ -14,7 +14,8 @@ LAYERS = ("train", "export", "serving", "client", "benchmarks")
 # The only modules that import TensorFlow or Keras when they are imported, or inside a function.
 AT_IMPORT = {
     *(f"train/{module}.py" for module in ("augment", "batches", "callbacks", "distill", "fit", "models")),
-    *(f"export/{module}.py" for module in ("convert", "equalize", "prepare", "tflite", "warmup")),
+    *(f"export/{module}.py" for module in ("convert", "decoding", "digit", "equalize", "morphology")),
+    *(f"export/{module}.py" for module in ("prepare", "resampling", "tflite", "warmup")),
     *(f"benchmarks/{module}.py" for module in ("usual_client", "zoo_models")),
 }
 LATER = {

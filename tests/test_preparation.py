@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.photographs import photograph
-from client import draw_samples, image
+from client import draw_samples, image, inputs
 from export import contract
 from export.contract import Contract, Scaling
+from export.litert import LiteRT
+from export.runtime import Classifier
+from train.backend import quiet
 from train.data import Digits
 from train.errors import ArtifactError, DataError
 from train.files import write_json
@@ -207,3 +210,117 @@ def test_a_contract_of_the_schema_before_is_read(tmp_path: Path) -> None:
     older = {key: value for key, value in described.items() if key not in ("outputs", "tflite_batch")}
     write_json(tmp_path / contract.CONTRACT, {**older, "schema": 2, "image": {**image, "range": [-1.0, 1.0]}})
     assert contract.read(tmp_path) == PHOTOS
+
+
+def on_a_page(
+    digit: NDArray[np.uint8], height: int, seed: int, *, inverted: bool = False, noise: float = 0.0
+) -> bytes:
+    """Return an A4 page at 300 dpi with a digit of a height somewhere on it, as PNG."""
+    dice = np.random.default_rng(seed)
+    ink = digit[digit.any(1)][:, digit.any(0)]
+    width = max(3, round(ink.shape[1] * height / ink.shape[0]))
+    large = np.asarray(Image.fromarray(ink).resize((width, height), Image.Resampling.BICUBIC), float)
+    page = np.full((3508, 2480), 235.0, np.float32)
+    top, left = int(dice.integers(100, 3300)), int(dice.integers(100, 2300))
+    page[top : top + height, left : left + width] *= 1 - 0.85 * large / 255
+    page += noise * dice.standard_normal(page.shape, np.float32)
+    pixels = (255 - page if inverted else page).clip(0, 255).astype(np.uint8)
+    return encoded(Image.fromarray(pixels), compress_level=1)
+
+
+@pytest.mark.parametrize(
+    ("height", "inverted", "noise"), [(30, False, 0.0), (40, True, 4.0), (40, False, 16.0), (60, False, 8.0)]
+)
+def test_a_small_digit_on_a_page(sample: Digits, height: int, inverted: bool, noise: float) -> None:
+    """Found small, cut from the original: as good as cropped by hand."""
+    pixels = sample.x_test[height]
+    data = on_a_page(pixels, height, height, inverted=inverted, noise=noise)
+    assert_same(DIGITS, data)
+    found = image.pixels(data, DIGITS)[..., 0].astype(float)
+    expected = image.pixels(encoded(Image.fromarray(255 - pixels).resize((60, 60))), DIGITS)[..., 0].astype(
+        float
+    )
+    shifts = [np.roll(found, (down, right), (0, 1)) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    assert min(np.abs(each - expected).mean() for each in shifts) < 12
+
+
+CASES = Path(__file__).parent.parent.parent / "shared" / "cases"
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="needs ../shared/cases")
+def test_pages_and_images_of_other_people() -> None:
+    released = Path(__file__).parent.parent / "models" / "released" / "cnn.int8.tflite"
+    pages = sorted((CASES / "a4").glob("*.png"))
+    for page in pages[::5]:
+        assert_same(DIGITS, page.read_bytes())
+    tensors = [image.from_file(page, DIGITS) for page in pages]
+    with quiet():
+        target = Classifier(LiteRT(released), "cnn")
+    assert target.predict(np.stack(tensors)).argmax(1).tolist() == [
+        int(page.stem.split("-")[1][1]) for page in pages
+    ]
+    target.close()
+    for name in ("exif6.png", "rgba-whiteink-transparent.png", "five.png"):
+        assert_same(DIGITS, (CASES / "pictures" / name).read_bytes())
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_png_is_turned_upright(orientation: int, order: str) -> None:
+    exif = Image.Exif()
+    exif.endian = order
+    exif[0x010F] = "a maker's name"
+    exif[0x0112] = orientation
+    picture = drawn()[-1]
+    data = encoded(picture, exif=exif.tobytes())
+    assert_same(DIGITS, data)
+    upright = in_graph(PHOTOS, encoded(picture))
+    assert (in_graph(PHOTOS, data) == upright).all() == (orientation in (0, 1, 9))
+
+
+@pytest.mark.parametrize("rules", [DIGITS, PHOTOS, GREY], ids=lambda each: each.model)
+@pytest.mark.parametrize("ink", [0, 128, 225, 240, 255])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_ink_on_transparency(rules: Contract, ink: int, mode: str) -> None:
+    """Ink that would vanish on white is laid on black."""
+    opacity = drawn()[0].convert("L").point([255 - value for value in range(256)])
+    picture = Image.new("L", opacity.size, ink).convert(mode)
+    picture.putalpha(opacity)
+    data = encoded(picture)
+    assert_same(rules, data)
+    if rules is PHOTOS:
+        assert (image.pixels(data, rules)[0, 0] == (0 if ink > 255 - contract.FAINTEST else 255)).all()
+
+
+def test_a_page_of_several_strips_in_colour() -> None:
+    page = Image.new("RGB", (2480, 3508), (240, 235, 230))
+    page.paste(drawn()[0].convert("RGB").resize((60, 60)), (700, 900))
+    for data in (encoded(page), encoded(page, "JPEG"), encoded(page.convert("RGBA"))):
+        assert_same(DIGITS, data)
+
+
+@pytest.mark.parametrize("rules", [DIGITS, PHOTOS], ids=lambda each: each.model)
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "AVIF", "TIFF"])
+def test_other_formats_are_sent_as_png(rules: Contract, kind: str) -> None:
+    """The graph takes PNG and JPEG: the client converts the others, without a change of pixels."""
+    data = encoded(drawn()[0], kind)
+    sent = inputs.encoded(data, rules, "image")
+    np.testing.assert_array_equal(image.pixels(sent, rules), image.pixels(data, rules))
+    assert_same(rules, sent)
+    for each in (sent, encoded(drawn()[0], "JPEG")):
+        assert inputs.encoded(each, rules, "image") is each
+
+
+def test_warm_up_takes_all_ways_of_the_preparation() -> None:
+    """PNG and JPEG that pass unchanged, that are reduced, and that are looked at again."""
+    from export import warmup
+
+    found = warmup.images(DIGITS)
+    assert [each[:4] for each in found] == [b"\x89PNG", b"\x89PNG", found[2][:4]] * 3
+    sizes = [Image.open(io.BytesIO(each)).size for each in found]
+    assert sizes[:3] == [(28, 28)] * 3
+    assert max(sizes[-1]) >= contract.WORKING * contract.REDUCTION * 0.9
+    for each in found:
+        assert_same(DIGITS, each)
+    for each in warmup.images(PHOTOS):
+        assert_same(PHOTOS, each)
