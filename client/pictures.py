@@ -7,8 +7,9 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from client import image
+from client import decoding, image
 from client.binding import ENCODED, images_of
+from client.inputs import encoded
 from client.sources import Source
 from client.targets import Opened
 from train.errors import DataError, Refused
@@ -32,7 +33,8 @@ _Asked = TypeVar("_Asked", bound=_HasRow)
 class Picture:
     """A picture on its way: `row` is what the target takes, `problem` why there is no answer.
 
-    `pixels` are uint8 [height, width, channels], `scores` raw ones float32 [K], for the target's interpretation.
+    `pixels` are uint8 [height, width, channels], `scores` raw ones float32 [K], for the target's interpretation;
+    `digits` is how many were found.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Picture:
     pixels: NDArray[np.uint8] | None = None
     scores: NDArray[np.float32] | None = None
     problem: str = ""
+    digits: int = 1
 
 
 def batches(
@@ -78,14 +81,15 @@ def _prepared(source: Source, opened: Callable[[], Opened], *, decoded: bool) ->
             raise DataError(f"{source.name}: an empty file; expected PNG, JPEG or the like")
         contract, dtype = opened().contract, opened().binding.dtype
         if dtype != ENCODED or decoded:
-            picture.pixels = image.pixels(data, contract, source.name)
+            opened_image = decoding.opened(data, source.name)
+            picture.pixels, picture.digits = image.examined(opened_image, contract, source.name)
+        if dtype == ENCODED:
+            picture.row = encoded(data, contract, source.name)
     except DataError as error:
         # One bad picture must not cost the others their answer.
         picture.problem = str(error)
         return picture
-    if picture.pixels is None or dtype == ENCODED:
-        picture.row = data
-    else:
+    if picture.pixels is not None and dtype != ENCODED:
         picture.row = images_of(picture.pixels[np.newaxis], contract, dtype)[0]
     return picture
 

@@ -98,6 +98,18 @@ def test_they_are_read_and_boxed(sample: Digits, tmp_path: Path, capsys: pytest.
         assert not red[middle, left + 4 : right - 4].any()
 
 
+def test_a_hint_where_one_is_read_of_several(
+    sample: Digits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "several.jpg"
+    for inverted in (False, True):
+        picture.write_bytes(page(sample, ["75136"], inverted=inverted)[0])
+        assert run(picture, SEVEN, *LOCAL) == 0
+        captured = capsys.readouterr()
+        assert captured.out.startswith(f"{picture}: ")
+        assert captured.err == f"{picture}: more than one digit found; --all-digits reads each of them\n"
+
+
 def test_rows_for_a_machine(sample: Digits, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture, empty = tmp_path / "page.jpg", tmp_path / "empty.png"
     picture.write_bytes(page(sample, ["75136"])[0])
