@@ -212,10 +212,15 @@ class _Work:
         contract.write(self._folder)
         files = [path for path in self._folder.rglob("*") if path.is_file()]
         requests = self._requests()
-        firsts = {key: {name: value[:1] for name, value in each.items()} for key, each in requests.items()}
-        if self._plan.serves:
+        firsts = [
+            (key, {name: value[:1] for name, value in each.items()})
+            for key, each in requests.items()
             # TensorFlow Serving fails on requests for signatures that the TFLite file lacks.
-            firsts = {DEFAULT_SIGNATURE: firsts[DEFAULT_SIGNATURE]}
+            if key == DEFAULT_SIGNATURE or not self._plan.serves
+        ]
+        for image in [] if self._plan.serves else warmup.images(contract):
+            firsts.append((SERVING_BYTES, {"image_bytes": np.array([image], object)}))
+            firsts.append((CLASSIFY, {"inputs": np.array([warmup.example(image)], object)}))
         warmup.write(self._folder, self._name, firsts)
         runtime = SavedModel(self._folder)
         with contextlib.closing(Classifier(runtime, str(self._folder))) as target:

@@ -275,7 +275,7 @@ def test_a_server_that_is_not_ready(tmp_path: Path) -> None:
         stage = base / ".stage-2"
         shutil.copytree(tmp_path / "1", stage)
         # Warmed up by a request that takes seconds, it isn't available for as long.
-        warmup.write(stage, "slow", {"serving_default": {"n": np.array([steps], np.int32)}})
+        warmup.write(stage, "slow", [("serving_default", {"n": np.array([steps], np.int32)})])
         stage.rename(base / "2")
         eventually(lambda: client.states("slow").get("2") == "LOADING")
         faults = diagnose(*at(client), "--models", tmp_path, "--model=slow").faults
