@@ -25,7 +25,7 @@ from conftest import ROOT
 
 # Five seconds are of a processor that has two for itself; without AVX-512, and beside another test, it takes up to six.
 MOST_MIB, MOST_SECONDS = 500, 8
-KINDS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
+KINDS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000")
 FUZZED = 10_000
 # Threads that wait for others on a busy machine count as the processor's time.
 ALONE = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -146,6 +146,8 @@ LARGEST: dict[str, Callable[[], bytes]] = {
     "lossless.webp": lambda: encoded(
         Image.effect_noise((4_080, 4_080), 90).convert("RGBA"), "WEBP", lossless=True, quality=0, method=0
     ),
+    "photo.avif": lambda: encoded(Image.new("RGBA", (4_080, 4_080)), "AVIF", speed=10),
+    "photo.jp2": lambda: encoded(Image.new("RGBA", (3_530, 3_530)), "JPEG2000"),
     "progressive.jpg": lambda: encoded(Image.new("CMYK", (5_500, 5_500)), "JPEG", progressive=True),
 }
 

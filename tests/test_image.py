@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from benchmarks.photographs import photograph
 from client import draw_samples, image
@@ -160,6 +160,37 @@ def test_photographs_are_read(sample: Digits) -> None:
         target = Classifier(LiteRT(released), "cnn")
     assert np.mean(target.predict(np.stack(tensors)).argmax(1) == truth) >= 0.95
     target.close()
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "JPEG2000", "HEIF"])
+def test_newer_formats_are_read(kind: str) -> None:
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    picture = PICTURES["seven"].resize((320, 240))
+    assert nearly(from_bytes(encoded(picture, kind)), from_bytes(encoded(picture)))
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (b"\0\0\0\x18ftypheic", "a HEIC image"),
+        (b"\0\0\0\x18ftypavif", "an AVIF image"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 image"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image"),
+    ],
+)
+def test_what_cannot_be_read_is_named(start: bytes, name: str) -> None:
+    with pytest.raises(DataError, match=f"photo: {name}.*convert it"):
+        from_bytes(start + bytes(500), "photo")
+
+
+def test_other_notes_on_orientation_than_exif_are_ignored() -> None:
+    """Neither browsers nor the graph heed them."""
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="6"/>')
+    buffer = io.BytesIO()
+    PICTURES["seven"].save(buffer, "PNG", pnginfo=info)
+    np.testing.assert_array_equal(from_bytes(buffer.getvalue()), from_bytes(encoded(PICTURES["seven"])))
 
 
 @pytest.mark.parametrize("colour", ["white", "black", "grey"])
