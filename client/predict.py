@@ -149,9 +149,7 @@ class _Report:
             scores = read.scores(each.scores[np.newaxis])[0]
             self._writer.answered(each.name, rank(scores, self._opened().contract.labels))
             if each.digits > 1:
-                self._say(
-                    f"{visible(each.name)}: more than one digit found; --all-digits reads each of them"
-                )
+                self._say(f"{visible(each.name)}: more than one digit found; --all-digits reads each of them")
 
 
 def _parser() -> argparse.ArgumentParser:
