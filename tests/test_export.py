@@ -297,6 +297,7 @@ def test_warm_up_requests_are_as_tensorflow_serving_reads_them(models: Path) -> 
         ("predict_log", "serving_uint8"),
         ("predict_log", "serving_bytes"),
         ("classify_log", "classify"),
+        *[("predict_log", "serving_bytes"), ("classify_log", "classify")] * 9,
     ]
     assert all(each.model_spec.name == "cnn" for each in requests)
 
