@@ -181,7 +181,10 @@ def test_it_is_benchmarked_on_its_own_images(
     ask = ["--models", str(folder / "models"), "--model", "photos", "--out", str(tmp_path)]
     capsys.readouterr()
     assert cli.run(benchmark, ask) == 2
-    assert "Give --data eval.npz with pixels x uint8 [N, 32, 32, 3]" in capsys.readouterr().err
+    assert (
+        "Give --data PATH, a folder with a folder of images for each class, or an .npz with x [N, 32, 32, 3]"
+        in capsys.readouterr().err
+    )
     assert cli.run(benchmark, [*ask, "--model", "nn", "--data", "x.npz"]) == 4
     (tmp_path / "wrong.npz").write_bytes(b"")
     assert cli.run(benchmark, [*ask, "--data", str(tmp_path / "wrong.npz")]) == 3

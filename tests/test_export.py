@@ -51,6 +51,8 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     keras.utils.set_random_seed(1)
     layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
     model = keras.Sequential(layers)
+    # Sure of itself, so that int8 decides as it does.
+    model.layers[-1].kernel.assign(model.layers[-1].kernel * 8)
     model.save(folder / "tiny.keras")
     images = np.random.default_rng(0).integers(0, 256, (1000, 8, 8, 1), np.uint8)
     classes = model.predict(images.astype(np.float32) / 255, verbose=0).argmax(1)

@@ -48,7 +48,7 @@ def version(folder: Path, model: str, requests: Requests) -> Path:
 
     path = folder / model / "1"
     shutil.copytree(tiny_models() / model / "1", path)
-    write(path, model, requests)
+    write(path, model, requests.items())
     return path
 
 
@@ -127,7 +127,7 @@ def test_the_old_version_goes_on_when_the_new_one_fails_its_warm_up(tmp_path: Pa
     with serving(config_of(m=tmp_path / "m"), settings) as client:
         stage = tmp_path / "m" / ".stage-2"
         shutil.copytree(tmp_path / "m" / "1", stage)
-        write(stage, "m", {"serving_default": {"x": ROW}})
+        write(stage, "m", [("serving_default", {"x": ROW})])
         file = stage / WARMUP
         file.write_bytes(file.read_bytes()[:-1])
         stage.rename(tmp_path / "m" / "2")
