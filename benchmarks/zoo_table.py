@@ -59,12 +59,15 @@ def _heading(results: Mapping[str, Any]) -> str:
         for verdict in (RIGHT, REFUSED, FAILED)
         if (count := sum(row["verdict"] == verdict for row in rows))
     ]
-    return f"{len(rows)} networks ({results['data']['label']}): {', '.join(counts)}."
+    return (
+        f"{len(rows)} networks ({results['data']['label']}): {', '.join(counts)}. Agreement with Keras is the share of "
+        "equal decisions on held-out images, that of the SavedModel and of the worst TFLite format."
+    )
 
 
 def _table(results: Mapping[str, Any], layout: str) -> str:
     headers = [
-        "network", "values of pixels", "formats", "SavedModel = Keras", "formats = Keras", "seconds", "GB", "verdict"
+        "network", "values of pixels", "formats", "SavedModel", "worst format", "seconds", "GB", "verdict"
     ]  # fmt: skip
     table: str = tabulate(
         [_cells(row) for row in results["models"]],
