@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from export import evaluation_data
 from export.contract import Contract
 
-__all__ = ["MOST", "choose", "read", "record", "shared"]
+__all__ = ["MOST", "choose", "order", "read", "record", "shared", "write"]
 
 # A calibration's time and memory grow with its images, and its ranges hardly change beyond some hundreds.
 MOST = 500
@@ -75,6 +75,20 @@ def read(path: Path, rules: Contract, most: int = MOST) -> tuple[NDArray[np.uint
         **found.describe(chosen),
         "sha256": hashlib.sha256(pixels.data).hexdigest(),
     }
+
+
+def write(pixels: NDArray[np.uint8] | None, folder: Path) -> Path | None:
+    """Write calibration images, pixels uint8 [N, H, W, C], into `folder` for the converters; None if there are none.
+
+    Adds a black and a white pixel, so that one step of a quantized input is one step of a pixel.
+    """
+    if pixels is None:
+        return None
+    marked = pixels.copy()
+    marked[0, 0, 0], marked[0, -1, -1] = 0, 255
+    path = folder / "calibration.npy"
+    np.save(path, marked)
+    return path
 
 
 def shared(calibration: NDArray[np.uint8], evaluation: NDArray[np.uint8]) -> int:

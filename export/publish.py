@@ -5,21 +5,19 @@ import functools
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
-from export import cards, gate, isolation, layers, micro, outputs, selective, store, verify
+from export import calibration, cards, gate, isolation, layers, micro, outputs, selective, store, verify
 from export.cards import LOG, SAVED_MODEL, ExportCard
-from export.contract import CLASSIFY, SERVING_BYTES, SERVING_UINT8
 from export.formats import FORMATS, REFERENCE, SERVED_FILE, Format
 from export.gate import Check, Gate
-from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES, Classifier, Runtime
+from export.runtime import DEFAULT_SIGNATURE, Classifier
 from export.savedmodel import SavedModel
 from export.source import Source, any_batch
 from train import environment, interruption, stats
@@ -28,14 +26,9 @@ from train.files import sha256, stage, write_json
 
 __all__ = ["Plan", "export", "refusal_path"]
 
-# The SavedModel's other signatures, and TensorFlow Lite Micro with its slow kernels, run this many evaluation images.
-_SOME = 100
-# TensorFlow Lite Micro runs as many of these as it can in so many seconds; a file whose first takes much longer is too
-# large for it.
-_MICRO_SECONDS, _MICRO_LIMIT = 20.0, 60.0
-# How far scores of the same model may differ by the order of float arithmetic, by the precision it computes in. A model
-# that Keras quantized to int8 is exported in float32.
-_SAME = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2, "int8": 1e-1}
+# TensorFlow Lite Micro, whose kernels are slow, runs this many evaluation images, or as many as it can in so many
+# seconds; a file whose first takes much longer is too large for it.
+_MICRO_IMAGES, _MICRO_SECONDS, _MICRO_LIMIT = 100, 20.0, 60.0
 # Each interpreter holds the model once more.
 _MOST_INTERPRETERS, _INTERPRETERS_BYTES = 8, 200_000_000
 # A failed format is compared layer by layer on this many images.
@@ -131,7 +124,7 @@ class _Work:
         self._layers: dict[str, list[dict[str, Any]]] = {}
         # A model of another precision is exported in float32, which rounds otherwise.
         self._exact = source.precision == "float32"
-        self._calibration = _calibration(source, scratch)
+        self._calibration = calibration.write(source.calibration, scratch)
         self._log = folder / LOG
         self._isolation = isolation.Isolation(self._log)
         self._tflite = TFLite(
@@ -203,7 +196,7 @@ class _Work:
 
     def _saved_model(self) -> list[str]:
         """Write, warm up and verify the SavedModel; return the signatures that its warm-up requests call."""
-        from export import convert, warmup
+        from export import convert, signature_checks, warmup
 
         source, contract = self._source, self._contract
         convert.to_saved_model(
@@ -211,20 +204,13 @@ class _Work:
         )
         contract.write(self._folder)
         files = [path for path in self._folder.rglob("*") if path.is_file()]
-        requests = self._requests()
-        firsts = [
-            (key, {name: value[:1] for name, value in each.items()})
-            for key, each in requests.items()
-            # TensorFlow Serving fails on requests for signatures that the TFLite file lacks.
-            if key == DEFAULT_SIGNATURE or not self._plan.serves
-        ]
-        for image in [] if self._plan.serves else warmup.images(contract):
-            firsts.append((SERVING_BYTES, {"image_bytes": np.array([image], object)}))
-            firsts.append((CLASSIFY, {"inputs": np.array([warmup.example(image)], object)}))
-        warmup.write(self._folder, self._name, firsts)
+        requests = signature_checks.requests(contract, self._pixels)
+        # TensorFlow Serving fails on requests for signatures that a TFLite file lacks.
+        only = [DEFAULT_SIGNATURE] if self._plan.serves else list(requests)
+        warmup.write(self._folder, self._name, signature_checks.warm_up(contract, requests, only))
         runtime = SavedModel(self._folder)
         with contextlib.closing(Classifier(runtime, str(self._folder))) as target:
-            self._check_signatures(runtime, requests)
+            signature_checks.check(source, runtime, requests)
             warmed = warmup.replay(self._folder, runtime)
             self._verify(SAVED_MODEL, sorted(files), [target], exact=self._exact, extra={})
         return warmed
@@ -328,7 +314,8 @@ class _Work:
     def _micro(self, row: Format) -> dict[str, Any]:
         """Run some images in TensorFlow Lite Micro and compare with LiteRT; a file it can't run is no failure."""
         path, target = self._folder / row.file, verify.open_tflite(self._folder, row)
-        tensors = target.prepare(self._pixels[:_SOME] if target.takes_pixels else self._some(_SOME))
+        pixels = self._pixels[:_MICRO_IMAGES]
+        tensors = target.prepare(pixels if target.takes_pixels else self._contract.scale(pixels))
         run = functools.partial(self._isolation.run, micro.NAME, seconds=_MICRO_LIMIT, about=row.name)
         try:
             found = run(micro.predict, path, tensors, _MICRO_SECONDS).argmax(1)
@@ -381,48 +368,6 @@ class _Work:
             }
         )
 
-    def _some(self, count: int) -> NDArray[np.float32]:
-        """Return the first evaluation images with the contract's values."""
-        return self._contract.scale(self._pixels[:count])
-
-    def _requests(self) -> dict[str, dict[str, NDArray[Any]]]:
-        """Return the inputs of each signature for the first evaluation images, as users send them."""
-        from export import prepare, warmup
-
-        pictures = np.array([prepare.png(each) for each in self._pixels[:_SOME]], object)
-        return {
-            DEFAULT_SIGNATURE: {IMAGE: self._some(_SOME)},
-            SERVING_UINT8: {IMAGE: self._pixels[:_SOME]},
-            SERVING_BYTES: {"image_bytes": pictures},
-            CLASSIFY: {"inputs": np.array([warmup.example(each) for each in pictures], object)},
-        }
-
-    def _check_signatures(self, runtime: Runtime, requests: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
-        """Compare the answers of the SavedModel's signatures for the same images."""
-        from export import prepare
-
-        try:
-            answers = {name: runtime.run(name, inputs) for name, inputs in requests.items()}
-        except ValueError as error:
-            # An empty page, for instance, among images that are to be prepared as digits.
-            raise ResultError(
-                f"{self._name}: a signature refuses evaluation images ({error}); nothing was published"
-            ) from error
-        default = answers[DEFAULT_SIGNATURE][PROBABILITIES]
-        self._same(SERVING_UINT8, answers[SERVING_UINT8][PROBABILITIES], default)
-        contract = self._source.contract
-        prepared = self._source.predict(prepare.prepared(contract, requests[SERVING_BYTES]["image_bytes"]))
-        self._same(SERVING_BYTES, answers[SERVING_BYTES][PROBABILITIES], prepared)
-        self._same(CLASSIFY, answers[CLASSIFY]["scores"], prepared)
-
-    def _same(self, signature: str, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
-        difference, most = float(np.abs(found - expected).max()), _SAME[self._source.precision]
-        if difference > most:
-            raise ResultError(
-                f"{self._name}: the signature {signature} differs from the model by {difference:.2g} on the same "
-                f"images, more than rounding does ({most:g}); nothing was published"
-            )
-
     def _diagnosed(self, row: Format) -> dict[str, list[dict[str, Any]]]:
         """Return the layer by layer report of a format that failed a check, by its name."""
         reference = self._folder / FORMATS[REFERENCE].file
@@ -459,20 +404,6 @@ class _Work:
         yield
         self._seconds[label] = round(time.perf_counter() - start, 2)
         self._say(f"{self._name} {label}: written and verified in {self._seconds[label]:.1f} s")
-
-
-def _calibration(source: Source, folder: Path) -> Path | None:
-    """Write the calibration images, pixels uint8 [N, H, W, C], into `folder`; None if there are none.
-
-    Adds a black and a white pixel, so that one step of a quantized input is one step of a pixel.
-    """
-    if source.calibration is None:
-        return None
-    pixels = source.calibration.copy()
-    pixels[0, 0, 0], pixels[0, -1, -1] = 0, 255
-    path = folder / "calibration.npy"
-    np.save(path, pixels)
-    return path
 
 
 def _last_blessed(base: Path, data_sha256: str) -> dict[str, dict[str, Any]]:
