@@ -30,7 +30,7 @@ class Ended:
     """A command that has ended: its exit `code`, or the signal's number below zero, and all that it wrote.
 
     `peak_bytes` is the largest memory of the process and all that it started: the largest sum of their proportional
-    sizes that was seen, or the largest resident size of one of them, which the kernel counts.
+    sizes that was seen. The kernel's own maximum would hold the memory of the process that started it.
     """
 
     code: int
@@ -79,7 +79,7 @@ def run(argv: Sequence[str], folder: Path, most_seconds: float) -> Ended:
                 if time.monotonic() - begun > most_seconds and not timed_out:
                     timed_out = True
                     os.killpg(process.pid, signal.SIGKILL)
-                ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+                ended, status = os.waitpid(process.pid, os.WNOHANG)
             process.returncode = os.waitstatus_to_exitcode(status)
         finally:
             # Also what it has left behind, and all of it after Ctrl-C.
@@ -90,7 +90,7 @@ def run(argv: Sequence[str], folder: Path, most_seconds: float) -> Ended:
         while _read(terminal.fileno(), parts, 0):
             pass
     output = b"".join(parts).decode(errors="replace")
-    return Ended(process.returncode, output, seconds, max(peak, usage.ru_maxrss * 1024), timed_out)
+    return Ended(process.returncode, output, seconds, peak, timed_out)
 
 
 def _read(descriptor: int, parts: list[bytes], seconds: float) -> bool:

@@ -30,7 +30,7 @@ def open_target(choice: Choice) -> Opened:
     beside = choice.contract_beside(path) if choice.path else None
     own = beside or choice.contract_of_servable()
     contract = own or contracts.digits(choice.servable.name)
-    target = Keras(path)
+    target = Keras(path, (contract.height, contract.width))
     where = str(path)
     binding = by_signature({DEFAULT_SIGNATURE: target.signature}, DEFAULT_SIGNATURE, contract, where)
     interpretation = Interpretation(where, binding, own, target.kind(contract))
@@ -51,10 +51,14 @@ def _file(choice: Choice) -> Path:
 
 
 class Keras:
-    """A Keras classifier with one image input and one output. Raises ArtifactError if it can't be loaded."""
+    """A Keras classifier with one image input and one output.
 
-    def __init__(self, path: Path) -> None:
-        self._model = loading.load(path)
+    `size` is height and width of an image, for a model that takes flat rows or images of any size. Raises what
+    `export.loading.load` does.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int] | None = None) -> None:
+        self._model = loading.load(path, size)
 
     @property
     def signature(self) -> Signature:

@@ -20,6 +20,8 @@ from train import cli, files
 from train.errors import UsageError
 
 log = logging.getLogger("serving")
+# How long a signal that another thread has taken may go unnoticed.
+_SIGNAL_SECONDS = 1.0
 
 
 class _Stopped(BaseException):
@@ -48,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if ready_file:
             _write(ready_file, server, options.host)
         log.info("ready")
-        threading.Event().wait()
+        # With a timeout: a signal that comes just before the wait, or to another thread, doesn't end it.
+        never = threading.Event()
+        while not never.wait(_SIGNAL_SECONDS):
+            pass
     except _Stopped:
         log.info("stopping: requests in flight have %g s", options.shutdown_grace_seconds)
     finally:

@@ -361,7 +361,7 @@ def test_a_grey_model_without_an_axis_for_channels(digits: Path, capsys: pytest.
     assert export(digits, "flat.keras", *arguments, name="flat") == 6
     error = capsys.readouterr().err.splitlines()[-1]
     assert "a signature refuses evaluation images" in error
-    assert "nothing to see on the picture" in error
+    assert "nothing to see on the image" in error
     assert list(store.versions(digits / "models" / "flat")) == [1]
 
 
@@ -412,7 +412,7 @@ def test_folders_of_images_are_numbered_by_the_labels_file(folder: Path, tmp_pat
             "holds a, b; expected arrays x_test and y_test or x_val and y_val or x and y",
         ),
         ("photos.keras", ["--calibration", "models"], 3, "holds no PNG or JPEG images"),
-        ("photos.keras", ["--calibration", "broken"], 3, "neither a PNG nor a JPEG picture"),
+        ("photos.keras", ["--calibration", "broken"], 3, "neither a PNG nor a JPEG image"),
         ("photos.keras", ["--name", "cnn"], 2, "--name cnn: expected a name"),
         ("photos.keras", ["--name", "../up"], 2, "--name ../up: expected a name"),
         ("photos.keras", ["--eval", "mixed.npz"], 6, "no better than guessing on 60 images, whatever values"),

@@ -218,9 +218,9 @@ def label(contract: Contract) -> str:
         outcomes: list[Prediction | TfshipError] = client.predict_many(["a.png"], errors="return")
         return predictions[0].label + str(outcomes) + client.predict(b"").label
 
-async def probability() -> float:
+async def score() -> float:
     async with AsyncClient("http://localhost:8501") as client:
-        return (await client.predict("a.png")).probability
+        return (await client.predict("a.png")).score
 """)
     (tmp_path / "wrong.py").write_text("""
 from tfship_client import Client, Clinet

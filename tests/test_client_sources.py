@@ -80,7 +80,7 @@ def test_what_is_no_picture_does_not_cost_the_others_their_answer(
             "large.png": "more than 64 MiB",
             "missing.png": "no such file",
             "/dev/zero": "a device; expected a picture file",
-            "empty": "no pictures in this folder; looked for .bmp",
+            "empty": "no pictures in this folder; looked for .avif, .bmp",
             "*.nothing": "no file matches this pattern",
             "x" * 5000: "can't be read (File name too long)",
         }

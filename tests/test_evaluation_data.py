@@ -415,7 +415,7 @@ def test_other_structures_are_refused(tmp_path: Path, names: dict[str, int], mes
     [
         ("dog/broken.png", b"\x89PNG\r\n\x1a\n" + bytes(40), "Invalid PNG"),
         ("dog/broken.jpg", b"\xff\xd8\xff\xe0" + bytes(40), "Invalid JPEG data, size 44; replace the image or"),
-        ("dog/text.png", b"no image", "text.png: neither a PNG nor a JPEG picture; replace"),
+        ("dog/text.png", b"no image", "text.png: neither a PNG nor a JPEG image; replace"),
         ("dog/large.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (10**5).to_bytes(4, "big") * 2 + bytes(20), "more than "),
         ("dog/nothing.png", b"", "an empty file"),
         ("dog/a.webp", b"RIFF", "a WEBP image; expected PNG or JPEG: convert it, for example by Pillow's "

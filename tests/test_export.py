@@ -273,7 +273,7 @@ def test_every_signature_answers_for_real_images(models: Path, sample: Digits, n
     classified = runtime.run("classify", {"inputs": examples})
     np.testing.assert_allclose(classified["scores"], expected, atol=1e-6)
     assert classified["classes"].tolist() == [[str(digit).encode() for digit in range(10)]] * len(pictures)
-    with pytest.raises(ValueError, match="neither a PNG nor a JPEG picture"):
+    with pytest.raises(ValueError, match="neither a PNG nor a JPEG image"):
         runtime.run("serving_bytes", {"image_bytes": np.array([b"no picture"], object)})
     with pytest.raises(ValueError, match="image/encoded"):
         runtime.run("classify", {"inputs": np.array([b""], object)})

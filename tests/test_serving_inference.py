@@ -161,7 +161,7 @@ def test_exported_networks_are_classified_with(models: Path, sample: Digits) -> 
             {"signature_name": "serving_bytes", "instances": [{"image_bytes": {"b64": "AAAA"}}]},
         )
         assert status == 400
-        assert "neither a PNG nor a JPEG picture" in answer["error"]
+        assert "neither a PNG nor a JPEG image" in answer["error"]
 
 
 def test_features_take_the_types_of_their_json() -> None:

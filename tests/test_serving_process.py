@@ -1,5 +1,7 @@
 """The server as its users start it: a process, its files, its signals."""
 
+import ctypes
+import platform
 import signal
 import socket
 import subprocess
@@ -107,6 +109,24 @@ def test_health_says_no_before_the_server_goes(tmp_path: Path) -> None:
             process.send_signal(signal.SIGTERM)
             assert next(states).status == health_pb2.HealthCheckResponse.NOT_SERVING
             states.cancel()
+        assert process.wait() == 0
+
+
+# The system call that sends a signal to one thread, by machine.
+_TGKILL = {"x86_64": 234, "aarch64": 131}.get(platform.machine())
+
+
+@pytest.mark.skipif(_TGKILL is None, reason="tgkill's number isn't known for this machine")
+def test_a_signal_that_another_thread_takes_ends_it(tmp_path: Path) -> None:
+    """The kernel may give a signal to any thread; the main thread's wait then goes on."""
+    publish(tmp_path / "m", 1)
+    ready = tmp_path / "ready.json"
+    arguments = ("--prefer_tflite_model", "--workers=0", "--port=-1")
+    with _process(f"--model_base_path={tmp_path}/m", *arguments, ready=ready) as process:
+        _client(process, ready)
+        time.sleep(0.5)  # the main thread then waits
+        threads = sorted(int(each.name) for each in Path(f"/proc/{process.pid}/task").iterdir())
+        assert ctypes.CDLL(None).syscall(_TGKILL, process.pid, threads[-1], signal.SIGTERM) == 0
         assert process.wait() == 0
 
 

@@ -81,11 +81,14 @@ def test_requests_of_every_kind_are_run(tmp_path: Path) -> None:
 
 def test_exported_versions_warm_themselves_up(models: Path) -> None:
     path = store.latest(models / "nn")
-    assert replayed(path) == ["serving_default", "serving_uint8", "serving_bytes", "classify"]
+    called = replayed(path)
+    assert list(dict.fromkeys(called)) == ["serving_default", "serving_uint8", "serving_bytes", "classify"]
+    # Encoded images go several ways: PNG and JPEG, small and large.
+    assert called.count("serving_bytes") == called.count("classify") > 4
     # Of the file that is served by preference, only what it has: pictures are beyond TFLite.
     assert replayed(path, fitting=True, prefer_tflite=True) == ["serving_default"]
     notes = Loader().load(path).notes
-    assert notes == ("warmed up with 4 requests",)
+    assert notes == (f"warmed up with {len(called)} requests",)
 
 
 def test_requests_are_run_as_often_as_asked(tmp_path: Path) -> None:
