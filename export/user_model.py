@@ -86,13 +86,13 @@ def source_of(model: UserModel, request: str, say: Callable[[str], None]) -> Sou
         )
     height, width, channels = loaded.shape
     named = model.named.candidate(channels)
-    names = evaluation_data.read_labels(model.labels) if model.labels else ()
+    given = evaluation_data.read_labels(model.labels) if model.labels else ()
     plain = Contract(
-        model.name, names, height, width, channels, Scaling.of_range(0, 1, channels), model.preparation
+        model.name, given, height, width, channels, Scaling.of_range(0, 1, channels), model.preparation
     )
     evaluation = _evaluation(model, plain, named)
     function = any_batch(loaded.function, loaded.batch)
-    detection, kind, names = _detected(model, loaded, function, evaluation, named, say)
+    detection, kind, names = _detected(model, loaded, function, evaluation, named, given, say)
     scaling = named.scaling if named else detection.chosen.candidate.scaling  # type: ignore[union-attr]
     meaning = outputs.meaning(kind)
     found = Contract(model.name, names, height, width, channels, scaling, model.preparation, meaning)
@@ -158,6 +158,7 @@ def _detected(
     function: Callable[[Any], Any],
     evaluation: Images,
     named: Candidate | None,
+    given: tuple[str, ...],
     say: Callable[[str], None],
 ) -> tuple[Detection | None, str, tuple[str, ...]]:
     """Return which values pixels become, what the outputs mean, and the labels' names."""
@@ -201,7 +202,7 @@ def _detected(
         kind = detection.kind
         scores = detection.chosen.scores
         _say_values(model, detection, images, say)
-    labels = _labels(model, evaluation, outputs.width(kind, scores.shape[1]))
+    labels = _labels(model, given, evaluation, outputs.width(kind, scores.shape[1]))
     source = f"last activation {loaded.activation}" if loaded.activation else "by its answers"
     say(
         f"{model.name}: {len(labels)} {'labels' if outputs.meaning(kind) == INDEPENDENT else 'classes'}, "
@@ -254,13 +255,12 @@ def _check_classes(model: UserModel, evaluation: Images, kind: str, columns: int
         )
 
 
-def _labels(model: UserModel, evaluation: Images, count: int) -> tuple[str, ...]:
-    """Return the names of the labels: of the file, else of the folders, else numbers."""
-    if model.labels is not None:
-        names = evaluation_data.read_labels(model.labels)
-        if len(names) != count:
-            raise UsageError(f"{model.labels}: names {len(names)} classes; the model has {count}")
-        return names
+def _labels(model: UserModel, given: tuple[str, ...], evaluation: Images, count: int) -> tuple[str, ...]:
+    """Return the names of the labels: those `given` by the file, else of the folders, else numbers."""
+    if given:
+        if len(given) != count:
+            raise UsageError(f"{model.labels}: names {len(given)} classes; the model has {count}")
+        return given
     names = evaluation.class_names or ()
     return names if len(names) == count else tuple(map(str, range(count)))
 
