@@ -288,18 +288,25 @@ class _Work:
         path.parent.mkdir(exist_ok=True)
         extra: dict[str, Any] = {}
         if row.selective:
-            extra["float_layers"] = self._selective(path)
+            extra["float_layers"], calibrated = self._selective(path)
         else:
-            self._tflite.write(row, path)
+            calibrated = self._tflite.write(row, path)
+        if row.calibrated and self._source.calibration is not None:
+            extra["calibration_images"] = calibrated
+            if calibrated < (there := len(self._source.calibration)):
+                self._say(
+                    f"{self._name} {row.name}: calibrated with {calibrated} of {there} images, for want of time"
+                )
         if row.integer and micro.AVAILABLE:
             extra["micro"] = self._micro(row)
         self._verify(row.name, [path], self._opened(row), exact=row.exact and self._exact, extra=extra)
 
-    def _selective(self, path: Path) -> list[str]:
+    def _selective(self, path: Path) -> tuple[list[str], int]:
+        """Write the format selective; return its layers in float32 and the number of calibration images."""
         reference = self._folder / FORMATS[REFERENCE].file
         if self._calibration is None or not reference.is_file():
             raise ConversionError(f"{path.stem}: needs the format {REFERENCE} beside it, and --calibration")
-        kept = selective.write(
+        kept, calibrated = selective.write(
             self._isolation,
             reference,
             self._calibration,
@@ -309,7 +316,7 @@ class _Work:
             self._plan.selective_seconds,
         )
         self._say(f"{self._name} {path.stem}: {', '.join(kept) if kept else 'no layer'} kept in float32")
-        return kept
+        return kept, calibrated
 
     def _micro(self, row: Format) -> dict[str, Any]:
         """Run some images in TensorFlow Lite Micro and compare with LiteRT; a file it can't run is no failure."""
@@ -392,7 +399,9 @@ class _Work:
         """Return in words where a format begins to diverge, nothing if that isn't known."""
         first = next((each for each in self._layers.get(row.name, []) if each["diverges"]), None)
         return (
-            [f"the output of {first['name']} is the first to diverge ({first['snr_db']:.0f} dB)"]
+            [
+                f"{first['operator']} {first['name']} is the first whose output diverges ({first['snr_db']:.0f} dB)"
+            ]
             if first
             else []
         )

@@ -53,7 +53,7 @@ def write(
     path: Path,
     known: Sequence[str] = (),
     seconds: float = SECONDS,
-) -> list[str]:
+) -> tuple[list[str], int]:
     """Do what `quantize` does in a child process and show its progress on stderr."""
     with Progress("selective", round(seconds), "s") as progress:
         shown = 0
@@ -64,7 +64,7 @@ def write(
             progress.advance(spent - shown, note=state[1])
             shown = spent
 
-        kept: list[str] = isolation.run(
+        answer: tuple[list[str], int] = isolation.run(
             "the quantizer",
             quantize,
             reference,
@@ -77,7 +77,7 @@ def write(
             watch=show,
             about=path.stem,
         )
-    return kept
+    return answer
 
 
 def quantize(
@@ -87,10 +87,11 @@ def quantize(
     path: Path,
     known: Sequence[str] = (),
     seconds: float = SECONDS,
-) -> list[str]:
-    """Write the float32 file as an int8 file with float32 inputs and outputs; return the layers kept in float32.
+) -> tuple[list[str], int]:
+    """Write the float32 file as an int8 file with float32 inputs and outputs.
 
-    `images` is a file of pixels uint8 [N, H, W, C]. The damage of layers is what quantizing only them moves and
+    Returns the layers kept in float32 and the number of images that the others were calibrated with. `images` is a
+    file of pixels uint8 [N, H, W, C]. The damage of layers is what quantizing only them moves and
     changes, relative to `MOVED` and `CHANGED`: the larger of both. If that of all layers is more than 1, the worst half
     is searched for the layer that does most, then the next, and these stay float32 until it is at most 1. After
     `seconds`, groups of layers that haven't been searched stay float32 as a whole. For large models the time limits
@@ -100,7 +101,7 @@ def quantize(
     work = _Work(reference.read_bytes(), np.load(images, mmap_mode="r"), contract, seconds)
     data, kept = _search(work)
     path.write_bytes(signature_metadata.add(_batch_free(data) if work.batch_free else data))
-    return list(dict.fromkeys(name(work.scopes[index], known) for index in sorted(kept)))
+    return list(dict.fromkeys(name(work.scopes[index], known) for index in sorted(kept))), work.calibrated
 
 
 def _search(work: "_Work") -> tuple[bytes, set[int]]:
@@ -148,7 +149,7 @@ class _Work:
     """A file, calibrated once, to be quantized in any of its layers.
 
     `scopes` are the quantizer's names of the layers, in order of execution; `batch_free` whether the file takes any
-    number of images.
+    number of images; `calibrated` how many were used.
     """
 
     def __init__(self, data: bytes, pixels: NDArray[np.uint8], contract: Contract, seconds: float) -> None:
@@ -163,7 +164,12 @@ class _Work:
             contract,
         )
         self._base = recipe.static_wi8_ai8()
-        graph = tfl_flatbuffer_utils.read_model(data).subgraphs[0]
+        graph, *bodies = tfl_flatbuffer_utils.read_model(data).subgraphs
+        if bodies:
+            raise ConversionError(
+                "selective: the model has loops or branches, as recurrent layers do, which the quantizer can't "
+                "calibrate; serve another format"
+            )
         self.scopes = [tfl_flatbuffer_utils.get_op_scope(each, graph.tensors) for each in graph.operators]
         self.batch_free, self._at_once = batch(data, _AT_ONCE)
         self._order = calibration.order(len(pixels))
@@ -204,7 +210,9 @@ class _Work:
     def _calibrated(self, seconds: float) -> dict[str, dict[str, Any]]:
         """Return the ranges of all tensors, over as many images as can be calibrated in `seconds`."""
         whole, ranges, end = self._with(set(self.scopes)), dict[str, dict[str, Any]](), self.left - seconds
+        self.calibrated = 0
         for images in self._batches(len(self._pixels)):
+            self.calibrated += len(images)
             with _silent():
                 # One by one: of several batches it takes a moving average of their ranges, which cuts the largest off.
                 found = whole.calibrate({DEFAULT_SIGNATURE: [{IMAGE: images}]}, num_threads=1)

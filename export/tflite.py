@@ -25,7 +25,7 @@ from export.runtime import DEFAULT_SIGNATURE, IMAGE, Classifier
 from train import backend, cli
 from train.errors import ArtifactError, ConversionError
 
-__all__ = ["TFLite"]
+__all__ = ["CALIBRATION_SECONDS", "TFLite"]
 
 _OPERATORS = {
     "float32": tf.lite.OpsSet.TFLITE_BUILTINS,
@@ -42,7 +42,7 @@ _ERROR = re.compile(r"error: ([^\n]+)")
 _UNSUPPORTED = "not yet supported for op"
 _LONGEST = 200
 # Calibration runs on slow kernels, and ends after this long. The first images are in it, whatever they take.
-_CALIBRATION_SECONDS, _FIRST = 40.0, 10
+CALIBRATION_SECONDS, _FIRST = 40.0, 10
 
 
 class TFLite:
@@ -74,9 +74,10 @@ class TFLite:
         """The number of images that the files take at a time, None for any."""
         return self._batches[0]
 
-    def write(self, row: Format, path: Path) -> None:
+    def write(self, row: Format, path: Path) -> int:
         """Write the model in the format of `row`, with the signature `serving_default`.
 
+        Returns how many images it was calibrated with: a slow model is given as many as `CALIBRATION_SECONDS` allow.
         The child process also runs the file once in LiteRT. Raises ConversionError with the reason if the model
         can't be converted, LiteRT can't run the file, or the format needs calibration images and there are none.
         """
@@ -92,7 +93,7 @@ class TFLite:
                 if (left := end - time.monotonic()) <= 0:
                     break
                 try:
-                    missing = self._attempt(row, path, batch, wide, left)
+                    missing, calibrated = self._attempt(row, path, batch, wide, left)
                 except ArtifactError as error:
                     path.unlink(missing_ok=True)
                     reason = error
@@ -100,18 +101,20 @@ class TFLite:
                 if missing:
                     raise ConversionError(f"{row.name}: {missing}")
                 self._batches = (batch,)
-                return
+                return calibrated
         raise ConversionError(f"{row.name}: {reason}") from reason
 
-    def _attempt(self, row: Format, path: Path, batch: int | None, wide: bool, seconds: float) -> str:
-        """Write the file, or return why no batch and no bias would help."""
+    def _attempt(
+        self, row: Format, path: Path, batch: int | None, wide: bool, seconds: float
+    ) -> tuple[str, int]:
+        """Write the file and return "" and the number of calibration images, or why no batch and no bias would help."""
         pixels = _folded(row, self._contract.scaling)
         source = self._source(batch, pixels)
         what = _Conversion(source, row, self._contract, self._calibration, batch, pixels, wide)
-        missing: str = self._isolation.run(
+        answer: tuple[str, int] = self._isolation.run(
             "the converter", _write, what, path, seconds=seconds, about=row.name
         )
-        return missing
+        return answer
 
     def _source(self, batch: int | None, pixels: bool) -> Path:
         """Return a SavedModel that has only `serving_default`, for `batch` images as pixels or as values.
@@ -178,40 +181,51 @@ def _folded(row: Format, scaling: Scaling) -> bool:
     return abs(zero_point - round(zero_point)) > _EXACT or not 0 <= round(zero_point) <= 255
 
 
-def _write(what: _Conversion, path: Path) -> str:
+def _write(what: _Conversion, path: Path) -> tuple[str, int]:
     """Write the TFLite file `path`, having run it once, or return which integer kernels are missing.
 
-    Raises ConversionError with any other reason.
+    Also returns the number of calibration images. Raises ConversionError with any other reason.
     """
     try:
-        data = _converted(what)
+        data, calibrated = _converted(what)
     except ConversionError as error:
         if _UNSUPPORTED in str(error):
-            return str(error)
+            return str(error), 0
         raise
     if what.row.calibrated and (floats := _computed_in_float(data)):
         # The converter says nothing of it, whatever operators it was told to use.
         return (
             f"{', '.join(floats)} would be computed in float32, for want of an integer kernel; the format "
-            "selective may keep layers in float32"
+            "selective may keep layers in float32",
+            calibrated,
         )
     path.write_bytes(signature_metadata.add(data))
     try:
         _try(what, path)
     except ArtifactError as error:
         raise ConversionError(str(error).removeprefix(f"{path}: ")) from error
-    return ""
+    return "", calibrated
 
 
-def _converted(what: _Conversion) -> bytes:
-    row = what.row
+def _converted(what: _Conversion) -> tuple[bytes, int]:
+    """Return the TFLite file and the number of images that it was calibrated with."""
+    row, calibrated = what.row, 0
+
+    def one_by_one() -> Iterator[dict[str, Any]]:
+        nonlocal calibrated
+        images, end = what.images(), time.monotonic() + CALIBRATION_SECONDS
+        for calibrated, index in enumerate(calibration.order(len(images)), 1):
+            yield {IMAGE: what.values(images[index][np.newaxis])}
+            if calibrated >= _FIRST and time.monotonic() > end:
+                break
+
     converter = tf.lite.TFLiteConverter.from_saved_model(str(what.source), signature_keys=[DEFAULT_SIGNATURE])
     if row.weights != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if row.weights == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if row.calibrated:
-        converter.representative_dataset = _one_by_one(what)
+        converter.representative_dataset = one_by_one
         converter.target_spec.supported_ops = [_OPERATORS[row.activations]]
     if row.activations == "int16" and not what.wide:
         converter._experimental_full_integer_quantization_bias_type = tf.int32
@@ -223,18 +237,7 @@ def _converted(what: _Conversion) -> bytes:
             data: bytes = converter.convert()
     except Exception as error:  # the converter raises its own and many built-in kinds
         raise ConversionError(_reason(error)) from error
-    return data
-
-
-def _one_by_one(what: _Conversion) -> Callable[[], Iterator[dict[str, Any]]]:
-    def dataset() -> Iterator[dict[str, Any]]:
-        images, end = what.images(), time.monotonic() + _CALIBRATION_SECONDS
-        for count, index in enumerate(calibration.order(len(images))):
-            if count >= _FIRST and time.monotonic() > end:
-                break
-            yield {IMAGE: what.values(images[index][np.newaxis])}
-
-    return dataset
+    return data, calibrated
 
 
 def _reason(error: Exception) -> str:

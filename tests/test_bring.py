@@ -266,7 +266,7 @@ def test_a_layer_that_int8_ruins_is_named_and_selective_keeps_it(
     record = json.loads((digits / "models" / "outlier.not-blessed.json").read_text())
     astray = next(each["name"] for each in record["layers"]["int8"] if each["diverges"])
     assert first.name in astray.split(" + ")
-    assert f"the output of {astray} is the first to diverge" in error
+    assert f"{astray} is the first whose output diverges" in error
 
     # Without being required, it is withheld, and the others are published.
     assert export(digits, "outlier.keras", *chosen, name="outlier") == 0

@@ -40,9 +40,9 @@ def ruined(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return model
 
 
-def quantize(model: Model, seconds: float = 60.0, known: Any = ()) -> tuple[Path, list[str]]:
+def quantize(model: Model, seconds: float = 60.0, known: Any = ()) -> tuple[Path, list[str], int]:
     path, reference = model.folder / "selective.tflite", model.folder / "float32.tflite"
-    kept = selective.write(
+    kept, calibrated = selective.write(
         model.tflite._isolation,
         reference,
         model.folder / "calibration.npy",
@@ -51,7 +51,7 @@ def quantize(model: Model, seconds: float = 60.0, known: Any = ()) -> tuple[Path
         known,
         seconds,
     )
-    return path, kept
+    return path, kept, calibrated
 
 
 def moved(model: Model, path: Path) -> float:
@@ -65,7 +65,8 @@ def moved(model: Model, path: Path) -> float:
 
 
 def test_only_the_layers_that_lose_stay_in_float32(ruined: Model, capfd: pytest.CaptureFixture[str]) -> None:
-    path, kept = quantize(ruined, known=[layer.name for layer in ruined.keras.layers])
+    path, kept, calibrated = quantize(ruined, known=[layer.name for layer in ruined.keras.layers])
+    assert calibrated == len(ruined.pixels)
     assert {"wide", "next"} & set(kept)
     assert not {"first", "last"} & set(kept)
     assert moved(ruined, path) <= selective.MOVED

@@ -10,7 +10,7 @@ from ai_edge_litert.schema_py_generated import TensorType
 from ai_edge_litert.tools import flatbuffer_utils
 
 from conftest import ROOT
-from export import layers
+from export import layers, selective, tflite
 from export.contract import Contract, Scaling
 from export.formats import FORMATS
 from export.isolation import Isolation
@@ -64,6 +64,22 @@ def test_a_uint8_input_takes_pixels_as_they_are(tmp_path: Path, scaling: Scaling
         assert not any(each.diverges for each in compared)
 
 
+def test_a_slow_model_is_calibrated_with_fewer_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model(tmp_path, small(), Scaling.of_range(0, 1, 3))
+    model.write("int8")
+    assert model.calibrated == len(model.pixels)
+    # In this process, where the limit can be changed.
+    monkeypatch.setattr(tflite, "CALIBRATION_SECONDS", 0.0)
+    row = FORMATS["int8"]
+    source = model.tflite._source(None, pixels=False)
+    what = tflite._Conversion(
+        source, row, model.contract, tmp_path / "calibration.npy", None, pixels=False, wide=False
+    )
+    assert tflite._write(what, tmp_path / "hasty.tflite") == ("", tflite._FIRST)
+
+
 def test_a_uint8_input_of_another_scale_is_refused(tmp_path: Path) -> None:
     model = Model(tmp_path, small(), Scaling.of_range(0, 1, 3))
     # No black and no white pixel: the calibrated range is shorter than the contract's.
@@ -91,6 +107,14 @@ def test_a_recurrent_model_gets_a_batch_of_one(tmp_path: Path, name: str) -> Non
     assert LiteRT(path).signatures["serving_default"].inputs["image"].reported_shape == (1, 8, 8, 1)
     assert model.largest_difference(path) < 1e-6
     assert model.largest_difference(model.write("dynamic")) < 0.05
+    with pytest.raises(ConversionError, match="has loops or branches"):
+        selective.write(
+            model.tflite._isolation,
+            path,
+            tmp_path / "calibration.npy",
+            model.contract,
+            tmp_path / "selective",
+        )
 
 
 def test_int16_activations_get_biases_of_64_bits_where_kernels_want_them(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class Model:
 
     def write(self, name: str) -> Path:
         path = self.folder / f"{name}.tflite"
-        self.tflite.write(FORMATS[name], path)
+        self.calibrated = self.tflite.write(FORMATS[name], path)
         return path
 
     def largest_difference(self, path: Path) -> float:
