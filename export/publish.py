@@ -33,6 +33,8 @@ _MICRO_IMAGES, _MICRO_SECONDS, _MICRO_LIMIT = 100, 20.0, 60.0
 _MOST_INTERPRETERS, _INTERPRETERS_BYTES = 8, 200_000_000
 # A failed format is compared layer by layer on this many images.
 _LAYER_IMAGES = 100
+# The layers in float32 that the terminal names; the card names all.
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -315,7 +317,8 @@ class _Work:
             self._source.layers,
             self._plan.selective_seconds,
         )
-        self._say(f"{self._name} {path.stem}: {', '.join(kept) if kept else 'no layer'} kept in float32")
+        named = ", ".join(kept[:_NAMED]) + (f" and {len(kept) - _NAMED} more" if len(kept) > _NAMED else "")
+        self._say(f"{self._name} {path.stem}: {named or 'no layer'} kept in float32")
         return kept, calibrated
 
     def _micro(self, row: Format) -> dict[str, Any]:

@@ -18,6 +18,10 @@ from train.data import Digits
 
 ROOT = Path(__file__).resolve().parent.parent
 
+_LONG = (
+    "train", "bring", "client_hostile", "benchmarks", "export", "interruption", "compare", "cases", "user_model", "zoo",
+)  # fmt: skip
+
 # On a busy machine examples take long, and so does drawing them. The fixtures of such tests are only read.
 settings.register_profile(
     "tfship",
@@ -28,8 +32,12 @@ settings.load_profile("tfship")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with one of the longest files, the last by name: one process would work on it when all others are done."""
-    items.sort(key=lambda item: item.path.name != "test_train.py")
+    """Begin with the longest files, or one process would work on one of them when the others are done.
+
+    The first makes what the fixture `models` has; the next two don't need it.
+    """
+    long = {f"test_{name}.py": rank for rank, name in enumerate(_LONG)}
+    items.sort(key=lambda item: long.get(item.path.name, len(long)))
 
 
 @pytest.fixture(autouse=True, scope="session")

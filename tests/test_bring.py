@@ -290,9 +290,9 @@ def test_what_cannot_be_converted_is_said_and_the_rest_comes_out(
 
     keras.utils.set_random_seed(1)
     # There is no int8 kernel of this one, and no TFLite operator for the other.
-    for name, function, missing in (
-        ("angle", lambda x: keras.ops.arctan2(x, 0.5 * x + 1), {"int8", "int8_uint8", "int16x8"}),
-        ("erfinv", keras.ops.erfinv, set(formats.FORMATS)),
+    for name, function, missing, needed in (
+        ("angle", lambda x: keras.ops.arctan2(x, 0.5 * x + 1), {"int8", "int8_uint8", "int16x8"}, "--serve"),
+        ("erfinv", keras.ops.erfinv, set(formats.FORMATS), "--require"),
     ):
 
         def build(image: Any, function: Any = function) -> Any:
@@ -311,10 +311,9 @@ def test_what_cannot_be_converted_is_said_and_the_rest_comes_out(
             assert f"{name} {format_name}: left out: {reason}" in said
         made = {each["format"] for each in card.artefacts}
         assert made | set(card.withheld) == {"savedmodel", *formats.FORMATS} - missing
-        for needed in ("--require", "--serve"):
-            asked = (*calibration, "--formats", "float32,int8", needed, "int8", "--new")
-            assert export(digits, f"{name}.keras", *asked, name=name) == 4
-            assert f"{name}: int8 is required but can't be made" in capsys.readouterr().err
+        asked = (*calibration, "--formats", "float32,int8", needed, "int8", "--new")
+        assert export(digits, f"{name}.keras", *asked, name=name) == 4
+        assert f"{name}: int8 is required but can't be made" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["1", "a,b", "1,0", "0,1,2"])

@@ -305,7 +305,7 @@ def test_warm_up_requests_are_as_tensorflow_serving_reads_them(models: Path) -> 
 
 
 def test_killed_exports_leave_whole_versions_only(tmp_path: Path, first: Path) -> None:
-    """Eight exports in two folders at a time, each killed at a random point of another eighth of its life."""
+    """Four exports in two folders at a time, each killed at a random point of another quarter of its life."""
     source = (str(first / "tiny.keras"), "--eval", str(first / "eval.npz"))
     arguments = (*source, "--formats", "float32", "--new")
     folders = [tmp_path / "one", tmp_path / "two"]
@@ -317,23 +317,23 @@ def test_killed_exports_leave_whole_versions_only(tmp_path: Path, first: Path) -
             process.reaches(lambda: "tiny original:" in process.error)
             yield process
 
-    def kill_four(number: int) -> int:
+    def kill_two(number: int) -> int:
         folder, generator = folders[number], random.Random(number)
         with begun(folder) as process:
             start = time.monotonic()
             assert process.ends() == 0, process.error
             life = time.monotonic() - start
         killed = 0
-        for part in range(number, 8, 2):
+        for part in range(number, 4, 2):
             with begun(folder) as process:
-                time.sleep((part + generator.random()) / 8 * life)
+                time.sleep((part + generator.random()) / 4 * life)
                 killed += process.kill() == -signal.SIGKILL
             for version in store.versions(folder / "tiny").values():
                 assert cards.damage(version) == []
         return killed
 
     with ThreadPoolExecutor(2) as pool:
-        killed = sum(pool.map(kill_four, range(2)))
+        killed = sum(pool.map(kill_two, range(2)))
     assert killed, "every export had ended before it was killed"
     for folder in folders:
         finished = len(store.versions(folder / "tiny"))

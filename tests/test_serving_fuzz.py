@@ -1,6 +1,7 @@
 """Bad input, in the suite a little of it: see `fuzzing`, which does more of the same for a release."""
 
 import random
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -27,6 +28,8 @@ def test_what_reaches_new_code_is_found_and_answered(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
     # It counts the server's own branches, and goes on from those that it found.
-    assert "Done 2000 runs" in done.stderr
+    found = re.search(r"Done (\d+) runs", done.stderr)
+    assert found is not None
+    assert int(found[1]) >= 2000  # libFuzzer counts the first cases of its corpus in some runs
     assert "\tNEW    cov: " in done.stderr
     assert not list(tmp_path.iterdir())

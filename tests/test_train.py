@@ -171,7 +171,7 @@ def train_best(*argv: str) -> None:
     """Train by the recipe `best`, but with one teacher and fewer views, to save time."""
     best = RECIPES["best"]
     best["cnn"] = replace(best["cnn"], teachers=Teachers("teacher", count=1, views=2, weight=0.9))
-    command("train", "cnn", "--recipe", "best", "--epochs", "4", *argv)
+    command("train", "cnn", "--recipe", "best", "--epochs", "3", *argv)
 
 
 def test_a_killed_best_run_goes_on_and_ends_with_the_same_card(tmp_path: Path, few_npz: Path) -> None:
@@ -189,11 +189,11 @@ def test_a_killed_best_run_goes_on_and_ends_with_the_same_card(tmp_path: Path, f
             assert not run.with_suffix(".keras").exists()
         with start(killed) as process:
             assert process.ends() == 0, process.error
-            assert re.search(r"cnn: goes on from epoch [234] of 4", process.error)
+            assert re.search(r"cnn: goes on from epoch [23] of 3", process.error)
             assert "teacher: up to date" in process.error
         assert beside.ends() == 0, beside.error
     assert without_times(cards.read(whole, "cnn")) == without_times(cards.read(killed, "cnn"))
-    assert len(cards.read(killed, "cnn").history) == 4
+    assert len(cards.read(killed, "cnn").history) == 3
     names = {path.name for path in killed.iterdir()}
     assert names == {path.name for path in whole.iterdir()}
     assert names == {"cnn.keras", "cnn.card.json", "cnn.curves.png", "cnn.confusion.png", "logs", "teachers"}
