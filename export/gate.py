@@ -91,8 +91,15 @@ class Gate:
         """
         total, agreed = figures["compared"], figures["compared"] - figures["disagreements"]
         if exact:
-            p = stats.fewer(agreed, total, _EXACT)
-            found = [Check(format_name, "agreement with the model", figures["agreement"], _EXACT, p)]
+            images, close = figures["images"], figures["images"] - figures["far"]
+            found = [
+                Check(format_name, rule, part / whole, _EXACT, stats.fewer(part, whole, _EXACT))
+                for rule, part, whole in (
+                    ("agreement with the model", agreed, total),
+                    # Equal decisions don't make other probabilities right.
+                    ("images with the model's scores", close, images),
+                )
+            ]
         else:
             rule = "agreement with the model"
             found = [Check(format_name, rule, figures["agreement"], self.min_agreement)]

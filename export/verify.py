@@ -19,8 +19,10 @@ from train.backend import quiet
 from train.errors import ResultError
 from train.progress import Progress
 
-__all__ = ["batch_of", "compare", "open_saved_model", "open_tflite", "predict_all"]
+__all__ = ["FAR", "batch_of", "compare", "open_saved_model", "open_tflite", "predict_all"]
 
+# More than the order of float32 arithmetic makes of a score.
+FAR = 0.01
 # Data sets are predicted in batches that hide the cost of a call, and of so many values that large images fit.
 _LARGEST_BATCH, _VALUES = 250, 2_000_000
 
@@ -89,7 +91,8 @@ def compare(
     `scores` and `reference` are [N, labels], `truth` class numbers [N], or with `several` labels an image 0/1 rows
     [N, labels]; None where no labels are known. The figures: `compared` counts the decisions, one per image or one per
     image and label, `disagreements` those that differ from the reference's, `agreement` is the share of the others, and
-    `largest_difference` that of a score. `accuracy`, `wins`, `losses` and `mcnemar_p` are those of `train.stats`, None
+    `largest_difference` that of a score, and `far` how many of the `images` have a score that differs by more than
+    `FAR`. `accuracy`, `wins`, `losses` and `mcnemar_p` are those of `train.stats`, None
     without labels; `mean_average_precision` is there with several labels an image. Raises ResultError if the scores
     aren't finite or not of the reference's shape.
     """
@@ -101,10 +104,13 @@ def compare(
     predicted = outputs.decisions(scores, several=several).ravel()
     expected = outputs.decisions(reference, several=several).ravel()
     right = None if truth is None else truth.ravel()
+    differences = np.abs(scores - reference).max(1)
     figures: dict[str, Any] = {
         "compared": len(predicted),
         "agreement": float(np.mean(predicted == expected)),
-        "largest_difference": float(np.abs(scores - reference).max()),
+        "largest_difference": float(differences.max()),
+        "images": len(differences),
+        "far": int((differences > FAR).sum()),
         "accuracy": None if right is None else stats.accuracy(predicted, right),
         **stats.paired(predicted, expected, expected if right is None else right),
     }

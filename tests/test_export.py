@@ -433,7 +433,11 @@ def test_broken_answers_are_found() -> None:
     generator = np.random.default_rng(0)
     reference = generator.dirichlet(np.ones(10), 1000).astype(np.float32)
     truth = reference.argmax(1)
-    assert verify.compare("x", reference, reference, truth)["agreement"] == 1
+    same = verify.compare("x", reference, reference, truth)
+    assert (same["agreement"], same["images"], same["far"]) == (1, len(reference), 0)
+    flatter = np.full_like(reference, 0.1) + 0.001 * reference
+    other = verify.compare("x", flatter, reference, truth)
+    assert (other["agreement"], other["far"]) == (1, len(reference))
     assert verify.compare("x", np.roll(reference, 1, axis=1), reference, truth)["agreement"] == 0
     broken = reference.copy()
     broken[3, 4] = np.nan

@@ -10,7 +10,7 @@ from train.errors import UsageError
 
 
 def figures(
-    right: int, wins: int, losses: int, agreement: float = 1.0, images: int = 10_000
+    right: int, wins: int, losses: int, agreement: float = 1.0, images: int = 10_000, far: int = 0
 ) -> dict[str, Any]:
     return {
         "accuracy": {"value": right / images, "correct": right, "images": images},
@@ -19,6 +19,8 @@ def figures(
         "agreement": agreement,
         "compared": images,
         "disagreements": round((1 - agreement) * images),
+        "images": images,
+        "far": far,
     }
 
 
@@ -73,10 +75,14 @@ def test_what_computes_in_float32_must_agree() -> None:
     )
     (failed,) = [check for check in checks if not check.passed]
     assert failed.text() == "float32: agreement with the model: 0.9980 found, 0.9990 wanted (p 0.0034)"
-    one = figures(160, 0, 0, 0.995, images=200)
+    one = figures(160, 0, 0, 0.995, images=200, far=1)
     assert all(
         each.passed for each in Gate().checks("x", exact=True, figures=one, reference=None, blessed=None)
     )
+    other_scores = figures(160, 0, 0, images=200, far=3)
+    checks = Gate().checks("x", exact=True, figures=other_scores, reference=None, blessed=None)
+    (failed,) = [each for each in checks if not each.passed]
+    assert failed.text() == "x: images with the model's scores: 0.9850 found, 0.9990 wanted (p 0.0011)"
 
 
 def test_a_quantized_format_must_agree_even_where_its_accuracy_is_the_same() -> None:

@@ -210,7 +210,10 @@ def test_without_labels_only_the_agreement_is_verified(
         card = cards.read(store.latest(tmp_path / "models" / "own"))
         assert not card.verified
         assert [each["accuracy"] for each in card.artefacts] == [None] * 3
-        assert {each["rule"] for each in card.blessing["checks"]} == {"agreement with the model"}
+        assert {each["rule"] for each in card.blessing["checks"]} == {
+            "agreement with the model",
+            "images with the model's scores",
+        }
     assert cli.run(main, ["list", "--models", str(tmp_path / "models")]) == 0
     assert capsys.readouterr().out.count("unverified") == 2
 
