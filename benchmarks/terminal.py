@@ -21,7 +21,8 @@ from train.errors import TargetError
 __all__ = ["Ended", "run"]
 
 _ROWS, _COLUMNS = 50, 120
-_TICK_SECONDS = 0.25
+# The kernel walks all pages of a process for its size, and output comes often.
+_TICK_SECONDS, _MEMORY_SECONDS = 0.25, 0.5
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -70,13 +71,15 @@ def run(argv: Sequence[str], folder: Path, most_seconds: float) -> Ended:
         finally:
             os.close(far)
         parts: list[bytes] = []
-        peak, timed_out, ended = 0, False, 0
+        peak, timed_out, ended, measured = 0, False, 0, 0.0
         try:
             while not ended:
                 interruption.check()
                 _read(terminal.fileno(), parts, _TICK_SECONDS)
-                peak = max(peak, _memory(process.pid))
-                if time.monotonic() - begun > most_seconds and not timed_out:
+                now = time.monotonic()
+                if now - measured > _MEMORY_SECONDS:
+                    peak, measured = max(peak, _memory(process.pid)), now
+                if now - begun > most_seconds and not timed_out:
                     timed_out = True
                     os.killpg(process.pid, signal.SIGKILL)
                 ended, status = os.waitpid(process.pid, os.WNOHANG)
