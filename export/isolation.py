@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from train import interruption
-from train.backend import quiet
+from train.backend import WITHOUT_KERAS, quiet
 from train.errors import ArtifactError, TfshipError
 
 __all__ = ["PRELOAD", "SECONDS", "Isolation", "report", "start"]
@@ -58,13 +58,20 @@ _parent: Connection | None = None
 
 
 def start() -> None:
-    """Start the fork server, if it isn't running; it imports TensorFlow in the background, which takes 5 s."""
+    """Start the fork server, if it isn't running; it imports TensorFlow in the background, which takes 4 s."""
     with quiet():
         # Before SIGINT is blocked, since it unblocks the signal.
         resource_tracker.ensure_running()
     # What the server prints is hidden for good.
     with interruption.held_back(), quiet():
-        forkserver.ensure_running()
+        before = os.environ.copy()
+        os.environ.update(WITHOUT_KERAS)
+        try:
+            forkserver.ensure_running()
+        finally:
+            for name in WITHOUT_KERAS:
+                os.environ.pop(name)
+            os.environ.update(before)
 
 
 def report(value: object) -> None:

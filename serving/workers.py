@@ -29,6 +29,7 @@ from serving.protos import model_server_config_pb2
 from serving.settings import Settings
 from serving.status import Code, StatusError
 from serving.view import ProcessDiedError, View
+from train.backend import WITHOUT_KERAS
 from train.errors import ArtifactError
 
 __all__ = ["Workers"]
@@ -225,7 +226,7 @@ class Workers:
         ours, theirs = socket.socketpair()
         environment = dict(os.environ)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), environment.get("PYTHONPATH")]))
-        for name, value in _MALLOC.items():
+        for name, value in {**_MALLOC, **WITHOUT_KERAS}.items():
             environment.setdefault(name, value)
         if self._folder:
             environment[FOLDER] = self._folder.name

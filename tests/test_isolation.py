@@ -3,12 +3,14 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from conftest import ROOT
 from export import isolation
 from export.isolation import Isolation
 from processes import forked
@@ -129,3 +131,16 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_children_know_tensorflow_without_keras(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from export.isolation import Isolation; "
+        f"run = Isolation(Path({str(tmp_path / 'log')!r})).run; "
+        "print(*(run('x', eval, f'{name!r} in __import__(\"sys\").modules') for name in ('tensorflow', 'keras')), "
+        "'TF_USE_LEGACY_KERAS' in os.environ)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["True", "False", "False"], done.stderr
