@@ -130,10 +130,17 @@ def test_a_signal_that_another_thread_takes_ends_it(tmp_path: Path) -> None:
         assert process.wait() == 0
 
 
+def _catches(pid: int, number: int) -> bool:
+    """Return whether a process has a handler for a signal."""
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool(int(status["SigCgt"], 16) >> (number - 1) & 1)
+
+
 def test_sigterm_during_the_start_ends_it(tmp_path: Path) -> None:
     with _process(f"--model_base_path={tiny_models()}/double", "--port=-1") as process:
-        time.sleep(1.5)  # importing TensorFlow takes longer
-        process.send_signal(signal.SIGTERM)
+        while not _catches(process.pid, signal.SIGTERM):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)  # the workers import TensorFlow, which takes longer
         _, err = process.communicate()
     assert (process.returncode, err) == (0, "")
 
