@@ -365,7 +365,10 @@ def _table(card: ExportCard) -> str:
     ]
     headers = ["format", "size", "≠ original", "accuracy", *["mAP"] * several, "wins/losses", "p"]
     headers += ["largest difference", "micro arena"]
-    left_out = [f"  {name}: {reason}" for name, reason in (card.unconverted | card.withheld).items()]
+    reasons: dict[str, list[str]] = {}
+    for name, reason in (card.unconverted | card.withheld).items():
+        reasons.setdefault(reason, []).append(name)
+    left_out = [f"  {', '.join(names)}: {reason}" for reason, names in reasons.items()]
     table: str = tabulate(
         rows, headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1))
     )

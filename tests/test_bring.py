@@ -302,13 +302,14 @@ def test_what_cannot_be_converted_is_said_and_the_rest_comes_out(
         own_labels(digits, save(digits / f"{name}.keras", build))
         calibration = ("--calibration", str(digits / "calibration.npz"))
         assert export(digits, f"{name}.keras", *calibration, name=name) == 0
-        said = capsys.readouterr().err
+        said, summary = reversed(capsys.readouterr())
         card = cards.read(store.latest(digits / "models" / name))
         assert set(card.unconverted) == missing
         assert card.serves == ("float32" if "float32" not in missing else "")
         for format_name, reason in card.unconverted.items():
             assert "\n" not in reason
             assert f"{name} {format_name}: left out: {reason}" in said
+            assert summary.count(f": {reason}\n") == 1  # formats share it
         made = {each["format"] for each in card.artefacts}
         assert made | set(card.withheld) == {"savedmodel", *formats.FORMATS} - missing
         asked = (*calibration, "--formats", "float32,int8", needed, "int8", "--new")
