@@ -117,7 +117,9 @@ def _remarks(results: Mapping[str, Any]) -> list[str]:
     for row in results["models"]:
         name = row["model"]
         if row["verdict"] == REFUSED:
-            lines.append(f"- {name}: refused: {_short(row['export']['last_line'], f'error: {name}: ')}")
+            lines.append(
+                f"- {name}: refused: {_short(row['export']['last_line'].removeprefix('error: '), f'{name}: ')}"
+            )
         reasons: dict[str, list[str]] = {}
         for each, reason in row.get("left_out", {}).items():
             reasons.setdefault(_short(reason, f"{each}: "), []).append(each)
