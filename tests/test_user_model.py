@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export import cards, contract, outputs, store
+from export import cards, contract, outputs, store, verify
 from export.__main__ import main
 from export.contract import Scaling
+from export.formats import FORMATS
 from export.range_detection import NamedScaling, candidates
+from export.user_model import UserModel, source_of
 from train import cli
 from train.errors import UsageError
 
@@ -126,31 +128,38 @@ def test_the_values_and_the_meaning_are_found(folder: Path, tmp_path: Path, name
     build, values, kind = MODELS[name]
     model = build()
     model.save(tmp_path / "own.keras")
-    data = "two.npz" if kind in ("sigmoid", "logit") else "eval.npz"
+    data = folder / ("two.npz" if kind in ("sigmoid", "logit") else "eval.npz")
+    found = source_of(UserModel(tmp_path / "own.keras", "own", data), "", lambda text: None)
+    assert (found.detected["values"], found.detected["outputs"]) == (values, kind)
+    assert found.contract.outputs == outputs.meaning(kind)
+    with np.load(data) as arrays:
+        x, truth = arrays["x"], arrays["y"]
+    right = outputs.interpret(np.asarray(model(found.contract.scale(x), training=False)), kind)
+    np.testing.assert_allclose(found.predict(x), right, atol=1e-5)
+    assert (right.argmax(1) == truth).mean() > 0.8
+
+
+@pytest.mark.parametrize("name", ["nested, rescales inside", "caffe", "one logit", "one-vs-rest"])
+def test_what_is_published_answers_alike(folder: Path, tmp_path: Path, name: str) -> None:
+    build, values, kind = MODELS[name]
+    model = build()
+    model.save(tmp_path / "own.keras")
+    data = "two.npz" if kind == "logit" else "eval.npz"
     assert export(folder, tmp_path / "own.keras", "--formats", "float32,int8_uint8", data=data) == 0
     version = store.latest(tmp_path / "models" / "own")
     card, rules = cards.read(version), contract.read(version)
-    assert (card.detected["values"], card.detected["outputs"]) == (values, kind)
-    assert rules.outputs == outputs.meaning(kind)
+    assert (card.detected["values"], rules.outputs) == (values, outputs.meaning(kind))
     assert card.keras_accuracy["value"] > 0.8
     with np.load(folder / data) as arrays:
         x = arrays["x"]
     right = outputs.interpret(np.asarray(model(rules.scale(x), training=False)), kind)
-    from export import verify
-
-    for target in (verify.open_saved_model(version), verify.open_tflite(version, _row("float32"))):
+    for target in (verify.open_saved_model(version), verify.open_tflite(version, FORMATS["float32"])):
         np.testing.assert_allclose(target.predict(rules.scale(x)), right, atol=1e-4)
         target.close()
-    pixels = verify.open_tflite(version, _row("int8_uint8"))
+    pixels = verify.open_tflite(version, FORMATS["int8_uint8"])
     assert pixels.takes_pixels
     assert (pixels.predict(x).argmax(1) == right.argmax(1)).mean() > 0.95
     pixels.close()
-
-
-def _row(name: str) -> Any:
-    from export.formats import FORMATS
-
-    return FORMATS[name]
 
 
 def test_what_is_named_is_obeyed_with_a_warning(
