@@ -1,6 +1,7 @@
 """Ctrl-C: exit code 130, one line, nothing half-written, whatever the command is doing.
 
-TFSHIP_INTERRUPTS=50 also interrupts each long command that often, at random moments of a whole run, its start included.
+TFSHIP_INTERRUPTS=50 also interrupts each long command that often, at random moments of a whole run, its start included;
+with `-o faulthandler_timeout=0`, since that takes longer than any other test may.
 """
 
 import contextlib
