@@ -64,14 +64,13 @@ def start() -> None:
         resource_tracker.ensure_running()
     # What the server prints is hidden for good.
     with interruption.held_back(), quiet():
-        before = os.environ.copy()
-        os.environ.update(WITHOUT_KERAS)
+        added = WITHOUT_KERAS.keys() - os.environ.keys()
+        os.environ.update({name: WITHOUT_KERAS[name] for name in added})
         try:
             forkserver.ensure_running()
         finally:
-            for name in WITHOUT_KERAS:
-                os.environ.pop(name)
-            os.environ.update(before)
+            for name in added:
+                del os.environ[name]
 
 
 def report(value: object) -> None:

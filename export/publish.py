@@ -297,7 +297,7 @@ class _Work:
             extra["calibration_images"] = calibrated
             if calibrated < (there := len(self._source.calibration)):
                 self._say(
-                    f"{self._name} {row.name}: calibrated with {calibrated} of {there} images, for want of time"
+                    f"{self._name} {row.name}: calibrated with {calibrated} of {there} images; more take too long"
                 )
         if row.integer and micro.AVAILABLE:
             extra["micro"] = self._micro(row)

@@ -12,7 +12,6 @@ from train import interruption
 
 __all__ = ["WITHOUT_KERAS", "quiet", "tensorflow"]
 
-
 # The environment of processes that need TensorFlow and no Keras: TensorFlow doesn't import it then, which takes a third
 # of the time. Not for those that run users' code: `tensorflow.keras` would be Keras 2.
 WITHOUT_KERAS = {"TF_USE_LEGACY_KERAS": "1"}
