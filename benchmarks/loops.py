@@ -57,16 +57,16 @@ def poisson(rate: float, count: int, rng: np.random.Generator) -> NDArray[np.flo
 def closed(connect: Connect, callers: int, seconds: float, distinct: int) -> Load:
     """Have `callers` ask for `seconds`, each one query after the other, of the numbers below `distinct` in turn.
 
-    Raises what a caller raises, when all have stopped.
+    Each asks once at least, however late it begins. Raises what a caller raises, when all have stopped.
     """
 
     def work(call: Callable[[int], Any], caller: int, start: float, team: _Team) -> None:
         # Not all the same query at the same time.
         for number in itertools.count(caller * (distinct // callers or 1)):
             begin = time.perf_counter()
-            if begin - start >= seconds or team.failed:
-                return
             team.answered(number % distinct, call(number % distinct), begin)
+            if time.perf_counter() - start >= seconds or team.failed:
+                return
 
     return _Team(connect, callers).run(work)
 
