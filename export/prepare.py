@@ -30,8 +30,9 @@ def preparation(contract: Contract) -> Callable[[tf.Tensor], tf.Tensor]:
     def prepare(data: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(method(decoded(data, contract.channels), contract), contract.shape)
 
-    function: Callable[[tf.Tensor], tf.Tensor] = tf.function(
-        prepare, input_signature=[tf.TensorSpec((), tf.string)], autograph=False
+    # Concrete, since TensorFlow would trace it anew for a SavedModel, which takes seconds.
+    function: Callable[[tf.Tensor], tf.Tensor] = tf.function(prepare, autograph=False).get_concrete_function(
+        tf.TensorSpec((), tf.string)
     )
     return function
 
