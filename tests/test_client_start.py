@@ -22,7 +22,10 @@ def results(rest: list[float], usual: list[float]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_the_whole_way(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_way(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_start, "embedded", lambda *arguments: embedded(*arguments, "--workers=1"))
     file = tmp_path / "client.json"
     code = cli.run(command.main, ["client", "--models", str(models), "--pairs", "1", "--json", str(file)])
     found = client_table.read(file)

@@ -317,12 +317,13 @@ def test_killed_exports_leave_whole_versions_only(tmp_path: Path, first: Path) -
             process.reaches(lambda: "tiny original:" in process.error)
             yield process
 
+    with begun(folders[0]) as process:
+        start = time.monotonic()
+        assert process.ends() == 0, process.error
+        life = time.monotonic() - start
+
     def kill_two(number: int) -> int:
         folder, generator = folders[number], random.Random(number)
-        with begun(folder) as process:
-            start = time.monotonic()
-            assert process.ends() == 0, process.error
-            life = time.monotonic() - start
         killed = 0
         for part in range(number, 4, 2):
             with begun(folder) as process:

@@ -170,8 +170,8 @@ def without_times(card: Card) -> dict[str, object]:
 def train_best(*argv: str) -> None:
     """Train by the recipe `best`, but with one teacher and fewer views, to save time."""
     best = RECIPES["best"]
-    best["cnn"] = replace(best["cnn"], teachers=Teachers("teacher", count=1, views=2, weight=0.9))
-    command("train", "cnn", "--recipe", "best", "--epochs", "3", *argv)
+    best["nn"] = replace(best["nn"], teachers=Teachers("teacher", count=1, views=2, weight=0.9))
+    command("train", "nn", "--recipe", "best", "--epochs", "3", *argv)
 
 
 def test_a_killed_best_run_goes_on_and_ends_with_the_same_card(tmp_path: Path, few_npz: Path) -> None:
@@ -182,21 +182,21 @@ def test_a_killed_best_run_goes_on_and_ends_with_the_same_card(tmp_path: Path, f
         return forked(train_best, "--data", str(few_npz), "--models", str(folder))
 
     with start(whole) as beside:
-        for run in (killed / "teachers" / "1" / "teacher", killed / "cnn"):
+        for run in (killed / "teachers" / "1" / "teacher", killed / "nn"):
             with start(killed) as process:
                 process.reaches(run.with_suffix(".checkpoint.npz").exists)
                 assert process.kill() == -signal.SIGKILL
             assert not run.with_suffix(".keras").exists()
         with start(killed) as process:
             assert process.ends() == 0, process.error
-            assert re.search(r"cnn: goes on from epoch [23] of 3", process.error)
+            assert re.search(r"nn: goes on from epoch [23] of 3", process.error)
             assert "teacher: up to date" in process.error
         assert beside.ends() == 0, beside.error
-    assert without_times(cards.read(whole, "cnn")) == without_times(cards.read(killed, "cnn"))
-    assert len(cards.read(killed, "cnn").history) == 3
+    assert without_times(cards.read(whole, "nn")) == without_times(cards.read(killed, "nn"))
+    assert len(cards.read(killed, "nn").history) == 3
     names = {path.name for path in killed.iterdir()}
     assert names == {path.name for path in whole.iterdir()}
-    assert names == {"cnn.keras", "cnn.card.json", "cnn.curves.png", "cnn.confusion.png", "logs", "teachers"}
+    assert names == {"nn.keras", "nn.card.json", "nn.curves.png", "nn.confusion.png", "logs", "teachers"}
 
 
 def test_a_student_learns_from_its_teachers_and_goes_on_too(
