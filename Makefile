@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
+TFSHIP := $(VENV)/bin/tfship
 STAMP  := $(VENV)/.installed
 # Docker's plugin; Debian and others have it as a program of its own, docker-compose.
 COMPOSE ?= docker compose
@@ -15,40 +16,41 @@ help:  ## show this list
 	@echo "tfship: train, export, serve, predict, compare. Start with: make demo"
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-$(STAMP): requirements.txt
-	@echo "install: $(VENV) with the locked packages (some 2.7 GB, about a minute)"
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
-		|| { echo "error: $$($(PYTHON) --version) found; expected 3.10 to 3.13: make PYTHON=python3.12 …" >&2; exit 2; }
+$(STAMP): requirements.txt pyproject.toml
+	@echo "install: $(VENV) with the locked packages (some 2.7 GB, about a minute) and this checkout, editable"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo "error: $$($(PYTHON) --version) found; expected 3.11 to 3.13: make PYTHON=python3.12 …" >&2; exit 2; }
 	@# Debian's python3 has no ensurepip without python3-venv; its pip can install into another environment.
 	@$(PY) -c 'import sys' 2>/dev/null || $(PYTHON) -m venv $(VENV) >/dev/null 2>&1 \
 		|| $(PYTHON) -m venv --clear --without-pip $(VENV)
 	@# On a terminal pip shows what it is downloading; a log needs none of it.
 	@if $(PY) -m pip --version >/dev/null 2>&1; then pip="$(PY) -m pip"; else pip="$(PYTHON) -m pip --python $(PY)"; fi; \
 		test -t 1 && quiet= || quiet=--quiet; \
-		$$pip install $$quiet --disable-pip-version-check --require-hashes -r requirements.txt
+		$$pip install $$quiet --disable-pip-version-check --require-hashes -r requirements.txt && \
+		$$pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation --editable .
 	@touch $@
 
-install: $(STAMP)  ## make .venv and install the locked packages, nothing else
+install: $(STAMP)  ## make .venv, with the locked packages and tfship itself
 	@echo "install: $(VENV) is ready"
 
 demo: $(STAMP)  ## the whole way once: train, export, serve, predict, benchmark (MODEL=nn: only that)
-	@$(PY) -m benchmarks.demo $(if $(MODEL),--model $(MODEL))
+	@$(PY) -m tfship.benchmarks.demo $(if $(MODEL),--model $(MODEL))
 
 train: $(STAMP)  ## train both networks (RECIPE=best SEEDS=5, MNIST_NPZ=file for full MNIST offline, FORCE=1)
 	@echo "train: models/nn.keras and models/cnn.keras"
-	@$(PY) -m train $(if $(FORCE),--force) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(SEEDS),--seeds $(SEEDS))
+	@$(TFSHIP) train $(if $(FORCE),--force) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(SEEDS),--seeds $(SEEDS))
 
 export: $(STAMP)  ## write the next version of both models: SavedModel and every TFLite format
 	@echo "export: models/<name>/<N>/"
-	@$(PY) -m export $(if $(FORCE),--new)
+	@$(TFSHIP) export $(if $(FORCE),--new)
 
 release: $(STAMP)  ## put what was trained and exported into models/released, to be committed
 	@echo "release: models/released/"
-	@$(PY) -m export.release
+	@$(PY) -m tfship.export.release
 
 serve: $(STAMP)  ## serve both models with the embedded server: REST on 8501, gRPC on 8500
 	@echo "serve: models/ on REST port 8501 and gRPC port 8500; Ctrl-C stops"
-	@$(PY) -m serving --port=8500 --rest_api_port=8501 --model_config_file=serving/models.local.config
+	@$(TFSHIP) serve --port=8500 --rest_api_port=8501 --model_config_file=serving/models.local.config
 
 serve-docker:  ## the same in a container: our own image, or with IMAGE=official that of tensorflow/serving
 	@echo "serve-docker: $(or $(IMAGE),tfship) with models/ on REST port 8501 and gRPC port 8500; Ctrl-C stops"
@@ -67,15 +69,15 @@ predict: $(STAMP)  ## ask the running server about a picture: make predict IMAGE
 
 benchmark: $(STAMP)  ## measure every format and every way of serving; a page, tables (QUICK=1: in a minute)
 	@echo "benchmark: accuracy, latency and size of every format"
-	@$(PY) -m benchmarks $(if $(QUICK),--quick)
+	@$(TFSHIP) benchmark $(if $(QUICK),--quick)
 
 report: $(STAMP)  ## render the report of the last benchmark again
 	@echo "report: benchmarks/out/report.html and report.md"
-	@$(PY) -m benchmarks report
+	@$(TFSHIP) report
 
 zoo: $(STAMP)  ## export networks of 29 kinds and compare with Keras: an hour (ONLY=vit,lstm: these)
 	@echo "zoo: networks of many kinds, fitted, exported and compared"
-	@$(PY) -m benchmarks zoo $(if $(ONLY),--only $(ONLY))
+	@$(TFSHIP) benchmark zoo $(if $(ONLY),--only $(ONLY))
 
 test: $(STAMP)  ## run the tests
 	@echo "test: the whole suite"
@@ -93,17 +95,20 @@ lint: $(STAMP)  ## check style, types, and that the README's tables are the meas
 	@echo "lint: ruff, mypy --strict, README"
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
-	@$(PY) -m mypy
-	@$(PY) -m benchmarks readme --check
+	@# mypy follows no import hook of an editable installation: it finds the packages by links.
+	@mkdir -p $(VENV)/types/tfship
+	@for each in train export serving client benchmarks; do ln -sfn $(CURDIR)/$$each $(VENV)/types/tfship/$$each; done
+	@MYPYPATH=$(VENV)/types:tests $(PY) -m mypy --explicit-package-bases $(VENV)/types/tfship tests
+	@$(TFSHIP) benchmark readme --check
 
 lock:  ## choose the locked versions anew, from pyproject.toml (needs uv)
 	@echo "lock: requirements.txt"
-	@uv pip compile pyproject.toml --group dev --universal --python-version 3.10 --generate-hashes \
-		--custom-compile-command "make lock" --quiet --upgrade -o requirements.txt
+	@uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+		--extra all --extra keras2 --custom-compile-command "make lock" --quiet --upgrade -o requirements.txt
 
 protos: $(STAMP)  ## derive export/descriptors.binpb from the locked packages: after `make lock install`
 	@echo "protos: export/descriptors.binpb"
-	@$(PY) -m export.derive_descriptors
+	@$(PY) -m tfship.export.derive_descriptors
 
 clean:  ## remove the environment, caches and benchmark results; models/ stays
 	@echo "clean: $(VENV), caches, benchmarks/out; models/ is left alone"

@@ -1,19 +1,19 @@
-"""`python -m benchmarks`: measure, report, keep the README's tables true. Each command has its own --help.
+"""`tfship benchmark`: measure, report, keep the README's tables true. Each command has its own --help.
 
-python -m benchmarks                    measure both models; print the tables, write JSON, a page and Markdown
-python -m benchmarks report [FILE]      render the report of the last run, or of that result file, again
-python -m benchmarks gate               fail if anything got worse since a baseline
-python -m benchmarks training           train plainly and by the fast recipe, in turn; print the ratios
-python -m benchmarks server             the embedded server's speed against TensorFlow Serving's
-python -m benchmarks soak               how soon that server answers, whether its memory grows
-python -m benchmarks pictures           how well photographs of digits are read
-python -m benchmarks client             how long the client takes, process and all
-python -m benchmarks zoo                whether networks of many kinds are exported rightly
-python -m benchmarks readme [--check]   put the committed results into the README, or compare
+tfship benchmark                    measure both models; print the tables, write JSON, a page and Markdown
+tfship report [FILE]      render the report of the last run, or of that result file, again
+tfship benchmark gate               fail if anything got worse since a baseline
+tfship benchmark training           train plainly and by the fast recipe, in turn; print the ratios
+tfship benchmark server             the embedded server's speed against TensorFlow Serving's
+tfship benchmark soak               how soon that server answers, whether its memory grows
+tfship benchmark pictures           how well photographs of digits are read
+tfship benchmark client             how long the client takes, process and all
+tfship benchmark zoo                whether networks of many kinds are exported rightly
+tfship benchmark readme [--check]   put the committed results into the README, or compare
 """
 
 if __name__ == "__main__":
-    from train import interruption
+    from tfship.train import interruption
 
     interruption.catch()  # before the imports, which take a while
 
@@ -21,8 +21,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from benchmarks import run_command
-from train import cli
+from tfship.benchmarks import run_command
+from tfship.train import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in run_command.OTHERS:
         # A command's modules are imported when it is asked for.
-        code: int = importlib.import_module(f"benchmarks.{run_command.OTHERS[argv[0]]}").main(argv[1:])
+        code: int = importlib.import_module(f"tfship.benchmarks.{run_command.OTHERS[argv[0]]}").main(argv[1:])
         return code
     return run_command.main(argv)
 

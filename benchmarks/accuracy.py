@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.bench import Bench
-from benchmarks.subjects import Asked
-from serving.settings import cores
-from train.errors import ResultError
+from tfship.benchmarks.bench import Bench
+from tfship.benchmarks.subjects import Asked
+from tfship.serving.settings import cores
+from tfship.train.errors import ResultError
 
 __all__ = ["probabilities"]
 

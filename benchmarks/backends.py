@@ -15,11 +15,11 @@ from pathlib import Path
 
 import requests
 
-from benchmarks import processes
-from benchmarks.server import Addresses, check_alive, embedded, free_ports
-from export import cards
-from train import interruption
-from train.errors import TargetError, TfshipError
+from tfship.benchmarks import processes
+from tfship.benchmarks.server import Addresses, check_alive, embedded, free_ports
+from tfship.export import cards
+from tfship.train import interruption
+from tfship.train.errors import TargetError, TfshipError
 
 __all__ = ["EMBEDDED_TFLITE", "IMAGE", "OFFICIAL", "SERVERS", "Backend", "Running", "unavailable"]
 

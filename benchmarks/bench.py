@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import measure
-from benchmarks.backends import Running
-from benchmarks.journal import Journal
-from benchmarks.modes import BOUND_MS, Mode
-from benchmarks.subjects import Asked, Subject
-from export import cards
-from export.contract import Contract
-from export.evaluation_data import Images
+from tfship.benchmarks import measure
+from tfship.benchmarks.backends import Running
+from tfship.benchmarks.journal import Journal
+from tfship.benchmarks.modes import BOUND_MS, Mode
+from tfship.benchmarks.subjects import Asked, Subject
+from tfship.export import cards
+from tfship.export.contract import Contract
+from tfship.export.evaluation_data import Images
 
 __all__ = ["Bench", "Classes", "Options"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.loops import Connect, Load
-from benchmarks.subjects import Subject
-from train.errors import ResultError
+from tfship.benchmarks.loops import Connect, Load
+from tfship.benchmarks.subjects import Subject
+from tfship.train.errors import ResultError
 
 __all__ = ["Callers"]
 

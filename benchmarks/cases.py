@@ -13,15 +13,15 @@ import requests
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from benchmarks import load
-from benchmarks.reference import Cell
-from benchmarks.server import Addresses
-from export import formats, verify
-from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
-from serving import tensors
-from serving.protos import predict_pb2
-from train.data import Digits, to_input
-from train.errors import ArtifactError, ResultError, Unreachable
+from tfship.benchmarks import load
+from tfship.benchmarks.reference import Cell
+from tfship.benchmarks.server import Addresses
+from tfship.export import formats, verify
+from tfship.export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
+from tfship.serving import tensors
+from tfship.serving.protos import predict_pb2
+from tfship.train.data import Digits, to_input
+from tfship.train.errors import ArtifactError, ResultError, Unreachable
 
 __all__ = ["METHOD", "Case", "framed", "images", "message", "prepare", "stage", "tflite"]
 
@@ -103,7 +103,7 @@ def tflite(version: Path, name: str) -> Path:
     """Return the file of a format in an exported version. ArtifactError if it isn't there."""
     file = version / formats.FORMATS[name].file
     if not file.is_file():
-        raise ArtifactError(f"{file}: no such file; `make export` writes every format")
+        raise ArtifactError(f"{file}: no such file; `tfship export` writes every format")
     return file
 
 

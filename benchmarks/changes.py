@@ -10,12 +10,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import hits
-from benchmarks.measure import TOLERANCE
-from benchmarks.ratios import Ratio, p50, ratio
-from export.gate import MAX_DROP
-from train import stats
-from train.errors import ArtifactError
+from tfship.benchmarks import hits
+from tfship.benchmarks.measure import TOLERANCE
+from tfship.benchmarks.ratios import Ratio, p50, ratio
+from tfship.export.gate import MAX_DROP
+from tfship.train import stats
+from tfship.train.errors import ArtifactError
 
 __all__ = ["BETTER", "ELSEWHERE", "NOISE", "UNJUDGED", "WORSE", "Check", "Pair", "found"]
 

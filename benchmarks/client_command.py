@@ -1,16 +1,16 @@
-"""`python -m benchmarks client`: how long the client takes, process and all, and one made with TensorFlow.
+"""`tfship benchmark client`: how long the client takes, process and all, and one made with TensorFlow.
 
-python -m benchmarks client                                           ten rounds, about a minute
-python -m benchmarks client --pairs 20 --json benchmarks/client.json
+tfship benchmark client                                           ten rounds, about a minute
+tfship benchmark client --pairs 20 --json benchmarks/client.json
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from train import cli
-from train.errors import ResultError
-from train.files import write_json
+from tfship.train import cli
+from tfship.train.errors import ResultError
+from tfship.train.files import write_json
 
 __all__ = ["main"]
 
@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
     """Measure, print the table, return the exit code: 6 if a bar is missed."""
     arguments = _parser().parse_args(argv)
     # The server's protocol is needed only here.
-    from benchmarks import client_start, client_table
+    from tfship.benchmarks import client_start, client_table
 
     results = client_start.run(arguments.models, arguments.pairs)
     if arguments.json:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser(
-        "python -m benchmarks client",
+        "tfship benchmark client",
         "Time whole processes that ask about one picture: the client over REST, over gRPC and without a server, and a "
         "script that uses TensorFlow and tensorflow-serving-api in the usual way (benchmarks/usual_client.py).",
     )

@@ -1,4 +1,4 @@
-"""How long a person waits for `python client/predict.py image.png`, and for a client made with TensorFlow.
+"""How long a person waits for `tfship predict image.png`, and for a client made with TensorFlow.
 
 The whole process is timed, from its start to its end, with Python's own start and its imports, against a warm embedded
 server on this machine. All clients in turn, in an order that changes each time; a round before those that count has
@@ -12,31 +12,31 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.server import Server, embedded
-from export import store
-from train import environment, interruption, stats
-from train.errors import ResultError, TargetError
-from train.progress import Progress
+from tfship import client
+from tfship.benchmarks.server import Server, embedded
+from tfship.export import store
+from tfship.train import environment, interruption, stats
+from tfship.train.errors import ResultError, TargetError
+from tfship.train.progress import Progress
 
 __all__ = ["BARS", "ROWS", "SCHEMA", "Bars", "described", "run"]
 
 SCHEMA = 1
 MODEL = "cnn"
 
-_ROOT = Path(__file__).resolve().parent.parent
-_PICTURE, _SHOWS = Path("client", "samples", "seven.png"), "7"
+_PICTURE, _SHOWS = Path(client.__file__).parent / "samples" / "seven.png", "7"
 _PATIENCE_SECONDS = 120.0
 _SEED = 1
 
 
 @dataclass(frozen=True)
 class Row:
-    """One client: `command` is what stands behind `python`, with the server's addresses and the models in braces."""
+    """One client: the arguments of `python -m`, with the picture, the server's addresses and the models in braces."""
 
     name: str
     what: str
@@ -44,10 +44,10 @@ class Row:
 
 
 ROWS = (
-    Row("rest", "the client over REST", f"client/predict.py {_PICTURE} --server {{rest}}"),
-    Row("grpc", "the client over gRPC", f"client/predict.py {_PICTURE} --target grpc --server {{grpc}}"),
-    Row("tflite", "the client, no server", f"client/predict.py {_PICTURE} --target tflite --models {{models}}"),
-    Row("usual", "TensorFlow and its stub", f"benchmarks/usual_client.py {{grpc}} {_PICTURE}"),
+    Row("rest", "the client over REST", "tfship.client.predict {picture} --server {rest}"),
+    Row("grpc", "the client over gRPC", "tfship.client.predict {picture} --target grpc --server {grpc}"),
+    Row("tflite", "the client, no server", "tfship.client.predict {picture} --target tflite --models {models}"),
+    Row("usual", "TensorFlow and its stub", "tfship.benchmarks.usual_client {grpc} {picture}"),
 )  # fmt: skip
 
 
@@ -82,10 +82,10 @@ def run(models: Path, pairs: int) -> dict[str, Any]:
                     progress.advance(note=f"{row.name}: {took:.2f} s")
     return {
         "schema": SCHEMA,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment.describe(),
         "load_before": round(busy, 2),
-        "picture": str(_PICTURE),
+        "picture": _PICTURE.name,
         **described(seconds),
     }
 
@@ -125,14 +125,19 @@ def described(seconds: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def _timed(row: Row, server: Server, models: Path) -> float:
-    places = {"rest": server.rest, "grpc": server.grpc, "models": str(models.resolve())}
+    places = {
+        "rest": server.rest,
+        "grpc": server.grpc,
+        "models": str(models.resolve()),
+        "picture": str(_PICTURE),
+    }
     # Split before the braces are filled: a folder's name may have spaces.
-    command = [sys.executable, *(part.format(**places) for part in row.command.split())]
+    command = [sys.executable, "-m", *(part.format(**places) for part in row.command.split())]
     begin = time.perf_counter()
     try:
         with interruption.waiting():
             done = subprocess.run(
-                command, cwd=_ROOT, capture_output=True, text=True, check=False, timeout=_PATIENCE_SECONDS
+                command, capture_output=True, text=True, check=False, timeout=_PATIENCE_SECONDS
             )
     except subprocess.TimeoutExpired:
         raise TargetError(f"{row.what}: no answer within {_PATIENCE_SECONDS:.0f} s") from None

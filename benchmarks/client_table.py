@@ -1,12 +1,12 @@
-"""The results of `benchmarks.client_start` as a table: for the terminal, for the README."""
+"""The results of `benchmarks.client_start` as a table: for the terminal and benchmarks/README.md."""
 
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks import result_files
-from benchmarks.client_start import SCHEMA
+from tfship.benchmarks import result_files
+from tfship.benchmarks.client_start import SCHEMA
 
 __all__ = ["missed", "read", "readme_block", "text"]
 
@@ -21,7 +21,7 @@ _HEADERS = [
 
 def read(path: Path) -> dict[str, Any]:
     """Read a result file; ArtifactError if it is missing, damaged or of another schema."""
-    return result_files.read(path, SCHEMA, "python -m benchmarks client")
+    return result_files.read(path, SCHEMA, "tfship benchmark client")
 
 
 def text(results: dict[str, Any]) -> str:
@@ -30,7 +30,7 @@ def text(results: dict[str, Any]) -> str:
 
 
 def readme_block(results: dict[str, Any]) -> str:
-    """Return the README's part on the client's speed, in Markdown."""
+    """Return the part of benchmarks/README.md on the client's speed, in Markdown."""
     return "\n".join([_heading(results), "", _table(results, "github"), "", *_remarks(results)])
 
 

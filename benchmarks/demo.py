@@ -1,7 +1,7 @@
 """`make demo`: the whole way once, by the commands that a user types; each is printed before it runs."""
 
 if __name__ == "__main__":
-    from train import interruption
+    from tfship.train import interruption
 
     interruption.catch()  # before the imports, which take a while
 
@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.server import embedded
-from train import cli, interruption
-from train.errors import TfshipError
-from train.recipe import NETWORKS
+from tfship.benchmarks.server import embedded
+from tfship.train import cli, interruption
+from tfship.train.errors import TfshipError
+from tfship.train.recipe import NETWORKS
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,7 +23,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, export, serve, predict over REST and gRPC, benchmark; return the exit code."""
     parser = cli.parser(
-        "python -m benchmarks.demo", "Train, export, serve, predict, benchmark: the whole way once."
+        "python -m tfship.benchmarks.demo", "Train, export, serve, predict, benchmark: the whole way once."
     )
     parser.add_argument("--data", metavar="PATH", help="a Keras mnist.npz or a folder of IDX files")
     parser.add_argument("--model", choices=NETWORKS, help="only this one (else both)")
@@ -31,32 +31,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = ["--data", arguments.data] if arguments.data else []
     models = [arguments.model] if arguments.model else list(NETWORKS)
     picture = "client/samples/seven.png"
-    _step("train", "-m", "train", *models, *data)
-    _step("export", "-m", "export", *models, *data)
-    _say("serve: python -m serving, on free ports of this machine")
+    _step("train", "train", *models, *data)
+    _step("export", "export", *models, *data)
+    _say("serve: tfship serve, on free ports of this machine")
     with embedded(_ROOT / "models", models) as server:
         for model in models:
-            asked = ("client/predict.py", picture, "--model", model)
+            asked = ("predict", picture, "--model", model)
             _step("predict over REST", *asked, "--server", server.rest)
             _step("predict over gRPC", *asked, "--target", "grpc", "--server", server.grpc)
     _say("the server has stopped")
-    _step(
-        "predict without a server",
-        "client/predict.py",
-        picture,
-        "--model",
-        models[-1],
-        "--target",
-        "tflite:int8",
-    )
-    _step("benchmark", "-m", "benchmarks", "--quick", *(f"--model={model}" for model in models), *data)
+    _step("predict without a server", "predict", picture, "--model", models[-1], "--target", "tflite:int8")
+    _step("benchmark", "benchmark", "--quick", *(f"--model={model}" for model in models), *data)
     return 0
 
 
 def _step(title: str, *command: str) -> None:
-    _say(f"{title}: python {shlex.join(command)}")
+    _say(f"{title}: tfship {shlex.join(command)}")
     # In a session of its own, where a terminal's Ctrl-C doesn't reach it: it gets one signal, from here.
-    with subprocess.Popen([sys.executable, *command], cwd=_ROOT, start_new_session=True) as process:
+    tfship = Path(sys.executable).with_name("tfship")
+    with subprocess.Popen([tfship, *command], cwd=_ROOT, start_new_session=True) as process:
         try:
             with interruption.waiting():
                 code = process.wait()
@@ -66,7 +59,7 @@ def _step(title: str, *command: str) -> None:
             raise
     if code:
         raise TfshipError(
-            f"demo: `python {shlex.join(command)}` ended with exit code {code}; its message is above"
+            f"demo: `tfship {shlex.join(command)}` ended with exit code {code}; its message is above"
         )
 
 

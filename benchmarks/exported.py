@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from export import cards, contract, evaluation_data, store
-from export.evaluation_data import Images
-from train import cards as trained
-from train import data
-from train.data import Digits
-from train.errors import DataError, UsageError
-from train.files import sha256
-from train.recipe import NETWORKS
+from tfship.export import cards, contract, evaluation_data, store
+from tfship.export.evaluation_data import Images
+from tfship.train import cards as trained
+from tfship.train import data
+from tfship.train.data import Digits
+from tfship.train.errors import DataError, UsageError
+from tfship.train.files import sha256
+from tfship.train.recipe import NETWORKS
 
-__all__ = ["Model", "brought", "find", "of"]
+__all__ = ["Model", "brought", "default", "find", "of"]
 
 
 class Model:
@@ -71,6 +71,13 @@ def brought(models: Path, name: str, eval_: Path) -> Model:
             f"{len(rules.labels) - 1}"
         )
     return Model(models, version, evaluated)
+
+
+def default(models: Path) -> list[str]:
+    """Return the names of what is measured unless it is said: the digit networks, or the only model that there is."""
+    found = store.servables(models)
+    digits = [name for name in NETWORKS if name in found]
+    return digits or (found if len(found) == 1 else list(NETWORKS))
 
 
 def find(

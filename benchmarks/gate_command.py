@@ -1,7 +1,7 @@
-"""`python -m benchmarks gate`: whether anything got worse since a baseline, for continuous integration.
+"""`tfship benchmark gate`: whether anything got worse since a baseline, for continuous integration.
 
-python -m benchmarks gate --baseline old.json                      the last run against a file that was kept
-python -m benchmarks gate --baseline old.json --results new.json   any two files
+tfship benchmark gate --baseline old.json                      the last run against a file that was kept
+tfship benchmark gate --baseline old.json --results new.json   any two files
 """
 
 import json
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from benchmarks import regression, report
-from benchmarks.changes import BETTER, UNJUDGED, WORSE, Check
-from benchmarks.regression import Comparison
-from benchmarks.report_command import OUT
-from train import cli
+from tfship.benchmarks import regression, report
+from tfship.benchmarks.changes import BETTER, UNJUDGED, WORSE, Check
+from tfship.benchmarks.regression import Comparison
+from tfship.benchmarks.report_command import OUT
+from tfship.train import cli
 
 __all__ = ["main"]
 
@@ -24,7 +24,7 @@ _MARKS = {WORSE: " WORSE", BETTER: " better"}
 def main(argv: Sequence[str]) -> int:
     """Compare two result files, print what was compared, return the exit code: 1 if something got worse."""
     parser = cli.parser(
-        "python -m benchmarks gate",
+        "tfship benchmark gate",
         "Compare two result files row by row and fail, with exit code 1, if anything got worse beyond noise: accuracy, "
         "times beside float32's, throughput, size, memory, or a missing row. Both must be of the same data, mode and "
         "schema; on another machine only gross changes count.",

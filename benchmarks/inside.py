@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import operators, probe
-from benchmarks.bench import Bench
-from benchmarks.subjects import Subject
-from export import layers
-from export.formats import FORMATS, REFERENCE
-from train.errors import ResultError
+from tfship.benchmarks import operators, probe
+from tfship.benchmarks.bench import Bench
+from tfship.benchmarks.subjects import Subject
+from tfship.export import layers
+from tfship.export.formats import FORMATS, REFERENCE
+from tfship.train.errors import ResultError
 
 __all__ = ["noise", "probes", "times"]
 

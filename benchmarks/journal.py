@@ -9,12 +9,12 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, MutableMapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from train.errors import ArtifactError
-from train.files import read_json, write_bytes
+from tfship.train.errors import ArtifactError
+from tfship.train.files import read_json, write_bytes
 
 __all__ = ["Journal"]
 
@@ -32,7 +32,7 @@ class Journal:
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = folder / digest
         begun = self.folder / _BEGUN
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         times: list[str] = read_json(begun) if begun.is_file() else []
         self.resumed = [*times[1:], now] if times else []
         _write(begun, [*times, now])

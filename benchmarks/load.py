@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from train import interruption
-from train.errors import ResultError, TargetError, TfshipError
+from tfship.train import interruption
+from tfship.train.errors import ResultError, TargetError, TfshipError
 
 __all__ = ["Run", "all_refused", "h2load", "parse_h2load", "parse_wrk", "require", "versions", "wrk"]
 

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import scenarios
-from benchmarks.bench import Bench, Classes
-from benchmarks.callers import Callers
-from benchmarks.scenarios import CALLERS, OFFLINE_BATCH
-from benchmarks.subjects import Subject
-from export.formats import REFERENCE
-from serving.settings import cores
+from tfship.benchmarks import scenarios
+from tfship.benchmarks.bench import Bench, Classes
+from tfship.benchmarks.callers import Callers
+from tfship.benchmarks.scenarios import CALLERS, OFFLINE_BATCH
+from tfship.benchmarks.subjects import Subject
+from tfship.export.formats import REFERENCE
+from tfship.serving.settings import cores
 
 __all__ = ["offline", "server", "sweep", "under_load"]
 

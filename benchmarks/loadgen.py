@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from train.errors import ResultError, UsageError
-from train.files import write_bytes
+from tfship.train.errors import ResultError, UsageError
+from tfship.train.files import write_bytes
 
 __all__ = ["AVAILABLE", "IMAGES_PER_QUERY", "Scenario", "Summary", "drive", "parse"]
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train import interruption
+from tfship.train import interruption
 
 __all__ = ["Connect", "Load", "closed", "opened", "poisson"]
 

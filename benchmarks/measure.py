@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.quiet import Processor
+from tfship.benchmarks.quiet import Processor
 
 __all__ = [
     "AGREEING", "FLOORS", "MOST", "QUANTILES", "SLICES", "TOLERANCE", "WINDOW", "Timing", "Window", "figures",

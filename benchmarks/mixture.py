@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import cases, load
-from benchmarks.cases import Case
-from benchmarks.reference import Cell
-from benchmarks.server import PROTOCOLS, Addresses
-from serving.protos import predict_pb2
+from tfship.benchmarks import cases, load
+from tfship.benchmarks.cases import Case
+from tfship.benchmarks.reference import Cell
+from tfship.benchmarks.server import PROTOCOLS, Addresses
+from tfship.serving.protos import predict_pb2
 
 __all__ = ["BATCHES", "Mistake", "Mixture", "prepare"]
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import loaded, loadgen, loops, measure
-from benchmarks.bench import Bench
-from benchmarks.loadgen import IMAGES_PER_QUERY, Scenario, Summary
-from benchmarks.scenarios import OFFLINE_BATCH
-from benchmarks.subjects import Subject
-from serving.settings import cores
-from train.errors import UsageError
+from tfship.benchmarks import loaded, loadgen, loops, measure
+from tfship.benchmarks.bench import Bench
+from tfship.benchmarks.loadgen import IMAGES_PER_QUERY, Scenario, Summary
+from tfship.benchmarks.scenarios import OFFLINE_BATCH
+from tfship.benchmarks.subjects import Subject
+from tfship.serving.settings import cores
+from tfship.train.errors import UsageError
 
 __all__ = ["compared", "require", "run"]
 

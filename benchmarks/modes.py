@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from benchmarks.measure import MOST, WINDOW, window_for
+from tfship.benchmarks.measure import MOST, WINDOW, window_for
 
 __all__ = ["BOUND_MS", "MODES", "Mode"]
 

@@ -20,10 +20,10 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
-from export import layers
-from export.litert import LiteRT
-from train.backend import quiet
-from train.errors import ArtifactError
+from tfship.export import layers
+from tfship.export.litert import LiteRT
+from tfship.train.backend import quiet
+from tfship.train.errors import ArtifactError
 
 __all__ = ["Operator", "profile"]
 

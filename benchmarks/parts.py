@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.subjects import Subject, as_query
-from client import image
-from export.contract import Contract
-from train.errors import ResultError
+from tfship.benchmarks.subjects import Subject, as_query
+from tfship.client import image
+from tfship.export.contract import Contract
+from tfship.train.errors import ResultError
 
 __all__ = ["measure"]
 

@@ -18,16 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from benchmarks import result_files
-from benchmarks.photographs import photograph
-from client import image, seen
-from client.connection import Servable
-from client.targets import TARGETS, Choice, open_target
-from export import contract
-from train import environment, interruption, stats
-from train.data import Digits, to_input
-from train.errors import DataError
-from train.progress import Progress
+from tfship.benchmarks import result_files
+from tfship.benchmarks.photographs import photograph
+from tfship.client import image, seen
+from tfship.client.connection import Servable
+from tfship.client.targets import TARGETS, Choice, open_target
+from tfship.export import contract
+from tfship.train import environment, interruption, stats
+from tfship.train.data import Digits, to_input
+from tfship.train.errors import DataError
+from tfship.train.progress import Progress
 
 __all__ = ["BARS", "SCHEMA", "measure", "missed", "read", "readme_block", "text"]
 
@@ -118,7 +118,7 @@ def missed(results: dict[str, Any]) -> list[str]:
 
 def read(path: Path) -> dict[str, Any]:
     """Read a result file; ArtifactError if it is missing, damaged or of another schema."""
-    return result_files.read(path, SCHEMA, "python -m benchmarks pictures")
+    return result_files.read(path, SCHEMA, "tfship benchmark pictures")
 
 
 def text(results: dict[str, Any]) -> str:
@@ -127,7 +127,7 @@ def text(results: dict[str, Any]) -> str:
 
 
 def readme_block(results: dict[str, Any]) -> str:
-    """Return the README's part on pictures, in Markdown."""
+    """Return the part of benchmarks/README.md on pictures, in Markdown."""
     return "\n".join([_heading(results), "", _table(results, "github"), "", *_remarks(results)])
 
 

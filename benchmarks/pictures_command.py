@@ -1,16 +1,16 @@
-"""`python -m benchmarks pictures`: how well pictures as people take them are read.
+"""`tfship benchmark pictures`: how well pictures as people take them are read.
 
-python -m benchmarks pictures                       2,000 photographs of test digits, both networks
-python -m benchmarks pictures --count 200 --seed 7  fewer, and others
+tfship benchmark pictures                       2,000 photographs of test digits, both networks
+tfship benchmark pictures --count 200 --seed 7  fewer, and others
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from train import cli, data
-from train.errors import ResultError, UsageError
-from train.files import write_json
-from train.recipe import NETWORKS
+from tfship.train import cli, data
+from tfship.train.errors import ResultError, UsageError
+from tfship.train.files import write_json
+from tfship.train.recipe import NETWORKS
 
 __all__ = ["main"]
 
@@ -18,7 +18,7 @@ __all__ = ["main"]
 def main(argv: Sequence[str]) -> int:
     """Measure, print the table, return the exit code: 6 if a bar was missed."""
     parser = cli.parser(
-        "python -m benchmarks pictures",
+        "tfship benchmark pictures",
         "Turn test digits into photographs (paper, ink, shadow, noise, tilt, a table around, JPEG), prepare them as "
         "the client does, and tell how many are still read rightly; and whether untouched images stay what they are.",
     )
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     arguments = parser.parse_args(argv)
     # The client and LiteRT are needed only here.
-    from benchmarks import pictures
+    from tfship.benchmarks import pictures
 
     digits = data.load(data.find(arguments.data, say=cli.say))
     if arguments.count > len(digits.x_test):

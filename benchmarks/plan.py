@@ -5,11 +5,11 @@ Expectations, on two cores and the digit networks; progress follows the clock wh
 
 from collections.abc import Sequence
 
-from benchmarks.measure import AGREEING, FLOORS, MOST, SLICES
-from benchmarks.modes import Mode
-from benchmarks.subjects import Subject
-from benchmarks.timings import END_TO_END, STAGES, in_all_rounds, least, longest
-from serving.settings import cores
+from tfship.benchmarks.measure import AGREEING, FLOORS, MOST, SLICES
+from tfship.benchmarks.modes import Mode
+from tfship.benchmarks.subjects import Subject
+from tfship.benchmarks.timings import END_TO_END, STAGES, in_all_rounds, least, longest
+from tfship.serving.settings import cores
 
 __all__ = ["Plan"]
 

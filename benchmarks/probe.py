@@ -1,8 +1,8 @@
 """One model, measured in a process of its own: what loading it takes, its first inference, and memory.
 
 In a process that has run other models, the allocator's memory is theirs, and the runtime's own first steps have been
-taken. So `probe` starts `python -m benchmarks.probe`, which imports the runtime before its clock runs: its start is the
-same for every model, and would hide what they differ by.
+taken. So `probe` starts `python -m tfship.benchmarks.probe`, which imports the runtime before its clock runs: its start
+is the same for every model, and would hide what they differ by.
 """
 
 import json
@@ -18,17 +18,16 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import processes
-from export.runtime import Classifier, Target
-from train import cli, interruption
-from train.backend import quiet, tensorflow
-from train.errors import TargetError, UsageError
+from tfship.benchmarks import processes
+from tfship.export.runtime import Classifier, Target
+from tfship.train import cli, interruption
+from tfship.train.backend import quiet, tensorflow
+from tfship.train.errors import TargetError, UsageError
 
 __all__ = ["Kind", "Probe", "main", "probe"]
 
 Kind = Literal["tflite", "savedmodel", "keras"]
 
-_ROOT = Path(__file__).resolve().parent.parent
 # TensorFlow takes its time to optimise a SavedModel for each of its signatures.
 _PATIENCE_SECONDS = 300.0
 # After the first, so that the peak has what a running model needs.
@@ -61,14 +60,13 @@ def probe(
         if file.is_file():
             file.read_bytes()
     command = [
-        sys.executable, "-m", "benchmarks.probe", kind, str(path.resolve()), *map(str, shape),
+        sys.executable, "-m", "tfship.benchmarks.probe", kind, str(path.resolve()), *map(str, shape),
         *([] if threads is None else [f"--threads={threads}"]), *([] if xnnpack else ["--no-xnnpack"]),
     ]  # fmt: skip
     try:
         with interruption.waiting():
             done = subprocess.run(
                 command,
-                env={**os.environ, "PYTHONPATH": str(_ROOT)},
                 capture_output=True,
                 text=True,
                 check=False,
@@ -88,7 +86,9 @@ def probe(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure one model in this process, and print the figures as JSON."""
-    parser = cli.parser("python -m benchmarks.probe", "Load a model, run it, print times and memory as JSON.")
+    parser = cli.parser(
+        "python -m tfship.benchmarks.probe", "Load a model, run it, print times and memory as JSON."
+    )
     parser.add_argument("kind", choices=get_args(Kind))
     parser.add_argument("path", type=Path, help="a TFLite file, a SavedModel's directory or a .keras file")
     parser.add_argument("shape", type=cli.count, nargs=3, help="an image's height, width and channels")
@@ -130,13 +130,13 @@ def _measure(load: Callable[[], Target], image: NDArray[np.float32]) -> Probe:
 
 # Each imports all that loading takes, and returns what loads.
 def _tflite(path: Path, threads: int | None, xnnpack: bool) -> Callable[[], Target]:
-    from export.litert import LiteRT
+    from tfship.export.litert import LiteRT
 
     return lambda: Classifier(LiteRT(path, threads or 1, xnnpack=xnnpack), str(path))
 
 
 def _savedmodel(path: Path, threads: int | None, _: bool) -> Callable[[], Target]:
-    from export.savedmodel import SavedModel
+    from tfship.export.savedmodel import SavedModel
 
     tensorflow()
     return lambda: Classifier(SavedModel(path, threads or 0), str(path))
@@ -146,7 +146,7 @@ def _keras(path: Path, _threads: int | None, _xnnpack: bool) -> Callable[[], Tar
     tensorflow()
     import keras  # noqa: F401
 
-    from client.keras import Keras
+    from tfship.client.keras import Keras
 
     return lambda: Keras(path)
 

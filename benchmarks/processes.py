@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.errors import TargetError, TfshipError
+from tfship.train.errors import TargetError, TfshipError
 
 __all__ = ["AVAILABLE", "Footprint", "Look", "Watch", "age", "children", "cpu", "footprint", "peak", "tree"]
 

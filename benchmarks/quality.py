@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import hits
-from benchmarks.subjects import png
-from export.evaluation_data import Images
-from train import stats
+from tfship.benchmarks import hits
+from tfship.benchmarks.subjects import png
+from tfship.export.evaluation_data import Images
+from tfship.train import stats
 
 __all__ = ["BINS", "calibration_error", "changed", "describe"]
 

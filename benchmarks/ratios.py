@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import words
-from benchmarks.measure import AGREEING, settled
-from train import stats
+from tfship.benchmarks import words
+from tfship.benchmarks.measure import AGREEING, settled
+from tfship.train import stats
 
 __all__ = ["Ratio", "known", "p50", "ratio"]
 

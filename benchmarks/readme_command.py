@@ -1,13 +1,13 @@
-"""`python -m benchmarks readme`: put the committed results into the README, or check that they are there."""
+"""`tfship benchmark readme`: put the committed results into the README, or check that they are there."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import client_table, pictures, report, soak_table, speed_table, training, zoo_table
-from train import cards, cli
-from train.errors import ArtifactError, ResultError
-from train.files import read_json, write_bytes
-from train.recipe import NETWORKS
+from tfship.benchmarks import client_table, pictures, report, soak_table, speed_table, training, zoo_table
+from tfship.train import cards, cli
+from tfship.train.errors import ArtifactError, ResultError
+from tfship.train.files import read_json, write_bytes
+from tfship.train.recipe import NETWORKS
 
 __all__ = ["main"]
 
@@ -26,9 +26,7 @@ _README = _FOLDER.parent / "README.md"
 
 def main(argv: Sequence[str]) -> int:
     """Write the README's tables, or with --check compare them, and return the exit code."""
-    parser = cli.parser(
-        "python -m benchmarks readme", "Put the committed results into the README, or compare."
-    )
+    parser = cli.parser("tfship benchmark readme", "Put the committed results into the README, or compare.")
     parser.add_argument("--check", action="store_true", help="change nothing, exit 6 if it differs")
     arguments = parser.parse_args(argv)
     released = {name: cards.read(_RELEASED, name) for name in NETWORKS}
@@ -43,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     }
     before = after = _README.read_text(encoding="utf-8")
     for name, block in blocks.items():
-        begin = f"<!-- {name}: written by `python -m benchmarks readme`, not by hand -->"
+        begin = f"<!-- {name}: written by `tfship benchmark readme`, not by hand -->"
         end = f"<!-- end of {name} -->"
         head, found, rest = after.partition(begin)
         _, closed, tail = rest.partition(end)
@@ -51,9 +49,7 @@ def main(argv: Sequence[str]) -> int:
             raise ArtifactError(f"{_README}: the markers of the {name} are gone; expected {begin} … {end}")
         after = f"{head}{begin}\n\n{block}\n\n{end}{tail}"
     if arguments.check and after != before:
-        raise ResultError(
-            f"{_README}: its tables are not the measured ones; run `python -m benchmarks readme`"
-        )
+        raise ResultError(f"{_README}: its tables are not the measured ones; run `tfship benchmark readme`")
     if not arguments.check:
         write_bytes(_README, after.encode())
     return 0

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from benchmarks import accuracy, inside, loaded, mlperf, quality, timings
-from benchmarks.bench import Bench
-from benchmarks.loadgen import IMAGES_PER_QUERY
-from benchmarks.measure import FLOORS, Timing
-from benchmarks.subjects import Subject
-from export.formats import REFERENCE
+from tfship.benchmarks import accuracy, inside, loaded, mlperf, quality, timings
+from tfship.benchmarks.bench import Bench
+from tfship.benchmarks.loadgen import IMAGES_PER_QUERY
+from tfship.benchmarks.measure import FLOORS, Timing
+from tfship.benchmarks.subjects import Subject
+from tfship.export.formats import REFERENCE
 
 __all__ = ["measure"]
 

@@ -39,9 +39,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from benchmarks.changes import ELSEWHERE, UNJUDGED, WORSE, Check, Pair, found
-from benchmarks.ratios import known
-from train.errors import ArtifactError, DataError
+from tfship.benchmarks.changes import ELSEWHERE, UNJUDGED, WORSE, Check, Pair, found
+from tfship.benchmarks.ratios import known
+from tfship.train.errors import ArtifactError, DataError
 
 __all__ = ["Comparison", "compare"]
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks report`: render a result file again, for another objective if one is given."""
+"""`tfship report`: render a result file again, for another objective if one is given."""
 
 import argparse
 import json
@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report, verdict
-from benchmarks.verdict import OBJECTIVES
-from export.gate import MAX_DROP
-from train import cli
-from train.files import write_bytes
+from tfship.benchmarks import report, verdict
+from tfship.benchmarks.verdict import OBJECTIVES
+from tfship.export.gate import MAX_DROP
+from tfship.train import cli
+from tfship.train.files import write_bytes
 
 __all__ = ["OUT", "add_judging", "main", "written"]
 
-OUT = Path(__file__).resolve().parent / "out"
+OUT = Path("benchmarks", "out")
 
 
 def main(argv: Sequence[str]) -> int:
     """Write the page and the Markdown next to the results, print the tables, return the exit code."""
     parser = cli.parser(
-        "python -m benchmarks report",
+        "tfship report",
         "Render results again: report.html and report.md beside them, and the tables in the terminal.",
     )
     parser.add_argument(

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from train.errors import ArtifactError
-from train.files import read_json
+from tfship.train.errors import ArtifactError
+from tfship.train.files import read_json
 
 __all__ = ["read"]
 

@@ -5,25 +5,25 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import backends, record
-from benchmarks.backends import Backend
-from benchmarks.bench import Bench, Options
-from benchmarks.exported import Model
-from benchmarks.journal import Journal
-from benchmarks.measure import QUANTILES
-from benchmarks.modes import Mode
-from benchmarks.plan import Plan
-from benchmarks.server import Addresses
-from benchmarks.subjects import REST_BASE64, Subject, in_process, served
-from serving.settings import cores
-from train import backend, environment
-from train.errors import TargetError
-from train.files import write_bytes
-from train.progress import Progress
+from tfship.benchmarks import backends, record
+from tfship.benchmarks.backends import Backend
+from tfship.benchmarks.bench import Bench, Options
+from tfship.benchmarks.exported import Model
+from tfship.benchmarks.journal import Journal
+from tfship.benchmarks.measure import QUANTILES
+from tfship.benchmarks.modes import Mode
+from tfship.benchmarks.plan import Plan
+from tfship.benchmarks.server import Addresses
+from tfship.benchmarks.subjects import REST_BASE64, Subject, in_process, served
+from tfship.serving.settings import cores
+from tfship.train import backend, environment
+from tfship.train.errors import TargetError
+from tfship.train.files import write_bytes
+from tfship.train.progress import Progress
 
 __all__ = ["RESULTS", "SCHEMA", "rows", "run"]
 
@@ -70,7 +70,7 @@ def run(
         raise
     results = {
         "schema": SCHEMA,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "resumed": journal.resumed,
         "mode": mode.name,
         "environment": environment.describe(),

@@ -1,18 +1,17 @@
-"""`python -m benchmarks`: measure every format and every way of serving, and report."""
+"""`tfship benchmark`: measure every format and every way of serving, and report."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import report_command
-from benchmarks.modes import BOUND_MS, MODES
-from train import cli
-from train.errors import UsageError
-from train.recipe import NETWORKS
+from tfship.benchmarks import report_command
+from tfship.benchmarks.modes import BOUND_MS, MODES
+from tfship.train import cli
+from tfship.train.errors import UsageError
 
 __all__ = ["OTHERS", "main"]
 
-# What else `python -m benchmarks` can do, and the module that does it.
+# What else `tfship benchmark` can do, and the module that does it.
 OTHERS = {
     "report": "report_command",
     "gate": "gate_command",
@@ -31,13 +30,14 @@ def main(argv: Sequence[str]) -> int:
     """Measure, write results and report, print the tables, return the exit code."""
     arguments = _arguments(argv)
     # TensorFlow, the client and the server's protocol are needed only here.
-    from benchmarks import exported, mlperf, run
-    from benchmarks.bench import Options
+    from tfship.benchmarks import exported, mlperf, run
+    from tfship.benchmarks.bench import Options
 
     if arguments.loadgen:
         mlperf.require()
     mode = MODES["quick" if arguments.quick else "official" if arguments.official else "default"]
-    models = exported.find(arguments.models, arguments.model or list(NETWORKS), arguments.data, cli.say)
+    names = arguments.model or exported.default(arguments.models)
+    models = exported.find(arguments.models, names, arguments.data, cli.say)
     options = Options(arguments.latency_bound, arguments.loadgen)
     results = run.run(models, mode, options, arguments.out, cli.say)
     return report_command.written(results, arguments.out / run.RESULTS, arguments)
@@ -45,14 +45,15 @@ def main(argv: Sequence[str]) -> int:
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.parser(
-        "python -m benchmarks",
+        "tfship benchmark",
         "Measure every format and every way of serving, and report: results.json, report.html, report.md. What is "
         "interrupted goes on where it was when the command is given again. Other commands, each with its own --help: "
         f"{', '.join(OTHERS)}.",
     )
     parser.add_argument("--models", type=Path, default=Path("models"), help="the folder of exported models")
     parser.add_argument(
-        "--model", action="append", metavar="NAME", help=f"only this one (may be repeated; else {', '.join(NETWORKS)})"
+        "--model", action="append", metavar="NAME",
+        help="only this one (may be repeated; else both digit networks, or the only model that there is)",
     )  # fmt: skip
     parser.add_argument(
         "--data", metavar="PATH",

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import loops, measure
-from benchmarks.callers import Callers
-from benchmarks.measure import FLOORS
+from tfship.benchmarks import loops, measure
+from tfship.benchmarks.callers import Callers
+from tfship.benchmarks.measure import FLOORS
 
 __all__ = ["CALLERS", "OFFLINE_BATCH", "offline", "server", "sweep"]
 

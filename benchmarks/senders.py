@@ -15,13 +15,13 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.cases import METHOD
-from client.binding import Binding
-from client.connection import Connection, Servable
-from client.grpc import Messages
-from client.rest import Rest
-from serving.protos import predict_pb2
-from train.errors import Refused, Unreachable
+from tfship.benchmarks.cases import METHOD
+from tfship.client.binding import Binding
+from tfship.client.connection import Connection, Servable
+from tfship.client.grpc import Messages
+from tfship.client.rest import Rest
+from tfship.serving.protos import predict_pb2
+from tfship.train.errors import Refused, Unreachable
 
 __all__ = ["Address", "GrpcSender", "Reply", "RestSender", "Sender"]
 

@@ -1,7 +1,6 @@
 """The embedded model server as a process of its own, for as long as something needs it."""
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -12,16 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from train import interruption
-from train.errors import ArtifactError, TargetError
-from train.files import read_json
+from tfship.train import interruption
+from tfship.train.errors import ArtifactError, TargetError
+from tfship.train.files import read_json
 
 __all__ = ["PROTOCOLS", "Addresses", "Server", "check_alive", "embedded", "free_ports", "launched"]
 
 # The fields of Addresses.
 PROTOCOLS = ("rest", "grpc")
 
-_ROOT = Path(__file__).resolve().parent.parent
 _START_SECONDS = 120.0
 _STOP_SECONDS = 20.0
 
@@ -45,7 +43,7 @@ class Server(Addresses):
 
 @contextlib.contextmanager
 def embedded(models: Path, names: Sequence[str], *flags: str) -> Iterator[Server]:
-    """Start `python -m serving` for `models/<name>` on free ports of this machine; stop it at the end.
+    """Start `tfship serve` for `models/<name>` on free ports of this machine; stop it at the end.
 
     Raises TargetError with the server's own last words if it doesn't get ready.
     """
@@ -66,10 +64,9 @@ def launched(models: Path, names: Sequence[str], log: Path, *flags: str) -> Iter
     with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
         config = Path(folder, "models.config")
         config.write_text(_config(models.resolve(), names))
-        command = [sys.executable, "-m", "serving", f"--model_config_file={config}", *flags]
-        environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
+        command = [sys.executable, "-m", "tfship.serving", f"--model_config_file={config}", *flags]
         with log.open("wb") as output:
-            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+            process = subprocess.Popen(command, stdout=output, stderr=output)
         try:
             yield process
         finally:

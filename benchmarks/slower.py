@@ -18,9 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import words
-from benchmarks.measure import TOLERANCE
-from benchmarks.ratios import ratio
+from tfship.benchmarks import words
+from tfship.benchmarks.measure import TOLERANCE
+from tfship.benchmarks.ratios import ratio
 
 __all__ = ["slower"]
 

@@ -20,23 +20,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import cases, load, mixture, start
-from benchmarks.cases import Case
-from benchmarks.mixture import Mixture
-from benchmarks.processes import Footprint, Look, Watch
-from benchmarks.server import PROTOCOLS, Server, embedded
-from export import store
-from train import environment, interruption
-from train.data import Digits
-from train.files import sha256
-from train.progress import Progress
-from train.recipe import NETWORKS
+from tfship.benchmarks import cases, load, mixture, start
+from tfship.benchmarks.cases import Case
+from tfship.benchmarks.mixture import Mixture
+from tfship.benchmarks.processes import Footprint, Look, Watch
+from tfship.benchmarks.server import PROTOCOLS, Server, embedded
+from tfship.export import store
+from tfship.train import environment, interruption
+from tfship.train.data import Digits
+from tfship.train.files import sha256
+from tfship.train.progress import Progress
+from tfship.train.recipe import NETWORKS
 
 __all__ = ["BARS", "SCHEMA", "Bars", "Plan", "run"]
 
@@ -119,7 +119,7 @@ def run(models: Path, plan: Plan, digits: Digits) -> dict[str, Any]:
             memory = _soak(server, mixture.prepare(server, served, images, Path(folder)), plan)
     return {
         "schema": SCHEMA,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment.describe(),
         "generators": load.versions(),
         "load_before": round(busy, 2),

@@ -1,17 +1,17 @@
-"""`python -m benchmarks soak`: how soon a TFLite-only server answers, and whether its memory grows.
+"""`tfship benchmark soak`: how soon a TFLite-only server answers, and whether its memory grows.
 
-python -m benchmarks soak                                             three minutes of it, about four in all
-python -m benchmarks soak --requests 1000000 --json soak.json         as many requests as it takes
-python -m benchmarks soak --seconds 30 --starts 1 -- --workers=1      flags after -- are the server's
+tfship benchmark soak                                             three minutes of it, about four in all
+tfship benchmark soak --requests 1000000 --json soak.json         as many requests as it takes
+tfship benchmark soak --seconds 30 --starts 1 -- --workers=1      flags after -- are the server's
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from train import cli, data
-from train.errors import ResultError
-from train.files import write_json
+from tfship.train import cli, data
+from tfship.train.errors import ResultError
+from tfship.train.files import write_json
 
 __all__ = ["main"]
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
     own, flags = cli.split(argv)
     arguments = _parser().parse_args(own)
     # The server's protocol and LiteRT are needed only here.
-    from benchmarks import load, soak, soak_table
+    from tfship.benchmarks import load, soak, soak_table
 
     load.require()
     plan = soak.Plan(
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser(
-        "python -m benchmarks soak",
+        "tfship benchmark soak",
         "Measure how soon a TFLite-only server with both models answers, and its memory over many requests: right ones "
         "of every kind and wrong ones. Needs wrk and h2load (Debian: wrk nghttp2-client), and Linux. What stands after "
         "-- goes to the server: -- --workers=1",

@@ -1,12 +1,12 @@
-"""The results of `benchmarks.soak` as tables: for the terminal, for the README."""
+"""The results of `benchmarks.soak` as tables: for the terminal and benchmarks/README.md."""
 
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks import result_files
-from benchmarks.soak import SCHEMA
+from tfship.benchmarks import result_files
+from tfship.benchmarks.soak import SCHEMA
 
 __all__ = ["problems", "read", "readme_block", "text"]
 
@@ -29,7 +29,7 @@ _VERDICTS = {True: "met", False: "missed", None: "can't be told"}
 
 def read(path: Path) -> dict[str, Any]:
     """Read a result file; ArtifactError if it is missing, damaged or of another schema."""
-    return result_files.read(path, SCHEMA, "python -m benchmarks soak")
+    return result_files.read(path, SCHEMA, "tfship benchmark soak")
 
 
 def text(results: dict[str, Any]) -> str:
@@ -38,7 +38,7 @@ def text(results: dict[str, Any]) -> str:
 
 
 def readme_block(results: dict[str, Any]) -> str:
-    """Return the README's part on start and memory, in Markdown."""
+    """Return the part of benchmarks/README.md on start and memory, in Markdown."""
     return "\n".join([_heading(results), "", *_tables(results, "github"), "", *_remarks(results)])
 
 

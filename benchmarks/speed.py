@@ -18,21 +18,21 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import cases, load, measure, reference, yardstick
-from benchmarks.reference import Cell
-from benchmarks.server import embedded
-from export import store
-from train import environment
-from train.data import Digits
-from train.files import sha256
-from train.progress import Progress
+from tfship.benchmarks import cases, load, measure, reference, yardstick
+from tfship.benchmarks.reference import Cell
+from tfship.benchmarks.server import embedded
+from tfship.export import store
+from tfship.train import environment
+from tfship.train.data import Digits
+from tfship.train.files import sha256
+from tfship.train.progress import Progress
 
 __all__ = ["SCHEMA", "Plan", "run"]
 
@@ -93,7 +93,7 @@ def run(models: Path, plan: Plan, digits: Digits) -> dict[str, Any]:
     yardsticks = _yardsticks(names, sticks)
     return {
         "schema": SCHEMA,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment.describe(),
         "generators": load.versions(),
         "load_before": round(busy, 2),

@@ -1,8 +1,8 @@
-"""`python -m benchmarks server`: the embedded server under load, against TensorFlow Serving's figures.
+"""`tfship benchmark server`: the embedded server under load, against TensorFlow Serving's figures.
 
-python -m benchmarks server                                        everything, about seven minutes
-python -m benchmarks server --only 'nn-1-*,cnn-64-grpc' --connections 8,32 --seconds 2 --repeats 1
-python -m benchmarks server --format float32,int8 --json speed.json -- --workers=2    flags after -- are the server's
+tfship benchmark server                                        everything, about seven minutes
+tfship benchmark server --only 'nn-1-*,cnn-64-grpc' --connections 8,32 --seconds 2 --repeats 1
+tfship benchmark server --format float32,int8 --json speed.json -- --workers=2    flags after -- are the server's
 """
 
 import argparse
@@ -10,12 +10,12 @@ import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import reference
-from benchmarks.reference import Cell
-from export import formats
-from train import cli, data
-from train.errors import ResultError, UsageError
-from train.files import write_json
+from tfship.benchmarks import reference
+from tfship.benchmarks.reference import Cell
+from tfship.export import formats
+from tfship.train import cli, data
+from tfship.train.errors import ResultError, UsageError
+from tfship.train.files import write_json
 
 __all__ = ["main"]
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
             f"--format {','.join(foreign)}: takes other tensors than the reference; expected float32 ones"
         )
     # The server's protocol and LiteRT are needed only here.
-    from benchmarks import load, speed, speed_table
+    from tfship.benchmarks import load, speed, speed_table
 
     load.require()
     plan = speed.Plan(
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser(
-        "python -m benchmarks server",
+        "tfship benchmark server",
         f"Measure the embedded server against {reference.MACHINE}. Needs wrk and h2load (Debian: wrk nghttp2-client). "
         "What stands after -- goes to the server: -- --workers=2",
     )

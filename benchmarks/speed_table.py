@@ -1,12 +1,12 @@
-"""The results of `benchmarks.speed` as tables: for the terminal, for the README."""
+"""The results of `benchmarks.speed` as tables: for the terminal and benchmarks/README.md."""
 
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks import reference, result_files
-from benchmarks.speed import SCHEMA
+from tfship.benchmarks import reference, result_files
+from tfship.benchmarks.speed import SCHEMA
 
 __all__ = ["problems", "read", "readme_block", "text"]
 
@@ -19,7 +19,7 @@ _ALIGN = ["left", *["right"] * (len(_HEADERS) - 2), "left"]
 
 def read(path: Path) -> dict[str, Any]:
     """Read a result file; ArtifactError if it is missing, damaged or of another schema."""
-    return result_files.read(path, SCHEMA, "python -m benchmarks server")
+    return result_files.read(path, SCHEMA, "tfship benchmark server")
 
 
 def text(results: dict[str, Any]) -> str:
@@ -28,7 +28,7 @@ def text(results: dict[str, Any]) -> str:
 
 
 def readme_block(results: dict[str, Any]) -> str:
-    """Return the README's part on the server's speed, in Markdown."""
+    """Return the part of benchmarks/README.md on the server's speed, in Markdown."""
     return "\n".join([_heading(results), *_tables(results, "github"), "", *_remarks(results)])
 
 

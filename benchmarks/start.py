@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cases, processes
-from benchmarks.reference import Cell
-from benchmarks.server import PROTOCOLS, Addresses, check_alive, free_ports, launched
-from export import formats
-from serving import served_file
-from train import interruption
-from train.data import Digits
-from train.errors import ArtifactError, TargetError
-from train.files import sha256
-from train.progress import Progress
+from tfship.benchmarks import cases, processes
+from tfship.benchmarks.reference import Cell
+from tfship.benchmarks.server import PROTOCOLS, Addresses, check_alive, free_ports, launched
+from tfship.export import formats
+from tfship.serving import served_file
+from tfship.train import interruption
+from tfship.train.data import Digits
+from tfship.train.errors import ArtifactError, TargetError
+from tfship.train.files import sha256
+from tfship.train.progress import Progress
 
 __all__ = ["FLAGS", "measure"]
 
@@ -125,13 +125,13 @@ def _described(starts: Sequence[_Start]) -> dict[str, Any]:
 def _served_format(version: Path) -> str:
     file = served_file.find(version)
     if file is None:
-        raise ArtifactError(f"{version}: no TFLite file that a server takes; `make export` writes one")
+        raise ArtifactError(f"{version}: no TFLite file that a server takes; `tfship export` writes one")
     digest = sha256(file)
     for name, row in formats.FORMATS.items():
         if row.edge == "float32" and (version / row.file).is_file() and sha256(version / row.file) == digest:
             return name
     raise ArtifactError(
-        f"{file}: none of the formats beside it that take float32; `python -m export --serve float32` writes one"
+        f"{file}: none of the formats beside it that take float32; `tfship export --serve float32` writes one"
     )
 
 

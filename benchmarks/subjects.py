@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.senders import Address, GrpcSender, RestSender, Sender
-from benchmarks.server import Addresses
-from client import image
-from client.binding import Binding
-from client.connection import Connection, Servable
-from client.grpc import Grpc
-from client.keras import Keras
-from client.rest import Rest
-from export import cards, formats, verify
-from export.contract import INDEPENDENT, SERVING_BYTES, Contract
-from export.outputs import interpret, kind_of
-from export.runtime import PROBABILITIES, Classifier, Target
+from tfship.benchmarks.senders import Address, GrpcSender, RestSender, Sender
+from tfship.benchmarks.server import Addresses
+from tfship.client import image
+from tfship.client.binding import Binding
+from tfship.client.connection import Connection, Servable
+from tfship.client.grpc import Grpc
+from tfship.client.keras import Keras
+from tfship.client.rest import Rest
+from tfship.export import cards, formats, verify
+from tfship.export.contract import INDEPENDENT, SERVING_BYTES, Contract
+from tfship.export.outputs import interpret, kind_of
+from tfship.export.runtime import PROBABILITIES, Classifier, Target
 
 __all__ = ["REST_BASE64", "Asked", "Subject", "as_query", "in_process", "png", "served"]
 

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import processes
-from train import interruption
-from train.errors import TargetError
+from tfship.benchmarks import processes
+from tfship.train import interruption
+from tfship.train.errors import TargetError
 
 __all__ = ["Ended", "run"]
 

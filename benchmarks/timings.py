@@ -5,13 +5,13 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping
 
-from benchmarks import measure, parts, subjects
-from benchmarks.bench import Bench
-from benchmarks.loadgen import IMAGES_PER_QUERY
-from benchmarks.measure import Timing, window_for
-from benchmarks.modes import Mode
-from benchmarks.subjects import Asked, Subject
-from export.formats import REFERENCE
+from tfship.benchmarks import measure, parts, subjects
+from tfship.benchmarks.bench import Bench
+from tfship.benchmarks.loadgen import IMAGES_PER_QUERY
+from tfship.benchmarks.measure import Timing, window_for
+from tfship.benchmarks.modes import Mode
+from tfship.benchmarks.subjects import Asked, Subject
+from tfship.export.formats import REFERENCE
 
 __all__ = [
     "END_TO_END", "STAGES", "batches", "end_to_end", "first", "in_all_rounds", "least", "longest",

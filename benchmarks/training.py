@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from train import backend, environment
-from train.cards import Card
-from train.corruptions import CORRUPTIONS
-from train.data import Digits, to_input
-from train.progress import Progress
-from train.recipe import NETWORKS, RECIPES
+from tfship.train import backend, environment
+from tfship.train.cards import Card
+from tfship.train.corruptions import CORRUPTIONS
+from tfship.train.data import Digits, to_input
+from tfship.train.progress import Progress
+from tfship.train.recipe import NETWORKS, RECIPES
 
 __all__ = ["ASKED", "compare", "readme_block", "text"]
 
@@ -92,7 +92,7 @@ def text(results: dict[str, Any]) -> str:
 
 
 def readme_block(released: dict[str, Card], measured: dict[str, Any]) -> str:
-    """Return the README's part on training, in Markdown: the released weights by their cards, and `compare`'s run."""
+    """Return the part of benchmarks/README.md on training: the released weights by their cards, and `compare`'s run."""
     rows = []
     for name, card in released.items():
         low, high = card.accuracy["interval95"]
@@ -148,7 +148,7 @@ def _plain(name: str, digits: Digits, seed: int, target: float) -> dict[str, Any
     """Train plainly until the target is reached; seconds of the steps alone."""
     import keras
 
-    from train.models import build
+    from tfship.train.models import build
 
     start = time.perf_counter()
     keras.utils.set_random_seed(seed)
@@ -170,7 +170,7 @@ def _plain(name: str, digits: Digits, seed: int, target: float) -> dict[str, Any
 
 def _fast(name: str, digits: Digits, seed: int, target: float) -> dict[str, Any]:
     """Train by the recipe, the whole of it; seconds include its checkpoints and validation."""
-    from train.fit import fit
+    from tfship.train.fit import fit
 
     with tempfile.TemporaryDirectory() as folder:
         card = fit(name, RECIPES["fast"][name], digits, seed, Path(folder))

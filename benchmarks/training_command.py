@@ -1,14 +1,14 @@
-"""`python -m benchmarks training`: train plainly and by the fast recipe, in turn."""
+"""`tfship benchmark training`: train plainly and by the fast recipe, in turn."""
 
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import training
-from benchmarks.report_command import OUT
-from train import cli, data
-from train.files import write_json
+from tfship.benchmarks import training
+from tfship.benchmarks.report_command import OUT
+from tfship.train import cli, data
+from tfship.train.files import write_json
 
 __all__ = ["main"]
 
@@ -16,7 +16,7 @@ __all__ = ["main"]
 def main(argv: Sequence[str]) -> int:
     """Train, print the ratios, write them, return the exit code."""
     parser = cli.parser(
-        "python -m benchmarks training", "Train plainly and by the fast recipe, in turn; print the ratios."
+        "tfship benchmark training", "Train plainly and by the fast recipe, in turn; print the ratios."
     )  # fmt: skip
     parser.add_argument("--data", metavar="PATH", help="MNIST: a Keras .npz or a folder of IDX files")
     parser.add_argument("--repeats", type=cli.count, default=3, metavar="N", help="pairs of runs, by seed")

@@ -1,8 +1,8 @@
 """Ask a model server about a picture as tutorials do it: TensorFlow prepares it, and TensorFlow Serving's stub asks.
 
-python benchmarks/usual_client.py localhost:8500 client/samples/seven.png
+python -m tfship.benchmarks.usual_client localhost:8500 client/samples/seven.png
 
-What `client/predict.py` is compared with, and nothing else: dark ink on light paper, as PNG, fills the picture.
+What `tfship predict` is compared with, and nothing else: dark ink on light paper, as PNG, fills the picture.
 """
 
 import sys

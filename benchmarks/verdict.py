@@ -18,12 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import slower, words
-from benchmarks.measure import TOLERANCE
-from benchmarks.ratios import known, p50, ratio
-from export.formats import FORMATS
-from export.gate import MAX_DROP
-from train.errors import UsageError
+from tfship.benchmarks import slower, words
+from tfship.benchmarks.measure import TOLERANCE
+from tfship.benchmarks.ratios import known, p50, ratio
+from tfship.export.formats import FORMATS
+from tfship.export.gate import MAX_DROP
+from tfship.train.errors import UsageError
 
 __all__ = ["OBJECTIVES", "gain", "judge"]
 

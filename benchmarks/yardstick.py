@@ -12,7 +12,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from train.backend import quiet
+from tfship.train.backend import quiet
 
 __all__ = ["microseconds"]
 

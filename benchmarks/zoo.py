@@ -1,7 +1,7 @@
 """Networks of the kinds that people bring, fitted for seconds, exported by the real command, and judged.
 
 Each goes three ways in processes of their own: `benchmarks.zoo_models` builds and fits it and saves what Keras answers;
-`python -m export`, at a terminal, exports it without being told its range of values; `benchmarks.zoo_answers` runs what
+`tfship export`, at a terminal, exports it without being told its range of values; `benchmarks.zoo_answers` runs what
 was published. A network is right if the range found is the one it was trained on and the published files decide as
 Keras does, or if it is refused for the reason that is true of it.
 """
@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import terminal
-from benchmarks.terminal import Ended
-from export import cards, store
-from export.cards import SAVED_MODEL
-from export.formats import FORMATS
-from export.gate import MIN_AGREEMENT
-from train.cli import one_line
-from train.data import Digits
-from train.files import read_json
+from tfship.benchmarks import terminal
+from tfship.benchmarks.terminal import Ended
+from tfship.export import cards, store
+from tfship.export.cards import SAVED_MODEL
+from tfship.export.formats import FORMATS
+from tfship.export.gate import MIN_AGREEMENT
+from tfship.train.cli import one_line
+from tfship.train.data import Digits
+from tfship.train.files import read_json
 
 __all__ = [
     "ARCHITECTURES", "FAILED", "FITTED", "MOST_BYTES", "MOST_LINES", "MOST_SECONDS", "PROBED", "REFUSED", "RIGHT",
@@ -41,7 +41,6 @@ FITTED, PROBED = "fitted.npz", 16
 # Scores that are nearer to each other are a tie, which rounding (in float16, for mixed precision) may decide.
 _TIE = 0.02
 _MOST_SECONDS_OF_FITTING = 1800
-_ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def save_digits(digits: Digits, path: Path) -> None:
 def measure(name: str, digits: Path, folder: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
     """Fit and export a network in `folder`, which is emptied before; return its row, judged.
 
-    `digits` is the file of `save_digits`, `settings` are more flags for `python -m export`. Logs of the three commands
+    `digits` is the file of `save_digits`, `settings` are more flags for `tfship export`. Logs of the three commands
     stay in the folder.
     """
     architecture = ARCHITECTURES[name]
@@ -132,14 +131,14 @@ def measure(name: str, digits: Path, folder: Path, settings: Sequence[str] = ())
     folder.mkdir(parents=True)
     row: dict[str, Any] = {"model": name, "says": architecture.says, "trained_on": architecture.values}
     fitted = _run(
-        "zoo_models", folder, _MOST_SECONDS_OF_FITTING, "benchmarks.zoo_models", name, digits, folder
+        "zoo_models", folder, _MOST_SECONDS_OF_FITTING, "tfship.benchmarks.zoo_models", name, digits, folder
     )
     if fitted.code:
         return {**row, "verdict": FAILED, "problems": [f"can't be fitted: {_end(fitted, folder)}"]}
     row["fit"] = read_json(folder / "fit.json")
     models = folder / "models"
     ended = _run(
-        "export", folder, MOST_SECONDS, "export", folder / architecture.file, "--name", name, "--models", models,
+        "export", folder, MOST_SECONDS, "tfship.export", folder / architecture.file, "--name", name, "--models", models,
         "--eval", folder / "evaluation.npz", "--calibration", folder / "calibration.npz", *settings,
     )  # fmt: skip
     row["export"] = {
@@ -176,7 +175,7 @@ def _published(versions: Mapping[int, Path], folder: Path) -> dict[str, Any]:
     }
     answers = folder / "answers.npz"
     ended = _run(
-        "answers", folder, MOST_SECONDS, "benchmarks.zoo_answers", version, folder / "evaluation.npz", answers
+        "answers", folder, MOST_SECONDS, "tfship.benchmarks.zoo_answers", version, folder / "evaluation.npz", answers
     )  # fmt: skip
     if ended.code:
         return {**found, "answers": _end(ended, folder)}
@@ -266,7 +265,7 @@ def _answers(row: Mapping[str, Any]) -> list[str]:
 
 
 def _run(log: str, folder: Path, seconds: float, module: str, *arguments: object) -> Ended:
-    ended = terminal.run([sys.executable, "-m", module, *map(str, arguments)], _ROOT, seconds)
+    ended = terminal.run([sys.executable, "-m", module, *map(str, arguments)], Path(), seconds)
     (folder / f"{log}.log").write_text("\n".join(ended.shown) + "\n", encoding="utf-8")
     return ended
 

@@ -1,6 +1,6 @@
 """Answers of an exported version for evaluation images, format by format, in a process of its own.
 
-python -m benchmarks.zoo_answers VERSION EVALUATION.npz ANSWERS.npz    run all formats of a version
+python -m tfship.benchmarks.zoo_answers VERSION EVALUATION.npz ANSWERS.npz    run all formats of a version
 
 The runtimes and the version's contract are those of its users. What aborts in them ends this process alone.
 """
@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.zoo import PROBED
-from export import cards, contract, verify
-from export.cards import SAVED_MODEL
-from export.formats import FORMATS
-from train import cli
+from tfship.benchmarks.zoo import PROBED
+from tfship.export import cards, contract, verify
+from tfship.export.cards import SAVED_MODEL
+from tfship.export.formats import FORMATS
+from tfship.train import cli
 
 __all__ = ["main"]
 

@@ -1,19 +1,19 @@
-"""`python -m benchmarks zoo`: whether networks of the kinds that people bring are exported rightly.
+"""`tfship benchmark zoo`: whether networks of the kinds that people bring are exported rightly.
 
-python -m benchmarks zoo                               all of them, in about an hour on two cores
-python -m benchmarks zoo --only vit,lstm               some
-python -m benchmarks zoo --only vit --formats float32  some formats only
+tfship benchmark zoo                               all of them, in about an hour on two cores
+tfship benchmark zoo --only vit,lstm               some
+tfship benchmark zoo --only vit --formats float32  some formats only
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.report_command import OUT
-from export import formats
-from train import cli, data, environment
-from train.errors import ResultError, UsageError
-from train.files import stage, write_json
-from train.progress import Progress
+from tfship.benchmarks.report_command import OUT
+from tfship.export import formats
+from tfship.train import cli, data, environment
+from tfship.train.errors import ResultError, UsageError
+from tfship.train.files import stage, write_json
+from tfship.train.progress import Progress
 
 __all__ = ["main"]
 
@@ -21,11 +21,11 @@ __all__ = ["main"]
 def main(argv: Sequence[str]) -> int:
     """Fit, export and compare, print the table, return the exit code; ResultError (6) if a network failed."""
     # Cards, formats and statistics are needed only here.
-    from benchmarks import zoo, zoo_table
+    from tfship.benchmarks import zoo, zoo_table
 
     parser = cli.parser(
-        "python -m benchmarks zoo",
-        "Build networks of many kinds, fit each for seconds, export it by `python -m export` without naming its range "
+        "tfship benchmark zoo",
+        "Build networks of many kinds, fit each for seconds, export it by `tfship export` without naming its range "
         "of values, and compare what is published with Keras. A network passes if it is exported right, or refused "
         "for the true reason.",
     )

@@ -1,6 +1,6 @@
-"""The networks of `python -m benchmarks zoo`: built and fitted for seconds, in a process of their own. Loads Keras.
+"""The networks of `tfship benchmark zoo`: built and fitted for seconds, in a process of their own. Loads Keras.
 
-python -m benchmarks.zoo_models NAME DIGITS.npz FOLDER    fit a network and write what the zoo exports and compares
+python -m tfship.benchmarks.zoo_models NAME DIGITS.npz FOLDER    fit one, and write what the zoo exports
 """
 
 import sys
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.zoo import ARCHITECTURES, FITTED, PROBED, Architecture
-from train import cli
-from train.backend import tensorflow
-from train.errors import ResultError
-from train.files import write_json
+from tfship.benchmarks.zoo import ARCHITECTURES, FITTED, PROBED, Architecture
+from tfship.train import cli
+from tfship.train.backend import tensorflow
+from tfship.train.errors import ResultError
+from tfship.train.files import write_json
 
 tensorflow()
 

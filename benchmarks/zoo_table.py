@@ -1,4 +1,4 @@
-"""The table of `python -m benchmarks zoo`, for terminals and for the README."""
+"""The table of `tfship benchmark zoo`, for terminals and benchmarks/README.md."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,15 +6,15 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks import result_files
-from benchmarks.words import listed
-from benchmarks.zoo import FAILED, MOST_BYTES, MOST_LINES, MOST_SECONDS, REFUSED, RIGHT
-from export.cards import SAVED_MODEL
+from tfship.benchmarks import result_files
+from tfship.benchmarks.words import listed
+from tfship.benchmarks.zoo import FAILED, MOST_BYTES, MOST_LINES, MOST_SECONDS, REFUSED, RIGHT
+from tfship.export.cards import SAVED_MODEL
 
 __all__ = ["SCHEMA", "line", "read", "readme_block", "text"]
 
 SCHEMA = 1
-_COMMAND = "python -m benchmarks zoo"
+_COMMAND = "tfship benchmark zoo"
 _LONGEST_REASON = 120
 
 
@@ -29,7 +29,7 @@ def text(results: Mapping[str, Any]) -> str:
 
 
 def readme_block(results: Mapping[str, Any]) -> str:
-    """Return the README's part on the zoo, in Markdown."""
+    """Return the part of benchmarks/README.md on the zoo, in Markdown."""
     machine = results["environment"]
     bounds = (
         f"An export may take {MOST_SECONDS // 60} minutes, {MOST_BYTES / 1e9:g} GB and {MOST_LINES} lines on the "

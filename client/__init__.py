@@ -1,6 +1,6 @@
 """Ask a model about pictures: over REST, over gRPC, or from a model file in this process.
 
-    from tfship_client import Client          # in this repository: from client import Client
+    from tfship.client import Client
 
     with Client("localhost:8500", model="cnn") as client:
         print(client.predict("seven.png").label)
@@ -22,7 +22,7 @@ Nothing here loads TensorFlow, not REST, not gRPC (`serving.protos`), not TFLite
 import importlib
 from typing import TYPE_CHECKING
 
-from train.errors import (
+from tfship.train.errors import (
     ArtifactError,
     DataError,
     Refused,
@@ -33,20 +33,19 @@ from train.errors import (
 )
 
 if TYPE_CHECKING:
-    from client.asynchronous import AsyncClient
-    from client.configured import Prediction
-    from client.connection import Tls
-    from client.inputs import ImageLike
-    from client.library import Client
-    from export.contract import Contract, Scaling
+    from tfship.client.asynchronous import AsyncClient
+    from tfship.client.configured import Prediction
+    from tfship.client.connection import Tls
+    from tfship.client.inputs import ImageLike
+    from tfship.client.library import Client
+    from tfship.export.contract import Contract, Scaling
 
 __all__ = [
     "COMMAND", "ArtifactError", "AsyncClient", "Client", "Contract", "DataError", "ImageLike", "Prediction", "Refused",
     "Scaling", "TargetError", "TfshipError", "Tls", "Unreachable", "UsageError",
 ]  # fmt: skip
 
-# As the person who calls it knows it: in the repository, or installed (`setup.py`).
-COMMAND = "python client/predict.py" if __name__ == "client" else "tfship-client"
+COMMAND = "tfship predict"
 
 # Imported when they are first asked for: the command line starts without them.
 _LATER = {

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from client import reasons, signatures
-from client.answers import AVAILABLE, Served, Version
-from client.connection import Servable
-from client.directory import Local
-from client.findings import Finding, clean, fault, listed, warning
+from tfship.client import reasons, signatures
+from tfship.client.answers import AVAILABLE, Served, Version
+from tfship.client.connection import Servable
+from tfship.client.directory import Local
+from tfship.client.findings import Finding, clean, fault, listed, warning
 
 __all__ = ["Told", "judge"]
 

@@ -108,7 +108,7 @@ def signatures_in_json(body: bytes) -> Served:
 
 def signatures_of(definitions: Any) -> dict[str, Signature]:
     """Return the signatures of a map of SignatureDef messages, but of those that can't be called."""
-    from serving.protos import types_pb2
+    from tfship.serving.protos import types_pb2
 
     def side(tensors: Any) -> dict[str, Tensor]:
         return {name: Tensor(dtype(info.dtype), shape(info.tensor_shape)) for name, info in tensors.items()}
@@ -150,8 +150,8 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 def versions_in_proto(data: bytes) -> list[Version]:
     """Return the versions in a serialised GetModelStatusResponse, newest first. Raises ValueError."""
-    from serving.protos import get_model_status_pb2
-    from serving.status import Code
+    from tfship.serving.protos import get_model_status_pb2
+    from tfship.serving.status import Code
 
     def code(number: int) -> str:
         return Code(number).name if number in Code._value2member_map_ else str(number)
@@ -169,7 +169,7 @@ def versions_in_proto(data: bytes) -> list[Version]:
 
 def signatures_in_proto(data: bytes) -> Served:
     """Return the version and the signatures in a serialised GetModelMetadataResponse. Raises ValueError."""
-    from serving.protos import get_model_metadata_pb2 as messages
+    from tfship.serving.protos import get_model_metadata_pb2 as messages
 
     response = parsed(messages.GetModelMetadataResponse, data)
     if _FIELD not in response.metadata:

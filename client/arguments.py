@@ -3,20 +3,40 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from client.connection import GRPC_PORT, MOST_RETRIES, REST_PORT, Connection, Servable, Tls
-from client.targets import TARGETS, Choice, Kind, parse
-from export.runtime import DEFAULT_SIGNATURE
-from train.errors import UsageError
+from tfship.client.connection import GRPC_PORT, MOST_RETRIES, REST_PORT, Connection, Servable, Tls
+from tfship.client.targets import TARGETS, Choice, Kind, parse
+from tfship.export import store
+from tfship.export.runtime import DEFAULT_SIGNATURE
+from tfship.train.errors import UsageError
 
-__all__ = ["add_connection", "add_target", "choice", "connection", "headers"]
+__all__ = [
+    "add_connection",
+    "add_images",
+    "add_model",
+    "add_target",
+    "choice",
+    "connection",
+    "headers",
+    "servable",
+]
 
+_MODEL = "cnn"
 _TIMEOUT, _RETRIES = 10.0, 2
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name pictures."""
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE",
+        help="picture files, folders of them, patterns (*.png), URLs, or - for standard input",
+    )  # fmt: skip
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
     """Add the flags that choose what answers; `choice` reads them."""
-    group = parser.add_argument_group("what answers")
+    group = add_model(parser)
     group.add_argument(
         "--target",
         default="rest",
@@ -25,7 +45,15 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         + ". The last three take a PATH: a file, a version directory or the directory of versions; tflite also "
         "a format, such as tflite:int8",
     )
-    group.add_argument("--model", default="cnn", metavar="NAME", help="the servable's name")
+
+
+def add_model(parser: argparse.ArgumentParser) -> Any:
+    """Add the flags that choose a model, whatever answers, and return their group."""
+    group = parser.add_argument_group("what answers")
+    group.add_argument(
+        "--model", metavar="NAME",
+        help=f"the servable's name (default: the only one in the folder of models, else {_MODEL})",
+    )  # fmt: skip
     group.add_argument("--version", type=int, metavar="N", help="of the servable (default: the newest)")
     group.add_argument("--label", metavar="L", help="of a version, instead of its number")
     group.add_argument("--signature", default=DEFAULT_SIGNATURE, metavar="NAME", help=(
@@ -40,6 +68,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         help="a contract.json, or the version directory that holds one: what pictures become and what the classes "
         "are called (default: the version's in the folder of models, or else that of the digits)",
     )  # fmt: skip
+    return group
 
 
 def add_connection(parser: argparse.ArgumentParser) -> None:
@@ -78,12 +107,26 @@ def choice(arguments: argparse.Namespace) -> Choice:
         _only_for_servers(kind, arguments)
     return Choice(
         kind,
-        Servable(arguments.model, arguments.version, arguments.label, arguments.signature),
+        Servable(servable(arguments), arguments.version, arguments.label, arguments.signature),
         arguments.models,
         path,
         arguments.contract,
         connection(arguments, GRPC_PORT if kind.name == "grpc" else REST_PORT) if kind.served else None,
     )
+
+
+def servable(arguments: argparse.Namespace) -> str:
+    """Return the name of the servable that is asked for. Raises UsageError where there are several."""
+    if arguments.model:
+        return str(arguments.model)
+    folder = arguments.models or Path("models")
+    # The doctor also takes a servable's own folder, which may be a wrong one.
+    found = [] if store.versions(folder) or folder.name == _MODEL else store.servables(folder)
+    if len(found) == 1:
+        return found[0]
+    if found and _MODEL not in found:
+        raise UsageError(f"{folder} holds {', '.join(found)}; name one by --model")
+    return _MODEL
 
 
 def connection(arguments: argparse.Namespace, port: int) -> Connection:

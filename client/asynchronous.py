@@ -11,12 +11,12 @@ from typing import Any, Literal, TypeVar, overload
 
 from numpy.typing import NDArray
 
-from client.binding import ENCODED, Answer, Binding
-from client.configured import Asked, Configured, Prediction, culprits, several, stacked
-from client.inputs import ImageLike
-from client.pictures import BATCH, batched
-from export.runtime import Signature
-from train.errors import Refused, TfshipError, UsageError
+from tfship.client.binding import ENCODED, Answer, Binding
+from tfship.client.configured import Asked, Configured, Prediction, culprits, several, stacked
+from tfship.client.inputs import ImageLike
+from tfship.client.pictures import BATCH, batched
+from tfship.export.runtime import Signature
+from tfship.train.errors import Refused, TfshipError, UsageError
 
 __all__ = ["AsyncClient"]
 
@@ -123,10 +123,10 @@ class AsyncClient(Configured):
 
     def _made(self) -> Any:
         if self._is_rest:
-            from client.rest import MOST_CONNECTIONS, Rest
+            from tfship.client.rest import MOST_CONNECTIONS, Rest
 
             return _InThreads(Rest(self._connection, self._servable), MOST_CONNECTIONS)
-        from client.grpc_aio import GrpcAio
+        from tfship.client.grpc_aio import GrpcAio
 
         return GrpcAio(self._connection, self._servable)
 
@@ -161,7 +161,7 @@ class _InThreads:
     """
 
     def __init__(self, target: Any, threads: int) -> None:
-        self._target, self._threads = target, ThreadPoolExecutor(threads, "tfship-client")
+        self._target, self._threads = target, ThreadPoolExecutor(threads, "tfship predict")
 
     @property
     def binding(self) -> Binding:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from export.contract import CLASSIFY, Contract, Scaling
-from export.runtime import IMAGE, PROBABILITIES, Quantization, Signature, TensorSpec
-from train.errors import Refused, UsageError
+from tfship.export.contract import CLASSIFY, Contract, Scaling
+from tfship.export.runtime import IMAGE, PROBABILITIES, Quantization, Signature, TensorSpec
+from tfship.train.errors import Refused, UsageError
 
 __all__ = [
     "DTYPES",

@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from client.connection import GRPC_PORT, REST_PORT, Connection, Servable
-from client.targets import TARGETS, Choice, Opened, parse
-from export import cards, store
-from export.contract import SERVING_BYTES, SERVING_UINT8
-from export.formats import FORMATS, REFERENCE, RELEASED
-from export.runtime import DEFAULT_SIGNATURE
-from train import cards as training
-from train.errors import ArtifactError, TfshipError, UsageError
-from train.files import sha256
+from tfship.client.connection import GRPC_PORT, REST_PORT, Connection, Servable
+from tfship.client.targets import TARGETS, Choice, Opened, parse
+from tfship.export import cards, store
+from tfship.export.contract import SERVING_BYTES, SERVING_UINT8
+from tfship.export.formats import FORMATS, REFERENCE, RELEASED
+from tfship.export.runtime import DEFAULT_SIGNATURE
+from tfship.train import cards as training
+from tfship.train.errors import ArtifactError, TfshipError, UsageError
+from tfship.train.files import sha256
 
 __all__ = ["Candidate", "chosen", "coarse", "forms", "older"]
 
@@ -147,7 +147,7 @@ def older(choice: Choice) -> Iterator[tuple[int, Candidate]]:
 
 def _version_served(choice: Choice) -> str:
     """Return what a server says about its version, if that isn't the newest on this disk."""
-    from client.inspection import GrpcInspector, RestInspector
+    from tfship.client.inspection import GrpcInspector, RestInspector
 
     assert choice.connection is not None  # noqa: S101 - of kinds that are served
     here: Sequence[int] = sorted(store.versions(choice.base))

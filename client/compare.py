@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client import image, pictures, skew
-from client.candidates import Candidate, coarse, forms, older
-from client.skew import Explanation
-from client.sources import Source
-from client.targets import Opened, open_target
-from export.contract import PROBABILITIES_OF_CLASSES, Contract
-from export.formats import FORMATS
-from train.errors import DataError, TargetError, TfshipError
+from tfship.client import image, pictures, skew
+from tfship.client.candidates import Candidate, coarse, forms, older
+from tfship.client.skew import Explanation
+from tfship.client.sources import Source
+from tfship.client.targets import Opened, open_target
+from tfship.export.contract import PROBABILITIES_OF_CLASSES, Contract
+from tfship.export.formats import FORMATS
+from tfship.train.errors import DataError, TargetError, TfshipError
 
 __all__ = ["EXACT", "REPEATS", "Comparison", "Row", "compare"]
 
@@ -114,7 +114,7 @@ def compare(
             why = "; ".join(f"{name}: {reason}" for name, reason in missing)
             raise TargetError(
                 f"{len(asked)} of {len(asked) + len(missing)} targets can be asked, expected two or more ({why}); "
-                "start a server (`make serve`), export the model, or name other targets by --compare="
+                "start a server (`tfship serve`), export the model, or name other targets by --compare="
             )
         usable = [i for i in range(len(sources)) if all(i in each.answers for each in asked)]
         problems = dict.fromkeys(text for each in asked for text in each.problems.values())

@@ -1,25 +1,46 @@
-"""`--compare` of the client's command line."""
+"""`tfship compare`, which is also `--compare` of `tfship predict`."""
 
 import argparse
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from client import arguments as flags
-from client.candidates import chosen
-from client.compare import compare
-from client.compare_report import describe, lines
-from client.connection import GRPC_PORT, REST_PORT, Connection
-from client.sources import expand
-from train import cli
-from train.errors import DataError, ResultError, UsageError
+from tfship.client import arguments as flags
+from tfship.client.candidates import chosen
+from tfship.client.compare import compare
+from tfship.client.compare_report import describe, lines
+from tfship.client.connection import GRPC_PORT, REST_PORT, Connection
+from tfship.client.sources import expand
+from tfship.train import cli
+from tfship.train.errors import DataError, ResultError, UsageError
 
-__all__ = ["run"]
+__all__ = ["main", "run"]
+
+# Flags of `tfship predict` that `--compare` has no use for.
+_OF_SINGLE_PICTURES = ("csv", "show", "seen", "all_digits", "boxed")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare targets on pictures, print what was found, and return the exit code."""
+    parser = cli.parser(
+        "tfship compare",
+        "Ask several targets about the same pictures, and find out why they answer differently.",
+    )
+    flags.add_images(parser)
+    parser.add_argument(
+        "--targets", default="", dest="compare", metavar="LIST",
+        help="such as rest,grpc@host:8500,tflite:int8,savedmodel,keras (default: all that there are)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print a JSON object instead of lines")
+    flags.add_model(parser)
+    flags.add_connection(parser)
+    parser.set_defaults(target="rest", **dict.fromkeys(_OF_SINGLE_PICTURES, False))
+    return run(parser.parse_args(argv))
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare what was chosen and print it; return 6 where there is skew, 3 for a bad picture, else 0."""
-    for name in ("csv", "show", "seen", "all_digits", "boxed"):
+    for name in _OF_SINGLE_PICTURES:
         if getattr(arguments, name):
             raise UsageError(
                 f"--{name.replace('_', '-')} with --compare: nothing is said of single pictures; leave one of them out"
@@ -60,7 +81,7 @@ def _host(server: str | None) -> tuple[str, str]:
 
 def _speaks(connection: Connection) -> int:
     """Return the usual port of the protocol that an address speaks, REST's where that can't be told."""
-    from client import ports
+    from tfship.client import ports
 
     heard = ports.listen(connection.server, connection.tls, ports.REST, connection.timeout)
     return GRPC_PORT if heard.what == ports.GRPC else REST_PORT

@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from client.compare import EXACT, REPEATS, Comparison, Row
-from client.interpretation import SCORES
-from client.output import named, rank, visible
-from export.contract import INDEPENDENT
+from tfship.client.compare import EXACT, REPEATS, Comparison, Row
+from tfship.client.interpretation import SCORES
+from tfship.client.output import named, rank, visible
+from tfship.export.contract import INDEPENDENT
 
 __all__ = ["describe", "lines"]
 

@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from client import inputs, pictures
-from client.binding import Answer, Binding, by_contract, by_signature
-from client.connection import Connection, Servable, Tls
-from client.interpretation import SCORES, Interpretation
-from client.output import named, rank
-from export import contract as contracts
-from export.contract import INDEPENDENT, PROBABILITIES_OF_CLASSES, Contract
-from export.runtime import DEFAULT_SIGNATURE, Signature
-from train.errors import DataError, Refused, TfshipError, UsageError
+from tfship.client import inputs, pictures
+from tfship.client.binding import Answer, Binding, by_contract, by_signature
+from tfship.client.connection import Connection, Servable, Tls
+from tfship.client.interpretation import SCORES, Interpretation
+from tfship.client.output import named, rank
+from tfship.export import contract as contracts
+from tfship.export.contract import INDEPENDENT, PROBABILITIES_OF_CLASSES, Contract
+from tfship.export.runtime import DEFAULT_SIGNATURE, Signature
+from tfship.train.errors import DataError, Refused, TfshipError, UsageError
 
 __all__ = ["Asked", "Configured", "Prediction", "culprits", "several", "stacked"]
 
@@ -108,7 +108,7 @@ class Configured:
         self._connection = Connection(server, encrypted, dict(headers or {}), timeout, retries, gzip)
         if encrypted is not None:
             # Keys of no use are found here rather than with the first image.
-            from client import tls as encryption
+            from tfship.client import tls as encryption
 
             encryption.context(encrypted)
         self._servable = Servable(model, version, label, signature)

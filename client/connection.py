@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from export.runtime import DEFAULT_SIGNATURE
-from train.errors import UsageError
+from tfship.export.runtime import DEFAULT_SIGNATURE
+from tfship.train.errors import UsageError
 
 __all__ = [
     "COMPRESSED_FROM", "GRPC_PORT", "MOST_ANSWER", "MOST_RETRIES", "REST_PORT", "Connection", "Servable", "Tls",

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from export import contract as rules
-from train.errors import DataError
+from tfship.export import contract as rules
+from tfship.train.errors import DataError
 
 __all__ = ["FORMATS", "Picture", "opened", "taken"]
 

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from client import decoding, image, ink, seen
-from client.ink import Box, Found
-from export import contract as rules
-from export.contract import Contract
-from train.errors import DataError
+from tfship.client import decoding, image, ink, seen
+from tfship.client.ink import Box, Found
+from tfship.export import contract as rules
+from tfship.export.contract import Contract
+from tfship.train.errors import DataError
 
 __all__ = ["Digit", "drawn", "find"]
 

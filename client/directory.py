@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.answers import Signature
-from client.findings import FAULT, WARNING, Finding, fault, listed, ok, warning
-from client.version_files import HALF, examine, holds_model
-from export import cards, contract, store
-from export.contract import CONTRACT, Contract
-from train.errors import ArtifactError
+from tfship.client.answers import Signature
+from tfship.client.findings import FAULT, WARNING, Finding, fault, listed, ok, warning
+from tfship.client.version_files import HALF, examine, holds_model
+from tfship.export import cards, contract, store
+from tfship.export.contract import CONTRACT, Contract
+from tfship.train.errors import ArtifactError
 
 __all__ = ["Local", "look", "models_in"]
 
@@ -85,7 +85,7 @@ def _base(models: Path, name: str, local: Local, *, asked: bool) -> Path | None:
             f"holds no model {name}; found {listed(found)}",
             "name one of these by --model"
             if found
-            else "name the models' folder by --models, or `make export`",
+            else "name the models' folder by --models, or `tfship export`",
         )
     )
     return None
@@ -160,7 +160,7 @@ def _no_versions(base: Path) -> Finding:
     return fault(
         str(base),
         f"{nothing}{f'; {listed(files)} is no folder' if files else ''}",
-        f"run `make export`, or put a SavedModel into {base / '1'}",
+        f"run `tfship export`, or put a SavedModel into {base / '1'}",
     )
 
 
@@ -182,12 +182,12 @@ def _rename(base: Path, inside: list[str]) -> Finding:
 
 
 def _published(path: Path, local: Local) -> Iterator[Finding]:
-    """Yield what is wrong with what `make export` writes beside the model."""
+    """Yield what is wrong with what `tfship export` writes beside the model."""
     if not (path / CONTRACT).is_file():
         yield warning(
             str(path),
             f"no {CONTRACT}, so what the server takes can be compared with nothing but the SavedModel",
-            "`make export` writes one",
+            "`tfship export` writes one",
         )
         if not (path / cards.CARD).is_file():
             return
@@ -196,11 +196,11 @@ def _published(path: Path, local: Local) -> Iterator[Finding]:
             local.contract = contract.read(path)
         except (ArtifactError, RecursionError) as error:
             words = str(error).removeprefix(f"{path}/{CONTRACT}: ")
-            yield fault(str(path / CONTRACT), words, "`make export` writes a new version")
+            yield fault(str(path / CONTRACT), words, "`tfship export` writes a new version")
             return
     if wrong := cards.damage(path):
         yield fault(
             str(path),
             f"not as it was published: {listed([each.removeprefix(f'{path}/') for each in wrong])}",
-            "export or copy it again; `python -m export verify` tells of all versions",
+            "export or copy it again; `tfship versions verify` tells of all versions",
         )

@@ -1,13 +1,13 @@
 """What is wrong with a model server or a directory of models, and what to do about it.
 
-python -m client doctor                              the server on this machine, and the model cnn in models/
-python -m client doctor --server gpu7 --model nn     REST and gRPC on the usual ports of another machine
-python -m client doctor --rest h:80 --models m/cnn   one port only, and the model's own directory
-docker logs c 2>&1 | python -m client doctor --log -    with what the server says itself
+tfship doctor                              the server on this machine, and the model cnn in models/
+tfship doctor --server gpu7 --model nn     REST and gRPC on the usual ports of another machine
+tfship doctor --rest h:80 --models m/cnn   one port only, and the model's own directory
+docker logs c 2>&1 | tfship doctor --log -    with what the server says itself
 """
 
 if __name__ == "__main__":
-    from train import interruption
+    from tfship.train import interruption
 
     interruption.catch(at_once=True)
 
@@ -21,17 +21,17 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from client import arguments as flags
-from client import directory, ports, reasons, server_config
-from client.agreement import Told, judge
-from client.connection import GRPC_PORT, REST_PORT, Connection, Servable, Tls
-from client.directory import Local
-from client.examination import examine
-from client.findings import FAULT, WARNING, Finding, clean, fault, line, listed, ok, warning
-from client.server_config import ServerConfig
-from export.runtime import DEFAULT_SIGNATURE
-from train import cli
-from train.errors import ResultError, UsageError
+from tfship.client import arguments as flags
+from tfship.client import directory, ports, reasons, server_config
+from tfship.client.agreement import Told, judge
+from tfship.client.connection import GRPC_PORT, REST_PORT, Connection, Servable, Tls
+from tfship.client.directory import Local
+from tfship.client.examination import examine
+from tfship.client.findings import FAULT, WARNING, Finding, clean, fault, line, listed, ok, warning
+from tfship.client.server_config import ServerConfig
+from tfship.export.runtime import DEFAULT_SIGNATURE
+from tfship.train import cli
+from tfship.train.errors import ResultError, UsageError
 
 __all__ = ["main"]
 
@@ -46,7 +46,7 @@ _LABELS = ("stable", "canary", "latest", "production", "prod", "staging", "test"
 def main(argv: Sequence[str] | None = None) -> int:
     """Look at server and models, print what was found, return 6 if something is wrong, else 0."""
     arguments = _parser().parse_args(argv)
-    servable = Servable(arguments.model, arguments.version, arguments.label, arguments.signature)
+    servable = Servable(flags.servable(arguments), arguments.version, arguments.label, arguments.signature)
     addresses = _addresses(arguments)
     config, findings = server_config.read(arguments.model_config_file, servable)
     log = _read(arguments.log)
@@ -61,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    # As in `client.COMMAND`.
-    prog = "python -m client doctor" if __name__ == "client.doctor" else "tfship-client doctor"
-    parser = cli.parser(prog, "Look at a server and a directory of models, and explain what is wrong.")
+    parser = cli.parser(
+        "tfship doctor", "Look at a server and a directory of models, and explain what is wrong."
+    )
     where = parser.add_argument_group("where the server is (default: both usual ports of this machine)")
     where.add_argument(
         "--server", metavar="HOST[:PORT]", help=f"with a port only that one, else {REST_PORT} and {GRPC_PORT}"
@@ -71,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--rest", metavar="HOST:PORT", help="its port for REST")
     where.add_argument("--grpc", metavar="HOST:PORT", help="its port for gRPC")
     what = parser.add_argument_group("which model")
-    what.add_argument("--model", default="cnn", metavar="NAME", help="the servable's name")
+    what.add_argument(
+        "--model", metavar="NAME", help="the servable's name (default: the only one there is, or cnn)"
+    )
     which = what.add_mutually_exclusive_group()
     which.add_argument("--version", type=int, metavar="N", help="(default: the latest)")
     which.add_argument("--label", help="of a version")

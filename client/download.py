@@ -2,8 +2,8 @@
 
 import requests
 
-from client.bounded import within
-from train.errors import DataError
+from tfship.client.bounded import within
+from tfship.train.errors import DataError
 
 __all__ = ["MOST_REDIRECTS", "download"]
 

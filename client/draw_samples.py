@@ -1,4 +1,4 @@
-"""`python -m client.draw_samples`: draw the sample pictures, as a person would supply them.
+"""`python -m tfship.client.draw_samples`: draw the sample pictures, as a person would supply them.
 
 Digits drawn with one pen stroke on light paper, in sizes other than MNIST's. They are made here, from the
 points below, and not taken from any data set.
@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from train import cli
-from train.files import staged
+from tfship.train import cli
+from tfship.train.files import staged
 
 FOLDER = Path(__file__).parent / "samples"
 
@@ -81,7 +81,7 @@ def draw(sample: Sample) -> Image.Image:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write every sample picture and print its path."""
-    parser = cli.parser("python -m client.draw_samples", "Draw the sample pictures anew.")
+    parser = cli.parser("python -m tfship.client.draw_samples", "Draw the sample pictures anew.")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where to write them")
     folder: Path = parser.parse_args(argv).folder
     for sample in SAMPLES:

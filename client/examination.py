@@ -4,13 +4,13 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from client import ports
-from client.agreement import Told
-from client.answers import AVAILABLE
-from client.connection import GRPC_PORT, REST_PORT, Connection, Servable
-from client.findings import Finding, fault, ok
-from client.inspection import GrpcInspector, Inspector, RestInspector
-from train.errors import Refused, Unreachable
+from tfship.client import ports
+from tfship.client.agreement import Told
+from tfship.client.answers import AVAILABLE
+from tfship.client.connection import GRPC_PORT, REST_PORT, Connection, Servable
+from tfship.client.findings import Finding, fault, ok
+from tfship.client.inspection import GrpcInspector, Inspector, RestInspector
+from tfship.train.errors import Refused, Unreachable
 
 __all__ = ["examine"]
 
@@ -22,7 +22,7 @@ _HEARD = {
     "unknown host": ("no such host ({detail})", "check the name, or give the address by number"),
     "refused": (
         "nothing listens there (connection refused)",
-        "start the server (`make serve`) with {starts}={port}, or name the right port; in a container, publish it "
+        "start the server (`tfship serve`) with {starts}={port}, or name the right port; in a container, publish it "
         "(-p {port}:{port}), and see its log: until its models are loaded, a server opens no port",
     ),
     "unreachable": (

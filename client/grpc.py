@@ -7,14 +7,14 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from client.binding import Answer, Binding, checked
-from client.connection import COMPRESSED_FROM, GRPC_PORT, MOST_ANSWER, Connection, Servable
-from client.targets import Choice, Opened, served
-from export.runtime import Signature, TensorSpec
-from serving import tensors
-from serving.protos import get_model_metadata_pb2, model_pb2, predict_pb2
-from serving.stubs import PredictionServiceStub
-from train.errors import Refused, Unreachable, UsageError
+from tfship.client.binding import Answer, Binding, checked
+from tfship.client.connection import COMPRESSED_FROM, GRPC_PORT, MOST_ANSWER, Connection, Servable
+from tfship.client.targets import Choice, Opened, served
+from tfship.export.runtime import Signature, TensorSpec
+from tfship.serving import tensors
+from tfship.serving.protos import get_model_metadata_pb2, model_pb2, predict_pb2
+from tfship.serving.stubs import PredictionServiceStub
+from tfship.train.errors import Refused, Unreachable, UsageError
 
 __all__ = ["Grpc", "Messages", "channel", "model_spec", "open_target"]
 
@@ -41,7 +41,7 @@ def channel(connection: Connection, kind: Any = grpc) -> Any:
         options.append(("grpc.service_config", json.dumps(_retrying(connection.retries))))
     if connection.tls is None:
         return kind.insecure_channel(connection.server, options)
-    from client import tls
+    from tfship.client import tls
 
     tls.context(connection.tls)
     trusted = tls.authorities(connection.tls)
@@ -108,7 +108,7 @@ class Messages:
         if output not in answer.outputs:
             raise Refused(
                 f"{self._where}: answered with {', '.join(sorted(answer.outputs)) or 'nothing'}; expected {output}, "
-                "as `make export` names it"
+                "as `tfship export` names it"
             )
         try:
             scores = tensors.from_proto(answer.outputs[output])
@@ -146,7 +146,7 @@ class Messages:
         """Return what a grpc.RpcError says; may try a handshake with the server first."""
         code, details = error.code(), error.details() or ""
         if code in _NO_ANSWER:
-            from client import tls
+            from tfship.client import tls
 
             if remedy := tls.explain(self._connection):
                 return Unreachable(f"{self._where}: {remedy}")
@@ -155,7 +155,7 @@ class Messages:
             else:
                 what = f"nothing answers with gRPC there ({details})"
             return Unreachable(
-                f"{self._where}: {what}; is `make serve` running, and is this its gRPC port (8500, not REST's 8501)?"
+                f"{self._where}: {what}; is `tfship serve` running, and is this its gRPC port (8500, not REST's 8501)?"
             )
         hint = ""
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger" in details:

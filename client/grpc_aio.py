@@ -7,12 +7,12 @@ import grpc
 from grpc import aio
 from numpy.typing import NDArray
 
-from client.binding import Answer
-from client.connection import Connection, Servable
-from client.grpc import Messages, channel
-from export.runtime import Signature
-from serving.stubs import PredictionServiceStub
-from train.errors import UsageError
+from tfship.client.binding import Answer
+from tfship.client.connection import Connection, Servable
+from tfship.client.grpc import Messages, channel
+from tfship.export.runtime import Signature
+from tfship.serving.stubs import PredictionServiceStub
+from tfship.train.errors import UsageError
 
 __all__ = ["GrpcAio"]
 

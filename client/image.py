@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from client import decoding, ink
-from client.decoding import Picture
-from client.ink import Grey, Written
-from export import contract as rules
-from export.contract import Contract
-from train.errors import DataError
+from tfship.client import decoding, ink
+from tfship.client.decoding import Picture
+from tfship.client.ink import Grey, Written
+from tfship.export import contract as rules
+from tfship.export.contract import Contract
+from tfship.train.errors import DataError
 
 __all__ = [
     "SUFFIXES",

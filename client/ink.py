@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export import contract as rules
+from tfship.export import contract as rules
 
 __all__ = ["Box", "Components", "Found", "Grey", "cell_of", "found", "window"]
 

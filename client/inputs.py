@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from client import decoding, image, seen
-from client.binding import ENCODED, PIXELS, images_of
-from client.decoding import Picture
-from client.sources import MOST_BYTES, read_file
-from export.contract import Contract, Scaling
-from train.errors import DataError
+from tfship.client import decoding, image, seen
+from tfship.client.binding import ENCODED, PIXELS, images_of
+from tfship.client.decoding import Picture
+from tfship.client.sources import MOST_BYTES, read_file
+from tfship.export.contract import Contract, Scaling
+from tfship.train.errors import DataError
 
 __all__ = ["ImageLike", "encoded", "name_of", "row"]
 

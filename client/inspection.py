@@ -7,7 +7,7 @@ import os
 import re
 from typing import Protocol
 
-from client.answers import (
+from tfship.client.answers import (
     Served,
     Version,
     json_object,
@@ -16,8 +16,8 @@ from client.answers import (
     versions_in_json,
     versions_in_proto,
 )
-from client.connection import Connection, Servable
-from train.errors import Refused, Unreachable
+from tfship.client.connection import Connection, Servable
+from tfship.train.errors import Refused, Unreachable
 
 __all__ = ["GrpcInspector", "Inspector", "RestInspector"]
 
@@ -52,7 +52,7 @@ class RestInspector:
     """An `Inspector` over REST."""
 
     def __init__(self, connection: Connection) -> None:
-        from client.rest import session
+        from tfship.client.rest import session
 
         self._connection, self._session = connection, session(connection)
 
@@ -128,15 +128,15 @@ class GrpcInspector:
     def __init__(self, connection: Connection) -> None:
         # gRPC's own lines on stderr say less than the findings do; read when it is imported.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        from client.grpc import channel
+        from tfship.client.grpc import channel
 
         self._connection, self._channel = connection, channel(connection)
         self._metadata = tuple((name.lower(), value) for name, value in connection.headers.items())
 
     def versions(self, model: str) -> list[Version]:
         """See `Inspector.versions`."""
-        from client.grpc import model_spec
-        from serving.protos import get_model_status_pb2 as messages
+        from tfship.client.grpc import model_spec
+        from tfship.serving.protos import get_model_status_pb2 as messages
 
         request = messages.GetModelStatusRequest(model_spec=model_spec(Servable(model)))
         try:
@@ -151,8 +151,8 @@ class GrpcInspector:
 
     def served(self, servable: Servable) -> Served:
         """See `Inspector.served`."""
-        from client.grpc import model_spec
-        from serving.protos import get_model_metadata_pb2 as messages
+        from tfship.client.grpc import model_spec
+        from tfship.serving.protos import get_model_metadata_pb2 as messages
 
         spec = model_spec(servable)
         spec.ClearField("signature_name")

@@ -8,10 +8,10 @@ are the probabilities of independent labels if the model's contract says so, and
 import numpy as np
 from numpy.typing import NDArray
 
-from client.binding import Binding
-from export.contract import INDEPENDENT, PROBABILITIES_OF_CLASSES, Contract
-from export.outputs import INDEPENDENT_LOGITS, LOGIT, LOGITS, SIGMOID, interpret, kind_of, meaning
-from train.errors import Refused
+from tfship.client.binding import Binding
+from tfship.export.contract import INDEPENDENT, PROBABILITIES_OF_CLASSES, Contract
+from tfship.export.outputs import INDEPENDENT_LOGITS, LOGIT, LOGITS, SIGMOID, interpret, kind_of, meaning
+from tfship.train.errors import Refused
 
 __all__ = ["SCORES", "Interpretation"]
 

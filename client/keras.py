@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.binding import by_signature
-from client.interpretation import Interpretation
-from client.targets import Choice, Opened
-from export import contract as contracts
-from export import loading, outputs
-from export.contract import INDEPENDENT, Contract
-from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES, Signature, TensorSpec
-from train import cards, cli
-from train.errors import UsageError
+from tfship.client.binding import by_signature
+from tfship.client.interpretation import Interpretation
+from tfship.client.targets import Choice, Opened
+from tfship.export import contract as contracts
+from tfship.export import loading, outputs
+from tfship.export.contract import INDEPENDENT, Contract
+from tfship.export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES, Signature, TensorSpec
+from tfship.train import cards, cli
+from tfship.train.errors import UsageError
 
 __all__ = ["Keras", "open_target"]
 

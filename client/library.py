@@ -1,4 +1,4 @@
-"""The client for other programs: `from tfship_client import Client`, in this repository `from client import Client`."""
+"""The client for other programs: `from tfship.client import Client`."""
 
 from __future__ import annotations  # so that help() says ImageLike, and not all that it may be
 
@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal, overload
 
-from client.binding import ENCODED, Binding
-from client.configured import Asked, Configured, Prediction, culprits, several, stacked
-from client.inputs import ImageLike
-from client.pictures import batched
-from export.runtime import Signature
-from train.errors import Refused, TfshipError
+from tfship.client.binding import ENCODED, Binding
+from tfship.client.configured import Asked, Configured, Prediction, culprits, several, stacked
+from tfship.client.inputs import ImageLike
+from tfship.client.pictures import batched
+from tfship.export.runtime import Signature
+from tfship.train.errors import Refused, TfshipError
 
 __all__ = ["Client"]
 
@@ -129,10 +129,10 @@ class Client(Configured):
 
     def _made(self) -> Any:
         if self._is_rest:
-            from client.rest import Rest
+            from tfship.client.rest import Rest
 
             return Rest(self._connection, self._servable)
-        from client.grpc import Grpc
+        from tfship.client.grpc import Grpc
 
         return Grpc(self._connection, self._servable)
 

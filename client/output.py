@@ -13,9 +13,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from client.interpretation import SCORES
-from export.contract import INDEPENDENT, THRESHOLD
-from train import cli
+from tfship.client.interpretation import SCORES
+from tfship.export.contract import INDEPENDENT, THRESHOLD
+from tfship.train import cli
 
 __all__ = ["KEYS", "Csv", "JsonLines", "Lines", "Ranked", "Writer", "named", "rank", "visible"]
 

@@ -12,18 +12,18 @@ from typing import Protocol
 
 import numpy as np
 
-from client import arguments as flags
-from client import digits
-from client.binding import ENCODED, images_of
-from client.ink import Box
-from client.interpretation import SCORES
-from client.output import rank, visible
-from client.pictures import BATCH
-from client.seen import Kept
-from client.sources import Source, expand
-from client.targets import Opened, open_target
-from train import cli
-from train.errors import DataError, UsageError
+from tfship.client import arguments as flags
+from tfship.client import digits
+from tfship.client.binding import ENCODED, images_of
+from tfship.client.ink import Box
+from tfship.client.interpretation import SCORES
+from tfship.client.output import rank, visible
+from tfship.client.pictures import BATCH
+from tfship.client.seen import Kept
+from tfship.client.sources import Source, expand
+from tfship.client.targets import Opened, open_target
+from tfship.train import cli
+from tfship.train.errors import DataError, UsageError
 
 __all__ = ["Read", "run"]
 

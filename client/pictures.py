@@ -7,12 +7,12 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from client import decoding, image
-from client.binding import ENCODED, images_of
-from client.inputs import encoded
-from client.sources import Source
-from client.targets import Opened
-from train.errors import DataError, Refused
+from tfship.client import decoding, image
+from tfship.client.binding import ENCODED, images_of
+from tfship.client.inputs import encoded
+from tfship.client.sources import Source
+from tfship.client.targets import Opened
+from tfship.train.errors import DataError, Refused
 
 __all__ = ["BATCH", "Picture", "answered", "batched", "batches", "stacked"]
 

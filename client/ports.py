@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from client.connection import Tls
-from client.tls import context
-from train.errors import UsageError
+from tfship.client.connection import Tls
+from tfship.client.tls import context
+from tfship.train.errors import UsageError
 
 __all__ = ["GRPC", "REST", "Heard", "address", "listen"]
 

@@ -1,27 +1,18 @@
 """Ask a model which digit a picture shows.
 
-python client/predict.py digit.png                 over REST, from a server on this machine
-python client/predict.py --target grpc a.png scans/ several pictures and folders, over gRPC
-python client/predict.py --target tflite digit.png no server: a TFLite file in this process
-python client/predict.py --json digit.png          JSON, a line for each picture
+tfship predict digit.png                  over REST, from a server on this machine
+tfship predict --target grpc a.png scans/ several pictures and folders, over gRPC
+tfship predict --target tflite digit.png  no server: a TFLite file in this process
+tfship predict --json digit.png           JSON, a line for each picture
 """
 
-if __name__ == "__main__" and not __package__:
-    # Run as a script, Python looks for modules beside it; they are imported from the repository's root.
+if __name__ == "__main__":
     import sys
     from pathlib import Path
 
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from train import interruption
-
-    interruption.catch(at_once=True)
-    import runpy
-
-    runpy.run_module("client.predict", run_name="__main__", alter_sys=True)
-    sys.exit()
-
-if __name__ == "__main__":
-    from train import interruption
+    # Of a script, whose folder's modules would hide others of the same names.
+    sys.path = [each for each in sys.path if each != str(Path(__file__).parent)]
+    from tfship.train import interruption
 
     interruption.catch(at_once=True)
 
@@ -36,19 +27,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from client import COMMAND
-from client import arguments as flags
-from client.interpretation import Interpretation
-from client.output import Csv, JsonLines, Lines, Writer, rank, visible
-from client.pictures import BATCH, Picture, answered, batches
-from client.sources import Source, expand
-from client.targets import Opened, open_target
-from export.contract import PROBABILITIES_OF_CLASSES
-from train import cli
-from train.errors import DataError, Refused
+from tfship.client import COMMAND
+from tfship.client import arguments as flags
+from tfship.client.interpretation import Interpretation
+from tfship.client.output import Csv, JsonLines, Lines, Writer, rank, visible
+from tfship.client.pictures import BATCH, Picture, answered, batches
+from tfship.client.sources import Source, expand
+from tfship.client.targets import Opened, open_target
+from tfship.export.contract import PROBABILITIES_OF_CLASSES
+from tfship.train import cli
+from tfship.train.errors import DataError, Refused
 
 if TYPE_CHECKING:
-    from train.progress import Progress
+    from tfship.train.progress import Progress
 
 __all__ = ["main"]
 
@@ -60,11 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A name that the terminal's encoding lacks is no reason to stop.
         sys.stdout.reconfigure(errors="backslashreplace")
     if arguments.compare is not None:
-        from client import compare_command
+        from tfship.client import compare_command
 
         return compare_command.run(arguments)
     if arguments.all_digits or arguments.boxed is not None:
-        from client import pages
+        from tfship.client import pages
 
         return pages.run(arguments)
     choice = flags.choice(arguments)
@@ -154,10 +145,7 @@ class _Report:
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser(COMMAND, "Tell which digit, or which class of your model, each picture shows.")
-    parser.add_argument(
-        "images", nargs="+", metavar="IMAGE",
-        help="picture files, folders of them, patterns (*.png), URLs, or - for standard input",
-    )  # fmt: skip
+    flags.add_images(parser)
     group = parser.add_argument_group("what is printed")
     form = group.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help=(
@@ -215,7 +203,7 @@ def _show(
         return None
     from pathlib import Path
 
-    from client import seen
+    from tfship.client import seen
 
     kept = seen.Kept(Path(arguments.seen or "."), sources)
     # Among a machine's lines a drawing would be in the way.
@@ -236,7 +224,7 @@ def _progress(total: int) -> "Iterator[Progress | None]":
     if total <= BATCH or sys.stdout.isatty():
         yield None
         return
-    from train.progress import Progress
+    from tfship.train.progress import Progress
 
     with Progress("predict", total, "pictures") as progress:
         yield progress

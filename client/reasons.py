@@ -6,7 +6,7 @@ The words are those of TensorFlow Serving, TensorFlow and the embedded server, i
 import re
 from dataclasses import dataclass
 
-from client.findings import clean
+from tfship.client.findings import clean
 
 __all__ = ["Reason", "explain", "in_log"]
 

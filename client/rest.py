@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
-from client.binding import Answer, Binding, checked
-from client.bounded import within
-from client.connection import COMPRESSED_FROM, MOST_ANSWER, REST_PORT, Connection, Servable
-from client.targets import Choice, Opened, served
-from export.runtime import Signature, TensorSpec
-from train.errors import Refused, Unreachable
+from tfship.client.binding import Answer, Binding, checked
+from tfship.client.bounded import within
+from tfship.client.connection import COMPRESSED_FROM, MOST_ANSWER, REST_PORT, Connection, Servable
+from tfship.client.targets import Choice, Opened, served
+from tfship.export.runtime import Signature, TensorSpec
+from tfship.train.errors import Refused, Unreachable
 
 __all__ = ["MOST_CONNECTIONS", "Rest", "open_target", "session"]
 
@@ -62,7 +62,7 @@ def session(connection: Connection) -> requests.Session:
     made.mount(connection.url, HTTPAdapter(max_retries=retry, pool_maxsize=MOST_CONNECTIONS))
     made.headers.update(connection.headers)
     if connection.tls is not None:
-        from client import tls
+        from tfship.client import tls
 
         tls.context(connection.tls)
         trusted = tls.authorities(connection.tls)
@@ -129,7 +129,7 @@ class Rest:
             if self.binding.output not in rows[0]:
                 raise Refused(
                     f"{self._url}: answered with {', '.join(rows[0])}; expected {self.binding.output}, as "
-                    "`make export` names it"
+                    "`tfship export` names it"
                 )
             rows = [row.get(self.binding.output) for row in rows]
         return Answer(checked(rows, count, self._url))
@@ -167,7 +167,7 @@ class Rest:
             ) from error
         except (requests.RequestException, ValueError) as error:  # ValueError: no name that a host can have
             remedy = self._explained() or (
-                f"nothing answers with HTTP there ({_reason(error)}); is `make serve` running, and is this its "
+                f"nothing answers with HTTP there ({_reason(error)}); is `tfship serve` running, and is this its "
                 "REST port (8501, not gRPC's 8500)?"
             )
             raise Unreachable(f"{url}: {remedy}") from error
@@ -213,7 +213,7 @@ class Rest:
 
     def _explained(self) -> str | None:
         """Return what is wrong with the encryption, if that is it."""
-        from client import tls
+        from tfship.client import tls
 
         return tls.explain(self._connection)
 

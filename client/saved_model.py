@@ -1,7 +1,7 @@
 """A SavedModel in this process, as a `Target`, by any of its signatures. Loads TensorFlow."""
 
-from client.targets import Choice, Opened, in_process
-from export.savedmodel import SavedModel
+from tfship.client.targets import Choice, Opened, in_process
+from tfship.export.savedmodel import SavedModel
 
 __all__ = ["open_target"]
 

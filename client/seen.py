@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from client.sources import STDIN, Source
-from train.errors import UsageError
-from train.files import write_bytes
+from tfship.client.sources import STDIN, Source
+from tfship.train.errors import UsageError
+from tfship.train.files import write_bytes
 
 __all__ = ["Kept", "draw", "drawing", "png"]
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.connection import Servable
-from client.directory import Local
-from client.findings import Finding, fault, listed, ok
-from train.errors import UsageError
+from tfship.client.connection import Servable
+from tfship.client.directory import Local
+from tfship.client.findings import Finding, fault, listed, ok
+from tfship.train.errors import UsageError
 
 __all__ = ["ServerConfig", "on_disk", "read"]
 
@@ -31,7 +31,7 @@ def read(path: Path | None, servable: Servable) -> tuple[ServerConfig | None, li
         return None, []
     if not path.is_file():
         raise UsageError(f"--model_config_file: {path}: no such file")
-    from serving.config import read_config
+    from tfship.serving.config import read_config
 
     about = str(path)
     try:
@@ -65,7 +65,7 @@ def on_disk(config: ServerConfig | None, servable: Servable, local: Local) -> It
     """Yield what a config file's policy leaves out of the versions on disk."""
     if config is None or config.policy is None or not local.versions:
         return
-    from serving.versions import choose
+    from tfship.serving.versions import choose
 
     chosen = choose(config.policy, local.versions)
     wanted = servable.version if servable.version is not None else max(local.versions)

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 
-from client.answers import AVAILABLE, Served, Signature, Tensor
-from client.connection import Servable
-from client.directory import Local
-from client.findings import FAULT, Finding, fault, listed, ok, warning
-from export import contract
-from export.contract import PROBABILITIES_OF_CLASSES, Contract
-from train.errors import ArtifactError
+from tfship.client.answers import AVAILABLE, Served, Signature, Tensor
+from tfship.client.connection import Servable
+from tfship.client.directory import Local
+from tfship.client.findings import FAULT, Finding, fault, listed, ok, warning
+from tfship.export import contract
+from tfship.export.contract import PROBABILITIES_OF_CLASSES, Contract
+from tfship.train.errors import ArtifactError
 
 __all__ = ["judge"]
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.contract import Scaling
-from train.errors import TfshipError
+from tfship.export.contract import Scaling
+from tfship.train.errors import TfshipError
 
 __all__ = ["Change", "Explanation", "changes", "differences", "explain", "inverted"]
 

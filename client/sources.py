@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.image import SUFFIXES
-from train.errors import DataError
+from tfship.client.image import SUFFIXES
+from tfship.train.errors import DataError
 
 __all__ = ["MOST_BYTES", "STDIN", "Source", "expand", "read_file"]
 
@@ -154,6 +154,6 @@ def _read_stdin() -> bytes:
 
 
 def _download(url: str) -> bytes:
-    from client.download import download
+    from tfship.client.download import download
 
     return download(url, MOST_BYTES)

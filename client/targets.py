@@ -11,13 +11,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from client.binding import Binding, by_contract, by_signature, checked
-from client.connection import Connection, Servable
-from client.interpretation import Interpretation
-from export import contract as contracts
-from export.contract import Contract
-from export.runtime import Classifier, Runtime, Signature, Target
-from train.errors import ArtifactError, Refused, UsageError
+from tfship.client.binding import Binding, by_contract, by_signature, checked
+from tfship.client.connection import Connection, Servable
+from tfship.client.interpretation import Interpretation
+from tfship.export import contract as contracts
+from tfship.export.contract import Contract
+from tfship.export.runtime import Classifier, Runtime, Signature, Target
+from tfship.train import cli
+from tfship.train.errors import ArtifactError, Refused, UsageError
 
 __all__ = ["TARGETS", "Choice", "Kind", "Opened", "in_process", "open_target", "parse", "served"]
 
@@ -26,23 +27,23 @@ __all__ = ["TARGETS", "Choice", "Kind", "Opened", "in_process", "open_target", "
 class Kind:
     """One kind of target: `client.<module>.open_target` opens it.
 
-    `needs` is what pip installs for it, `package` what is imported of that, and `served` whether it is a server.
+    `package` is what it imports, `extra` what installs that, and `served` whether it is a server.
     """
 
     name: str
     what: str
     module: str
-    needs: str
     package: str
+    extra: str = ""
     served: bool = False
 
 
 TARGETS = {
     row.name: row
     for row in (
-        Kind("rest", "a model server's REST API", "rest", "requests", "requests", served=True),
-        Kind("grpc", "a model server's gRPC API", "grpc", "grpcio", "grpc", served=True),
-        Kind("tflite", "a TFLite file, in this process", "tflite", "ai-edge-litert", "ai_edge_litert"),
+        Kind("rest", "a model server's REST API", "rest", "requests", served=True),
+        Kind("grpc", "a model server's gRPC API", "grpc", "grpc", served=True),
+        Kind("tflite", "a TFLite file, in this process", "tflite", "ai_edge_litert", "tflite"),
         Kind("savedmodel", "a SavedModel, in this process", "saved_model", "tensorflow", "tensorflow"),
         Kind("keras", "a .keras file, in this process", "keras", "tensorflow", "tensorflow"),
     )
@@ -72,7 +73,7 @@ class Choice:
 
     def version(self, base: Path | None = None) -> Path:
         """Return the directory of the version asked for, or of the newest; ArtifactError if there is none."""
-        from export import store
+        from tfship.export import store
 
         base = base or self.base
         number = self.servable.version
@@ -86,7 +87,7 @@ class Choice:
 
     def contract_of_servable(self) -> Contract | None:
         """Return the contract of the version asked for, or of the newest, in the folder `models`, if there is one."""
-        from export import store
+        from tfship.export import store
 
         found = store.versions(self.base)
         return self.contract_beside(found.get(self.servable.version or max(found, default=0)))
@@ -172,18 +173,15 @@ def parse(text: str) -> tuple[Kind, str]:
 def open_target(choice: Choice) -> Opened:
     """Open what was chosen. Raises UsageError for what isn't installed, and what the kinds themselves raise."""
     kind = choice.kind
-    missing = (
-        f"--target {kind.name} needs {kind.needs}, which isn't installed here: pip install {kind.needs}, or choose "
-        f"another of {', '.join(TARGETS)}"
-    )
+    missing = cli.missing(f"--target {kind.name}", kind.package, kind.extra)
     if importlib.util.find_spec(kind.package) is None:
-        raise UsageError(missing)
+        raise missing
     # gRPC's own lines on stderr, one for each attempt, say less than the error does; read when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        opened: Opened = importlib.import_module(f"client.{kind.module}").open_target(choice)
+        opened: Opened = importlib.import_module(f"tfship.client.{kind.module}").open_target(choice)
     except ImportError as error:
-        raise UsageError(f"{missing} ({error})") from error
+        raise UsageError(f"{missing} ({error})") from error  # its own words: it may be there and broken
     return opened
 
 

@@ -3,13 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-from client.targets import Choice, Opened, in_process
-from export import formats, store
-from export.formats import FORMATS, REFERENCE
-from export.litert import LiteRT
-from train import cli
-from train.backend import quiet
-from train.cards import RELEASED
+from tfship.client.targets import Choice, Opened, in_process
+from tfship.export import formats, store
+from tfship.export.formats import FORMATS, REFERENCE
+from tfship.export.litert import LiteRT
+from tfship.train import cli
+from tfship.train.backend import quiet
+from tfship.train.cards import RELEASED
 
 __all__ = ["open_target"]
 

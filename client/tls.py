@@ -8,9 +8,9 @@ import socket
 import ssl
 from pathlib import Path
 
-from client.bounded import within
-from client.connection import Connection, Tls
-from train.errors import UsageError
+from tfship.client.bounded import within
+from tfship.client.connection import Connection, Tls
+from tfship.train.errors import UsageError
 
 __all__ = ["authorities", "context", "explain"]
 

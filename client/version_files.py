@@ -5,10 +5,10 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from client.answers import Signature, parsed, signatures_of
-from client.findings import Finding, fault, listed, warning
-from export.formats import SERVED_FILE
-from serving import served_file
+from tfship.client.answers import Signature, parsed, signatures_of
+from tfship.client.findings import Finding, fault, listed, warning
+from tfship.export.formats import SERVED_FILE
+from tfship.serving import served_file
 
 __all__ = ["HALF", "examine", "holds_model"]
 
@@ -126,7 +126,7 @@ def _modes(path: Path) -> Iterator[Finding]:
 
 def _read_graph(path: Path) -> tuple[dict[str, Signature], set[str]]:
     """Return the signatures and all operators of a saved_model.pb. Raises ValueError if it is none."""
-    from serving.protos import saved_model_pb2
+    from tfship.serving.protos import saved_model_pb2
 
     graphs = parsed(saved_model_pb2.SavedModel, path.read_bytes()).meta_graphs
     served = next((each for each in graphs if "serve" in each.meta_info_def.tags), None)

@@ -1,14 +1,14 @@
-"""`python -m export`: write models as versioned SavedModels and TFLite files, verified before they appear.
+"""`tfship export`: write models as versioned SavedModels and TFLite files, verified before they appear.
 
-python -m export                           both networks that `make train` makes, all formats
-python -m export cnn --formats int8        one of them, SavedModel and int8 only
-python -m export --new                     a new version even where the latest is up to date
-python -m export my.keras --eval photos/ --calibration photos/    a model of your own, verified on labelled images
-python -m export list | verify | rollback | restore | retire | c-source    look after versions (each with --help)
+tfship export                           both networks that `tfship train` makes, all formats
+tfship export cnn --formats int8        one of them, SavedModel and int8 only
+tfship export --new                     a new version even where the latest is up to date
+tfship export my.keras --eval photos/ --calibration photos/    a model of your own, verified on labelled images
+tfship versions list | verify | rollback | restore | retire | c-source    look after versions (each with --help)
 """
 
 if __name__ == "__main__":
-    from train import interruption
+    from tfship.train import interruption
 
     interruption.catch()  # before the imports, which take a while
 
@@ -23,24 +23,21 @@ from typing import Any
 
 from tabulate import tabulate
 
-from export import cards, formats, gate, manage, outputs, source, user_model
-from export.cards import ExportCard
-from export.publish import Plan, export
-from export.range_detection import NamedScaling
-from train import cards as training_cards
-from train import cli, data
-from train.errors import UsageError
-from train.recipe import NETWORKS
+from tfship.export import cards, formats, gate, outputs, source, user_model
+from tfship.export.cards import ExportCard
+from tfship.export.publish import Plan, export
+from tfship.export.range_detection import NamedScaling
+from tfship.train import cards as training_cards
+from tfship.train import cli, data
+from tfship.train.errors import UsageError
+from tfship.train.recipe import NETWORKS
 
 # Below the folder of models, these aren't servables.
-_TAKEN = (*NETWORKS, training_cards.RELEASED, "logs", "seeds", "teachers", *manage.COMMANDS)
+_TAKEN = (*NETWORKS, training_cards.RELEASED, "logs", "seeds", "teachers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Export, print a table per model, return the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in manage.COMMANDS:
-        return manage.main(argv)
     arguments = _parser().parse_args(argv)
     # Checked before anything is loaded: a wrong flag should be reported at once.
     rows = formats.select(arguments.formats)
@@ -60,9 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         base = arguments.models / name
         version = cards.up_to_date(base, request, rows, plan.serves, asdict(bounds), force=arguments.force)
         if version and not arguments.new:
-            cli.say(
-                f"{name}: {version} is up to date (--new, or `make export FORCE=1`, writes a new version)"
-            )
+            cli.say(f"{name}: {version} is up to date (--new writes a new version)")
             card = cards.read(version)
         else:
             version, card = export(load(), arguments.models, plan, cli.say)
@@ -77,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser(
-        "python -m export",
+        "tfship export",
         "Write <models>/<name>/<N>/ with a SavedModel and TFLite files, N one above the last version. Everything is "
         "verified on the evaluation images before it is published. A format that can't be made, or isn't good enough, "
-        f"is left out with the reason. To manage versions: python -m export {' | '.join(manage.COMMANDS)}.",
+        "is left out with the reason. To manage versions: tfship versions.",
     )
     parser.add_argument(
         "models_named",

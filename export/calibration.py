@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export import evaluation_data
-from export.contract import Contract
+from tfship.export import evaluation_data
+from tfship.export.contract import Contract
 
 __all__ = ["MOST", "choose", "order", "read", "record", "shared", "write"]
 

@@ -7,11 +7,11 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from export import contract, store
-from export.contract import BATCHING
-from export.formats import SERVED_FILE, Format
-from train.errors import ArtifactError
-from train.files import read_json, sha256, write_json
+from tfship.export import contract, store
+from tfship.export.contract import BATCHING
+from tfship.export.formats import SERVED_FILE, Format
+from tfship.train.errors import ArtifactError
+from tfship.train.files import read_json, sha256, write_json
 
 __all__ = ["CARD", "LOG", "SAVED_MODEL", "ExportCard", "damage", "listing", "read", "up_to_date"]
 
@@ -78,7 +78,7 @@ def read(version: Path) -> ExportCard:
     if not isinstance(values, dict) or not needed <= set(values) - {"card_sha256"} <= {
         each.name for each in every
     }:
-        raise ArtifactError(f"{path}: not an export card of this version; run `make export`")
+        raise ArtifactError(f"{path}: not an export card of this version; run `tfship export`")
     found = values.pop("card_sha256", None)
     if _sha256(values) != found:
         raise ArtifactError(f"{path}: was changed since it was written; export the model again")

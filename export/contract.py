@@ -43,10 +43,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
-from train.data import CLASSES
-from train.errors import ArtifactError
-from train.files import read_json, write_json
+from tfship.export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
+from tfship.train.data import CLASSES
+from tfship.train.errors import ArtifactError
+from tfship.train.files import read_json, write_json
 
 __all__ = [
     "BATCHING", "BOX", "CANDIDATES", "CELL", "CLASSIFY", "CONTRACT", "EXAMPLE_FEATURE", "FAINTEST", "FIELD",

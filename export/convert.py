@@ -6,9 +6,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from export.contract import CLASSIFY, EXAMPLE_FEATURE, SERVING_BYTES, SERVING_UINT8, Contract
-from export.prepare import preparation
-from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
+from tfship.export.contract import CLASSIFY, EXAMPLE_FEATURE, SERVING_BYTES, SERVING_UINT8, Contract
+from tfship.export.prepare import preparation
+from tfship.export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
 
 __all__ = ["LABELS", "serving_default", "to_saved_model"]
 

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from export import contract as rules
+from tfship.export import contract as rules
 
 __all__ = ["decoded"]
 

@@ -1,4 +1,4 @@
-"""Write `descriptors.binpb` anew: `python -m export.derive_descriptors`, after the locked packages have changed.
+"""Write `descriptors.binpb` anew: `python -m tfship.export.derive_descriptors`, after the locked packages have changed.
 
 The descriptors are those that the generated modules of tensorflow-serving-api, tensorflow and gRPC's services carry.
 """
@@ -12,9 +12,9 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2
 
-from train import cli
-from train.errors import ArtifactError
-from train.files import write_bytes
+from tfship.train import cli
+from tfship.train.errors import ArtifactError
+from tfship.train.files import write_bytes
 
 __all__ = ["FILE", "derived"]
 
@@ -36,7 +36,9 @@ _FILES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the file and return 0; ArtifactError where a package isn't installed."""
-    cli.parser("python -m export.derive_descriptors", "Write export/descriptors.binpb anew.").parse_args(argv)
+    cli.parser(
+        "python -m tfship.export.derive_descriptors", "Write export/descriptors.binpb anew."
+    ).parse_args(argv)
     files = derived()
     write_bytes(FILE, files.SerializeToString(deterministic=True))
     version = importlib.metadata.version("tensorflow-serving-api")

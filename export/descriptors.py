@@ -1,8 +1,8 @@
 """The descriptors of TensorFlow's and TensorFlow Serving's protocol messages, without their packages.
 
-`descriptors.binpb` is a FileDescriptorSet, which `python -m export.derive_descriptors` writes. The message classes
-made from it live in a pool of their own, so that TensorFlow's may be loaded beside them. The two kinds read each
-other's bytes; a message of one can't be put into a message of the other (TypeError of CopyFrom and the like).
+`descriptors.binpb` is a FileDescriptorSet, which `python -m tfship.export.derive_descriptors` writes. The message
+classes made from it live in a pool of their own, so that TensorFlow's may be loaded beside them. The two kinds read
+each other's bytes; a message of one can't be put into a message of the other (TypeError of CopyFrom and the like).
 """
 
 from pathlib import Path

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from export import contract as rules
-from export.contract import Contract
-from export.morphology import Window, highest, median
-from export.resampling import NUDGE, lanczos, resampling, to_pixels
+from tfship.export import contract as rules
+from tfship.export.contract import Contract
+from tfship.export.morphology import Window, highest, median
+from tfship.export.resampling import NUDGE, lanczos, resampling, to_pixels
 
 __all__ = ["prepared"]
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.contract import Contract
-from export.image_archive import ImageArchive
-from export.image_folder import ImageFolder
-from train.errors import DataError, UsageError
-from train.progress import Progress
+from tfship.export.contract import Contract
+from tfship.export.image_archive import ImageArchive
+from tfship.export.image_folder import ImageFolder
+from tfship.train.errors import DataError, UsageError
+from tfship.train.progress import Progress
 
 __all__ = ["Images", "find", "pixels", "read", "read_labels"]
 

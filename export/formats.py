@@ -6,7 +6,7 @@ new row. The settings are those of TensorFlow's TFLiteConverter.
 
 from dataclasses import dataclass
 
-from train.errors import UsageError
+from tfship.train.errors import UsageError
 
 __all__ = ["FORMATS", "REFERENCE", "RELEASED", "SERVED_FILE", "Format", "select"]
 

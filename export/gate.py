@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from train import stats
-from train.errors import UsageError
+from tfship.train import stats
+from tfship.train.errors import UsageError
 
 __all__ = ["MAX_DROP", "MIN_AGREEMENT", "Check", "Gate", "record"]
 

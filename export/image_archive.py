@@ -13,9 +13,9 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from export.contract import Contract
-from train.errors import DataError
-from train.files import DAMAGED
+from tfship.export.contract import Contract
+from tfship.train.errors import DataError
+from tfship.train.files import DAMAGED
 
 __all__ = ["ImageArchive"]
 

@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from export.contract import Contract, Scaling
-from train.backend import tensorflow
-from train.errors import DataError
+from tfship.export.contract import Contract, Scaling
+from tfship.train.backend import tensorflow
+from tfship.train.errors import DataError
 
 __all__ = ["ImageFolder"]
 
@@ -71,7 +71,7 @@ class ImageFolder:
         Raises DataError, which names the file, for an image that can't be read or prepared.
         """
         tf = tensorflow()
-        from export.prepare import preparation
+        from tfship.export.prepare import preparation
 
         # Traced once for evaluation and calibration images, whatever the labels and the values.
         rules = self._rules

@@ -22,9 +22,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from train import interruption
-from train.backend import WITHOUT_KERAS, quiet
-from train.errors import ArtifactError, TfshipError
+from tfship.train import interruption
+from tfship.train.backend import WITHOUT_KERAS, quiet
+from tfship.train.errors import ArtifactError, TfshipError
 
 __all__ = ["PRELOAD", "SECONDS", "Isolation", "report", "start"]
 
@@ -32,9 +32,9 @@ __all__ = ["PRELOAD", "SECONDS", "Isolation", "report", "start"]
 SECONDS = 600.0
 # What the fork server imports.
 PRELOAD = [
-    "export.tflite",
-    "export.micro",
-    "export.selective",
+    "tfship.export.tflite",
+    "tfship.export.micro",
+    "tfship.export.selective",
     "ai_edge_quantizer.quantizer",
     "tflite_micro.python.tflite_micro.runtime",
 ]

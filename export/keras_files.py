@@ -22,9 +22,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from train.backend import quiet, tensorflow
-from train.errors import ArtifactError, UsageError
-from train.files import DAMAGED
+from tfship.train.backend import quiet, tensorflow
+from tfship.train.errors import ArtifactError, UsageError
+from tfship.train.files import DAMAGED
 
 __all__ = ["WAY_OUT", "KerasFile", "condense", "in_float32", "inspect", "reason", "run", "silent"]
 

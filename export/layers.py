@@ -14,9 +14,9 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
-from export.contract import Contract
-from export.runtime import Quantization
-from train.backend import quiet
+from tfship.export.contract import Contract
+from tfship.export.runtime import Quantization
+from tfship.train.backend import quiet
 
 __all__ = ["DIVERGES", "Layer", "batch", "compare", "feed", "name"]
 

@@ -6,8 +6,8 @@ from math import isqrt, prod
 from pathlib import Path
 from typing import Any
 
-from train.backend import tensorflow
-from train.errors import ArtifactError, UsageError
+from tfship.train.backend import tensorflow
+from tfship.train.errors import ArtifactError, UsageError
 
 __all__ = ["Layout", "of"]
 

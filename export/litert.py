@@ -11,9 +11,9 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
-from export import signature_metadata
-from export.runtime import DEFAULT_SIGNATURE, PREDICT, Quantization, Signature, TensorSpec
-from train.errors import ArtifactError
+from tfship.export import signature_metadata
+from tfship.export.runtime import DEFAULT_SIGNATURE, PREDICT, Quantization, Signature, TensorSpec
+from tfship.train.errors import ArtifactError
 
 __all__ = ["LiteRT"]
 
@@ -42,7 +42,7 @@ class LiteRT:
 
     def __init__(self, path: Path, threads: int = 1, at_once: int = 1, *, xnnpack: bool = True) -> None:
         if not path.is_file():
-            raise ArtifactError(f"{path}: no such TFLite file; `make export` writes them")
+            raise ArtifactError(f"{path}: no such TFLite file; `tfship export` writes them")
         # Bytes and not the path: a file replaced or truncated under a memory map would kill the process.
         self._content = path.read_bytes()
         self._threads = threads

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from export import architecture, keras_files, layouts, signatures
-from export.keras_files import silent
-from export.layouts import Layout
-from train.backend import tensorflow
-from train.errors import ArtifactError, UsageError
+from tfship.export import architecture, keras_files, layouts, signatures
+from tfship.export.keras_files import silent
+from tfship.export.layouts import Layout
+from tfship.train.backend import tensorflow
+from tfship.train.errors import ArtifactError, UsageError
 
 __all__ = ["LoadedModel", "load"]
 
@@ -258,6 +258,6 @@ def _equalize(model: Any) -> list[str]:
 
     if not isinstance(model, keras.Model):
         return []
-    from export.equalize import equalize
+    from tfship.export.equalize import equalize
 
     return equalize(model)

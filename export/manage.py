@@ -1,11 +1,11 @@
-"""The store's commands: `python -m export list | verify | rollback | restore | retire | c-source`.
+"""The store's commands: `tfship versions list | verify | rollback | restore | retire | c-source`.
 
-python -m export list                      every version there is, in service or retired
-python -m export verify cnn                hash a published version again and compare with its card
-python -m export rollback cnn              take the latest version out of service: a server falls back
-python -m export restore cnn               put it back
-python -m export retire cnn 3              take version 3 out of service
-python -m export c-source cnn --out src    the int8 file as C source, for microcontrollers
+tfship versions list                      every version there is, in service or retired
+tfship versions verify cnn                hash a published version again and compare with its card
+tfship versions rollback cnn              take the latest version out of service: a server falls back
+tfship versions restore cnn               put it back
+tfship versions retire cnn 3              take version 3 out of service
+tfship versions c-source cnn --out src    the int8 file as C source, for microcontrollers
 """
 
 import argparse
@@ -16,17 +16,15 @@ from typing import Any
 
 from tabulate import tabulate
 
-from export import cards, formats, micro, store
-from train import cli
-from train.errors import ArtifactError, ResultError
-from train.files import write_bytes
+from tfship.export import cards, formats, micro, store
+from tfship.train import cli
+from tfship.train.errors import ArtifactError, ResultError
+from tfship.train.files import write_bytes
 
-__all__ = ["COMMANDS", "main"]
-
-COMMANDS = ("list", "verify", "rollback", "restore", "retire", "c-source")
+__all__ = ["main"]
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     arguments = _parser().parse_args(argv)
     base = arguments.models / (getattr(arguments, "name", None) or "")
@@ -49,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser("python -m export", "Look after the versions that were exported.")
+    parser = cli.parser("tfship versions", "Look after the versions that were exported.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str, *, version: str | None) -> argparse.ArgumentParser:
@@ -93,7 +91,7 @@ def _servables(models: Path, name: str | None) -> dict[str, dict[int, Path]]:
     }
     exported = {key: each for key, each in exported.items() if each}
     if not exported:
-        raise ArtifactError(f"{models / (name or '')}: holds no exported version; run `make export` first")
+        raise ArtifactError(f"{models / (name or '')}: holds no exported version; run `tfship export` first")
     return exported
 
 

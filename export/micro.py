@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
-from train.backend import quiet
-from train.errors import ArtifactError
+from tfship.train.backend import quiet
+from tfship.train.errors import ArtifactError
 
 __all__ = ["AVAILABLE", "NAME", "arena", "c_source", "predict"]
 
@@ -100,6 +99,8 @@ def c_source(data: bytes, name: str) -> tuple[str, str]:
 
 def _wide_softmax(path: Path) -> int:
     """Return the most classes of a softmax in the file if they are more than its int8 kernel can always add up."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
     model = flatbuffer_utils.read_model(str(path))
     sizes = [
         int(graph.tensors[operator.inputs[0]].shape[-1])

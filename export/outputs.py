@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.contract import INDEPENDENT, PROBABILITIES_OF_CLASSES, THRESHOLD
+from tfship.export.contract import INDEPENDENT, PROBABILITIES_OF_CLASSES, THRESHOLD
 
 __all__ = [
     "INDEPENDENT_LOGITS",

@@ -11,10 +11,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from export import digit
-from export.contract import Contract
-from export.decoding import decoded
-from export.resampling import resampling, to_pixels, triangle
+from tfship.export import digit
+from tfship.export.contract import Contract
+from tfship.export.decoding import decoded
+from tfship.export.resampling import resampling, to_pixels, triangle
 
 __all__ = ["png", "preparation", "prepared"]
 

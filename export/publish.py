@@ -7,22 +7,33 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from export import calibration, cards, gate, isolation, layers, micro, outputs, selective, store, verify
-from export.cards import LOG, SAVED_MODEL, ExportCard
-from export.formats import FORMATS, REFERENCE, SERVED_FILE, Format
-from export.gate import Check, Gate
-from export.runtime import DEFAULT_SIGNATURE, Classifier
-from export.savedmodel import SavedModel
-from export.source import Source, any_batch
-from train import environment, interruption, stats
-from train.errors import ArtifactError, ConversionError, ResultError, UsageError
-from train.files import sha256, stage, write_json
+from tfship.export import (
+    calibration,
+    cards,
+    gate,
+    isolation,
+    layers,
+    micro,
+    outputs,
+    selective,
+    store,
+    verify,
+)
+from tfship.export.cards import LOG, SAVED_MODEL, ExportCard
+from tfship.export.formats import FORMATS, REFERENCE, SERVED_FILE, Format
+from tfship.export.gate import Check, Gate
+from tfship.export.runtime import DEFAULT_SIGNATURE, Classifier
+from tfship.export.savedmodel import SavedModel
+from tfship.export.source import Source, any_batch
+from tfship.train import environment, interruption, stats
+from tfship.train.errors import ArtifactError, ConversionError, ResultError, UsageError
+from tfship.train.files import sha256, stage, write_json
 
 __all__ = ["Plan", "export", "refusal_path"]
 
@@ -110,7 +121,7 @@ class _Work:
         refused: Path,
         say: Callable[[str], None],
     ) -> None:
-        from export.tflite import TFLite
+        from tfship.export.tflite import TFLite
 
         self._source, self._folder, self._plan, self._before = source, folder, plan, before
         self._refused, self._say = refused, say
@@ -164,7 +175,7 @@ class _Work:
             self._say(f"warning: {self._name} {line}")
         return ExportCard(
             model=self._name,
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
             keras_sha256=source.sha256,
             request=source.request,
             classes=list(self._contract.labels),
@@ -198,7 +209,7 @@ class _Work:
 
     def _saved_model(self) -> list[str]:
         """Write, warm up and verify the SavedModel; return the signatures that its warm-up requests call."""
-        from export import convert, signature_checks, warmup
+        from tfship.export import convert, signature_checks, warmup
 
         source, contract = self._source, self._contract
         convert.to_saved_model(
@@ -275,7 +286,7 @@ class _Work:
     def _refuse(self, why: str, remedy: str) -> NoReturn:
         """End the export and leave the record of why."""
         record = gate.record(self._plan.gate, self._checks, forced=False)
-        created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        created = datetime.now(UTC).isoformat(timespec="seconds")
         about = {"model": self._name, "created": created, "layers": self._layers, "withheld": self._withheld}
         write_json(self._refused, {**record, **about})
         if self._log.is_file():

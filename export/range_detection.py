@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export import outputs
-from export.contract import INDEPENDENT, Scaling
-from train import stats
-from train.errors import UsageError
+from tfship.export import outputs
+from tfship.export.contract import INDEPENDENT, Scaling
+from tfship.train import stats
+from tfship.train.errors import UsageError
 
 __all__ = [
     "Candidate",

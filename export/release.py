@@ -1,4 +1,4 @@
-"""`python -m export.release`: put trained and exported networks into models/released, to come with the repository.
+"""`python -m tfship.export.release`: put trained and exported networks into models/released, to be committed.
 
 Of each network: the weights, the training card with its figures, and the int8 TFLite file of the version that
 was exported from these very weights. A clone has then something to predict with and to export.
@@ -9,14 +9,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export import cards, formats, store
-from train import cards as training_cards
-from train import cli
-from train.cards import RELEASED
-from train.data import SAMPLE
-from train.errors import ArtifactError
-from train.files import staged
-from train.recipe import NETWORKS
+from tfship.export import cards, formats, store
+from tfship.train import cards as training_cards
+from tfship.train import cli
+from tfship.train.cards import RELEASED
+from tfship.train.data import SAMPLE
+from tfship.train.errors import ArtifactError
+from tfship.train.files import staged
+from tfship.train.recipe import NETWORKS
 
 __all__ = ["main"]
 
@@ -24,7 +24,7 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Copy what belongs together, print the files, return the exit code."""
     parser = cli.parser(
-        "python -m export.release", f"Copy trained and exported networks into <models>/{RELEASED}."
+        "python -m tfship.export.release", f"Copy trained and exported networks into <models>/{RELEASED}."
     )
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *NETWORKS], help="(both if none)")
     parser.add_argument("--models", type=Path, default=Path("models"), help="the folder to read and write")
@@ -43,7 +43,9 @@ def _release(name: str, models: Path) -> list[Path]:
         )
     version = store.latest(models / name)
     if cards.read(version).keras_sha256 != card.keras_sha256:
-        raise ArtifactError(f"{version} was exported from other weights than {name}.keras; run `make export`")
+        raise ArtifactError(
+            f"{version} was exported from other weights than {name}.keras; run `tfship export`"
+        )
     released = models / RELEASED
     file = released / f"{name}.{formats.RELEASED}.tflite"
     with staged(file) as temporary:

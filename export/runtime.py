@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from train.errors import ArtifactError
+from tfship.train.errors import ArtifactError
 
 __all__ = [
     "DEFAULT_SIGNATURE",

@@ -7,9 +7,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from export.runtime import Signature, TensorSpec
-from train import backend
-from train.errors import ArtifactError
+from tfship.export.runtime import Signature, TensorSpec
+from tfship.train import backend
+from tfship.train.errors import ArtifactError
 
 __all__ = ["SavedModel"]
 
@@ -28,7 +28,7 @@ class SavedModel:
     ) -> None:
         if not (path / "saved_model.pb").is_file():
             raise ArtifactError(
-                f"{path}: holds no saved_model.pb; expected a version directory of `make export`"
+                f"{path}: holds no saved_model.pb; expected a version directory of `tfship export`"
             )
         try:
             tf = backend.tensorflow()

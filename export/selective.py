@@ -19,15 +19,15 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
-from export import calibration, signature_metadata
-from export.contract import INDEPENDENT, Contract
-from export.isolation import Isolation, report
-from export.layers import batch, name
-from export.outputs import decisions
-from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
-from train.backend import quiet
-from train.errors import ConversionError
-from train.progress import Progress
+from tfship.export import calibration, signature_metadata
+from tfship.export.contract import INDEPENDENT, Contract
+from tfship.export.isolation import Isolation, report
+from tfship.export.layers import batch, name
+from tfship.export.outputs import decisions
+from tfship.export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
+from tfship.train.backend import quiet
+from tfship.train.errors import ConversionError
+from tfship.train.progress import Progress
 
 __all__ = ["CHANGED", "MOVED", "SECONDS", "quantize", "write"]
 

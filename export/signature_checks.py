@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export import prepare, warmup
-from export.contract import CLASSIFY, SERVING_BYTES, SERVING_UINT8, Contract
-from export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES, Runtime
-from export.source import Source
-from train.errors import ResultError
+from tfship.export import prepare, warmup
+from tfship.export.contract import CLASSIFY, SERVING_BYTES, SERVING_UINT8, Contract
+from tfship.export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES, Runtime
+from tfship.export.source import Source
+from tfship.train.errors import ResultError
 
 __all__ = ["Inputs", "check", "requests", "warm_up"]
 

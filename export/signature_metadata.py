@@ -12,9 +12,9 @@ from ai_edge_litert.schema_py_generated import BufferT, MetadataT, Model, Tensor
 from ai_edge_litert.tools import flatbuffer_utils
 from flatbuffers import flexbuffers
 
-from export import descriptors
-from export.runtime import PREDICT, Signature, TensorSpec
-from train.errors import ConversionError
+from tfship.export import descriptors
+from tfship.export.runtime import PREDICT, Signature, TensorSpec
+from tfship.train.errors import ConversionError
 
 __all__ = ["add", "read"]
 

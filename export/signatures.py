@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from export.keras_files import reason, silent
-from export.runtime import DEFAULT_SIGNATURE
-from train.backend import tensorflow
-from train.errors import ArtifactError
+from tfship.export.keras_files import reason, silent
+from tfship.export.runtime import DEFAULT_SIGNATURE
+from tfship.train.backend import tensorflow
+from tfship.train.errors import ArtifactError
 
 __all__ = ["SignatureFunction", "in_float32", "open_signature"]
 

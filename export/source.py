@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export import calibration, contract, verify
-from export.contract import INDEPENDENT, Contract, Scaling
-from export.evaluation_data import Images
-from export.loading import load
-from train import cards
-from train.backend import tensorflow
-from train.data import Digits
-from train.errors import ArtifactError
-from train.files import sha256
-from train.progress import Progress
+from tfship.export import calibration, contract, verify
+from tfship.export.contract import INDEPENDENT, Contract, Scaling
+from tfship.export.evaluation_data import Images
+from tfship.export.loading import load
+from tfship.train import cards
+from tfship.train.backend import tensorflow
+from tfship.train.data import Digits
+from tfship.train.errors import ArtifactError
+from tfship.train.files import sha256
+from tfship.train.progress import Progress
 
 __all__ = ["Source", "any_batch", "digest", "request", "scores_of", "trained"]
 

@@ -10,10 +10,21 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from train.errors import ArtifactError, UsageError
-from train.files import publish, stage, sync
+from tfship.train.errors import ArtifactError, UsageError
+from tfship.train.files import publish, stage, sync
 
-__all__ = ["Draft", "draft", "latest", "restore", "retire", "retired", "rollback", "scan", "versions"]
+__all__ = [
+    "Draft",
+    "draft",
+    "latest",
+    "restore",
+    "retire",
+    "retired",
+    "rollback",
+    "scan",
+    "servables",
+    "versions",
+]
 
 # ASCII digits only: `int` takes much more, such as "1_0". Hidden and staged directories don't match.
 _VERSION = re.compile(r"[0-9]+")
@@ -70,6 +81,13 @@ def versions(base: Path) -> dict[int, Path]:
     return scan(base) if base.is_dir() else {}
 
 
+def servables(models: Path) -> list[str]:
+    """Return the names of the servables in a folder of models: those that have a version."""
+    if not models.is_dir():
+        return []
+    return sorted(path.name for path in models.iterdir() if path.is_dir() and scan(path))
+
+
 def retired(base: Path) -> dict[int, Path]:
     """Return the directories of retired versions by number, lowest first."""
     found = {}
@@ -84,7 +102,7 @@ def latest(base: Path) -> Path:
     """Return the directory of the highest version; ArtifactError if there is none."""
     found = versions(base)
     if not found:
-        raise ArtifactError(f"{base}: holds no version directory (1, 2, …); run `make export` first")
+        raise ArtifactError(f"{base}: holds no version directory (1, 2, …); run `tfship export` first")
     return found[max(found)]
 
 

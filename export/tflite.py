@@ -15,15 +15,15 @@ from ai_edge_litert.schema_py_generated import TensorType
 from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
-from export import calibration, signature_metadata
-from export.contract import Contract, Scaling
-from export.convert import serving_default
-from export.formats import Format
-from export.isolation import Isolation
-from export.litert import LiteRT
-from export.runtime import DEFAULT_SIGNATURE, IMAGE, Classifier
-from train import backend, cli
-from train.errors import ArtifactError, ConversionError
+from tfship.export import calibration, signature_metadata
+from tfship.export.contract import Contract, Scaling
+from tfship.export.convert import serving_default
+from tfship.export.formats import Format
+from tfship.export.isolation import Isolation
+from tfship.export.litert import LiteRT
+from tfship.export.runtime import DEFAULT_SIGNATURE, IMAGE, Classifier
+from tfship.train import backend, cli
+from tfship.train.errors import ArtifactError, ConversionError
 
 __all__ = ["CALIBRATION_SECONDS", "TFLite"]
 

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export import calibration, evaluation_data, outputs, range_detection
-from export.contract import INDEPENDENT, Contract, Scaling
-from export.evaluation_data import Images
-from export.loading import LoadedModel, load
-from export.range_detection import Candidate, Detection, NamedScaling
-from export.source import Source, any_batch, digest, scores_of
-from train.backend import tensorflow
-from train.errors import ArtifactError, DataError, ResultError, UsageError
+from tfship.export import calibration, evaluation_data, outputs, range_detection
+from tfship.export.contract import INDEPENDENT, Contract, Scaling
+from tfship.export.evaluation_data import Images
+from tfship.export.loading import LoadedModel, load
+from tfship.export.range_detection import Candidate, Detection, NamedScaling
+from tfship.export.source import Source, any_batch, digest, scores_of
+from tfship.train.backend import tensorflow
+from tfship.train.errors import ArtifactError, DataError, ResultError, UsageError
 
 __all__ = ["UserModel", "source_of"]
 

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export import outputs
-from export.formats import Format
-from export.litert import LiteRT
-from export.runtime import Classifier, Target
-from export.savedmodel import SavedModel
-from train import stats
-from train.backend import quiet
-from train.errors import ResultError
-from train.progress import Progress
+from tfship.export import outputs
+from tfship.export.formats import Format
+from tfship.export.litert import LiteRT
+from tfship.export.runtime import Classifier, Target
+from tfship.export.savedmodel import SavedModel
+from tfship.train import stats
+from tfship.train.backend import quiet
+from tfship.train.errors import ResultError
+from tfship.train.progress import Progress
 
 __all__ = ["FAR", "batch_of", "compare", "open_saved_model", "open_tflite", "predict_all"]
 

@@ -13,8 +13,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow_serving.apis import prediction_log_pb2
 
-from export.contract import BOX, CLASSIFY, EXAMPLE_FEATURE, FIELD, WARMUP, Contract
-from export.runtime import Runtime
+from tfship.export.contract import BOX, CLASSIFY, EXAMPLE_FEATURE, FIELD, WARMUP, Contract
+from tfship.export.runtime import Runtime
 
 __all__ = ["example", "images", "replay", "write"]
 

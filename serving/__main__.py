@@ -1,4 +1,8 @@
-"""Start the model server: `python -m serving --model_base_path=models/nn --rest_api_port=8501`."""
+"""Start the model server.
+
+tfship serve                                  all models in the folder models: REST on 8501, gRPC on 8500
+tfship serve --model_base_path=models/nn      one of them, gRPC only, as tensorflow_model_server does
+"""
 
 import argparse
 import contextlib
@@ -12,16 +16,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from serving import config, flags
-from serving.ports import allow_connections, bracketed
-from serving.server import ModelServer, Settings
-from serving.settings import Limits
-from train import cli, files
-from train.errors import UsageError
+from tfship.serving import config, flags
+from tfship.serving.ports import allow_connections, bracketed
+from tfship.serving.server import ModelServer, Settings
+from tfship.serving.settings import Limits
+from tfship.train import cli, files
+from tfship.train.errors import UsageError
 
-log = logging.getLogger("serving")
+log = logging.getLogger("tfship.serving")
 # How long a signal that another thread has taken may go unnoticed.
 _SIGNAL_SECONDS = 1.0
+_MODELS, _REST_PORT = Path("models"), 8501
 
 
 class _Stopped(BaseException):
@@ -29,15 +34,27 @@ class _Stopped(BaseException):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Serve what `model_server` does; if no model is named, all that are in the folder `models`, over REST, too."""
+    options = flags.parse(argv)
+    if options.model_base_path or options.model_config_file:
+        return _serve(options, _models(options))
+    options.rest_api_port = options.rest_api_port or _REST_PORT
+    return _serve(options, config.models_in(_MODELS))
+
+
+def model_server(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT, and return 0 when the requests in flight are answered."""
     options = flags.parse(argv)
+    return _serve(options, _models(options))
+
+
+def _serve(options: argparse.Namespace, models: Any) -> int:
     for line in flags.ignored(options):
         print(line)
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.WARNING)
     log.setLevel(logging.INFO)
     # A log that can't be written, on a full disk or to a closed pipe, is no reason to stop, nor for more messages.
     logging.raiseExceptions = False
-    models = _models(options)
     settings = _within_limits(flags.settings(options))
     server = ModelServer(models, settings)
     ready_file: Path | None = options.ready_file
@@ -117,4 +134,4 @@ def _announce(server: ModelServer, settings: Settings, model: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(cli.run(model_server))

@@ -13,9 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
-from serving.batching_config import BatchingParameters
-from serving.execution import Tensors, until
-from serving.status import Code, StatusError, invalid
+from tfship.serving.batching_config import BatchingParameters
+from tfship.serving.execution import Tensors, until
+from tfship.serving.status import Code, StatusError, invalid
 
 __all__ = ["BatchQueue", "BatchScheduler", "Task"]
 

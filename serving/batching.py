@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.runtime import Runtime, Signature, TensorSpec
-from serving.batch_scheduler import BatchQueue, BatchScheduler, Task
-from serving.batching_config import BatchingParameters
-from serving.execution import DEADLINE, Tensors
-from serving.status import Code, StatusError, invalid
+from tfship.export.runtime import Runtime, Signature, TensorSpec
+from tfship.serving.batch_scheduler import BatchQueue, BatchScheduler, Task
+from tfship.serving.batching_config import BatchingParameters
+from tfship.serving.execution import DEADLINE, Tensors
+from tfship.serving.status import Code, StatusError, invalid
 
 __all__ = ["BatchRun", "BatchedRuntime", "Observer"]
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving import server_protos
-from train.errors import UsageError
+from tfship.serving import server_protos
+from tfship.train.errors import UsageError
 
 __all__ = ["BatchingParameters", "read"]
 

@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from serving.metrics import Metrics
-from serving.status import Code, StatusError
+from tfship.serving.metrics import Metrics
+from tfship.serving.status import Code, StatusError
 
 __all__ = ["Call", "Observer"]
 
 # One line of JSON per request: structured, for a machine to read.
-log = logging.getLogger("serving.requests")
+log = logging.getLogger("tfship.serving.requests")
 
 _INFERENCE = frozenset({"Predict", "Classify", "Regress", "MultiInference"})
 

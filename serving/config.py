@@ -5,12 +5,13 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-from serving import server_protos
-from serving.protos import model_server_config_pb2
-from serving.status import invalid
-from train.errors import UsageError
+from tfship.export import store
+from tfship.serving import server_protos
+from tfship.serving.protos import model_server_config_pb2
+from tfship.serving.status import invalid
+from tfship.train.errors import UsageError
 
-__all__ = ["check_request", "one_model", "parse_config", "read_config"]
+__all__ = ["check_request", "models_in", "one_model", "parse_config", "read_config"]
 
 PLATFORM = "tensorflow"
 _URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
@@ -21,6 +22,22 @@ def one_model(name: str, base_path: str) -> Any:
     config = model_server_config_pb2.ModelServerConfig()
     config.model_config_list.config.add(name=name, base_path=base_path, model_platform=PLATFORM)
     _check(config, "--model_base_path")
+    return config
+
+
+def models_in(folder: Path) -> Any:
+    """Return the ModelServerConfig of all servables in a folder. Raises UsageError if there is none."""
+    names = store.servables(folder)
+    if not names:
+        raise UsageError(
+            f"no model: {folder} holds no exported version; run `tfship export` first, or pass --model_base_path=DIR "
+            "or --model_config_file=FILE"
+        )
+    config = model_server_config_pb2.ModelServerConfig()
+    for name in names:
+        path = str((folder / name).absolute())
+        config.model_config_list.config.add(name=name, base_path=path, model_platform=PLATFORM)
+    _check(config, str(folder))
     return config
 
 

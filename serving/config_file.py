@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serving.config import read_config
-from serving.status import StatusError
-from train.errors import UsageError
+from tfship.serving.config import read_config
+from tfship.serving.status import StatusError
+from tfship.train.errors import UsageError
 
 __all__ = ["ConfigFile"]
 

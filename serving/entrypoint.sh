@@ -3,6 +3,6 @@
 # and flags, which come last and so win. `exec` makes the server process 1, which gets the signal of `docker stop`.
 # A container can write to /dev/shm even where its root is read-only, and it starts empty.
 export TMPDIR=/dev/shm
-exec python -m serving --host=0.0.0.0 --port=8500 --rest_api_port=8501 \
+exec python -m tfship.serving --host=0.0.0.0 --port=8500 --rest_api_port=8501 \
     --model_name="$MODEL_NAME" --model_base_path="$MODEL_BASE_PATH/$MODEL_NAME" \
     --ready_file=/dev/shm/tfship.json "$@"

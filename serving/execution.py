@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.runtime import Runtime, Signature, TensorSpec
-from serving.calls import Call
-from serving.status import Code, StatusError, invalid
-from serving.tensors import DTYPES, MAX_REPEATED_BYTES, DType, dtype_of
+from tfship.export.runtime import Runtime, Signature, TensorSpec
+from tfship.serving.calls import Call
+from tfship.serving.status import Code, StatusError, invalid
+from tfship.serving.tensors import DTYPES, MAX_REPEATED_BYTES, DType, dtype_of
 
 __all__ = ["DEADLINE", "Loaded", "Tensors", "check_inputs", "find", "names", "run", "serialized", "until"]
 

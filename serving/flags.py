@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from serving import batching_config, protos, server_protos, tls
-from serving.batching_config import BatchingParameters
-from serving.loading import Loader
-from serving.metrics import DEFAULT_PATH
-from serving.models import LoadPolicy
-from serving.session_config import session_config
-from serving.settings import ANY_PORT, REUSE_PORT, Limits, Settings, cores, cores_each
-from train import cli
-from train.errors import UsageError
+from tfship.serving import batching_config, protos, server_protos, tls
+from tfship.serving.batching_config import BatchingParameters
+from tfship.serving.loading import Loader
+from tfship.serving.metrics import DEFAULT_PATH
+from tfship.serving.models import LoadPolicy
+from tfship.serving.session_config import session_config
+from tfship.serving.settings import ANY_PORT, REUSE_PORT, Limits, Settings, cores, cores_each
+from tfship.train import cli
+from tfship.train.errors import UsageError
 
 __all__ = ["IGNORED", "ignored", "parse", "parser", "settings"]
 
@@ -36,11 +36,12 @@ IGNORED: dict[str, tuple[bool | int | str, str]] = {
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all flags, supported and refused."""
     flags = cli.parser(
-        "python -m serving",
-        "Serve exported models by TensorFlow Serving's REST and gRPC APIs; flags as tensorflow_model_server's.",
+        "tfship serve",
+        "Serve exported models by TensorFlow Serving's REST and gRPC APIs; flags as tensorflow_model_server's. Without "
+        "--model_base_path and --model_config_file: all that are in the folder models, over REST on 8501, too.",
     )
     # The full usage is forty flags long and would bury the error that it is printed with.
-    flags.usage = "python -m serving --model_base_path=DIR [--rest_api_port=8501] [--flag=value …]"
+    flags.usage = "tfship serve [--model_base_path=DIR] [--rest_api_port=8501] [--flag=value …]"
     flags.add_argument(
         "--version", action="version", version=f"tfship model server, TensorFlow Serving API {protos.VERSION}",
         help="show the version and exit",

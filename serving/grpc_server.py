@@ -8,14 +8,14 @@ import grpc
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from serving import grpc_parsing
-from serving.grpc_arrivals import Arrivals, Threads
-from serving.grpc_services import SERVICES, Services
-from serving.ports import address
-from serving.protos import POOL
-from serving.settings import REUSE_PORT, Settings
-from serving.tls import Tls
-from train.errors import UsageError
+from tfship.serving import grpc_parsing
+from tfship.serving.grpc_arrivals import Arrivals, Threads
+from tfship.serving.grpc_services import SERVICES, Services
+from tfship.serving.ports import address
+from tfship.serving.protos import POOL
+from tfship.serving.settings import REUSE_PORT, Settings
+from tfship.serving.tls import Tls
+from tfship.train.errors import UsageError
 
 __all__ = ["GrpcServer"]
 

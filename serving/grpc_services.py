@@ -10,11 +10,11 @@ from typing import Any, Protocol, TypeVar
 import grpc
 from google.protobuf.message import DecodeError
 
-from serving.calls import Call, Observer
-from serving.execution import Tensors
-from serving.inference import Inference
-from serving.predict import METADATA_FIELD, Predictor
-from serving.protos import (
+from tfship.serving.calls import Call, Observer
+from tfship.serving.execution import Tensors
+from tfship.serving.inference import Inference
+from tfship.serving.predict import METADATA_FIELD, Predictor
+from tfship.serving.protos import (
     classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -25,9 +25,9 @@ from serving.protos import (
     prediction_service_pb2,
     regression_pb2,
 )
-from serving.settings import Settings
-from serving.status import Code, StatusError, invalid
-from serving.tensors import from_proto, to_proto
+from tfship.serving.settings import Settings
+from tfship.serving.status import Code, StatusError, invalid
+from tfship.serving.tensors import from_proto, to_proto
 
 __all__ = ["SERVICES", "Services"]
 

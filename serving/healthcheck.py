@@ -1,4 +1,4 @@
-"""Whether the server that wrote a ready file answers: `python -m serving.healthcheck FILE` exits with 0, else 1.
+"""Whether the server that wrote a ready file answers: `python -m tfship.serving.healthcheck FILE` exits with 0, else 1.
 
 The images' HEALTHCHECK. It asks over REST for a page that isn't there: the answer needs no thread of the pool that
 runs inferences, so that a busy server isn't taken for a dead one. Where REST is off, the gRPC port must take a
@@ -12,15 +12,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train import cli, files
-from train.errors import Unreachable
+from tfship.train import cli, files
+from tfship.train.errors import Unreachable
 
 _SECONDS = 4.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return 0 if the server answers. Raises ArtifactError if it isn't ready, Unreachable if it doesn't."""
-    parser = cli.parser("python -m serving.healthcheck", "Ask a model server whether it answers.")
+    parser = cli.parser("python -m tfship.serving.healthcheck", "Ask a model server whether it answers.")
     parser.add_argument("ready_file", type=Path, help="the file that the server's --ready_file names")
     ready = files.read_json(parser.parse_args(argv).ready_file)
     host, port = ready["host"], ready["rest_port"] or ready["grpc_port"]

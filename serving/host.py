@@ -7,18 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from serving.batching import BatchRun
-from serving.calls import Observer
-from serving.grpc_server import GrpcServer
-from serving.grpc_services import Services
-from serving.inference import Inference
-from serving.metrics import Metrics
-from serving.predict import Predictor
-from serving.rest import RestApi
-from serving.rest_server import RestServer
-from serving.servables import Servables
-from serving.settings import Settings
-from serving.view import View
+from tfship.serving.batching import BatchRun
+from tfship.serving.calls import Observer
+from tfship.serving.grpc_server import GrpcServer
+from tfship.serving.grpc_services import Services
+from tfship.serving.inference import Inference
+from tfship.serving.metrics import Metrics
+from tfship.serving.predict import Predictor
+from tfship.serving.rest import RestApi
+from tfship.serving.rest_server import RestServer
+from tfship.serving.servables import Servables
+from tfship.serving.settings import Settings
+from tfship.serving.view import View
 
 __all__ = ["Host"]
 

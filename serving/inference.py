@@ -12,19 +12,19 @@ import numpy as np
 from google.protobuf import text_format
 from numpy.typing import NDArray
 
-from export.runtime import DEFAULT_SIGNATURE, Signature
-from serving.calls import Call
-from serving.execution import check_inputs, find, run, serialized
-from serving.predict import describe
-from serving.protos import (
+from tfship.export.runtime import DEFAULT_SIGNATURE, Signature
+from tfship.serving.calls import Call
+from tfship.serving.execution import check_inputs, find, run, serialized
+from tfship.serving.predict import describe
+from tfship.serving.protos import (
     classification_pb2,
     inference_pb2,
     meta_graph_pb2,
     model_pb2,
     regression_pb2,
 )
-from serving.servables import Servable, Servables
-from serving.status import Code, StatusError, invalid
+from tfship.serving.servables import Servable, Servables
+from tfship.serving.status import Code, StatusError, invalid
 
 __all__ = ["CLASSIFY", "REGRESS", "Inference"]
 

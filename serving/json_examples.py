@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from serving.json_text import dump, excerpt, is_base64, kind, parse_object, shortest, to_bytes
-from serving.protos import example_pb2, feature_pb2, input_pb2
-from serving.status import invalid
+from tfship.serving.json_text import dump, excerpt, is_base64, kind, parse_object, shortest, to_bytes
+from tfship.serving.protos import example_pb2, feature_pb2, input_pb2
+from tfship.serving.status import invalid
 
 __all__ = ["ExamplesBody", "encode_classifications", "encode_regressions", "parse_examples"]
 

@@ -15,7 +15,7 @@ import orjson
 import simdjson
 from numpy.typing import NDArray
 
-from serving.tensors import MAX_RANK, DType
+from tfship.serving.tensors import MAX_RANK, DType
 
 __all__ = ["Numbers", "read", "write"]
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.runtime import DEFAULT_SIGNATURE, TensorSpec
-from serving import json_numbers
-from serving.json_text import dump, excerpt, is_base64, kind, parse_object, shortest, to_bytes
-from serving.status import Code, StatusError, invalid
-from serving.tensors import DType, dtype_of
+from tfship.export.runtime import DEFAULT_SIGNATURE, TensorSpec
+from tfship.serving import json_numbers
+from tfship.serving.json_text import dump, excerpt, is_base64, kind, parse_object, shortest, to_bytes
+from tfship.serving.status import Code, StatusError, invalid
+from tfship.serving.tensors import DType, dtype_of
 
 __all__ = ["PredictBody", "decode_inputs", "encode_outputs", "parse_predict"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.status import StatusError, invalid
+from tfship.serving.status import StatusError, invalid
 
 __all__ = ["dump", "excerpt", "is_base64", "kind", "parse_object", "shortest", "to_bytes"]
 

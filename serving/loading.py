@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from serving import batching_config
-from serving.batching_config import BatchingParameters
-from serving.protos import saved_model_pb2
-from serving.status import Code, StatusError
-from train.errors import ArtifactError, UsageError
+from tfship.serving import batching_config
+from tfship.serving.batching_config import BatchingParameters
+from tfship.serving.protos import saved_model_pb2
+from tfship.serving.status import Code, StatusError
+from tfship.train.errors import ArtifactError, UsageError
 
 # The process that starts the workers handles loaders, too, and never loads anything. What only loading needs is
 # imported when it is done: it would take longer than all else at the server's start.
 if TYPE_CHECKING:
-    from export.runtime import Runtime
-    from serving.batch_scheduler import BatchScheduler
-    from serving.batching import Observer
-    from serving.execution import Loaded
+    from tfship.export.runtime import Runtime
+    from tfship.serving.batch_scheduler import BatchScheduler
+    from tfship.serving.batching import Observer
+    from tfship.serving.execution import Loaded
 
 __all__ = ["Loader"]
 
@@ -81,15 +81,15 @@ class Loader:
 
     def load(self, path: Path) -> "Loaded":
         """Load the version directory `path`. Raises ArtifactError if it holds no model that can be run."""
-        from serving import served_file
-        from serving.execution import Loaded
+        from tfship.serving import served_file
+        from tfship.serving.execution import Loaded
 
         parameters = self._parameters(path)
         tflite = served_file.find(path)
         if self.prefer_tflite and tflite:
             # Each runtime is imported only when it is needed: TensorFlow takes seconds and half a gigabyte.
-            from export.litert import LiteRT
-            from serving.splitting import SplitRuntime
+            from tfship.export.litert import LiteRT
+            from tfship.serving.splitting import SplitRuntime
 
             litert = LiteRT(tflite, self.threads, self.interpreters)
             rows = max(1, _CACHE_BYTES // max(1, litert.row_bytes))
@@ -102,7 +102,7 @@ class Loader:
                 f"{path}: holds {tflite.relative_to(path)} and no SavedModel; pass --prefer_tflite_model"
             )
         any_shape = graph.is_file() and _operators(_tagged(graph, self.tags)) <= _SAFE_OPERATORS
-        from export.savedmodel import SavedModel
+        from tfship.export.savedmodel import SavedModel
 
         runtime = self._batched(SavedModel(path, tags=self.tags, config=self.session_config), parameters)
         return self._warmed(path, Loaded(runtime, any_shape), fitting=False)
@@ -110,7 +110,7 @@ class Loader:
     def _parameters(self, path: Path) -> BatchingParameters | None:
         if not self.batching or not self.per_model_batching:
             return self.batching
-        from export.contract import BATCHING
+        from tfship.export.contract import BATCHING
 
         own = path / BATCHING
         if not own.is_file():
@@ -123,19 +123,19 @@ class Loader:
     def _batched(self, runtime: "Runtime", parameters: BatchingParameters | None) -> "Runtime":
         if not parameters:
             return runtime
-        from serving.batching import BatchedRuntime
+        from tfship.serving.batching import BatchedRuntime
 
         return BatchedRuntime(runtime, parameters, self._scheduler, self.on_batch)
 
     @functools.cached_property
     def _scheduler(self) -> "BatchScheduler":
-        from serving.batch_scheduler import BatchScheduler
+        from tfship.serving.batch_scheduler import BatchScheduler
 
         pool = self.batching or BatchingParameters()
         return BatchScheduler(pool.thread_pool_name, pool.num_batch_threads)
 
     def _warmed(self, path: Path, loaded: "Loaded", *, fitting: bool) -> "Loaded":
-        from serving import warmup
+        from tfship.serving import warmup
 
         try:
             iterations = self.warmup_iterations

@@ -12,9 +12,9 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from serving.exposition import CONTENT_TYPE, Family, lines
-from serving.tallies import Tally, Worker
-from train.errors import UsageError
+from tfship.serving.exposition import CONTENT_TYPE, Family, lines
+from tfship.serving.tallies import Tally, Worker
+from tfship.train.errors import UsageError
 
 __all__ = ["DEFAULT_PATH", "FAMILIES", "FOLDER", "Metrics"]
 

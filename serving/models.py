@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from export import store
-from serving import versions
-from serving.status import Code, StatusError
-from serving.view import Fleet, ModelView, ProcessDiedError, State, VersionStatus
-from train.errors import ArtifactError
+from tfship.export import store
+from tfship.serving import versions
+from tfship.serving.status import Code, StatusError
+from tfship.serving.view import Fleet, ModelView, ProcessDiedError, State, VersionStatus
+from tfship.train.errors import ArtifactError
 
 __all__ = ["LoadPolicy", "ModelManager"]
 
@@ -387,4 +387,4 @@ def _each(threads: int, work: Callable[[_T], None], items: Iterable[_T]) -> None
 
 
 _NO_VERSIONS = "holds no integer-named version directory"
-_REMEDY = "run `make export`, or name a directory that holds versions (1, 2, …)"
+_REMEDY = "run `tfship export`, or name a directory that holds versions (1, 2, …)"

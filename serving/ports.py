@@ -5,7 +5,7 @@ import resource
 import socket
 from pathlib import Path
 
-from train.errors import UsageError
+from tfship.train.errors import UsageError
 
 __all__ = [
     "address",

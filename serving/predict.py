@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from export.runtime import DEFAULT_SIGNATURE, Signature
-from serving.calls import Call
-from serving.config import check_request
-from serving.execution import Tensors, check_inputs, find, names, run
-from serving.protos import get_model_metadata_pb2, get_model_status_pb2
-from serving.servables import Servables
-from serving.status import Code, StatusError, invalid
+from tfship.export.runtime import DEFAULT_SIGNATURE, Signature
+from tfship.serving.calls import Call
+from tfship.serving.config import check_request
+from tfship.serving.execution import Tensors, check_inputs, find, names, run
+from tfship.serving.protos import get_model_metadata_pb2, get_model_status_pb2
+from tfship.serving.servables import Servables
+from tfship.serving.status import Code, StatusError, invalid
 
 __all__ = ["METADATA_FIELD", "Prediction", "Predictor", "describe"]
 

@@ -3,7 +3,7 @@
 See `export.descriptors` for how they relate to TensorFlow's own.
 """
 
-from export.descriptors import POOL, VERSION, messages
+from tfship.export.descriptors import POOL, VERSION, messages
 
 __all__ = [
     "POOL",

@@ -28,17 +28,17 @@ from urllib.parse import unquote_to_bytes
 
 from google.protobuf import json_format
 
-from export.runtime import Signature
-from serving.calls import Call, Observer
-from serving.execution import Tensors
-from serving.inference import Inference
-from serving.json_examples import encode_classifications, encode_regressions, parse_examples
-from serving.json_tensors import PredictBody, decode_inputs, encode_outputs, parse_predict
-from serving.pace import Pace
-from serving.predict import METADATA_FIELD, Predictor
-from serving.protos import get_model_metadata_pb2, model_pb2
-from serving.settings import Settings
-from serving.status import Code, StatusError, invalid
+from tfship.export.runtime import Signature
+from tfship.serving.calls import Call, Observer
+from tfship.serving.execution import Tensors
+from tfship.serving.inference import Inference
+from tfship.serving.json_examples import encode_classifications, encode_regressions, parse_examples
+from tfship.serving.json_tensors import PredictBody, decode_inputs, encode_outputs, parse_predict
+from tfship.serving.pace import Pace
+from tfship.serving.predict import METADATA_FIELD, Predictor
+from tfship.serving.protos import get_model_metadata_pb2, model_pb2
+from tfship.serving.settings import Settings
+from tfship.serving.status import Code, StatusError, invalid
 
 __all__ = ["Answer", "RestApi", "page"]
 

@@ -13,10 +13,10 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving.ports import bound
-from serving.rest import RestApi, page
-from serving.settings import Limits, Settings
-from train.errors import UsageError
+from tfship.serving.ports import bound
+from tfship.serving.rest import RestApi, page
+from tfship.serving.settings import Limits, Settings
+from tfship.train.errors import UsageError
 
 __all__ = ["RestServer"]
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.execution import Loaded
-from serving.loading import Loader
-from serving.status import Code, StatusError
-from serving.view import ModelView, VersionStatus, View
-from train.errors import ArtifactError
+from tfship.serving.execution import Loaded
+from tfship.serving.loading import Loader
+from tfship.serving.status import Code, StatusError
+from tfship.serving.view import ModelView, VersionStatus, View
+from tfship.train.errors import ArtifactError
 
 __all__ = ["Servable", "Servables"]
 

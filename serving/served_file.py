@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from export.cards import CARD
-from export.formats import FORMATS, SERVED_FILE
-from train.errors import ArtifactError
-from train.files import read_json
+from tfship.export.cards import CARD
+from tfship.export.formats import FORMATS, SERVED_FILE
+from tfship.train.errors import ArtifactError
+from tfship.train.files import read_json
 
 __all__ = ["find"]
 

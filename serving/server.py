@@ -1,17 +1,17 @@
-"""The model server: models and ports put together; `python -m serving` runs it, tests hold it."""
+"""The model server: models and ports put together; `tfship serve` runs it, tests hold it."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from serving.config_file import ConfigFile
-from serving.models import ModelManager
-from serving.ports import check_free, check_path_free, remove_path
-from serving.settings import ANY_PORT, Settings
-from serving.workers import Workers
-from train.errors import UsageError
+from tfship.serving.config_file import ConfigFile
+from tfship.serving.models import ModelManager
+from tfship.serving.ports import check_free, check_path_free, remove_path
+from tfship.serving.settings import ANY_PORT, Settings
+from tfship.serving.workers import Workers
+from tfship.train.errors import UsageError
 
 if TYPE_CHECKING:
-    from serving.host import Host
+    from tfship.serving.host import Host
 
 __all__ = ["ANY_PORT", "ModelServer", "Settings"]
 
@@ -72,6 +72,6 @@ def _host(settings: Settings, reload: Callable[[Any], None]) -> "Host | Workers"
     if settings.workers:
         return Workers(settings, reload)
     # What answers requests is not for a process that has others do it: the imports would take a third of the start.
-    from serving.host import Host
+    from tfship.serving.host import Host
 
     return Host(settings, reload)

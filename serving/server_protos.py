@@ -10,7 +10,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 
-from train.errors import UsageError
+from tfship.train.errors import UsageError
 
 __all__ = ["BatchingParameters", "MonitoringConfig", "SSLConfig", "parse", "read", "read_text"]
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from google.protobuf import text_format
 
-from serving import server_protos
-from serving.protos import POOL, config_pb2
-from serving.settings import cores_each
-from train.errors import UsageError
+from tfship.serving import server_protos
+from tfship.serving.protos import POOL, config_pb2
+from tfship.serving.settings import cores_each
+from tfship.train.errors import UsageError
 
 __all__ = ["session_config"]
 

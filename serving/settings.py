@@ -4,9 +4,9 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving.loading import Loader
-from serving.models import LoadPolicy
-from serving.tls import Tls
+from tfship.serving.loading import Loader
+from tfship.serving.models import LoadPolicy
+from tfship.serving.tls import Tls
 
 __all__ = ["ANY_PORT", "REUSE_PORT", "Limits", "Settings", "cores"]
 

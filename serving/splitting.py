@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.runtime import Runtime, Signature, TensorSpec
-from serving.execution import DEADLINE, until
-from serving.status import Code, StatusError
-from serving.tensors import dtype_of
+from tfship.export.runtime import Runtime, Signature, TensorSpec
+from tfship.serving.execution import DEADLINE, until
+from tfship.serving.status import Code, StatusError
+from tfship.serving.tensors import dtype_of
 
 __all__ = ["SplitRuntime"]
 

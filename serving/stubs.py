@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 from google.protobuf import message_factory
 
-from serving.protos import model_service_pb2, prediction_service_pb2
+from tfship.serving.protos import model_service_pb2, prediction_service_pb2
 
 __all__ = ["ModelServiceStub", "PredictionServiceStub"]
 

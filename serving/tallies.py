@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.errors import UsageError
+from tfship.train.errors import UsageError
 
 __all__ = ["Key", "Tally", "Worker"]
 

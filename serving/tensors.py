@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.protos import tensor_pb2, types_pb2
+from tfship.serving.protos import tensor_pb2, types_pb2
 
 try:
     import ml_dtypes

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving import server_protos
-from train.errors import UsageError
+from tfship.serving import server_protos
+from tfship.train.errors import UsageError
 
 if TYPE_CHECKING:
     import grpc

@@ -6,7 +6,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
 
-from serving.status import Code, StatusError
+from tfship.serving.status import Code, StatusError
 
 __all__ = ["Fleet", "ModelView", "ProcessDiedError", "State", "VersionStatus", "View"]
 

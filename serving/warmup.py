@@ -12,13 +12,13 @@ from typing import Any
 import google_crc32c
 from google.protobuf.message import DecodeError
 
-from export.contract import WARMUP
-from export.runtime import DEFAULT_SIGNATURE
-from serving.execution import Loaded, Tensors, check_inputs, find, run, serialized
-from serving.protos import prediction_log_pb2
-from serving.status import StatusError
-from serving.tensors import from_proto
-from train.errors import ArtifactError
+from tfship.export.contract import WARMUP
+from tfship.export.runtime import DEFAULT_SIGNATURE
+from tfship.serving.execution import Loaded, Tensors, check_inputs, find, run, serialized
+from tfship.serving.protos import prediction_log_pb2
+from tfship.serving.status import StatusError
+from tfship.serving.tensors import from_proto
+from tfship.train.errors import ArtifactError
 
 __all__ = ["replay"]
 

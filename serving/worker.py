@@ -10,10 +10,10 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any
 
-from serving.channel import Channel, ChannelClosed
-from serving.host import Host
-from serving.settings import Settings
-from serving.status import Code, StatusError
+from tfship.serving.channel import Channel, ChannelClosed
+from tfship.serving.host import Host
+from tfship.serving.settings import Settings
+from tfship.serving.status import Code, StatusError
 
 __all__ = ["main"]
 
@@ -23,7 +23,7 @@ _TRIM_SECONDS = 10.0
 def main(descriptor: int) -> None:
     """Serve what the process at the other end of the connection says, until it says `close` or is gone."""
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.WARNING)
-    logging.getLogger("serving").setLevel(logging.INFO)
+    logging.getLogger("tfship.serving").setLevel(logging.INFO)
     logging.raiseExceptions = False  # see `serving.__main__`
     connection = Connection(descriptor)
     try:

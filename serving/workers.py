@@ -22,15 +22,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from serving.channel import Channel, ChannelClosed
-from serving.metrics import FOLDER
-from serving.ports import bound
-from serving.protos import model_server_config_pb2
-from serving.settings import Settings
-from serving.status import Code, StatusError
-from serving.view import ProcessDiedError, View
-from train.backend import WITHOUT_KERAS
-from train.errors import ArtifactError
+from tfship.serving.channel import Channel, ChannelClosed
+from tfship.serving.metrics import FOLDER
+from tfship.serving.ports import bound
+from tfship.serving.protos import model_server_config_pb2
+from tfship.serving.settings import Settings
+from tfship.serving.status import Code, StatusError
+from tfship.serving.view import ProcessDiedError, View
+from tfship.train.backend import WITHOUT_KERAS
+from tfship.train.errors import ArtifactError
 
 __all__ = ["Workers"]
 
@@ -43,7 +43,6 @@ _MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
     "MALLOC_ARENA_MAX": "4",
 }
-_ROOT = Path(__file__).resolve().parent.parent
 # A worker that dies is replaced at once; one that doesn't live long, time and again, after ever longer pauses.
 _PAUSES_SECONDS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 _LONG_SECONDS = 60.0
@@ -225,7 +224,6 @@ class Workers:
     def _spawn(self, number: int) -> _Worker:
         ours, theirs = socket.socketpair()
         environment = dict(os.environ)
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), environment.get("PYTHONPATH")]))
         for name, value in {**_MALLOC, **WITHOUT_KERAS}.items():
             environment.setdefault(name, value)
         if self._folder:
@@ -235,7 +233,7 @@ class Workers:
         # manager's SIGTERM reach every process, and only this one obeys.
         with theirs, _signals_held():
             process = subprocess.Popen(
-                [sys.executable, "-m", "serving.worker", str(theirs.fileno())],
+                [sys.executable, "-m", "tfship.serving.worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 env=environment,
                 stdin=subprocess.DEVNULL,

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from client import predict
-from client.draw_samples import FOLDER
 from conftest import ROOT
-from serving.server import Settings
-from serving.tls import Tls
 from serving_fixtures import TFLITE, Client, config_of, publish, serving
-from train import cli
-from train.cards import RELEASED
+from tfship.client import predict
+from tfship.client.draw_samples import FOLDER
+from tfship.serving.server import Settings
+from tfship.serving.tls import Tls
+from tfship.train import cli
+from tfship.train.cards import RELEASED
 
 SEVEN = FOLDER / "seven.png"
 RELEASED_MODELS = ROOT / "models" / RELEASED

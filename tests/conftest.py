@@ -13,8 +13,8 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 # TensorFlow's do, too.
 os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
 
-from train import data
-from train.data import Digits
+from tfship.train import data
+from tfship.train.data import Digits
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -84,8 +84,8 @@ def _make(folder: Path) -> None:
 
 
 def _train_and_export(name: str, epochs: int, folder: Path) -> None:
-    from export.__main__ import main as export
-    from train.__main__ import main as train
+    from tfship.export.__main__ import main as export
+    from tfship.train.__main__ import main as train
 
     assert train([name, "--epochs", str(epochs), "--models", str(folder)]) == 0
     assert export([name, "--models", str(folder)]) == 0

@@ -16,13 +16,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from client import doctor
-from export import cards, contract
-from export.cards import ExportCard
 from serving_fixtures import (
     Client,
 )
-from train import cli
+from tfship.client import doctor
+from tfship.export import cards, contract
+from tfship.export.cards import ExportCard
+from tfship.train import cli
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="tfship-doctor-")
 
@@ -72,7 +72,7 @@ def captured(*arguments: object) -> tuple[int, str, str]:
 
 @functools.cache
 def exported() -> Path:
-    """Return a version directory as `make export` writes it, of a network that is quickly made."""
+    """Return a version directory as `tfship export` writes it, of a network that is quickly made."""
     import tensorflow as tf
 
     folder = Path(_FOLDER.name, "exported")

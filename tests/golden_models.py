@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.tools import flatbuffer_utils
 
-from export import signature_metadata
 from serving_fixtures import config_of, to_tflite
+from tfship.export import signature_metadata
 
 __all__ = ["golden_config", "tflite_config"]
 

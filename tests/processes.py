@@ -7,7 +7,6 @@ Python's fork server imports it for all of them. It runs nothing of TensorFlow i
 import contextlib
 import multiprocessing
 import os
-import runpy
 import signal
 import sys
 import tempfile
@@ -19,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from conftest import ROOT
-from export import isolation
+from tfship.export import isolation
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload([*isolation.PRELOAD, "train.fit", "train.figures", "export.publish"])
+_CONTEXT.set_forkserver_preload(
+    [*isolation.PRELOAD, "tfship.train.fit", "tfship.train.figures", "tfship.export.publish"]
+)
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,12 @@ def forked(
             process.join()
 
 
-def command(module: str, *argv: str) -> None:
-    """Do what `python -m module argv…` does."""
-    sys.argv = [module, *argv]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+def command(name: str, *argv: str) -> None:
+    """Do what `tfship command argv…` does."""
+    from tfship.train import command
+
+    sys.argv = ["tfship", name, *argv]
+    sys.exit(command.run())
 
 
 def _begin(

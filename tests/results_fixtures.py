@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.formats import FORMATS, REFERENCE
-from train import stats
+from tfship.export.formats import FORMATS, REFERENCE
+from tfship.train import stats
 
 __all__ = ["MODELS", "packed", "results"]
 

@@ -19,14 +19,14 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from export import signature_metadata
-from serving.config import parse_config
-from serving.loading import Loader
-from serving.models import LoadPolicy
-from serving.protos import predict_pb2
-from serving.server import ANY_PORT, ModelServer, Settings
-from serving.stubs import ModelServiceStub, PredictionServiceStub
-from serving.tensors import from_proto, to_proto
+from tfship.export import signature_metadata
+from tfship.serving.config import parse_config
+from tfship.serving.loading import Loader
+from tfship.serving.models import LoadPolicy
+from tfship.serving.protos import predict_pb2
+from tfship.serving.server import ANY_PORT, ModelServer, Settings
+from tfship.serving.stubs import ModelServiceStub, PredictionServiceStub
+from tfship.serving.tensors import from_proto, to_proto
 
 ROOT = Path(__file__).resolve().parent.parent
 # Deleted when the interpreter ends.
@@ -136,7 +136,7 @@ def poison() -> bytes:
 
 
 def publish(base_path: Path, version: int, content: bytes | None = None) -> None:
-    """Make a version appear at once, as `make export` does: `times version`, or a file with `content`."""
+    """Make a version appear at once, as `tfship export` does: `times version`, or a file with `content`."""
     stage = base_path / f".stage-{version}"
     stage.mkdir(parents=True)
     (stage / "model.tflite").write_bytes(tflite_times(version) if content is None else content)
@@ -244,8 +244,8 @@ def serving(
 
 @contextlib.contextmanager
 def process(*argv: str, ready: Path | None = None) -> Iterator[subprocess.Popen[str]]:
-    """Start `python -m serving`, and see to it that it doesn't outlive the test."""
-    command = [sys.executable, "-m", "serving", *argv, *([f"--ready_file={ready}"] if ready else [])]
+    """Start `tfship serve`, and see to it that it doesn't outlive the test."""
+    command = [sys.executable, "-m", "tfship.serving", *argv, *([f"--ready_file={ready}"] if ready else [])]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as started:

@@ -4,13 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from train.backend import tensorflow
-from train.data import Digits, to_input
-from train.recipe import Augmentation
+from tfship.train.backend import tensorflow
+from tfship.train.data import Digits, to_input
+from tfship.train.recipe import Augmentation
 
 tf = tensorflow()
 
-from train.augment import _sample, distort  # noqa: E402
+from tfship.train.augment import _sample, distort  # noqa: E402
 
 EVERYTHING = Augmentation(rotation=15, scale=0.2, shear=0.2, shift=3, elastic=1.5, erase=6)
 

@@ -3,12 +3,12 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from train.backend import tensorflow
-from train.recipe import Augmentation
+from tfship.train.backend import tensorflow
+from tfship.train.recipe import Augmentation
 
 tensorflow()
 
-from train.batches import batches  # noqa: E402
+from tfship.train.batches import batches  # noqa: E402
 
 COUNT, SIZE = 50, 8
 PER_EPOCH = COUNT // SIZE

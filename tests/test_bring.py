@@ -13,19 +13,19 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks import report
-from benchmarks.__main__ import main as benchmark
-from benchmarks.modes import MODES
-from client import predict
-from export import cards, contract, formats, store
-from export.__main__ import main
-from export.litert import LiteRT
-from export.runtime import Classifier
-from export.savedmodel import SavedModel
-from export.user_model import UserModel, source_of
-from train import cli
-from train.data import Digits
-from train.errors import DataError
+from tfship.benchmarks import report
+from tfship.benchmarks.__main__ import main as benchmark
+from tfship.benchmarks.modes import MODES
+from tfship.client import predict
+from tfship.export import cards, contract, formats, store
+from tfship.export.__main__ import main
+from tfship.export.litert import LiteRT
+from tfship.export.runtime import Classifier
+from tfship.export.savedmodel import SavedModel
+from tfship.export.user_model import UserModel, source_of
+from tfship.train import cli
+from tfship.train.data import Digits
+from tfship.train.errors import DataError
 
 NAMES = ["portrait", "temple", "flower"]
 SIZE = 32
@@ -61,7 +61,7 @@ def patches(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder: photos.keras, trained here; labels.txt, eval.npz, and calibration/<class>/*.png."""
-    from train.backend import tensorflow
+    from tfship.train.backend import tensorflow
 
     tensorflow()
     import keras

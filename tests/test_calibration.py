@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from export import calibration
-from export.contract import Contract, Scaling
-from train.data import Digits
-from train.errors import DataError
+from tfship.export import calibration
+from tfship.export.contract import Contract, Scaling
+from tfship.train.data import Digits
+from tfship.train.errors import DataError
 
 RULES = Contract("m", (), 6, 5, 3, Scaling.of_range(0, 1, 3), "resize")
 

@@ -7,10 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import ROOT
-from export import cards, contract, outputs, store, verify
-from export.__main__ import main
-from export.formats import FORMATS
-from train import cli
+from tfship.export import cards, contract, outputs, store, verify
+from tfship.export.__main__ import main
+from tfship.export.formats import FORMATS
+from tfship.train import cli
 
 CASES = ROOT.parent / "shared" / "cases"
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="no ../shared/cases here")

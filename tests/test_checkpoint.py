@@ -4,8 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train import checkpoint
-from train.checkpoint import Progressed
+from tfship.train import checkpoint
+from tfship.train.checkpoint import Progressed
 
 IDENTITY: dict[str, Any] = {"seed": 1, "recipe": {"epochs": 3}}
 PROGRESSED = Progressed(2, 1.5, [{"loss": 0.5}, {"loss": 0.25}])

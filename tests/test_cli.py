@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import pytest
 
 from conftest import ROOT
-from train import cli, errors
-from train.errors import TfshipError
-from train.progress import Progress
+from tfship.train import cli, errors
+from tfship.train.errors import TfshipError
+from tfship.train.progress import Progress
 
 
 def raising(error: BaseException) -> int:
@@ -51,7 +51,9 @@ def test_other_ends(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_closed_pipe_is_no_failure() -> None:
-    script = "import sys; from train import cli; sys.exit(cli.run(lambda _: print('x' * 100_000) or 0))"
+    script = (
+        "import sys; from tfship.train import cli; sys.exit(cli.run(lambda _: print('x' * 100_000) or 0))"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -78,7 +80,7 @@ def test_help_shows_only_defaults_that_say_something() -> None:
 
 def test_progress_in_a_log_is_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("train.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("tfship.train.progress.time.monotonic", lambda: now)
     log = io.StringIO()
     with Progress("training", 1000, "steps", log) as progress:
         for _ in range(10):

@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.server import Server, embedded
-from client import predict
-from client.connection import Connection, Servable
-from client.draw_samples import FOLDER
-from client.grpc import Grpc
-from client.rest import Rest
 from client_fixtures import send, web
 from conftest import ROOT
-from export import store, verify
-from export.formats import FORMATS
-from export.runtime import Target
-from train import cli
-from train.data import Digits, to_input
-from train.errors import Refused, Unreachable
+from tfship.benchmarks.server import Server, embedded
+from tfship.client import predict
+from tfship.client.connection import Connection, Servable
+from tfship.client.draw_samples import FOLDER
+from tfship.client.grpc import Grpc
+from tfship.client.rest import Rest
+from tfship.export import store, verify
+from tfship.export.formats import FORMATS
+from tfship.export.runtime import Target
+from tfship.train import cli
+from tfship.train.data import Digits, to_input
+from tfship.train.errors import Refused, Unreachable
 
 SEVEN = FOLDER / "seven.png"
 
@@ -142,7 +142,7 @@ def test_unreachable_server(flags: list[str], capsys: pytest.CaptureFixture[str]
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert "nothing answers" in line
-    assert "make serve" in line
+    assert "tfship serve" in line
 
 
 @pytest.mark.parametrize("flags", [[], ["--target", "grpc"]])
@@ -173,7 +173,7 @@ def test_the_other_ports_number(server: Server, capsys: pytest.CaptureFixture[st
 
 def test_tflite_without_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(SEVEN, "--target", "tflite", "--models", tmp_path) == 4
-    assert "run `make export` first" in capsys.readouterr().err
+    assert "run `tfship export` first" in capsys.readouterr().err
     assert run(SEVEN, "--target", f"tflite:{SEVEN}") == 4
     assert "LiteRT can't load it" in capsys.readouterr().err
 
@@ -206,9 +206,9 @@ def test_a_server_that_never_answers(kind: type[Rest] | type[Grpc]) -> None:
 def test_tensorflow_is_never_loaded(server: Server, models: Path, how: str) -> None:
     script = """
 import sys
-import client.predict
+import tfship.client.predict
 assert "tensorflow" not in sys.modules
-assert client.predict.main(sys.argv[1:]) == 0
+assert tfship.client.predict.main(sys.argv[1:]) == 0
 loaded = {name.split(".")[0] for name in sys.modules}
 assert not loaded & {"tensorflow", "tensorflow_serving", "keras"}, loaded
 assert not any("tensorflow" in line and ".so" in line for line in open("/proc/self/maps")), "a library"
@@ -220,7 +220,8 @@ assert not any("tensorflow" in line and ".so" in line for line in open("/proc/se
 
 
 @pytest.mark.parametrize(
-    "command", [["client/predict.py"], ["-m", "client"], [str(ROOT / "client" / "predict.py")]]
+    "command",
+    [["client/predict.py"], ["-m", "tfship.train.command", "predict"], [str(ROOT / "client" / "predict.py")]],
 )
 def test_as_a_script_and_as_a_module(models: Path, command: list[str], tmp_path: Path) -> None:
     directory = tmp_path if Path(command[-1]).is_absolute() else ROOT

@@ -12,18 +12,18 @@ import grpc
 import numpy as np
 import pytest
 
-from client import tls
-from client.arguments import headers
-from client.connection import MOST_ANSWER, Connection, Servable, Tls
-from client.grpc import Grpc
-from client.rest import Rest
 from client_fixtures import SEVEN, Web, counted, digits_served, run, send, web
-from serving.protos import predict_pb2
-from serving.tensors import to_proto
-from serving.tls import Tls as ServerTls
 from serving_fixtures import Client
 from test_serving_tls import Certificates
-from train.errors import Refused, Unreachable, UsageError
+from tfship.client import tls
+from tfship.client.arguments import headers
+from tfship.client.connection import MOST_ANSWER, Connection, Servable, Tls
+from tfship.client.grpc import Grpc
+from tfship.client.rest import Rest
+from tfship.serving.protos import predict_pb2
+from tfship.serving.tensors import to_proto
+from tfship.serving.tls import Tls as ServerTls
+from tfship.train.errors import Refused, Unreachable, UsageError
 
 IMAGES = np.zeros((64, 28, 28, 1), np.float32)
 ANSWER = json.dumps({"predictions": [[0.25, 0.75]] * 64}).encode()

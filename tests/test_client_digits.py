@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client import digits
-from client.ink import Box
 from client_fixtures import RELEASED_MODELS, SEVEN, run
-from export import contract
-from train.data import Digits
-from train.errors import DataError
+from tfship.client import digits
+from tfship.client.ink import Box
+from tfship.export import contract
+from tfship.train.data import Digits
+from tfship.train.errors import DataError
 
 LOCAL = ("--target", f"tflite:{RELEASED_MODELS / 'cnn.int8.tflite'}")
 DIGITS = contract.digits("cnn")

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, PngImagePlugin
 
-from client import draw_samples
 from client_fixtures import RELEASED_MODELS, SEVEN
 from conftest import ROOT
+from tfship.client import draw_samples
 
 # Five seconds are of a processor that has two for itself; without AVX-512, and beside another test, it takes up to six.
 MOST_MIB, MOST_SECONDS = 500, 8
@@ -37,8 +37,8 @@ def took():
     return {"MiB": int(peak.split()[1]) / 1024, "seconds": used.ru_utime + used.ru_stime}
 """
 ASKED = """
-from client.__main__ import main
-from train import cli
+from tfship.client.predict import main
+from tfship.train import cli
 code = cli.run(main)
 json.dump(took(), open(os.environ["TOOK"], "w"))
 sys.exit(code)
@@ -163,8 +163,8 @@ def test_the_largest_are_within_bounds(tmp_path: Path, name: str) -> None:
 
 RESIZED = """
 from pathlib import Path
-from client import image
-from export.contract import Contract, Scaling
+from tfship.client import image
+from tfship.export.contract import Contract, Scaling
 rules = Contract("photos", ("a", "b"), 224, 224, 3, Scaling.of_range(0, 1, 3), "resize")
 before = took()["seconds"]
 assert image.pixels(Path(sys.argv[1]).read_bytes(), rules).shape == (224, 224, 3)
@@ -216,9 +216,9 @@ FUZZ = """
 import io, time
 import numpy as np
 from PIL import Image
-from client import digits, draw_samples, image
-from export import contract
-from train.errors import DataError
+from tfship.client import digits, draw_samples, image
+from tfship.export import contract
+from tfship.train.errors import DataError
 PHOTOS = contract.Contract("photos", ("a", "b"), 32, 48, 3, contract.Scaling.of_range(-1, 1, 3), "resize")
 CONTRACTS = [contract.digits("cnn"), PHOTOS]
 seed, count, kinds = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]

@@ -13,21 +13,21 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from client import AsyncClient, DataError, Prediction, Refused, inputs, predict
-from client import Client as Library
-from client.arguments import choice
-from client.binding import Binding, by_signature
-from client.interpretation import Interpretation
-from client.targets import open_target
 from client_fixtures import SEVEN, run, send, web
 from conftest import ROOT
-from export import contract as contracts
-from export.contract import Contract, Scaling
-from export.formats import FORMATS
-from export.runtime import Quantization, Signature, TensorSpec
-from serving.server import Settings
 from serving_fixtures import TFLITE, Client, config_of, publish, serving
-from train import cli
+from tfship.client import AsyncClient, DataError, Prediction, Refused, inputs, predict
+from tfship.client import Client as Library
+from tfship.client.arguments import choice
+from tfship.client.binding import Binding, by_signature
+from tfship.client.interpretation import Interpretation
+from tfship.client.targets import open_target
+from tfship.export import contract as contracts
+from tfship.export.contract import Contract, Scaling
+from tfship.export.formats import FORMATS
+from tfship.export.runtime import Quantization, Signature, TensorSpec
+from tfship.serving.server import Settings
+from tfship.train import cli
 
 CASES = ROOT.parent / "shared" / "cases"
 SHADES = (0, 102, 255)  # 0.0, 0.4 and 1.0
@@ -239,7 +239,7 @@ def test_labels_and_scores_for_machines(
 
 
 def test_no_label_reaches_the_threshold(capsys: pytest.CaptureFixture[str]) -> None:
-    from client.output import Lines
+    from tfship.client.output import Lines
 
     Lines(2, "independent", lambda _: None).answered("photo.jpg", [("beach", 0.31), ("sea", 0.2)])
     Lines(2, "independent", lambda _: None).answered(
@@ -405,7 +405,7 @@ def test_a_file_of_integers_answers_behind_a_server_as_in_this_process(
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of models with `digits_small.keras` as int8_uint8, in a version by itself, for servers of TFLite."""
-    from export.__main__ import main as export
+    from tfship.export.__main__ import main as export
 
     folder, made = tmp_path_factory.mktemp("quantized"), tmp_path_factory.mktemp("exported")
     data = [f"--eval={CASES / 'eval_digits.npz'}", f"--calibration={CASES / 'calibration_digits.npz'}"]

@@ -21,8 +21,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import client as package
-from client import (
+from client_fixtures import SEVEN, counted, digits_served, send, web
+from conftest import ROOT
+from serving_fixtures import Client as Ports
+from serving_fixtures import config_of, serving
+from test_serving_tls import Certificates
+from tfship import client as package
+from tfship.client import (
     ArtifactError,
     AsyncClient,
     Client,
@@ -36,13 +41,8 @@ from client import (
     UsageError,
     image,
 )
-from client.draw_samples import FOLDER
-from client_fixtures import SEVEN, counted, digits_served, send, web
-from conftest import ROOT
-from export import contract as contracts
-from serving_fixtures import Client as Ports
-from serving_fixtures import config_of, serving
-from test_serving_tls import Certificates
+from tfship.client.draw_samples import FOLDER
+from tfship.export import contract as contracts
 
 DIGITS = contracts.digits("cnn")
 # Prepared already: they take no time.
@@ -616,8 +616,8 @@ def test_encrypted(kind: str, tmp_path: Path) -> None:
 
 def test_what_the_package_offers_is_imported_when_it_is_asked_for() -> None:
     script = """
-import sys, client
-heavy = {"numpy", "PIL", "grpc", "requests", "asyncio", "client.library"}
+import sys, tfship.client as client
+heavy = {"numpy", "PIL", "grpc", "requests", "asyncio", "tfship.client.library"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 client.Client("localhost:8500"), client.AsyncClient("localhost:8500")
 assert not {"grpc", "requests", "tensorflow"} & set(sys.modules)
@@ -630,7 +630,7 @@ assert not {"grpc", "requests", "tensorflow"} & set(sys.modules)
 def test_nothing_is_left_open_or_said(digits: Ports) -> None:
     script = """
 import asyncio, sys
-from client import AsyncClient, Client
+from tfship.client import AsyncClient, Client
 
 async def main(where):
     async with AsyncClient(where) as client:

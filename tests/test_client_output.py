@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.output import KEYS, rank
 from client_fixtures import RELEASED_MODELS, SEVEN, run
 from conftest import ROOT
-from train import cli
+from tfship.client.output import KEYS, rank
+from tfship.train import cli
 
 LOCAL = ("--target", f"tflite:{RELEASED_MODELS / 'cnn.int8.tflite'}")
 TWO = SEVEN.with_name("two.png")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client import image, seen
-from client.sources import STDIN, expand
 from client_fixtures import RELEASED_MODELS, SEVEN, run
-from export import contract
+from tfship.client import image, seen
+from tfship.client.sources import STDIN, expand
+from tfship.export import contract
 
 LOCAL = ("--target", f"tflite:{RELEASED_MODELS / 'cnn.int8.tflite'}")
 PIXELS = image.pixels(SEVEN.read_bytes(), contract.digits("cnn"))

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from client import download, sources
-from client.sources import MOST_BYTES, expand, read_file
 from client_fixtures import RELEASED_MODELS, SEVEN, Web, run, send, web
 from conftest import ROOT
-from train.errors import DataError
+from tfship.client import download, sources
+from tfship.client.sources import MOST_BYTES, expand, read_file
+from tfship.train.errors import DataError
 
 PICTURE = SEVEN.read_bytes()
 LOCAL = ("--target", f"tflite:{RELEASED_MODELS / 'cnn.int8.tflite'}", "--json")

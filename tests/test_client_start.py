@@ -1,4 +1,4 @@
-"""`python -m benchmarks client`: whole processes, their medians, and what was asked of them."""
+"""`tfship benchmark client`: whole processes, their medians, and what was asked of them."""
 
 import contextlib
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import __main__ as command
-from benchmarks import client_start, client_table
-from benchmarks.server import embedded
-from train import cli
-from train.errors import ArtifactError, TargetError
+from tfship.benchmarks import __main__ as command
+from tfship.benchmarks import client_start, client_table
+from tfship.benchmarks.server import embedded
+from tfship.train import cli
+from tfship.train.errors import ArtifactError, TargetError
 
 
 def results(rest: list[float], usual: list[float]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def test_a_client_that_fails_or_answers_wrongly(models: Path, monkeypatch: pytes
             patch.setattr(client_start, "_SHOWS", "8")
             patch.setattr(client_start, "ROWS", client_start.ROWS[:1])
             assert cli.run(command.main, ["client", "--models", str(models), "--pairs", "1"]) == 6
-        row = client_start.Row("rest", "the client", "client/predict.py nowhere.png --server {rest}")
+        row = client_start.Row("rest", "the client", "tfship.client.predict nowhere.png --server {rest}")
         monkeypatch.setattr(client_start, "ROWS", (row,))
         with pytest.raises(TargetError, match=r"the client: exit code 3: error: nowhere\.png: no such file"):
             client_start.run(models, 1)
@@ -93,7 +93,7 @@ def test_a_client_that_fails_or_answers_wrongly(models: Path, monkeypatch: pytes
 
 def test_nothing_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(command.main, ["client", "--models", str(tmp_path)]) == 4
-    assert "run `make export` first" in capsys.readouterr().err
+    assert "run `tfship export` first" in capsys.readouterr().err
 
 
 def test_results_of_another_schema(tmp_path: Path) -> None:

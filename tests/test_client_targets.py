@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import predict
-from client.arguments import choice
-from client.binding import Binding, by_contract, by_signature
-from client.connection import Connection, Servable
-from client.draw_samples import FOLDER
-from client.grpc import Grpc
-from client.rest import Rest
-from client.targets import TARGETS, Choice, open_target, parse
 from client_fixtures import RELEASED_MODELS, SEVEN, digits_served, run, send, web
 from conftest import ROOT
-from export import contract
-from export.runtime import DEFAULT_SIGNATURE, Signature, TensorSpec
 from serving_fixtures import Client, config_of, serving
-from train.errors import ArtifactError, Refused, UsageError
+from tfship.client import predict
+from tfship.client.arguments import choice
+from tfship.client.binding import Binding, by_contract, by_signature
+from tfship.client.connection import Connection, Servable
+from tfship.client.draw_samples import FOLDER
+from tfship.client.grpc import Grpc
+from tfship.client.rest import Rest
+from tfship.client.targets import TARGETS, Choice, open_target, parse
+from tfship.export import contract
+from tfship.export.runtime import DEFAULT_SIGNATURE, Signature, TensorSpec
+from tfship.train.errors import ArtifactError, Refused, UsageError
 
 INT8 = RELEASED_MODELS / "cnn.int8.tflite"
 BRIGHT = np.full((2, 28, 28, 1), 0.75, np.float32)
@@ -341,23 +341,21 @@ def test_keras_files_by_every_name(tmp_path: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize("kind", TARGETS)
 def test_what_is_not_installed_is_said(kind: str) -> None:
     row = TARGETS[kind]
-    script = "import sys; sys.modules[sys.argv[1]] = None; import client.predict as p, train.cli as c\n"
+    script = "import sys; sys.modules[sys.argv[1]] = None; import tfship.client.predict as p, tfship.train.cli as c\n"
     script += "sys.exit(c.run(p.main, sys.argv[2:]))"
     command = [sys.executable, "-c", script, row.package, str(SEVEN), "--target", kind]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert (
-        f"error: --target {kind} needs {row.needs}, which isn't installed here: pip install {row.needs}"
-        in line
-    )
+    name = f"'tfship[{row.extra}]'" if row.extra else "tfship"
+    assert f"error: --target {kind} needs {row.package}, which isn't installed: pip install {name}" in line
 
 
 def test_every_row_opens_in_its_own_module() -> None:
     import importlib
 
     for row in TARGETS.values():
-        assert callable(importlib.import_module(f"client.{row.module}").open_target)
+        assert callable(importlib.import_module(f"tfship.client.{row.module}").open_target)
 
 
 @pytest.mark.parametrize(

@@ -18,21 +18,21 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from client import compare_command, compare_report, predict, skew
-from client.candidates import chosen
-from client.compare import Comparison, Row
-from client.connection import Connection, Servable
-from client.draw_samples import FOLDER
-from client.targets import TARGETS, Choice
 from doctor_fixtures import at, card_of, diagnose
-from export import contract as contracts
-from export import signature_metadata
-from serving.loading import Loader
-from serving.models import LoadPolicy
-from serving.server import Settings
 from serving_fixtures import Client, config_of, serving
-from train import cli
-from train.errors import UsageError
+from tfship.client import compare_command, compare_report, predict, skew
+from tfship.client.candidates import chosen
+from tfship.client.compare import Comparison, Row
+from tfship.client.connection import Connection, Servable
+from tfship.client.draw_samples import FOLDER
+from tfship.client.targets import TARGETS, Choice
+from tfship.export import contract as contracts
+from tfship.export import signature_metadata
+from tfship.serving.loading import Loader
+from tfship.serving.models import LoadPolicy
+from tfship.serving.server import Settings
+from tfship.train import cli
+from tfship.train.errors import UsageError
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="tfship-compare-")
 PICTURES = [FOLDER / "seven.png", FOLDER / "two.png"]
@@ -63,7 +63,7 @@ def save(
     module.f = tf.function(lambda image: {"probabilities": probabilities(image)}, input_signature=[image])
     signatures = {"serving_default": module.f}
     if bytes_by is not None:
-        from export.prepare import preparation
+        from tfship.export.prepare import preparation
 
         pixels = preparation(bytes_by)
 
@@ -441,7 +441,7 @@ def test_tensorflow_is_loaded_only_where_it_is_asked_for(right: Path) -> None:
     from conftest import ROOT
 
     script = (
-        "import sys, client.predict; code = client.predict.main(sys.argv[1:]); "
+        "import sys; from tfship.client import predict; code = predict.main(sys.argv[1:]); "
         "assert 'tensorflow' not in sys.modules; sys.exit(code)"
     )
     arguments = [str(PICTURES[0]), "--compare=tflite", "--models", str(right)]

@@ -26,11 +26,11 @@ import pytest
 from packaging.requirements import Requirement
 
 from conftest import ROOT
-from serving import healthcheck
-from serving.locked import subset
-from serving.protos import get_model_status_pb2
 from serving_fixtures import ROW, Client, eventually, publish, tiny_models
-from train.errors import ArtifactError, Unreachable
+from tfship.serving import healthcheck
+from tfship.serving.locked import subset
+from tfship.serving.protos import get_model_status_pb2
+from tfship.train.errors import ArtifactError, Unreachable
 
 SERVING = ROOT / "serving"
 DOCKERFILE = (SERVING / "Dockerfile").read_text()
@@ -87,6 +87,7 @@ def test_the_small_image_holds_what_its_server_imports() -> None:
     kept = packages()
     owners = importlib.metadata.packages_distributions()
     hidden = {name for name, each in owners.items() if not kept & {canonical(owner) for owner in each}}
+    hidden.discard("tfship")
     assert {"keras", "PIL", "requests", "scipy", "tensorflow", "tensorflow_serving"} <= hidden
     script = f"""
 import importlib, pkgutil, sys
@@ -95,9 +96,9 @@ class Hide:
         if name.partition(".")[0] in {hidden}:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Hide())
-import export.litert, serving
+import tfship.export.litert, tfship.serving as serving
 for module in pkgutil.iter_modules(serving.__path__):
-    importlib.import_module(f"serving.{{module.name}}")
+    importlib.import_module(f"tfship.serving.{{module.name}}")
 """
     done = run(sys.executable, "-c", script)
     assert done.returncode == 0, done.stderr
@@ -117,8 +118,8 @@ class Hide:
             raise ModuleNotFoundError("No module named 'tensorflow'")
 sys.meta_path.insert(0, Hide())
 from pathlib import Path
-from export.savedmodel import SavedModel
-from train import cli
+from tfship.export.savedmodel import SavedModel
+from tfship.train import cli
 sys.exit(cli.run(lambda _: SavedModel(Path({str(tmp_path)!r}))))
 """
     done = run(sys.executable, "-c", script)
@@ -232,7 +233,7 @@ def test_a_server_without_rest_is_asked_over_its_grpc_port(tmp_path: Path) -> No
     ready = tmp_path / "ready.json"
     argv = [f"--model_base_path={tmp_path}/m", "--prefer_tflite_model", "--port=-1", f"--ready_file={ready}"]
     with subprocess.Popen(
-        [sys.executable, "-m", "serving", *argv], cwd=ROOT, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "tfship.serving", *argv], cwd=ROOT, stdout=subprocess.DEVNULL
     ) as process:
         try:
             eventually(lambda: ready.exists() or process.poll() is not None)
@@ -254,7 +255,7 @@ def _listens(port: int) -> bool:
 
 
 def test_a_server_that_is_not_ready_is_not_healthy(tmp_path: Path) -> None:
-    done = run(sys.executable, "-m", "serving.healthcheck", tmp_path / "ready.json")
+    done = run(sys.executable, "-m", "tfship.serving.healthcheck", tmp_path / "ready.json")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"error: {tmp_path}/ready.json: no such file\n"
 
@@ -380,7 +381,7 @@ def test_a_container_takes_the_config_that_compose_mounts(image: str, folder: Pa
 STOP_WORKERS = """
 import os, pathlib, signal
 for file in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
-    if b"serving.worker" in file.read_bytes() and int(file.parent.name) != os.getpid():
+    if b"tfship.serving.worker" in file.read_bytes() and int(file.parent.name) != os.getpid():
         os.kill(int(file.parent.name), signal.SIGSTOP)
 """
 

@@ -1,8 +1,8 @@
 import numpy as np
 from scipy import ndimage
 
-from train.corruptions import CORRUPTIONS, corrupted
-from train.data import Digits
+from tfship.train.corruptions import CORRUPTIONS, corrupted
+from tfship.train.data import Digits
 
 
 def test_each_kind_changes_the_images_and_keeps_their_form(sample: Digits) -> None:

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from train import data
-from train.data import Digits
-from train.errors import DataError
+from tfship.train import data
+from tfship.train.data import Digits
+from tfship.train.errors import DataError
 
 Arrays = dict[str, Any]
 

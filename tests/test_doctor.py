@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from client import doctor
 from conftest import ROOT
 from doctor_fixtures import (
     at,
@@ -26,9 +25,6 @@ from doctor_fixtures import (
     folder_of_models,
     free_port,
 )
-from export import contract, warmup
-from serving.models import LoadPolicy
-from serving.server import Settings
 from serving_fixtures import (
     config_of,
     eventually,
@@ -39,7 +35,11 @@ from serving_fixtures import (
     slow_steps,
     tiny_models,
 )
-from train import cli
+from tfship.client import doctor
+from tfship.export import contract, warmup
+from tfship.serving.models import LoadPolicy
+from tfship.serving.server import Settings
+from tfship.train import cli
 
 
 @pytest.fixture
@@ -81,7 +81,10 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_it_is_a_command_of_the_client(models: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "client", "doctor", f"--rest=127.0.0.1:{free_port()}", f"--models={models}"],
+        [
+            sys.executable, "-m", "tfship.train.command", "doctor", f"--rest=127.0.0.1:{free_port()}",
+            f"--models={models}",
+        ],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (6, "")
@@ -185,7 +188,7 @@ def test_the_newest_is_not_served(models: Path) -> None:
 
 
 def _without_operator(version: Path) -> None:
-    from serving.protos import saved_model_pb2
+    from tfship.serving.protos import saved_model_pb2
 
     graph = version / "saved_model.pb"
     model = saved_model_pb2.SavedModel.FromString(graph.read_bytes())
@@ -370,7 +373,7 @@ def test_what_the_servers_user_may_not_read(models: Path, tmp_path: Path, closed
     (base / closed).chmod(0)
     try:
         done = subprocess.run(
-            [*AS_ANYONE, sys.executable, "-m", "serving", f"--model_base_path={base}", "--prefer_tflite_model",
+            [*AS_ANYONE, sys.executable, "-m", "tfship.serving", f"--model_base_path={base}", "--prefer_tflite_model",
              "--port=-1", "--rest_api_port=-1", "--workers=1"],
             cwd=ROOT, capture_output=True, text=True, check=False,
         )  # fmt: skip
@@ -400,7 +403,7 @@ def test_a_version_that_does_not_fit_the_memory(models: Path, tmp_path: Path) ->
     with (base / "1" / "model.tflite").open("r+b") as file:
         file.truncate(8 << 30)  # of which the disk holds a few KB
     limit = "import resource, runpy; resource.setrlimit(resource.RLIMIT_AS, (4 << 30,) * 2);"
-    serve = "runpy.run_module('serving', run_name='__main__')"
+    serve = "runpy.run_module('tfship.serving', run_name='__main__')"
     ports = ("--port=-1", "--rest_api_port=-1", "--workers=1")
     done = subprocess.run(
         [sys.executable, "-c", limit + serve, f"--model_base_path={base}", "--prefer_tflite_model", *ports],

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client import answers, reasons
-from client.findings import clean
 from doctor_fixtures import (
     captured,
     exported,
     http_server,
 )
+from tfship.client import answers, reasons
+from tfship.client.findings import clean
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

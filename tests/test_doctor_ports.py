@@ -12,13 +12,13 @@ import grpc
 import pytest
 
 from doctor_fixtures import answering, at, diagnose, folder_of_models, free_port, http_server
-from serving.server import Settings
-from serving.settings import Limits
 from serving_fixtures import (
     config_of,
     serving,
 )
 from test_serving_tls import Certificates
+from tfship.serving.server import Settings
+from tfship.serving.settings import Limits
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 import pytest
 
-from client import signatures
-from client.answers import Served, Signature, Tensor
-from client.connection import Servable
-from client.directory import Local
-from client.findings import FAULT, OK, WARNING
-from export.contract import Contract, Scaling
+from tfship.client import signatures
+from tfship.client.answers import Served, Signature, Tensor
+from tfship.client.connection import Servable
+from tfship.client.directory import Local
+from tfship.client.findings import FAULT, OK, WARNING
+from tfship.export.contract import Contract, Scaling
 
 RULES = Contract("m", ("a", "b"), 8, 8, 1, Scaling.of_range(0, 1, 1), "resize")
 LABELS = Contract(**{**vars(RULES), "outputs": "independent"})

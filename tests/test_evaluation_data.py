@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from conftest import ROOT
-from export import evaluation_data, image_archive, image_folder
-from export.contract import Contract, Scaling
-from train.errors import DataError, TfshipError, UsageError
+from tfship.export import evaluation_data, image_archive, image_folder
+from tfship.export.contract import Contract, Scaling
+from tfship.train.errors import DataError, TfshipError, UsageError
 
 CASES = ROOT.parent / "shared" / "cases" / "labels"
 RGB = Contract("rgb", (), 6, 5, 3, Scaling.of_range(0, 1, 3), "resize")
@@ -325,7 +325,7 @@ def test_many_images_lie_in_a_file_that_nobody_sees(tmp_path: Path, monkeypatch:
 
 
 def test_a_folder_of_folders_is_read_as_keras_reads_it(tmp_path: Path) -> None:
-    from train.backend import tensorflow
+    from tfship.train.backend import tensorflow
 
     tensorflow()
     import keras
@@ -356,7 +356,7 @@ def test_a_folder_of_folders_is_read_as_keras_reads_it(tmp_path: Path) -> None:
 
 
 def test_photographs_are_prepared_by_the_contract(tmp_path: Path) -> None:
-    from client import image
+    from tfship.client import image
 
     large = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
     for number, name in enumerate(("a/1.jpg", "a/2.JPEG", "b/3.png")):

@@ -12,21 +12,25 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from export import cards, contract, formats, store, verify
-from export.__main__ import main
-from export.litert import LiteRT
-from export.runtime import Runtime
-from export.savedmodel import SavedModel
 from processes import Forked, command, forked
-from train import cli, data
-from train.data import Digits
-from train.errors import ArtifactError, ResultError
+from tfship.export import cards, contract, formats, manage, store, verify
+from tfship.export.__main__ import main
+from tfship.export.litert import LiteRT
+from tfship.export.runtime import Runtime
+from tfship.export.savedmodel import SavedModel
+from tfship.train import cli, data
+from tfship.train.data import Digits
+from tfship.train.errors import ArtifactError, ResultError
 
 NAMES = ("nn", "cnn")
 
 
 def export(folder: Path, *arguments: str) -> int:
     return cli.run(main, [*arguments, "--models", str(folder)])
+
+
+def versions(folder: Path, *arguments: str) -> int:
+    return cli.run(manage.main, [*arguments, "--models", str(folder)])
 
 
 @pytest.fixture
@@ -207,7 +211,7 @@ def test_other_data_than_the_training_data_is_refused(
         (["nn", "--serve", "int8", "--formats", "float32"], 2, "--serve int8: not among the formats"),
         (["nn", "--max-drop", "2"], 2, "--max-drop 2: expected a share"),
         (["--formats", "int4"], 2, "no format is called int4; there are float32, dynamic"),
-        (["cnn"], 4, "cnn.keras: no such model; run `make train` first"),
+        (["cnn"], 4, "cnn.keras: no such model; run `tfship train` first"),
     ],
 )
 def test_wrong_arguments(
@@ -256,7 +260,7 @@ def test_runtimes_refuse_inputs_with_the_runtimes_words(models: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_signature_answers_for_real_images(models: Path, sample: Digits, name: str) -> None:
     """The same pictures as floats, as raw pixels, as PNG bytes and in tf.Examples."""
-    from export import prepare, warmup
+    from tfship.export import prepare, warmup
 
     runtime = SavedModel(store.latest(models / name))
     pixels = sample.x_test[::10, ..., np.newaxis]
@@ -386,7 +390,7 @@ def test_versions_are_listed_verified_rolled_back_and_restored(
     exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def done(*arguments: str) -> str:
-        assert export(exported, *arguments) == 0
+        assert versions(exported, *arguments) == 0
         return capsys.readouterr().out
 
     shutil.copytree(exported / "tiny" / "1", exported / "tiny" / "2")
@@ -404,14 +408,14 @@ def test_versions_are_listed_verified_rolled_back_and_restored(
     damaged = bytearray(path.read_bytes())
     damaged[100] ^= 1
     path.write_bytes(damaged)
-    assert export(exported, "verify", "tiny", "2") == 6
+    assert versions(exported, "verify", "tiny", "2") == 6
     assert "variables/variables.data-00000-of-00001 was changed" in capsys.readouterr().out
     card = exported / "tiny" / "retired-1" / cards.CARD
     card.write_text(card.read_text().replace('"blessed": true', '"blessed": false'))
-    assert export(exported, "verify", "tiny") == 6
+    assert versions(exported, "verify", "tiny") == 6
     assert "export.json: was changed since it was written" in capsys.readouterr().out
-    assert export(exported, "retire", "tiny", "7") == 4
-    assert export(exported, "list", "cnn") == 4
+    assert versions(exported, "retire", "tiny", "7") == 4
+    assert versions(exported, "list", "cnn") == 4
 
 
 def test_model_tflite_is_written_for_tensorflow_serving_on_demand(

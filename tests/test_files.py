@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from train import files
-from train.errors import ArtifactError
+from tfship.train import files
+from tfship.train.errors import ArtifactError
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:

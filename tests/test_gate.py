@@ -3,10 +3,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export import gate
-from export.gate import Gate
-from train import stats
-from train.errors import UsageError
+from tfship.export import gate
+from tfship.export.gate import Gate
+from tfship.train import stats
+from tfship.train.errors import UsageError
 
 
 def figures(

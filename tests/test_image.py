@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from benchmarks.photographs import photograph
-from client import draw_samples, image
-from export import contract
-from export.litert import LiteRT
-from export.runtime import Classifier
-from train.backend import quiet
-from train.data import Digits, to_input
-from train.errors import DataError
+from tfship.benchmarks.photographs import photograph
+from tfship.client import draw_samples, image
+from tfship.export import contract
+from tfship.export.litert import LiteRT
+from tfship.export.runtime import Classifier
+from tfship.train.backend import quiet
+from tfship.train.data import Digits, to_input
+from tfship.train.errors import DataError
 
 DIGITS = contract.digits("cnn")
 PICTURES = {each.name: draw_samples.draw(each) for each in draw_samples.SAMPLES}
@@ -152,7 +152,7 @@ def test_a_shadow_a_table_a_line_and_specks_are_not_the_digit(inverted: bool, up
 
 
 def test_photographs_are_read(sample: Digits) -> None:
-    """The whole of this is `python -m benchmarks pictures`: 2,000 of them."""
+    """The whole of this is `tfship benchmark pictures`: 2,000 of them."""
     released = Path(__file__).parent.parent / "models" / "released" / "cnn.int8.tflite"
     images, truth = sample.x_test[::25], sample.y_test[::25]
     tensors = [from_bytes(photograph(image, seed).data) for seed, image in enumerate(images)]

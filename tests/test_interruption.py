@@ -19,21 +19,21 @@ from statistics import median
 
 import pytest
 
-from benchmarks.processes import children
 from conftest import ROOT
 from processes import Forked, command, forked
-from train import interruption
+from tfship.benchmarks.processes import children
+from tfship.train import interruption
 
 MANY = int(os.environ.get("TFSHIP_INTERRUPTS", "0"))
 NOTICE = "Ctrl-C: ending at the next step; press it again to end at once"
 # What comes before the work of the scripts below; `step` says where they are.
 BEGIN = """
 import sys
-from train import interruption
+from tfship.train import interruption
 interruption.catch()
 import os, subprocess, time
 from pathlib import Path
-from train import cli, files
+from tfship.train import cli, files
 def step(): print("step", flush=True)
 def signalled():
     while not interruption._requested: time.sleep(0.01)
@@ -223,7 +223,7 @@ def test_exporting(models: Path, tmp_path: Path) -> None:
 
 def test_benchmarking(models: Path, tmp_path: Path) -> None:
     """The server ends with it, what was measured is kept, and the same command goes on."""
-    argv = ("benchmarks", "--quick", "--model", "nn", "--models", str(models), "--out", str(tmp_path))
+    argv = ("benchmark", "--quick", "--model", "nn", "--models", str(models), "--out", str(tmp_path))
     with forked(command, *argv) as process:
         pid = process.process.pid
         assert pid is not None
@@ -245,7 +245,7 @@ def test_the_zoo(tmp_path: Path) -> None:
         assert pid is not None
         return [each for each in children(pid) if "zoo_models" in Path(f"/proc/{each}/cmdline").read_text()]
 
-    with forked(command, "benchmarks", "zoo", "--only", "vit", "--out", str(tmp_path)) as process:
+    with forked(command, "benchmark", "zoo", "--only", "vit", "--out", str(tmp_path)) as process:
         pid = process.process.pid
         process.reaches(lambda: bool(fitting()))
         (child,) = fitting()
@@ -278,7 +278,7 @@ def export_argv(models: Path, folder: Path) -> tuple[str, ...]:
 
 def benchmarks_argv(models: Path, folder: Path) -> tuple[str, ...]:
     out = folder.parent / "out"  # one for all runs
-    return ("benchmarks", "--quick", "--model", "nn", "--models", str(models), "--out", str(out))
+    return ("benchmark", "--quick", "--model", "nn", "--models", str(models), "--out", str(out))
 
 
 @pytest.mark.skipif(not MANY, reason="takes minutes; TFSHIP_INTERRUPTS=50 asks for it")
@@ -289,7 +289,7 @@ def test_random_moments(
     """Whole processes, from the moment at which they handle the signal."""
     monkeypatch.setenv("TFSHIP_TEST", str(tmp_path))
     draw, ends, noticed = random.Random(argv.__name__), list[float](), 0
-    with started("-m", *argv(models, tmp_path / "whole")) as process:
+    with started("-m", "tfship.train.command", *argv(models, tmp_path / "whole")) as process:
         begin = time.monotonic()
         _, error = process.communicate()
         assert process.returncode == 0, error
@@ -298,7 +298,7 @@ def test_random_moments(
     longest = min(whole, 40.0)
     while len(ends) < MANY:
         folder = tmp_path / str(len(ends))
-        with started("-m", *argv(models, folder)) as process:
+        with started("-m", "tfship.train.command", *argv(models, folder)) as process:
             assert ended(lambda: handles(process.pid))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(draw.uniform(0, longest))
@@ -314,7 +314,9 @@ def test_random_moments(
         assert "Traceback" not in error
         assert stages(tmp_path) == []
         assert ended(lambda: not left(str(tmp_path)))
-    with started("-m", *argv(models, folder)) as process:  # the next run works, and goes on
+    with started(
+        "-m", "tfship.train.command", *argv(models, folder)
+    ) as process:  # the next run works, and goes on
         _, error = process.communicate()
         assert process.returncode == 0, error
     print(

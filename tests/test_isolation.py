@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from export import isolation
-from export.isolation import Isolation
 from processes import forked
-from train.errors import ArtifactError, DataError
+from tfship.export import isolation
+from tfship.export.isolation import Isolation
+from tfship.train.errors import ArtifactError, DataError
 
 
 def double(number: int) -> int:
@@ -135,7 +135,7 @@ def alive(pid: int) -> bool:
 
 def test_children_know_tensorflow_without_keras(tmp_path: Path) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from export.isolation import Isolation; "
+        "import os, sys; from pathlib import Path; from tfship.export.isolation import Isolation; "
         f"run = Isolation(Path({str(tmp_path / 'log')!r})).run; "
         "print(*(run('x', eval, f'{name!r} in __import__(\"sys\").modules') for name in ('tensorflow', 'keras')), "
         "'TF_USE_LEGACY_KERAS' in os.environ)"

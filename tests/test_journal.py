@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.journal import Journal
-from train.errors import ArtifactError
+from tfship.benchmarks.journal import Journal
+from tfship.train.errors import ArtifactError
 
 
 def test_what_was_measured_is_there_again(tmp_path: Path) -> None:

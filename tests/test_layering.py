@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
+from tfship.train import command
 
 LAYERS = ("train", "export", "serving", "client", "benchmarks")
 # The only modules that import TensorFlow or Keras when they are imported, or inside a function.
@@ -34,8 +35,12 @@ def imported(node: ast.AST) -> list[str]:
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom) and node.module:
-        return [node.module]
+        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     return []
+
+
+def after(layer: int) -> tuple[str, ...]:
+    return tuple(f"tfship.{name}" for name in LAYERS[layer + 1 :])
 
 
 def test_packages_import_only_those_before_them() -> None:
@@ -43,7 +48,7 @@ def test_packages_import_only_those_before_them() -> None:
     for path in modules():
         layer = LAYERS.index(path.relative_to(ROOT).parts[0])
         for node in ast.walk(ast.parse(path.read_text())):
-            later = [name for name in imported(node) if name.split(".")[0] in LAYERS[layer + 1 :]]
+            later = [name for name in imported(node) if name.startswith(after(layer))]
             wrong += [f"{path.relative_to(ROOT)} imports {name}" for name in later]
     assert wrong == []
 
@@ -61,9 +66,12 @@ def test_tensorflow_is_confined_to_the_modules_that_need_it() -> None:
     assert anywhere - at_import == LATER
 
 
-@pytest.mark.parametrize("package", [*LAYERS, *(f"{layer}.__main__" for layer in LAYERS), "client.predict"])
+COMMANDS = sorted({each.module.removeprefix("tfship.") for each in command.COMMANDS.values()})
+
+
+@pytest.mark.parametrize("package", [*LAYERS, *COMMANDS, "train.command"])
 def test_importing_is_light(package: str) -> None:
-    script = f"import sys, {package}; print(*sys.modules)"
+    script = f"import sys, tfship.{package}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )

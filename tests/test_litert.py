@@ -10,12 +10,12 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from export import verify
-from export.formats import FORMATS
-from export.litert import LiteRT
-from export.runtime import TensorSpec
 from serving_fixtures import tflite_times, to_tflite
-from train.errors import ArtifactError
+from tfship.export import verify
+from tfship.export.formats import FORMATS
+from tfship.export.litert import LiteRT
+from tfship.export.runtime import TensorSpec
+from tfship.train.errors import ArtifactError
 
 
 @pytest.fixture

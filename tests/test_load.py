@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import load
-from train.errors import ResultError, TargetError, TfshipError
+from tfship.benchmarks import load
+from tfship.train.errors import ResultError, TargetError, TfshipError
 
 # What wrk 4.1.0 printed with wrk.lua; the latencies are shortened to four.
 WRK = """\

@@ -10,11 +10,11 @@ from statistics import median
 import numpy as np
 import pytest
 
-from benchmarks import loadgen
 from conftest import ROOT
-from export.litert import LiteRT
-from export.runtime import Classifier
-from train.errors import ResultError, UsageError
+from tfship.benchmarks import loadgen
+from tfship.export.litert import LiteRT
+from tfship.export.runtime import Classifier
+from tfship.train.errors import ResultError, UsageError
 
 pytestmark = pytest.mark.skipif(not loadgen.AVAILABLE, reason="needs mlcommons-loadgen")
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export import layouts
-from export.keras_files import silent
-from export.loading import LoadedModel, load
-from train.backend import tensorflow
-from train.errors import ArtifactError, TfshipError, UsageError
+from tfship.export import layouts
+from tfship.export.keras_files import silent
+from tfship.export.loading import LoadedModel, load
+from tfship.train.backend import tensorflow
+from tfship.train.errors import ArtifactError, TfshipError, UsageError
 
 tf = tensorflow()
 import keras  # noqa: E402 - after TensorFlow is loaded quietly

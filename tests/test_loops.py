@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from benchmarks import loops, measure
-from benchmarks.loops import Connect
+from tfship.benchmarks import loops, measure
+from tfship.benchmarks.loops import Connect
 
 
 class Stalling:

@@ -4,8 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import measure
-from benchmarks.measure import Timing, Window, in_turn
+from tfship.benchmarks import measure
+from tfship.benchmarks.measure import Timing, Window, in_turn
 
 
 class Work:

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export import cards, formats, micro, store
-from export.__main__ import main as export
-from export.litert import LiteRT
-from export.runtime import Classifier
-from train import cli
-from train.data import Digits, to_input
-from train.errors import ArtifactError
+from tfship.export import cards, formats, manage, micro, store
+from tfship.export.__main__ import main as export
+from tfship.export.litert import LiteRT
+from tfship.export.runtime import Classifier
+from tfship.train import cli
+from tfship.train.data import Digits, to_input
+from tfship.train.errors import ArtifactError
 
 needs_micro = pytest.mark.skipif(not micro.AVAILABLE, reason="tflite-micro is made for Linux on x86-64 only")
 # A microcontroller has tens to hundreds of kilobytes of RAM; what was seen when this was asked for.
@@ -74,7 +74,7 @@ def test_an_abort_is_a_recorded_reason(tmp_path: Path) -> None:
 def test_c_source_compiles_and_holds_the_file(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(export, ["c-source", "nn", "--models", str(models), "--out", str(tmp_path)]) == 0
+    assert cli.run(manage.main, ["c-source", "nn", "--models", str(models), "--out", str(tmp_path)]) == 0
     header, source = map(Path, capsys.readouterr().out.split())
     assert (header.name, source.name) == ("nn_int8_uint8.h", "nn_int8_uint8.c")
     program = tmp_path / "main.c"

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from train.backend import tensorflow
-from train.recipe import NETWORKS
+from tfship.train.backend import tensorflow
+from tfship.train.recipe import NETWORKS
 
 tensorflow()
 
 import keras  # noqa: E402
 
-from train.models import MODELS, build  # noqa: E402
+from tfship.train.models import MODELS, build  # noqa: E402
 
 # Layer by layer, as the issue that asked for these networks gives them: (class, output, parameters).
 EXPECTED = {

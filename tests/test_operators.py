@@ -9,12 +9,12 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
-from benchmarks import operators
 from conftest import ROOT
-from export import store
-from export.formats import FORMATS
 from serving_fixtures import to_tflite
-from train.errors import ArtifactError
+from tfship.benchmarks import operators
+from tfship.export import store
+from tfship.export.formats import FORMATS
+from tfship.train.errors import ArtifactError
 
 RELEASED = [ROOT / "models" / "released" / f"{name}.int8.tflite" for name in ("nn", "cnn")]
 # Shapes being computed: XNNPACK has no kernels for any of it.

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from export import outputs
+from tfship.export import outputs
 
 _NUMBERS = st.floats(-1e3, 1e3, width=32)
 

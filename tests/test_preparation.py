@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.photographs import photograph
-from client import draw_samples, image, inputs
-from export import contract
-from export.contract import Contract, Scaling
-from export.litert import LiteRT
-from export.runtime import Classifier
-from train.backend import quiet
-from train.data import Digits
-from train.errors import ArtifactError, DataError
-from train.files import write_json
+from tfship.benchmarks.photographs import photograph
+from tfship.client import draw_samples, image, inputs
+from tfship.export import contract
+from tfship.export.contract import Contract, Scaling
+from tfship.export.litert import LiteRT
+from tfship.export.runtime import Classifier
+from tfship.train.backend import quiet
+from tfship.train.data import Digits
+from tfship.train.errors import ArtifactError, DataError
+from tfship.train.files import write_json
 
 DIGITS = contract.digits("cnn")
 PHOTOS = Contract("photos", ("a", "b"), 32, 48, 3, Scaling.of_range(-1, 1, 3), "resize")
@@ -35,7 +35,7 @@ def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes
 
 
 def in_graph(rules: Contract, data: bytes) -> NDArray[np.uint8]:
-    from export.prepare import prepared
+    from tfship.export.prepare import prepared
 
     found: NDArray[np.uint8] = prepared(rules, [data])[0]
     return found
@@ -313,7 +313,7 @@ def test_other_formats_are_sent_as_png(rules: Contract, kind: str) -> None:
 
 def test_warm_up_takes_all_ways_of_the_preparation() -> None:
     """PNG and JPEG that pass unchanged, that are reduced, and that are looked at again."""
-    from export import warmup
+    from tfship.export import warmup
 
     found = warmup.images(DIGITS)
     assert [each[:4] for each in found] == [b"\x89PNG", b"\x89PNG", found[2][:4]] * 3

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import probe, processes
 from conftest import ROOT
-from train import cli
-from train.errors import TargetError, TfshipError
+from tfship.benchmarks import probe, processes
+from tfship.train import cli
+from tfship.train.errors import TargetError, TfshipError
 
 RELEASED = ROOT / "models" / "released"
 TFLITE = RELEASED / "cnn.int8.tflite"
@@ -36,7 +36,7 @@ def test_a_tflite_file_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_tflite_needs_no_tensorflow() -> None:
     script = (
-        "import sys; from benchmarks import probe; code = probe.main(sys.argv[1:]); "
+        "import sys; from tfship.benchmarks import probe; code = probe.main(sys.argv[1:]); "
         "print([each for each in sys.modules if each.split('.')[0] in ('tensorflow', 'keras')]); sys.exit(code)"
     )
     command = [sys.executable, "-c", script, "tflite", str(TFLITE), *map(str, SHAPE)]

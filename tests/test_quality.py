@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from benchmarks import hits, quality
-from export.evaluation_data import Images
+from tfship.benchmarks import hits, quality
+from tfship.export.evaluation_data import Images
 
 
 def certain(classes: list[int], confidence: float, among: int = 4) -> np.ndarray:

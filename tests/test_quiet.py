@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.quiet import Processor
+from tfship.benchmarks.quiet import Processor
 
 
 class Clock:

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from export import outputs, range_detection
-from export.contract import Scaling
-from export.range_detection import Candidate, candidates, detect, normalized, sample
+from tfship.export import outputs, range_detection
+from tfship.export.contract import Scaling
+from tfship.export.range_detection import Candidate, candidates, detect, normalized, sample
 
 COUNT, CLASSES = 200, 4
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import __main__ as command
-from benchmarks.changes import BETTER, NOISE, UNJUDGED, WORSE, Check
-from benchmarks.regression import compare
-from benchmarks.run import SCHEMA
 from results_fixtures import packed, results
-from train import cli
-from train.errors import ArtifactError, DataError
+from tfship.benchmarks import __main__ as command
+from tfship.benchmarks.changes import BETTER, NOISE, UNJUDGED, WORSE, Check
+from tfship.benchmarks.regression import compare
+from tfship.benchmarks.run import SCHEMA
+from tfship.train import cli
+from tfship.train.errors import ArtifactError, DataError
 
 Results = dict[str, Any]
 Row = dict[str, Any]
@@ -479,7 +479,7 @@ def test_the_gate_refuses_what_is_no_result_file(
     old: Results, new: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert gate(tmp_path, {**old, "schema": 1}, new) == 4
-    assert f"not a result file of schema {SCHEMA}; run `make benchmark`" in capsys.readouterr().err
+    assert f"not a result file of schema {SCHEMA}; run `tfship benchmark`" in capsys.readouterr().err
     assert cli.run(command.main, ["gate", "--baseline", str(tmp_path / "none.json")]) == 4
     with pytest.raises(SystemExit, match="2"):
         command.main(["gate"])

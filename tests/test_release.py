@@ -9,17 +9,17 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from client import predict
-from client.draw_samples import FOLDER
 from conftest import ROOT
-from export import cards as export_cards
-from export import formats, release, store
-from export.__main__ import main as export
-from export.litert import LiteRT
-from export.runtime import Classifier
-from train import cards, cli
-from train.cards import RELEASED
-from train.data import Digits, to_input
+from tfship.client import predict
+from tfship.client.draw_samples import FOLDER
+from tfship.export import cards as export_cards
+from tfship.export import formats, release, store
+from tfship.export.__main__ import main as export
+from tfship.export.litert import LiteRT
+from tfship.export.runtime import Classifier
+from tfship.train import cards, cli
+from tfship.train.cards import RELEASED
+from tfship.train.data import Digits, to_input
 
 NAMES = ("nn", "cnn")
 # Mean test accuracy over the seeds, as the issue that asked for these weights puts it.
@@ -48,7 +48,7 @@ def test_released_cards_hold_the_evidence(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_released_files_are_of_the_same_network(name: str, sample: Digits) -> None:
-    from train.backend import tensorflow
+    from tfship.train.backend import tensorflow
 
     tensorflow()
     import keras

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from benchmarks import __main__ as command
-from benchmarks import readme_command, report, verdict
-from benchmarks.report import colours, figures, labels, tables
-from benchmarks.report.drawing import Canvas
-from benchmarks.report.labels import Box, Label
-from benchmarks.report.models import Model, models
 from results_fixtures import results as made_up
-from train import cli
-from train.errors import ArtifactError
+from tfship.benchmarks import __main__ as command
+from tfship.benchmarks import readme_command, report, verdict
+from tfship.benchmarks.report import colours, figures, labels, tables
+from tfship.benchmarks.report.drawing import Canvas
+from tfship.benchmarks.report.labels import Box, Label
+from tfship.benchmarks.report.models import Model, models
+from tfship.train import cli
+from tfship.train.errors import ArtifactError
 
 PLOTS = 5
 HOSTILE = """</title><script>alert('x')</script>"' & $x^2$ {{ 7 * 7 }}"""
@@ -99,7 +99,7 @@ def test_what_is_no_result_file_is_refused(results: dict[str, Any], tmp_path: Pa
     (tmp_path / "results.json").write_text('{"schema": 2,')
     with pytest.raises(ArtifactError, match="not JSON"):
         report.read(tmp_path / "results.json")
-    with pytest.raises(ArtifactError, match="not a result file of schema 3; run `make benchmark`"):
+    with pytest.raises(ArtifactError, match="not a result file of schema 3; run `tfship benchmark`"):
         report.read(written(tmp_path, results | {"schema": 1}))
 
 
@@ -283,7 +283,7 @@ def test_readme_check_finds_a_changed_figure(
     monkeypatch.setattr(readme_command, "_README", readme)
     monkeypatch.setattr(readme_command, "_COMMITTED", written(tmp_path, results))
     markers = [
-        f"<!-- {block}: written by `python -m benchmarks readme`, not by hand -->\n<!-- end of {block} -->"
+        f"<!-- {block}: written by `tfship benchmark readme`, not by hand -->\n<!-- end of {block} -->"
         for block in ("training", "results", "server", "soak", "pictures", "client", "zoo")
     ]
     readme.write_text("\n".join(["before", *markers, "after", ""]))
@@ -660,7 +660,7 @@ def test_where_figures_are_missing_a_sentence_says_so(
 
 
 def test_a_tail_is_shown_as_far_as_there_are_samples(results: dict[str, Any]) -> None:
-    from benchmarks.report import plots
+    from tfship.benchmarks.report import plots
 
     query = row(results, "int8")["query"]
     query.update({"p99_us": None, "p99.9_us": None, "missing": {"p99": "few", "p99.9": "few"}})

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from export.formats import FORMATS
 from results_fixtures import MODELS, results
+from tfship.export.formats import FORMATS
 
 SCHEMA = json.loads((ROOT / "benchmarks" / "results.schema.json").read_text())
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks import backends, loops, scenarios
-from benchmarks.callers import Callers
-from benchmarks.loops import Connect, Load
-from benchmarks.senders import Address, GrpcSender, RestSender
-from client.binding import Binding
-from client.connection import Connection, Servable
 from client_fixtures import send, web
-from train.errors import Refused, ResultError, TargetError, Unreachable
+from tfship.benchmarks import backends, loops, scenarios
+from tfship.benchmarks.callers import Callers
+from tfship.benchmarks.loops import Connect, Load
+from tfship.benchmarks.senders import Address, GrpcSender, RestSender
+from tfship.client.binding import Binding
+from tfship.client.connection import Connection, Servable
+from tfship.train.errors import Refused, ResultError, TargetError, Unreachable
 
 CLASSES = [np.array([number % 10]) for number in range(20)]
 

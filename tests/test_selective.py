@@ -8,12 +8,12 @@ import pytest
 from ai_edge_litert.schema_py_generated import TensorType
 from ai_edge_litert.tools import flatbuffer_utils
 
-from export import selective
-from export.contract import Scaling
-from export.litert import LiteRT
-from export.runtime import Classifier
 from tflite_models import Model, small
-from train.errors import ConversionError
+from tfship.export import selective
+from tfship.export.contract import Scaling
+from tfship.export.litert import LiteRT
+from tfship.export.runtime import Classifier
+from tfship.train.errors import ConversionError
 
 
 @pytest.fixture(scope="module")

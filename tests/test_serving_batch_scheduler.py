@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.batch_scheduler import BatchQueue, BatchScheduler, Task
-from serving.batching_config import BatchingParameters
-from serving.execution import Tensors
-from serving.status import Code, StatusError
 from serving_fixtures import eventually
+from tfship.serving.batch_scheduler import BatchQueue, BatchScheduler, Task
+from tfship.serving.batching_config import BatchingParameters
+from tfship.serving.execution import Tensors
+from tfship.serving.status import Code, StatusError
 
 NEVER = 10**15  # microseconds: a batch runs when it is full
 

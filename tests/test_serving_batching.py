@@ -16,18 +16,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from export.litert import LiteRT
-from export.runtime import Runtime, Signature, TensorSpec
-from export.savedmodel import SavedModel
-from serving import batching
-from serving.batch_scheduler import BatchScheduler
-from serving.batching import BatchedRuntime, BatchRun
-from serving.batching_config import BatchingParameters
-from serving.execution import DEADLINE, Tensors
-from serving.loading import Loader
-from serving.protos import example_pb2
-from serving.server import Settings
-from serving.status import Code, StatusError
 from serving_fixtures import (
     ROW,
     Client,
@@ -39,7 +27,19 @@ from serving_fixtures import (
     tiny_models,
     withdraw,
 )
-from train.errors import ArtifactError
+from tfship.export.litert import LiteRT
+from tfship.export.runtime import Runtime, Signature, TensorSpec
+from tfship.export.savedmodel import SavedModel
+from tfship.serving import batching
+from tfship.serving.batch_scheduler import BatchScheduler
+from tfship.serving.batching import BatchedRuntime, BatchRun
+from tfship.serving.batching_config import BatchingParameters
+from tfship.serving.execution import DEADLINE, Tensors
+from tfship.serving.loading import Loader
+from tfship.serving.protos import example_pb2
+from tfship.serving.server import Settings
+from tfship.serving.status import Code, StatusError
+from tfship.train.errors import ArtifactError
 
 NEVER = 10**15  # microseconds: a batch runs when it is full
 FLOAT, STRING = 1, 7  # TensorFlow's DataType numbers

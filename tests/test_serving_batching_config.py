@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from serving import flags
-from serving.batching_config import BatchingParameters, read
-from serving.loading import Loader
-from train.errors import UsageError
+from tfship.serving import flags
+from tfship.serving.batching_config import BatchingParameters, read
+from tfship.serving.loading import Loader
+from tfship.train.errors import UsageError
 
 
 def parameters(tmp_path: Path, text: str) -> BatchingParameters:

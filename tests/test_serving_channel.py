@@ -10,9 +10,9 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from serving import channel
-from serving.channel import Channel, ChannelClosed
-from serving.status import Code, StatusError
+from tfship.serving import channel
+from tfship.serving.channel import Channel, ChannelClosed
+from tfship.serving.status import Code, StatusError
 
 
 class _Refusal(Exception):  # noqa: N818

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from serving import config, flags
-from serving.__main__ import main
-from train import cli
-from train.errors import UsageError
+from tfship.serving import config, flags
+from tfship.serving.__main__ import model_server as main
+from tfship.train import cli
+from tfship.train.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVING = ROOT / "serving"

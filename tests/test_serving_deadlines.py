@@ -7,12 +7,12 @@ import grpc
 import numpy as np
 import pytest
 
-from serving.metrics import DEFAULT_PATH
-from serving.protos import predict_pb2
-from serving.server import Settings
-from serving.stubs import PredictionServiceStub
-from serving.tensors import to_proto
 from serving_fixtures import Client, config_of, serving, slow_steps, tiny_models
+from tfship.serving.metrics import DEFAULT_PATH
+from tfship.serving.protos import predict_pb2
+from tfship.serving.server import Settings
+from tfship.serving.stubs import PredictionServiceStub
+from tfship.serving.tensors import to_proto
 
 
 def _runs(client: Client) -> int:

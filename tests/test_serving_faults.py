@@ -18,10 +18,10 @@ import grpc
 import numpy as np
 import pytest
 
-from serving.protos import predict_pb2
-from serving.stubs import PredictionServiceStub
-from serving.tensors import from_proto, to_proto
 from serving_fixtures import Client, client_of, eventually, poison, process, publish, tflite_times, withdraw
+from tfship.serving.protos import predict_pb2
+from tfship.serving.stubs import PredictionServiceStub
+from tfship.serving.tensors import from_proto, to_proto
 
 _TEMPLATE = 7777
 

@@ -17,13 +17,13 @@ import pytest
 import choose_golden
 import recorded
 from recorded import ALL, OTHER_TEXTS, Case, check_cors, check_grpc, check_metrics, check_rest
-from serving.batching_config import BatchingParameters
-from serving.config import one_model, parse_config, read_config
-from serving.loading import Loader
-from serving.metrics import DEFAULT_PATH
-from serving.models import LoadPolicy
-from serving.server import ANY_PORT, ModelServer, Settings
 from serving_fixtures import TFLITE
+from tfship.serving.batching_config import BatchingParameters
+from tfship.serving.config import one_model, parse_config, read_config
+from tfship.serving.loading import Loader
+from tfship.serving.metrics import DEFAULT_PATH
+from tfship.serving.models import LoadPolicy
+from tfship.serving.server import ANY_PORT, ModelServer, Settings
 
 if not ALL.is_dir():
     pytest.skip("no recorded answers beside the repository", allow_module_level=True)

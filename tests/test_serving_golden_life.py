@@ -12,11 +12,11 @@ import pytest
 
 import recorded
 from recorded import ALL, KNOWN_DIFFERENCES, Case, check_grpc, check_rest
-from serving.config import one_model
-from serving.models import LoadPolicy
-from serving.protos import model_management_pb2
-from serving.server import ANY_PORT, ModelServer, Settings
 from serving_fixtures import Client, config_of, eventually, serving
+from tfship.serving.config import one_model
+from tfship.serving.models import LoadPolicy
+from tfship.serving.protos import model_management_pb2
+from tfship.serving.server import ANY_PORT, ModelServer, Settings
 
 if not ALL.is_dir():
     pytest.skip("no recorded answers beside the repository", allow_module_level=True)

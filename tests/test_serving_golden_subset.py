@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import recorded
-from export.litert import LiteRT
 from golden_models import golden_config, tflite_config
 from recorded import SUBSET, Case, check_cors, check_grpc, check_metrics, check_rest
-from serving.batching_config import BatchingParameters
-from serving.loading import Loader
-from serving.metrics import DEFAULT_PATH
-from serving.server import Settings
 from serving_fixtures import TFLITE, Client, serving
+from tfship.export.litert import LiteRT
+from tfship.serving.batching_config import BatchingParameters
+from tfship.serving.loading import Loader
+from tfship.serving.metrics import DEFAULT_PATH
+from tfship.serving.server import Settings
 
 
 def _cases(group: str) -> list[Any]:

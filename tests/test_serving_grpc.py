@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from serving.protos import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
-from serving.server import Settings
-from serving.tensors import to_proto
 from serving_fixtures import ROW, Client, config_of, eventually, serving, tiny_models
+from tfship.serving.protos import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
+from tfship.serving.server import Settings
+from tfship.serving.tensors import to_proto
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export import prepare
-from serving.inference import CLASSIFY, REGRESS
-from serving.json_examples import parse_examples
-from serving.protos import classification_pb2, inference_pb2, predict_pb2, regression_pb2
-from serving.status import StatusError
 from serving_fixtures import Client, config_of, serving, tiny_models
-from train.data import Digits
+from tfship.export import prepare
+from tfship.serving.inference import CLASSIFY, REGRESS
+from tfship.serving.json_examples import parse_examples
+from tfship.serving.protos import classification_pb2, inference_pb2, predict_pb2, regression_pb2
+from tfship.serving.status import StatusError
+from tfship.train.data import Digits
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_over_rest(client: Client) -> None:
 
 
 def test_exported_networks_are_classified_with(models: Path, sample: Digits) -> None:
-    """A picture as a client sends it, to the signatures that `make export` writes."""
+    """A picture as a client sends it, to the signatures that `tfship export` writes."""
     pictures = [base64.b64encode(prepare.png(each[..., None])).decode() for each in sample.x_test[:300:30]]
     with serving(config_of(nn=models / "nn")) as client:
         examples = [{"image/encoded": {"b64": each}} for each in pictures]

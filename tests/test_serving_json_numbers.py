@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from export.runtime import TensorSpec
-from serving import json_numbers, json_tensors
-from serving.protos import types_pb2
-from serving.status import StatusError
-from serving.tensors import DTYPES
+from tfship.export.runtime import TensorSpec
+from tfship.serving import json_numbers, json_tensors
+from tfship.serving.protos import types_pb2
+from tfship.serving.status import StatusError
+from tfship.serving.tensors import DTYPES
 
 FLOAT, INT32 = DTYPES[types_pb2.DT_FLOAT], DTYPES[types_pb2.DT_INT32]
 NUMBERS = st.integers(-(2**40), 2**40) | st.floats(allow_nan=False, allow_infinity=False)

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from export.runtime import TensorSpec
-from serving.json_tensors import decode_inputs, encode_outputs, parse_predict
-from serving.protos import types_pb2
-from serving.status import Code, StatusError
-from serving.tensors import DTYPES
+from tfship.export.runtime import TensorSpec
+from tfship.serving.json_tensors import decode_inputs, encode_outputs, parse_predict
+from tfship.serving.protos import types_pb2
+from tfship.serving.status import Code, StatusError
+from tfship.serving.tensors import DTYPES
 
 
 def _specs(**dtypes: str) -> dict[str, TensorSpec]:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.json_text import excerpt, parse_object
-from serving.status import StatusError
+from tfship.serving.json_text import excerpt, parse_object
+from tfship.serving.status import StatusError
 
 
 @pytest.mark.parametrize(

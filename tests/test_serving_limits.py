@@ -17,14 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving import flags, json_text
-from serving.protos import predict_pb2
-from serving.server import Settings
-from serving.settings import Limits
-from serving.status import StatusError
-from serving.stubs import PredictionServiceStub
-from serving.tensors import to_proto
 from serving_fixtures import ROW, TFLITE, Client, config_of, eventually, publish, serving
+from tfship.serving import flags, json_text
+from tfship.serving.protos import predict_pb2
+from tfship.serving.server import Settings
+from tfship.serving.settings import Limits
+from tfship.serving.status import StatusError
+from tfship.serving.stubs import PredictionServiceStub
+from tfship.serving.tensors import to_proto
 
 PATH = "/v1/models/m:predict"
 LIMITS = Limits(

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from conftest import ROOT
-from serving.exposition import Family, lines
-from serving.metrics import DEFAULT_PATH, FAMILIES, FOLDER, Metrics
-from serving.tallies import Tally
 from serving_fixtures import eventually
-from train.errors import UsageError
+from tfship.serving.exposition import Family, lines
+from tfship.serving.metrics import DEFAULT_PATH, FAMILIES, FOLDER, Metrics
+from tfship.serving.tallies import Tally
+from tfship.train.errors import UsageError
 
 RECORDED = ROOT.parent / "shared" / "tfserving-golden" / "prom.json"
 COUNT = ":tensorflow:serving:request_count"
@@ -253,7 +253,7 @@ def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: 
 # Counts as many requests as it is told to on its standard input, -1 for ever, and answers with its page.
 WORKER = """
 import json, sys
-from serving.metrics import Metrics
+from tfship.serving.metrics import Metrics
 
 metrics = Metrics()
 metrics.versions("nn", {"AVAILABLE": 1})
@@ -391,7 +391,7 @@ def test_a_full_disk_fails_no_request(tmp_path: Path) -> None:
     script = (
         "import resource\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "from serving.metrics import Metrics\n"
+        "from tfship.serving.metrics import Metrics\n"
         "metrics = Metrics()\n"
         "for number in range(100):\n"
         "    metrics.versions(name := f'model-{number}', {'AVAILABLE': 1})\n"

@@ -12,15 +12,6 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from serving import models
-from serving.config import parse_config, read_config
-from serving.execution import Loaded
-from serving.loading import Loader
-from serving.models import LoadPolicy, ModelManager
-from serving.protos import model_management_pb2, model_pb2
-from serving.servables import Servables
-from serving.server import Settings
-from serving.view import State, VersionStatus
 from serving_fixtures import (
     ROW,
     TFLITE,
@@ -33,7 +24,16 @@ from serving_fixtures import (
     tiny_models,
     withdraw,
 )
-from train.errors import ArtifactError
+from tfship.serving import models
+from tfship.serving.config import parse_config, read_config
+from tfship.serving.execution import Loaded
+from tfship.serving.loading import Loader
+from tfship.serving.models import LoadPolicy, ModelManager
+from tfship.serving.protos import model_management_pb2, model_pb2
+from tfship.serving.servables import Servables
+from tfship.serving.server import Settings
+from tfship.serving.view import State, VersionStatus
+from tfship.train.errors import ArtifactError
 
 SETTINGS = Settings(loader=TFLITE)
 
@@ -279,8 +279,10 @@ def test_start_names_what_is_wrong(tmp_path: Path) -> None:
             pass
         return str(error.value)
 
-    assert f"{tmp_path}/none: no such directory; run `make export`" in refusal(config_of(m=tmp_path / "none"))
-    assert f"{tmp_path}: holds no integer-named version directory; run `make export`" in refusal(
+    assert f"{tmp_path}/none: no such directory; run `tfship export`" in refusal(
+        config_of(m=tmp_path / "none")
+    )
+    assert f"{tmp_path}: holds no integer-named version directory; run `tfship export`" in refusal(
         config_of(m=tmp_path)
     )
     publish(tmp_path, 1, b"broken")

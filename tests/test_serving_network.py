@@ -17,12 +17,6 @@ import pytest
 from google.protobuf import descriptor_pool, json_format, message_factory
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from serving import flags
-from serving.ports import remove_path
-from serving.protos import predict_pb2
-from serving.server import ModelServer, Settings
-from serving.stubs import PredictionServiceStub
-from serving.tensors import from_proto, to_proto
 from serving_fixtures import (
     ROW,
     TFLITE,
@@ -34,7 +28,13 @@ from serving_fixtures import (
     publish,
     serving,
 )
-from train.errors import UsageError
+from tfship.serving import flags
+from tfship.serving.ports import remove_path
+from tfship.serving.protos import predict_pb2
+from tfship.serving.server import ModelServer, Settings
+from tfship.serving.stubs import PredictionServiceStub
+from tfship.serving.tensors import from_proto, to_proto
+from tfship.train.errors import UsageError
 
 PREDICTION, MODEL = "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
 HEALTH, REFLECTION = "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.metrics import DEFAULT_PATH
-from serving.protos import predict_pb2
-from serving.server import Settings
-from serving.stubs import PredictionServiceStub
-from serving.tensors import to_proto
 from serving_fixtures import ROW, TFLITE, Client, config_of, publish, serving
+from tfship.serving.metrics import DEFAULT_PATH
+from tfship.serving.protos import predict_pb2
+from tfship.serving.server import Settings
+from tfship.serving.stubs import PredictionServiceStub
+from tfship.serving.tensors import to_proto
 
 
 def _page(client: Client, method: str = "GET") -> dict[str, dict[frozenset[tuple[str, str]], float]]:
@@ -61,12 +61,12 @@ def test_no_page_without_being_asked_for(tmp_path: Path) -> None:
 
 def test_each_request_is_a_line_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     publish(tmp_path, 1)
-    caplog.set_level(logging.INFO, "serving.requests")
+    caplog.set_level(logging.INFO, "tfship.serving.requests")
     with serving(config_of(m=tmp_path), Settings(loader=TFLITE, logs_requests=True)) as client:
         client.rest("/v1/models/m:predict", {"instances": [[1, 2]]})
         client.predict("m", x=ROW)
         client.rest("/v1/models/m:predict", {"instances": 1})
-    lines = [json.loads(each.message) for each in caplog.records if each.name == "serving.requests"]
+    lines = [json.loads(each.message) for each in caplog.records if each.name == "tfship.serving.requests"]
     told = [(each["entrypoint"], each["api"], each["model"], each["status"]) for each in lines]
     assert told == [
         ("REST", "Predict", "m", "OK"),

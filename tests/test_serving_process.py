@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from serving.settings import cores
 from serving_fixtures import ROW, publish, tiny_models
 from serving_fixtures import client_of as _client
 from serving_fixtures import process as _process
+from tfship.serving.settings import cores
 
 
 def _workers(process: subprocess.Popen[str]) -> list[int]:

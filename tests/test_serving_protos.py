@@ -7,17 +7,18 @@ import sys
 import pytest
 from google.protobuf import descriptor_pb2
 
-from export import derive_descriptors, descriptors
-from serving import protos
+from tfship.export import derive_descriptors, descriptors
+from tfship.serving import protos
 
 ALONE = """
 import sys
-import client.grpc, serving.protos, serving.tensors, serving.server, serving.flags, serving.grpc_server
+import tfship.client.grpc
+from tfship.serving import flags, grpc_server, protos, server, tensors
 loaded = [name for name in sys.modules if name.split(".")[0] in ("tensorflow", "tensorflow_serving")]
 assert not loaded, loaded
 """
 OURS = """
-import serving.protos
+from tfship.serving import protos
 """
 THEIRS = """
 import tensorflow as tf
@@ -26,10 +27,10 @@ import tensorflow_serving.apis.prediction_log_pb2
 TOGETHER = """
 import importlib
 import numpy as np
-from serving.tensors import from_proto, to_proto
+from tfship.serving.tensors import from_proto, to_proto
 from tensorflow_serving.apis import predict_pb2
 
-ours, theirs = serving.protos.predict_pb2.PredictRequest, predict_pb2.PredictRequest
+ours, theirs = protos.predict_pb2.PredictRequest, predict_pb2.PredictRequest
 assert ours is not theirs
 request = theirs()
 request.model_spec.version.value = 7
@@ -42,9 +43,9 @@ back = theirs.FromString(read.SerializeToString())
 assert tf.make_ndarray(back.inputs["y"]).tolist() == [b"text"]
 assert tf.reduce_sum(tf.constant([1.0, 2.0])).numpy() == 3.0
 
-for name in serving.protos.__all__:
+for name in protos.__all__:
     if name.endswith("_pb2"):
-        mine = getattr(serving.protos, name)
+        mine = getattr(protos, name)
         generated = importlib.import_module(mine.DESCRIPTOR.name.removesuffix(".proto").replace("/", ".") + "_pb2")
         for each, value in vars(generated).items():
             if not each.startswith("_") and not hasattr(value, "__path__") and "_dot_" not in each:

@@ -19,8 +19,8 @@ from hypothesis import settings as bounded
 from hypothesis import strategies as st
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving.settings import Limits, Settings
 from serving_fixtures import Client, config_of, eventually, serving, slow_steps, tiny_models
+from tfship.serving.settings import Limits, Settings
 
 _BAD_CHUNK = b"POST /v1/models/double:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import version_files
-from serving import served_file
-from serving.server import Settings
 from serving_fixtures import ROW, TFLITE, config_of, serving, tflite_times, tiny_models
+from tfship.client import version_files
+from tfship.serving import served_file
+from tfship.serving.server import Settings
 
 CARD = "export.json"
 # The version below has no file for the format selective.

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving import server_protos
-from serving.protos import model_server_config_pb2
-from train.errors import UsageError
+from tfship.serving import server_protos
+from tfship.serving.protos import model_server_config_pb2
+from tfship.train.errors import UsageError
 
 BATCHING = """
 # As TensorFlow Serving's guide writes it.

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.savedmodel import SavedModel
-from serving import flags
-from serving.loading import Loader
-from serving.protos import config_pb2, saved_model_pb2
-from serving.session_config import session_config
-from serving.settings import cores
 from serving_fixtures import ROW, tiny_models
-from train.errors import ArtifactError, UsageError
+from tfship.export.savedmodel import SavedModel
+from tfship.serving import flags
+from tfship.serving.loading import Loader
+from tfship.serving.protos import config_pb2, saved_model_pb2
+from tfship.serving.session_config import session_config
+from tfship.serving.settings import cores
+from tfship.train.errors import ArtifactError, UsageError
 
 
 def _threads(*argv: str) -> tuple[int, int, int]:

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from export.litert import LiteRT
-from export.runtime import Signature, TensorSpec
-from serving.execution import DEADLINE
-from serving.splitting import SplitRuntime
-from serving.status import Code, StatusError
 from serving_fixtures import TFLITE, tflite_times
+from tfship.export.litert import LiteRT
+from tfship.export.runtime import Signature, TensorSpec
+from tfship.serving.execution import DEADLINE
+from tfship.serving.splitting import SplitRuntime
+from tfship.serving.status import Code, StatusError
 
 ROW = TensorSpec("x:0", 1, (-1, 2))
 

@@ -20,7 +20,7 @@ import pytest
 
 import recorded
 from recorded import ALL
-from serving_fixtures import ROOT, publish, tflite_times
+from serving_fixtures import publish, tflite_times
 
 if not ALL.is_dir():
     pytest.skip("no recorded answers beside the repository", allow_module_level=True)
@@ -86,11 +86,11 @@ def _run(case: dict[str, Any], folder: Path) -> Outcome:
     ready = folder / f"{case['name']}.ready"
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "serving", *arguments),
+            *(sys.executable, "-m", "tfship.serving", *arguments),
             *("--prefer_tflite_model", "--workers=0", f"--ready_file={ready}"),
         ],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

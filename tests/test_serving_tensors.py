@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from serving.protos import tensor_pb2, types_pb2
-from serving.tensors import DTYPES, DType, dtype_of, from_proto, to_proto
+from tfship.serving.protos import tensor_pb2, types_pb2
+from tfship.serving.tensors import DTYPES, DType, dtype_of, from_proto, to_proto
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 

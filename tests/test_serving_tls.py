@@ -13,14 +13,14 @@ import grpc
 import numpy as np
 import pytest
 
-from serving import tls
-from serving.protos import predict_pb2
-from serving.server import Settings
-from serving.stubs import PredictionServiceStub
-from serving.tensors import from_proto, to_proto
-from serving.tls import Tls
 from serving_fixtures import ROW, TFLITE, Client, client_of, config_of, process, publish, serving
-from train.errors import UsageError
+from tfship.serving import tls
+from tfship.serving.protos import predict_pb2
+from tfship.serving.server import Settings
+from tfship.serving.stubs import PredictionServiceStub
+from tfship.serving.tensors import from_proto, to_proto
+from tfship.serving.tls import Tls
+from tfship.train.errors import UsageError
 
 if shutil.which("openssl") is None:
     pytest.skip("openssl isn't installed", allow_module_level=True)

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from export import store
-from export.contract import WARMUP
-from serving import warmup
-from serving.execution import Loaded
-from serving.loading import Loader
-from serving.server import Settings
 from serving_fixtures import ROW, Client, config_of, publish, serving, tiny_models
-from train.errors import ArtifactError
+from tfship.export import store
+from tfship.export.contract import WARMUP
+from tfship.serving import warmup
+from tfship.serving.execution import Loaded
+from tfship.serving.loading import Loader
+from tfship.serving.server import Settings
+from tfship.train.errors import ArtifactError
 
 Requests = Mapping[str, Mapping[str, NDArray[Any]]]
 
@@ -44,7 +44,7 @@ class Spy:
 
 def version(folder: Path, model: str, requests: Requests) -> Path:
     """Copy a tiny model and give it warm-up requests, written by TensorFlow as TensorFlow Serving's guide says."""
-    from export.warmup import write
+    from tfship.export.warmup import write
 
     path = folder / model / "1"
     shutil.copytree(tiny_models() / model / "1", path)
@@ -123,7 +123,7 @@ def test_a_request_that_fails_is_a_version_that_fails(
 
 
 def test_the_old_version_goes_on_when_the_new_one_fails_its_warm_up(tmp_path: Path) -> None:
-    from export.warmup import write
+    from tfship.export.warmup import write
 
     publish(tmp_path / "m", 1)
     settings = Settings(loader=Loader(prefer_tflite=True))

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from serving import workers
 from serving_fixtures import ROOT
+from tfship.serving import workers
 
 _FRAGMENTED = """
 import threading, time
-from serving import worker
+from tfship.serving import worker
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1])

@@ -11,11 +11,11 @@ from ai_edge_litert.schema_py_generated import BufferT, MetadataT, Model
 from ai_edge_litert.tools import flatbuffer_utils
 
 from conftest import ROOT
-from export import formats, signature_metadata, store
-from export.litert import LiteRT
-from export.runtime import PREDICT, Signature, TensorSpec
 from serving_fixtures import to_tflite
-from train.errors import ArtifactError, ConversionError
+from tfship.export import formats, signature_metadata, store
+from tfship.export.litert import LiteRT
+from tfship.export.runtime import PREDICT, Signature, TensorSpec
+from tfship.train.errors import ArtifactError, ConversionError
 
 ENTRY = "signature_defs_metadata"
 # A file to which the entry was added, and which the real TensorFlow Serving served.

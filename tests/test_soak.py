@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks import soak
-from benchmarks.processes import Footprint
+from tfship.benchmarks import soak
+from tfship.benchmarks.processes import Footprint
 
 MIB = 2**20
 

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import __main__ as command
-from benchmarks import cases, load, reference, soak_table, speed, speed_table
-from benchmarks.reference import Cell
-from benchmarks.server import embedded
-from export import store
-from train import cli
-from train.data import Digits
-from train.errors import ArtifactError, ResultError, Unreachable
+from tfship.benchmarks import __main__ as command
+from tfship.benchmarks import cases, load, reference, soak_table, speed, speed_table
+from tfship.benchmarks.reference import Cell
+from tfship.benchmarks.server import embedded
+from tfship.export import store
+from tfship.train import cli
+from tfship.train.data import Digits
+from tfship.train.errors import ArtifactError, ResultError, Unreachable
 
 needs_generators = pytest.mark.skipif(
     shutil.which("wrk") is None or shutil.which("h2load") is None,
@@ -223,11 +223,11 @@ def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.Capt
 
 @needs_generators
 def test_what_is_not_exported_is_refused(tmp_path: Path, sample: Digits) -> None:
-    with pytest.raises(ArtifactError, match="run `make export` first"):
+    with pytest.raises(ArtifactError, match="run `tfship export` first"):
         speed.run(tmp_path, speed.Plan(), sample)
     (tmp_path / "nn" / "1").mkdir(parents=True)
     with pytest.raises(
-        ArtifactError, match=r"float32.tflite: no such file; `make export` writes every format"
+        ArtifactError, match=r"float32.tflite: no such file; `tfship export` writes every format"
     ):
         speed.run(tmp_path, speed.Plan([Cell("nn", 1, "rest")]), sample)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from train import stats
+from tfship.train import stats
 
 
 def test_accuracy_has_the_wilson_interval() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from export import store
-from train.errors import ArtifactError, ConversionError, UsageError
+from tfship.export import store
+from tfship.train.errors import ArtifactError, ConversionError, UsageError
 
 
 def publish(base: Path, text: str = "x") -> Path:
@@ -21,7 +21,7 @@ def test_only_integers_are_versions(tmp_path: Path) -> None:
     (tmp_path / "7").write_text("a file")
     assert list(store.versions(tmp_path)) == [1, 2, 10]
     assert store.latest(tmp_path) == tmp_path / "10"
-    with pytest.raises(ArtifactError, match="holds no version directory .*run `make export` first"):
+    with pytest.raises(ArtifactError, match="holds no version directory .*run `tfship export` first"):
         store.latest(tmp_path / "x")
 
 
@@ -29,7 +29,7 @@ def test_two_drafts_never_take_the_same_number(tmp_path: Path) -> None:
     """Two processes publish fifty versions each, at once."""
     script = f"""
 from pathlib import Path
-from export import store
+from tfship.export import store
 for _ in range(50):
     with store.draft(Path({str(tmp_path)!r})) as draft:
         (draft.folder / "file").write_text("x")

@@ -10,15 +10,15 @@ from ai_edge_litert.schema_py_generated import TensorType
 from ai_edge_litert.tools import flatbuffer_utils
 
 from conftest import ROOT
-from export import layers, selective, tflite
-from export.contract import Contract, Scaling
-from export.formats import FORMATS
-from export.isolation import Isolation
-from export.litert import LiteRT
-from export.loading import load
-from export.runtime import Classifier
 from tflite_models import Model, small
-from train.errors import ConversionError
+from tfship.export import layers, selective, tflite
+from tfship.export.contract import Contract, Scaling
+from tfship.export.formats import FORMATS
+from tfship.export.isolation import Isolation
+from tfship.export.litert import LiteRT
+from tfship.export.loading import load
+from tfship.export.runtime import Classifier
+from tfship.train.errors import ConversionError
 
 CASES = ROOT.parent / "shared" / "cases"
 
@@ -171,7 +171,7 @@ def test_a_conversion_that_takes_too_long_is_a_reason(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not CASES.exists(), reason="needs ../shared/cases")
 def test_rows_of_other_people_s_lstm(tmp_path: Path) -> None:
-    from export.tflite import TFLite
+    from tfship.export.tflite import TFLite
 
     loaded = load(CASES / "lstm_rows.keras")
     contract = Contract("lstm", tuple("0123456789"), *loaded.shape, Scaling.of_range(0, 1, 1), "resize")

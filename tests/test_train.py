@@ -15,13 +15,13 @@ import pytest
 
 from conftest import ROOT
 from processes import Forked, command, forked
-from train import cards, checkpoint, cli, data
-from train.__main__ import main
-from train.cards import Card
-from train.corruptions import CORRUPTIONS
-from train.data import Digits
-from train.errors import ArtifactError, DataError, ResultError
-from train.recipe import NETWORKS, RECIPES, Augmentation, Teachers
+from tfship.train import cards, checkpoint, cli, data
+from tfship.train.__main__ import main
+from tfship.train.cards import Card
+from tfship.train.corruptions import CORRUPTIONS
+from tfship.train.data import Digits
+from tfship.train.errors import ArtifactError, DataError, ResultError
+from tfship.train.recipe import NETWORKS, RECIPES, Augmentation, Teachers
 
 FAST = RECIPES["fast"]
 
@@ -53,7 +53,7 @@ def train(folder: Path, *arguments: str) -> int:
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path, few: Digits) -> None:
     import keras
 
-    from train.fit import fit
+    from tfship.train.fit import fit
 
     recipe = replace(FAST["cnn"], epochs=1, min_steps=0)
     few = replace(few, x_train=few.x_train[:384], y_train=few.y_train[:384])
@@ -101,7 +101,7 @@ def test_other_seed_recipe_or_data_is_not_up_to_date(models: Path, sample: Digit
 
 def test_weights_that_the_card_does_not_name_are_refused(tmp_path: Path, models: Path) -> None:
     (tmp_path / "nn.card.json").write_bytes((models / "nn.card.json").read_bytes())
-    with pytest.raises(ArtifactError, match=r"nn\.keras: no such model; run `make train`"):
+    with pytest.raises(ArtifactError, match=r"nn\.keras: no such model; run `tfship train`"):
         cards.read(tmp_path, "nn")
     (tmp_path / "nn.keras").write_bytes((models / "nn.keras").read_bytes()[:-1])
     with pytest.raises(ArtifactError, match="not the weights that nn.card.json describes"):
@@ -126,7 +126,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_a_loss_that_is_no_number_is_an_error_and_leaves_the_old_weights(
     tmp_path: Path, sample: Digits
 ) -> None:
-    from train.fit import fit
+    from tfship.train.fit import fit
 
     before = old_weights(tmp_path)
     wild = replace(FAST["nn"], epochs=3, min_steps=0, peak_learning_rate=float("inf"))
@@ -136,7 +136,7 @@ def test_a_loss_that_is_no_number_is_an_error_and_leaves_the_old_weights(
 
 
 def test_a_diverged_run_is_an_error_and_leaves_the_old_weights(tmp_path: Path, few: Digits) -> None:
-    from train.fit import fit
+    from tfship.train.fit import fit
 
     before = old_weights(tmp_path)
     wild = replace(FAST["cnn"], epochs=2, min_steps=0, peak_learning_rate=30.0)
@@ -202,7 +202,7 @@ def test_a_killed_best_run_goes_on_and_ends_with_the_same_card(tmp_path: Path, f
 def test_a_student_learns_from_its_teachers_and_goes_on_too(
     tmp_path: Path, few: Digits, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from train.fit import fit, prepare
+    from tfship.train.fit import fit, prepare
 
     few = replace(few, x_train=few.x_train[:1000], y_train=few.y_train[:1000])
     recipe = replace(
@@ -249,7 +249,7 @@ def test_best_trains_the_teachers_first_and_once(
     tmp_path: Path, few_npz: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipes = RECIPES["best"]
-    best = ("--recipe", "best", "--epochs", "2", "--data", str(few_npz))
+    best = ("--recipe", "best", "--epochs", "1", "--data", str(few_npz))
     quick = Teachers("teacher", count=2, views=2, weight=1.0)
     for name in NETWORKS:
         monkeypatch.setitem(recipes, name, replace(recipes[name], teachers=quick))
@@ -352,8 +352,8 @@ def test_killed_training_leaves_nothing_that_a_later_step_takes(tmp_path: Path) 
 
 def train_until_the_weights_are_renamed(folder: Path) -> None:
     """Train, and kill this process between the card's rename and the weights', the worst moment there is."""
-    from train import files
-    from train.fit import fit
+    from tfship.train import files
+    from tfship.train.fit import fit
 
     publish = files.publish
 
@@ -386,7 +386,7 @@ def test_training_killed_while_it_writes_is_noticed(tmp_path: Path, sample: Digi
 
 def test_help_is_complete_and_quick() -> None:
     process = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "train", "--help"],
+        [sys.executable, "-X", "importtime", "-m", "tfship.train", "--help"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -410,7 +410,7 @@ def test_help_is_complete_and_quick() -> None:
 
 @pytest.mark.parametrize(("name", "floor"), [("cnn", 0.9922), ("nn", 0.9696)])
 def test_full_mnist_reaches_the_accuracy_that_was_asked_for(name: str, floor: float) -> None:
-    """Looks at what `make train` left in models/, if that was trained on all of MNIST by the recipe."""
+    """Looks at what `tfship train` left in models/, if that was trained on all of MNIST by the recipe."""
     try:
         card = cards.read(ROOT / "models", name)
     except ArtifactError:

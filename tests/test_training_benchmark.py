@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import __main__ as command
-from benchmarks import training
-from train import cli
-from train.data import Digits
-from train.recipe import RECIPES
+from tfship.benchmarks import __main__ as command
+from tfship.benchmarks import training
+from tfship.train import cli
+from tfship.train.data import Digits
+from tfship.train.recipe import RECIPES
 
 
 def test_both_recipes_are_trained_and_compared(

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export import cards, contract, outputs, store, verify
-from export.__main__ import main
-from export.contract import Scaling
-from export.formats import FORMATS
-from export.range_detection import NamedScaling, candidates
-from export.user_model import UserModel, source_of
-from train import cli
-from train.errors import UsageError
+from tfship.export import cards, contract, manage, outputs, store, verify
+from tfship.export.__main__ import main
+from tfship.export.contract import Scaling
+from tfship.export.formats import FORMATS
+from tfship.export.range_detection import NamedScaling, candidates
+from tfship.export.user_model import UserModel, source_of
+from tfship.train import cli
+from tfship.train.errors import UsageError
 
 COUNT, CLASSES, SIDE = 200, 3, 8
 COLOURS = np.array([[150, 110, 100], [100, 145, 110], [110, 105, 155]])
@@ -122,7 +122,7 @@ def export(folder: Path, model: Path, *arguments: str, data: str = "eval.npz") -
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_values_and_the_meaning_are_found(folder: Path, tmp_path: Path, name: str) -> None:
-    from train.backend import tensorflow
+    from tfship.train.backend import tensorflow
 
     tensorflow()
     build, values, kind = MODELS[name]
@@ -223,7 +223,7 @@ def test_without_labels_only_the_agreement_is_verified(
             "agreement with the model",
             "images with the model's scores",
         }
-    assert cli.run(main, ["list", "--models", str(tmp_path / "models")]) == 0
+    assert cli.run(manage.main, ["list", "--models", str(tmp_path / "models")]) == 0
     assert capsys.readouterr().out.count("unverified") == 2
 
 

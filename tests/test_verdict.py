@@ -7,13 +7,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from benchmarks import words
-from benchmarks.measure import settled
-from benchmarks.ratios import known, ratio
-from benchmarks.verdict import OBJECTIVES, gain, judge
-from export.formats import FORMATS
 from results_fixtures import MODELS, results
-from train.errors import UsageError
+from tfship.benchmarks import words
+from tfship.benchmarks.measure import settled
+from tfship.benchmarks.ratios import known, ratio
+from tfship.benchmarks.verdict import OBJECTIVES, gain, judge
+from tfship.export.formats import FORMATS
+from tfship.train.errors import UsageError
 
 Results = dict[str, Any]
 

@@ -14,10 +14,10 @@ import pytest
 
 from conftest import ROOT
 from processes import Forked, command, forked
-from train import cards, cli, workers
-from train.__main__ import main
-from train.errors import UsageError
-from train.workers import ALONE
+from tfship.train import cards, cli, workers
+from tfship.train.__main__ import main
+from tfship.train.errors import UsageError
+from tfship.train.workers import ALONE
 
 
 def free_ports(count: int) -> list[int]:
@@ -120,7 +120,7 @@ def test_waiting_for_workers_ends(interrupt: bool) -> None:
     addresses = [f"127.0.0.1:{port}" for port in (taken.getsockname()[1], *free_ports(1))]
     script = f"""
 import signal, sys
-from train import cli, workers
+from tfship.train import cli, workers
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
 def main(argv):
     workers.connect(cli.say, seconds={60 if interrupt else 1})

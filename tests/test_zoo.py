@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import __main__ as command
-from benchmarks import terminal, zoo, zoo_table
-from export import range_detection
-from train import cli
+from tfship.benchmarks import __main__ as command
+from tfship.benchmarks import terminal, zoo, zoo_table
+from tfship.export import range_detection
+from tfship.train import cli
 
 GIGABYTE = 1_000_000_000
 
@@ -143,7 +143,7 @@ def test_commands_that_are_killed(tmp_path: Path) -> None:
 
 
 def test_the_networks_and_their_images() -> None:
-    from benchmarks import zoo_models
+    from tfship.benchmarks import zoo_models
 
     assert list(zoo_models.BUILDERS) == list(zoo.ARCHITECTURES)
     assert len(zoo.ARCHITECTURES) >= 20

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from export.contract import Contract, Scaling
-from export.formats import FORMATS
-from export.isolation import Isolation
-from export.litert import LiteRT
-from export.runtime import Classifier
+from tfship.export.contract import Contract, Scaling
+from tfship.export.formats import FORMATS
+from tfship.export.isolation import Isolation
+from tfship.export.litert import LiteRT
+from tfship.export.runtime import Classifier
 
 
 class Model:
@@ -18,7 +18,7 @@ class Model:
     def __init__(self, folder: Path, layers: list[Any], scaling: Scaling, batch: int | None = None) -> None:
         import keras
 
-        from export.tflite import TFLite
+        from tfship.export.tflite import TFLite
 
         self.keras = keras.Sequential(layers)
         height, width, channels = self.keras.input_shape[1:]

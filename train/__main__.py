@@ -1,14 +1,14 @@
-"""`python -m train`: train the digit networks.
+"""`tfship train`: train the digit networks.
 
-python -m train                         both networks, as fast as possible, on the first data set that is found
-python -m train cnn --data mnist.npz    one of them, on this data
-python -m train --recipe best           both, as good as they get
-python -m train --recipe best --seeds 5 five times each, and keep the best on the validation images
-python -m train --force                 even where the weights are up to date
+tfship train                         both networks, as fast as possible, on the first data set that is found
+tfship train cnn --data mnist.npz    one of them, on this data
+tfship train --recipe best           both, as good as they get
+tfship train --recipe best --seeds 5 five times each, and keep the best on the validation images
+tfship train --force                 even where the weights are up to date
 """
 
 if __name__ == "__main__":
-    from train import interruption
+    from tfship.train import interruption
 
     interruption.catch()  # before the imports, which take a while
 
@@ -18,18 +18,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from train import cli, data, seeds
-from train.cards import Card
-from train.errors import UsageError
-from train.files import sweep
-from train.recipe import NETWORKS, RECIPES
-from train.session import Session
+from tfship.train import cli, data, seeds
+from tfship.train.cards import Card
+from tfship.train.errors import UsageError
+from tfship.train.files import sweep
+from tfship.train.recipe import NETWORKS, RECIPES
+from tfship.train.session import Session
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, print a line per network, return the exit code."""
     parser = cli.parser(
-        "python -m train",
+        "tfship train",
         "Train the digit networks and write <name>.keras and <name>.card.json, with training curves and a confusion "
         "matrix beside them and logs/<name> for TensorBoard. An interrupted run goes on where it was. With "
         "TF_CONFIG set as TensorFlow documents it, several hosts train together and worker 0 writes.",

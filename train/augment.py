@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from train.recipe import Augmentation
+from tfship.train.recipe import Augmentation
 
 __all__ = ["distort"]
 

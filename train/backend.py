@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from train import interruption
+from tfship.train import interruption
 
 __all__ = ["WITHOUT_KERAS", "quiet", "tensorflow"]
 

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from train.augment import distort
-from train.recipe import Augmentation
+from tfship.train.augment import distort
+from tfship.train.recipe import Augmentation
 
 __all__ = ["batches"]
 

@@ -9,12 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from train import checkpoint
-from train.cards import Card
-from train.checkpoint import Progressed
-from train.errors import ResultError
-from train.progress import Progress
-from train.workers import Workers
+from tfship.train import checkpoint
+from tfship.train.cards import Card
+from tfship.train.checkpoint import Progressed
+from tfship.train.errors import ResultError
+from tfship.train.progress import Progress
+from tfship.train.workers import Workers
 
 __all__ = ["Report", "Resumable", "tensorboard"]
 

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.data import Digits
-from train.errors import ArtifactError, DataError
-from train.files import read_json, sha256, staged, write_json
-from train.recipe import Recipe
+from tfship.train.data import Digits
+from tfship.train.errors import ArtifactError, DataError
+from tfship.train.files import read_json, sha256, staged, write_json
+from tfship.train.recipe import Recipe
 
 __all__ = ["FIGURES", "RELEASED", "Card", "check_data", "copy", "figure_path", "locate", "read", "up_to_date"]
 
@@ -105,16 +105,16 @@ def read(folder: Path, name: str) -> Card:
     """
     path, weights = card_path(folder, name), folder / f"{name}.keras"
     if not weights.is_file():
-        raise ArtifactError(f"{weights}: no such model; run `make train` first")
+        raise ArtifactError(f"{weights}: no such model; run `tfship train` first")
     values = read_json(path)
     try:
         card = Card(**values)
     except TypeError as error:
-        raise ArtifactError(f"{path}: not a training card of this version; run `make train`") from error
+        raise ArtifactError(f"{path}: not a training card of this version; run `tfship train`") from error
     if card.keras_sha256 != sha256(weights):
         raise ArtifactError(
             f"{weights}: not the weights that {path.name} describes (its training was interrupted, or the file "
-            "was changed); run `make train`"
+            "was changed); run `tfship train`"
         )
     return card
 
@@ -128,7 +128,7 @@ def check_data(card: Card, folder: Path, digits: Digits) -> None:
         raise DataError(
             f"{folder / card.model}.keras was trained on {card.data['label']} (sha256 {card.data['sha256'][:12]}…), "
             f"but the data found is {digits.source.label} ({digits.sha256[:12]}…); pass the same --data or "
-            "MNIST_NPZ, or run `make train` again"
+            "MNIST_NPZ, or run `tfship train` again"
         )
 
 

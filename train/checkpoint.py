@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train.files import DAMAGED, staged
+from tfship.train.files import DAMAGED, staged
 
 __all__ = ["Progressed", "clear", "read", "write"]
 

@@ -5,10 +5,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from train import interruption
-from train.errors import TfshipError
+from tfship.train import interruption
+from tfship.train.errors import TfshipError, UsageError
 
-__all__ = ["count", "one_line", "parser", "run", "say", "split"]
+__all__ = ["count", "missing", "one_line", "parser", "run", "say", "split"]
 
 EXIT_CODES = (
     "exit codes: 0 done, 1 failed, 2 wrong usage, 3 unusable data or picture, 4 missing or damaged model, "
@@ -32,6 +32,12 @@ def count(value: str) -> int:
     if not value.isascii() or not value.isdigit() or int(value) == 0:
         raise argparse.ArgumentTypeError(f"{value!r}: expected a whole number, 1 or more")
     return int(value)
+
+
+def missing(what: str, package: str, extra: str = "") -> UsageError:
+    """Return the error that `what` needs a package, which comes with one of tfship's extras."""
+    name = f"'tfship[{extra}]'" if extra else "tfship"
+    return UsageError(f"{what} needs {package}, which isn't installed: pip install {name}")
 
 
 def split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:

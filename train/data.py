@@ -26,9 +26,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from train import interruption
-from train.errors import DataError
-from train.files import DAMAGED
+from tfship.train import interruption
+from tfship.train.errors import DataError
+from tfship.train.files import DAMAGED
 
 __all__ = ["CLASSES", "SAMPLE", "Digits", "Source", "find", "load", "to_input"]
 

@@ -10,10 +10,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from train.augment import distort
-from train.data import to_input
-from train.progress import Progress
-from train.recipe import Augmentation
+from tfship.train.augment import distort
+from tfship.train.data import to_input
+from tfship.train.progress import Progress
+from tfship.train.recipe import Augmentation
 
 __all__ = ["Lesson", "label"]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from train.cards import FIGURES, Card, figure_path
-from train.files import write_bytes
+from tfship.train.cards import FIGURES, Card, figure_path
+from tfship.train.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

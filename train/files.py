@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from train import interruption
-from train.errors import ArtifactError
+from tfship.train import interruption
+from tfship.train.errors import ArtifactError
 
 __all__ = [
     "DAMAGED",

@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from dataclasses import asdict, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,19 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from train import cli, distill, environment, figures, stats
-from train.batches import batches
-from train.callbacks import Report, Resumable, tensorboard
-from train.cards import Card
-from train.corruptions import CORRUPTIONS, corrupted
-from train.data import CLASSES, Digits, to_input
-from train.distill import Lesson
-from train.errors import DataError, ResultError, Unreachable
-from train.files import sha256, staged
-from train.models import build
-from train.progress import Progress
-from train.recipe import Augmentation, Recipe
-from train.workers import ALONE, Workers
+from tfship.train import cli, distill, environment, figures, stats
+from tfship.train.batches import batches
+from tfship.train.callbacks import Report, Resumable, tensorboard
+from tfship.train.cards import Card
+from tfship.train.corruptions import CORRUPTIONS, corrupted
+from tfship.train.data import CLASSES, Digits, to_input
+from tfship.train.distill import Lesson
+from tfship.train.errors import DataError, ResultError, Unreachable
+from tfship.train.files import sha256, staged
+from tfship.train.models import build
+from tfship.train.progress import Progress
+from tfship.train.recipe import Augmentation, Recipe
+from tfship.train.workers import ALONE, Workers
 
 __all__ = ["digest", "fit", "prepare"]
 
@@ -279,7 +279,7 @@ def _publish(model: keras.Model, card: Card, digits: Digits, folder: Path) -> Ca
         for kind, images in corrupted(digits.x_test):
             under[kind] = float(np.mean(_answers(model, images).argmax(1) == digits.y_test))
             progress.advance()
-    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    created = datetime.now(UTC).isoformat(timespec="seconds")
     accuracy = stats.accuracy(predicted, digits.y_test)
     card = replace(card, created=created, accuracy=accuracy, corruptions=under)
     figures.draw(card, digits.y_test, predicted, folder)

@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import Any, TextIO
 
-from train import interruption
+from tfship.train import interruption
 
 __all__ = ["Progress"]
 

@@ -4,9 +4,9 @@ import statistics
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from train.cards import Card, copy
-from train.recipe import RECIPES
-from train.tried import TRIED
+from tfship.train.cards import Card, copy
+from tfship.train.recipe import RECIPES
+from tfship.train.tried import TRIED
 
 __all__ = ["publish_best", "summary"]
 

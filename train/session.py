@@ -5,12 +5,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from train import backend, cards, cli, workers
-from train.cards import Card
-from train.data import Digits
-from train.errors import DataError
-from train.recipe import RECIPES, Recipe
-from train.workers import Workers
+from tfship.train import backend, cards, cli, workers
+from tfship.train.cards import Card
+from tfship.train.data import Digits
+from tfship.train.errors import DataError
+from tfship.train.recipe import RECIPES, Recipe
+from tfship.train.workers import Workers
 
 __all__ = ["Session"]
 
@@ -49,9 +49,7 @@ class Session:
         found = json.loads(team.text_from_chief(json.dumps(card and asdict(card))))
         if found:
             card = Card(**found)
-            cli.say(
-                f"{name}: up to date (same data, recipe and seed; --force, or `make train FORCE=1`, trains again)"
-            )
+            cli.say(f"{name}: up to date (same data, recipe and seed; --force trains again)")
         else:
             card = self._fit(name, recipe, seed, folder, teachers, team)
         self._done[name, folder] = card
@@ -71,7 +69,7 @@ class Session:
     ) -> Card:
         # TensorFlow takes seconds to load: not before there is something to train.
         backend.tensorflow()
-        from train import fit
+        from tfship.train import fit
 
         # Networks with the same teachers learn from the same views of the same images, at whatever weight.
         key = recipe.teachers and (replace(recipe.teachers, weight=0.0), recipe.augmentation)

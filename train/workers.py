@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train import backend, interruption
-from train.errors import Unreachable, UsageError
+from tfship.train import backend, interruption
+from tfship.train.errors import Unreachable, UsageError
 
 __all__ = ["ALONE", "Workers", "connect"]
 

@@ -1,7 +1,7 @@
 """A result file (`results.schema.json`) as what a person reads: a page, Markdown, tables in a terminal."""
 
-from benchmarks.report.files import read
-from benchmarks.report.page import html
-from benchmarks.report.prose import markdown, readme_block, text
+from tfship.benchmarks.report.files import read
+from tfship.benchmarks.report.page import html
+from tfship.benchmarks.report.prose import markdown, readme_block, text
 
 __all__ = ["html", "markdown", "read", "readme_block", "text"]

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.report.figures import EMPTY, number
-from benchmarks.report.models import Model, Row
-from benchmarks.report.tables import SCENARIOS, Cell, Column, Table, table
+from tfship.benchmarks.report.figures import EMPTY, number
+from tfship.benchmarks.report.models import Model, Row
+from tfship.benchmarks.report.tables import SCENARIOS, Cell, Column, Table, table
 
 __all__ = ["Change", "changed", "files", "operators", "summaries", "trials"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from benchmarks.report.colours import placeholder, variable
+from tfship.benchmarks.report.colours import placeholder, variable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

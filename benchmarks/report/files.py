@@ -7,17 +7,17 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from benchmarks import result_files
-from train.errors import ArtifactError
+from tfship.benchmarks import result_files
+from tfship.train.errors import ArtifactError
 
 __all__ = ["read"]
 
 _SCHEMA = Path(__file__).resolve().parent.parent / "results.schema.json"
-_COMMAND = "make benchmark"
+_COMMAND = "tfship benchmark"
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a result file of `python -m benchmarks`.
+    """Read a result file of `tfship benchmark`.
 
     Raises ArtifactError if it is missing, damaged, of another schema's number, or isn't what the schema says;
     the message names the place.

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.report.colours import placeholder
-from benchmarks.report.drawing import Canvas
+from tfship.benchmarks.report.colours import placeholder
+from tfship.benchmarks.report.drawing import Canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.verdict import gain, judge
+from tfship.benchmarks.verdict import gain, judge
 
 __all__ = ["Model", "Row", "models", "why"]
 

@@ -9,12 +9,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from benchmarks import words
-from benchmarks.report import colours, plots, served_plots, tables
-from benchmarks.report.details import changed, files, operators, summaries, trials
-from benchmarks.report.drawing import Plot, drawn
-from benchmarks.report.models import Model, models
-from benchmarks.report.prose import absent, heading, ran
+from tfship.benchmarks import words
+from tfship.benchmarks.report import colours, plots, served_plots, tables
+from tfship.benchmarks.report.details import changed, files, operators, summaries, trials
+from tfship.benchmarks.report.drawing import Plot, drawn
+from tfship.benchmarks.report.models import Model, models
+from tfship.benchmarks.report.prose import absent, heading, ran
 
 __all__ = ["html"]
 

@@ -7,12 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.report import labels, scales
-from benchmarks.report.colours import of_format, placeholder
-from benchmarks.report.drawing import Canvas, Plot
-from benchmarks.report.figures import duration
-from benchmarks.report.labels import Label
-from benchmarks.report.models import Model, Row, why
+from tfship.benchmarks.report import labels, scales
+from tfship.benchmarks.report.colours import of_format, placeholder
+from tfship.benchmarks.report.drawing import Canvas, Plot
+from tfship.benchmarks.report.figures import duration
+from tfship.benchmarks.report.labels import Label
+from tfship.benchmarks.report.models import Model, Row, why
 
 __all__ = ["accuracy", "distribution", "latency", "layers"]
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks.report import tables
-from benchmarks.report.models import Model, Row, models
-from export.formats import FORMATS
+from tfship.benchmarks.report import tables
+from tfship.benchmarks.report.models import Model, Row, models
+from tfship.export.formats import FORMATS
 
 __all__ = ["markdown", "readme_block", "text"]
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from benchmarks.report.colours import placeholder
-from benchmarks.report.drawing import Canvas
+from tfship.benchmarks.report.colours import placeholder
+from tfship.benchmarks.report.drawing import Canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.report import labels, scales
-from benchmarks.report.colours import PARTS, of_format, placeholder
-from benchmarks.report.drawing import Canvas, Plot
-from benchmarks.report.figures import duration
-from benchmarks.report.labels import Label
-from benchmarks.report.models import Model, Row, why
+from tfship.benchmarks.report import labels, scales
+from tfship.benchmarks.report.colours import PARTS, of_format, placeholder
+from tfship.benchmarks.report.drawing import Canvas, Plot
+from tfship.benchmarks.report.figures import duration
+from tfship.benchmarks.report.labels import Label
+from tfship.benchmarks.report.models import Model, Row, why
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import words
-from benchmarks.ratios import ratio
-from benchmarks.report.figures import EMPTY, number, probability
-from benchmarks.report.models import Model, Row
+from tfship.benchmarks import words
+from tfship.benchmarks.ratios import ratio
+from tfship.benchmarks.report.figures import EMPTY, number, probability
+from tfship.benchmarks.report.models import Model, Row
 
 __all__ = [
     "ANSWERS", "BRIEF", "COST", "REQUESTS", "SCENARIOS", "SERVED_COST", "TIME",

@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from fuzzing.cases import GRPC, Case, Served, mutated
-from serving.protos import (
+from serving_fixtures import ROOT
+from tfship.serving.protos import (
     classification_pb2,
     example_pb2,
     get_model_metadata_pb2,
@@ -21,8 +22,7 @@ from serving.protos import (
     regression_pb2,
     tensor_pb2,
 )
-from serving.tensors import DTYPES, dtype_of
-from serving_fixtures import ROOT
+from tfship.serving.tensors import DTYPES, dtype_of
 
 __all__ = ["METHODS", "PREDICT", "calls", "configs", "frames", "inputs", "predictions", "reloads", "tensors"]
 

@@ -14,7 +14,7 @@ import atheris
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 # All that imports the server: what is there already would stay as it is.
-with atheris.instrument_imports(include=["serving"]):
+with atheris.instrument_imports(include=["tfship.serving"]):
     import grpc
 
     import serving_fixtures as fixtures
@@ -23,8 +23,8 @@ with atheris.instrument_imports(include=["serving"]):
     from fuzzing.cases import REST, Case, Served
     from fuzzing.run import drawn
     from fuzzing.target import MODELS, signatures
-    from serving.host import Host  # noqa: F401 - the server itself imports it late
-    from serving.settings import Settings
+    from tfship.serving.host import Host  # noqa: F401 - the server itself imports it late
+    from tfship.serving.settings import Settings
 
 _SEEDS = 12
 _MOST_BYTES = 4096
