@@ -1,6 +1,6 @@
-"""`tfship benchmark readme`: put the committed results into the README, or check that they are there."""
+"""`tfship benchmark readme`: put the committed results into README.md and benchmarks/README.md, or check them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tfship.benchmarks import client_table, pictures, report, soak_table, speed_table, training, zoo_table
@@ -12,7 +12,7 @@ from tfship.train.recipe import NETWORKS
 __all__ = ["main"]
 
 _FOLDER = Path(__file__).resolve().parent
-# Measured on full MNIST and committed: where the README's tables come from.
+# Measured on full MNIST and committed: where the tables come from.
 _COMMITTED = _FOLDER / "results.json"
 _COMMITTED_TRAINING = _FOLDER / "training.json"
 _COMMITTED_SPEED = _FOLDER / "server.json"
@@ -22,16 +22,21 @@ _COMMITTED_CLIENT = _FOLDER / "client.json"
 _COMMITTED_ZOO = _FOLDER / "zoo.json"
 _RELEASED = _FOLDER.parent / "models" / cards.RELEASED
 _README = _FOLDER.parent / "README.md"
+_TABLES = _FOLDER / "README.md"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write the README's tables, or with --check compare them, and return the exit code."""
-    parser = cli.parser("tfship benchmark readme", "Put the committed results into the README, or compare.")
+    """Write the tables, or with --check compare them, and return the exit code."""
+    parser = cli.parser(
+        "tfship benchmark readme",
+        "Put the committed results into README.md and benchmarks/README.md, or compare.",
+    )
     parser.add_argument("--check", action="store_true", help="change nothing, exit 6 if it differs")
     arguments = parser.parse_args(argv)
     released = {name: cards.read(_RELEASED, name) for name in NETWORKS}
+    results = report.read(_COMMITTED)
     blocks = {
-        "results": report.readme_block(report.read(_COMMITTED)),
+        "results": report.readme_block(results),
         "training": training.readme_block(released, read_json(_COMMITTED_TRAINING)),
         "server": speed_table.readme_block(speed_table.read(_COMMITTED_SPEED)),
         "soak": soak_table.readme_block(soak_table.read(_COMMITTED_SOAK)),
@@ -39,17 +44,26 @@ def main(argv: Sequence[str]) -> int:
         "client": client_table.readme_block(client_table.read(_COMMITTED_CLIENT)),
         "zoo": zoo_table.readme_block(zoo_table.read(_COMMITTED_ZOO)),
     }
-    before = after = _README.read_text(encoding="utf-8")
+    written = {_README: {"formats": report.headline(results)}, _TABLES: blocks}
+    changed = {file: _filled(file, each) for file, each in written.items()}
+    for file, text in changed.items():
+        if arguments.check and text != file.read_text(encoding="utf-8"):
+            raise ResultError(f"{file}: its tables are not the measured ones; run `tfship benchmark readme`")
+    if not arguments.check:
+        for file, text in changed.items():
+            write_bytes(file, text.encode())
+    return 0
+
+
+def _filled(file: Path, blocks: Mapping[str, str]) -> str:
+    """Return a file's text with these blocks between their markers. Raises ArtifactError if markers are gone."""
+    text = file.read_text(encoding="utf-8")
     for name, block in blocks.items():
         begin = f"<!-- {name}: written by `tfship benchmark readme`, not by hand -->"
         end = f"<!-- end of {name} -->"
-        head, found, rest = after.partition(begin)
+        head, found, rest = text.partition(begin)
         _, closed, tail = rest.partition(end)
         if not found or not closed:
-            raise ArtifactError(f"{_README}: the markers of the {name} are gone; expected {begin} … {end}")
-        after = f"{head}{begin}\n\n{block}\n\n{end}{tail}"
-    if arguments.check and after != before:
-        raise ResultError(f"{_README}: its tables are not the measured ones; run `tfship benchmark readme`")
-    if not arguments.check:
-        write_bytes(_README, after.encode())
-    return 0
+            raise ArtifactError(f"{file}: the markers of the {name} are gone; expected {begin} … {end}")
+        text = f"{head}{begin}\n\n{block}\n\n{end}{tail}"
+    return text

@@ -134,8 +134,8 @@ sys.exit(cli.run(lambda _: SavedModel(Path({str(tmp_path)!r}))))
 
 
 def docker_run_lines() -> dict[str, list[str]]:
-    """The README's `docker run` commands by image, as words."""
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    """The `docker run` commands of serving/README.md by image, as words."""
+    text = (ROOT / "serving" / "README.md").read_text().replace("\\\n", " ")
     commands = (
         shlex.split(line, comments=True) for line in re.findall(r"^docker run .+$", text, re.MULTILINE)
     )

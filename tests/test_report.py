@@ -279,13 +279,15 @@ def test_the_command_renders_a_file_again(
 def test_readme_check_finds_a_changed_figure(
     results: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readme = tmp_path / "README.md"
-    monkeypatch.setattr(readme_command, "_README", readme)
+    readme, short = tmp_path / "README.md", tmp_path / "short.md"
+    monkeypatch.setattr(readme_command, "_TABLES", readme)
+    monkeypatch.setattr(readme_command, "_README", short)
     monkeypatch.setattr(readme_command, "_COMMITTED", written(tmp_path, results))
     markers = [
         f"<!-- {block}: written by `tfship benchmark readme`, not by hand -->\n<!-- end of {block} -->"
-        for block in ("training", "results", "server", "soak", "pictures", "client", "zoo")
+        for block in ("formats", "training", "results", "server", "soak", "pictures", "client", "zoo")
     ]
+    short.write_text(markers.pop(0))
     readme.write_text("\n".join(["before", *markers, "after", ""]))
     assert cli.run(command.main, ["readme", "--check"]) == 6
     assert cli.run(command.main, ["readme"]) == 0
@@ -296,6 +298,11 @@ def test_readme_check_finds_a_changed_figure(
     figure = f"{row(results, 'float32')['accuracy']['value']:.4f} ("
     assert figure in whole
     readme.write_text(whole.replace(figure, "0.9999 (", 1))
+    assert cli.run(command.main, ["readme", "--check"]) == 6
+    readme.write_text(whole)
+    headline = short.read_text()
+    assert f"{row(results, 'float32')['accuracy']['value']:.4f} |" in headline
+    short.write_text(headline.replace("| `int8` ", "| `int9` "))
     assert cli.run(command.main, ["readme", "--check"]) == 6
     readme.write_text(markers[0])
     assert cli.run(command.main, ["readme", "--check"]) == 4

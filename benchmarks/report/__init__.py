@@ -2,6 +2,6 @@
 
 from tfship.benchmarks.report.files import read
 from tfship.benchmarks.report.page import html
-from tfship.benchmarks.report.prose import markdown, readme_block, text
+from tfship.benchmarks.report.prose import headline, markdown, readme_block, text
 
-__all__ = ["html", "markdown", "read", "readme_block", "text"]
+__all__ = ["headline", "html", "markdown", "read", "readme_block", "text"]

@@ -1,4 +1,4 @@
-"""The report as text: for a terminal, as `report.md`, as the README's part on formats."""
+"""The report as text: for a terminal, as `report.md`, as the tables of the README and of benchmarks/README.md."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from tfship.benchmarks.report import tables
 from tfship.benchmarks.report.models import Model, Row, models
 from tfship.export.formats import FORMATS
 
-__all__ = ["markdown", "readme_block", "text"]
+__all__ = ["headline", "markdown", "readme_block", "text"]
 
 _READ = (
     "≠ float32: images whose class differs from the float32 file's (won/lost), and McNemar's exact p. Model only: a "
@@ -48,8 +48,30 @@ def markdown(results: Mapping[str, Any], judged: Mapping[str, Any] | None = None
     return "\n\n".join([*parts, "## What ran", _ran(results)]) + "\n"
 
 
+def headline(results: Mapping[str, Any]) -> str:
+    """Return a line for each format: what it is for, size, accuracy and time of each model, in Markdown."""
+    found = models(results)
+    heads = ["format", "what for"]
+    for model in found:
+        heads += [f"{model.name}: size, KiB", "accuracy", "time × float32"]
+    rows = []
+    for row in FORMATS.values():
+        cells = [f"`{row.name}`", row.use]
+        for model in found:
+            line = next((each for each in model.plain if each["name"] == row.name), None)
+            cells += (
+                ["", "", ""]
+                if line is None
+                else [column.fill(line, model).text for column in tables.HEADLINE]
+            )
+        rows.append(cells)
+    aligned = ["left", "left", *["right"] * (len(heads) - 2)]
+    table: str = tabulate(rows, heads, tablefmt="github", disable_numparse=True, colalign=aligned)
+    return f"{table}\n\n{heading(results)} Time: of an inference, one image, one thread."
+
+
 def readme_block(results: Mapping[str, Any]) -> str:
-    """Return the README's part on formats, in Markdown."""
+    """Return the part of benchmarks/README.md on formats, in Markdown."""
     parts = [_formats(), heading(results)]
     for model in models(results):
         rows = [*model.plain, *model.served]

@@ -10,7 +10,7 @@ from tfship.benchmarks.report.figures import EMPTY, number, probability
 from tfship.benchmarks.report.models import Model, Row
 
 __all__ = [
-    "ANSWERS", "BRIEF", "COST", "REQUESTS", "SCENARIOS", "SERVED_COST", "TIME",
+    "ANSWERS", "BRIEF", "COST", "HEADLINE", "REQUESTS", "SCENARIOS", "SERVED_COST", "TIME",
     "Cell", "Column", "Line", "Table", "scenarios", "table",
 ]  # fmt: skip
 
@@ -279,6 +279,12 @@ BRIEF = (
     *_percentiles("model only", "query", _MODEL_ONLY, "p50", "p99"),
     *_END_TO_END,
     Column("", "images/s", "in batches of 64", _rate("64")),
+)
+
+HEADLINE = (
+    Column("", "size, KiB", "on disk", _figure("bytes", _size)),
+    Column("", "accuracy", "share of the images whose class is right", _accuracy),
+    Column("", "× float32", "median of one image as a multiple of float32's", _times("query")),
 )
 
 
