@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfship.benchmarks.bench import Bench
-from tfship.benchmarks.subjects import Asked
+from tfship.benchmarks.subjects import OpenSubject
 from tfship.serving.settings import cores
 from tfship.train.errors import ResultError
 
@@ -18,7 +18,7 @@ __all__ = ["probabilities"]
 _BATCH = 250
 
 
-def probabilities(bench: Bench, asked: Mapping[str, Asked]) -> dict[str, NDArray[np.float32]]:
+def probabilities(bench: Bench, asked: Mapping[str, OpenSubject]) -> dict[str, NDArray[np.float32]]:
     """Return each row's probabilities [N, classes] of all images, of variants of the first ones.
 
     Raises ResultError for what are none.

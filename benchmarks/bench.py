@@ -13,7 +13,7 @@ from tfship.benchmarks import measure
 from tfship.benchmarks.backends import Running
 from tfship.benchmarks.journal import Journal
 from tfship.benchmarks.modes import BOUND_MS, Mode
-from tfship.benchmarks.subjects import Asked, Subject
+from tfship.benchmarks.subjects import OpenSubject, Subject
 from tfship.export import cards
 from tfship.export.contract import Contract
 from tfship.export.evaluation_data import Images
@@ -89,7 +89,7 @@ class Bench:
         return {row.name: kept[row.name] for row in rows}
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[dict[str, Asked]]:
+    def opened(self) -> Iterator[dict[str, OpenSubject]]:
         """Yield all rows, opened for one caller each."""
         with contextlib.ExitStack() as stack:
             asked = {}

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from tfship.benchmarks import load
-from tfship.benchmarks.reference import Cell
+from tfship.benchmarks.reference import LoadCell
 from tfship.benchmarks.server import Addresses
 from tfship.export import formats, verify
 from tfship.export.runtime import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
@@ -40,7 +40,7 @@ _PREFIX = struct.Struct(">BI")
 class Case:
     """A cell with what is sent, on disk as the generator wants it, and what must come back."""
 
-    cell: Cell
+    cell: LoadCell
     url: str
     address: str  # of gRPC
     file: Path
@@ -115,7 +115,12 @@ def stage(folder: Path, files: Mapping[str, tuple[Path, str]]) -> None:
 
 
 def prepare(
-    cell: Cell, version: Path, format_name: str, server: Addresses, images: NDArray[np.float64], folder: Path
+    cell: LoadCell,
+    version: Path,
+    format_name: str,
+    server: Addresses,
+    images: NDArray[np.float64],
+    folder: Path,
 ) -> Case:
     """Write a cell's request into `folder`; the answer must be that of the version's file of this format.
 

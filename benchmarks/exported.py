@@ -15,10 +15,10 @@ from tfship.train.errors import DataError, UsageError
 from tfship.train.files import sha256
 from tfship.train.recipe import NETWORKS
 
-__all__ = ["Model", "brought", "default", "find", "of"]
+__all__ = ["ExportedModel", "brought", "default", "find", "of"]
 
 
-class Model:
+class ExportedModel:
     """An exported version and the images that it's measured with."""
 
     def __init__(self, models: Path, version: Path, evaluated: Images) -> None:
@@ -29,7 +29,7 @@ class Model:
         # Another training's weights aren't those that were exported.
         self.keras = keras if keras.is_file() and sha256(keras) == self.card.keras_sha256 else None
 
-    def limited(self, count: int | None) -> "Model":
+    def limited(self, count: int | None) -> "ExportedModel":
         """Return it with the first `count` images only."""
         made = copy.copy(self)
         made.images = Images(self.images.data, self.images.pixels[:count], self.images.truth[:count])
@@ -41,7 +41,7 @@ class Model:
         return self.contract.model
 
 
-def of(models: Path, names: Sequence[str], digits: Digits) -> list[Model]:
+def of(models: Path, names: Sequence[str], digits: Digits) -> list[ExportedModel]:
     """Return the latest versions of digit networks, with the test images of the data they were made with.
 
     Raises ArtifactError for what isn't exported, DataError for other data: its images may have been trained on.
@@ -49,11 +49,11 @@ def of(models: Path, names: Sequence[str], digits: Digits) -> list[Model]:
     found = []
     for name in names:
         version = store.latest(models / name)
-        found.append(Model(models, version, _test_images(digits, version)))
+        found.append(ExportedModel(models, version, _test_images(digits, version)))
     return found
 
 
-def brought(models: Path, name: str, eval_: Path) -> Model:
+def brought(models: Path, name: str, eval_: Path) -> ExportedModel:
     """Return the latest version of any other model, with the images and classes of a folder or an .npz file.
 
     Raises ArtifactError for what isn't exported, DataError for images that it doesn't take.
@@ -70,7 +70,7 @@ def brought(models: Path, name: str, eval_: Path) -> Model:
             f"{eval_}: has class {evaluated.truth.max()}; {name} has {len(rules.labels)} classes, 0 to "
             f"{len(rules.labels) - 1}"
         )
-    return Model(models, version, evaluated)
+    return ExportedModel(models, version, evaluated)
 
 
 def default(models: Path) -> list[str]:
@@ -82,7 +82,7 @@ def default(models: Path) -> list[str]:
 
 def find(
     models: Path, names: Sequence[str], data_path: str | None, say: Callable[[str], None]
-) -> list[Model]:
+) -> list[ExportedModel]:
     """Return the named models with their images: `of` for the digit networks, `brought` for another one.
 
     Raises what they raise, and UsageError where it isn't said which images, or one command would need two kinds.

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from tfship.benchmarks import regression, report
 from tfship.benchmarks.changes import BETTER, UNJUDGED, WORSE, Check
-from tfship.benchmarks.regression import Comparison
+from tfship.benchmarks.regression import FileComparison
 from tfship.benchmarks.report_command import OUT
 from tfship.train import cli
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     return 1 if comparison.regressions else 0
 
 
-def _text(comparison: Comparison) -> str:
+def _text(comparison: FileComparison) -> str:
     """Return the comparison as a table of factors, the remarks, and what got worse."""
     figures = list(
         dict.fromkeys(each.figure for each in comparison.checks if each.figure not in ("row", "accuracy"))

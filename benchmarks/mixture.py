@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tfship.benchmarks import cases, load
 from tfship.benchmarks.cases import Case
-from tfship.benchmarks.reference import Cell
+from tfship.benchmarks.reference import LoadCell
 from tfship.benchmarks.server import PROTOCOLS, Addresses
 from tfship.serving.protos import predict_pb2
 
@@ -52,7 +52,7 @@ def prepare(
     """
     right = {
         protocol: [
-            cases.prepare(Cell(name, batch, protocol), version, each, server, images, folder)
+            cases.prepare(LoadCell(name, batch, protocol), version, each, server, images, folder)
             for name, (version, each) in served.items()
             for batch in BATCHES
         ]

@@ -8,7 +8,7 @@ medians of three runs of 4 s.
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["FORMAT", "MACHINE", "RATES", "YARDSTICKS", "Bar", "Cell", "Figures", "bar"]
+__all__ = ["FORMAT", "MACHINE", "RATES", "YARDSTICKS", "Bar", "Figures", "LoadCell", "bar"]
 
 MACHINE: Final = "TensorFlow Serving 2.20.0 on a two-core AMD EPYC"
 # The precision that the figures were taken with; bars are for this one.
@@ -25,7 +25,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Cell:
+class LoadCell:
     """What is asked: `batch` images in a request to `model` over `protocol`, "rest" or "grpc"."""
 
     model: str
@@ -40,7 +40,7 @@ class Cell:
 
 # By cell, and by the number of connections.
 RATES: Final = {
-    Cell(model, batch, protocol): {1: Figures(*at_1), 8: Figures(*at_8), 32: Figures(*at_32)}
+    LoadCell(model, batch, protocol): {1: Figures(*at_1), 8: Figures(*at_8), 32: Figures(*at_32)}
     for model, batch, protocol, at_1, at_8, at_32 in (
         ("nn", 1, "rest", (2243, 0.42, 0.73), (6578, 1.14, 2.45), (8983, 3.44, 5.76)),
         ("nn", 1, "grpc", (2610, 0.37, 0.56), (6654, 1.14, 2.43), (6816, 4.58, 8.35)),
@@ -84,7 +84,7 @@ _SHARES = {
 }
 
 
-def bar(cell: Cell, connections: int) -> Bar | None:
+def bar(cell: LoadCell, connections: int) -> Bar | None:
     """Return what is asked of a cell, None where there is no reference.
 
     One image on one connection of the cnn is about the time to an answer, everything else about requests per

@@ -43,7 +43,7 @@ from tfship.benchmarks.changes import ELSEWHERE, UNJUDGED, WORSE, Check, Pair, f
 from tfship.benchmarks.ratios import known
 from tfship.train.errors import ArtifactError, DataError
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["FileComparison", "compare"]
 
 Results = Mapping[str, Any]
 
@@ -58,7 +58,7 @@ _SCATTER_ROWS = 8
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FileComparison:
     """All that was compared, in the old file's order, and `remarks` on what couldn't be, or is new."""
 
     checks: Sequence[Check]
@@ -79,7 +79,7 @@ class Comparison:
         }
 
 
-def compare(old: Results, new: Results) -> Comparison:
+def compare(old: Results, new: Results) -> FileComparison:
     """Compare the contents of two result files of the same schema.
 
     Raises DataError if they are about other data, ArtifactError if their modes or references differ, as their figures
@@ -94,7 +94,7 @@ def compare(old: Results, new: Results) -> Comparison:
         else:
             why = f"the model is gone, and its {len(model['rows'])} rows with it"
             checks.append(Check(name, "all rows", "row", None, None, None, None, WORSE, why))
-    return Comparison(_with_scatter(checks), list(_remarks(old, new, checks)))
+    return FileComparison(_with_scatter(checks), list(_remarks(old, new, checks)))
 
 
 def _refuse(old: Results, new: Results) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from tfship.benchmarks import backends, record
 from tfship.benchmarks.backends import Backend
 from tfship.benchmarks.bench import Bench, Options
-from tfship.benchmarks.exported import Model
+from tfship.benchmarks.exported import ExportedModel
 from tfship.benchmarks.journal import Journal
 from tfship.benchmarks.measure import QUANTILES
 from tfship.benchmarks.modes import Mode
@@ -37,7 +37,7 @@ _QUICK = "left out by --quick"
 
 
 def run(
-    models: Sequence[Model],
+    models: Sequence[ExportedModel],
     mode: Mode,
     options: Options,
     out: Path,
@@ -86,7 +86,9 @@ def run(
     return results
 
 
-def _what(models: Sequence[Model], mode: Mode, options: Options, servers: Sequence[str]) -> dict[str, Any]:
+def _what(
+    models: Sequence[ExportedModel], mode: Mode, options: Options, servers: Sequence[str]
+) -> dict[str, Any]:
     """Return everything that decides what is measured."""
     return {
         "schema": SCHEMA,
@@ -112,7 +114,7 @@ def _threads(mode: Mode) -> list[int]:
 
 @contextlib.contextmanager
 def _told(
-    models: Sequence[Model], mode: Mode, servers: Sequence[Backend]
+    models: Sequence[ExportedModel], mode: Mode, servers: Sequence[Backend]
 ) -> Iterator[Callable[[str, str, str], None]]:
     """Yield what is told the model, the stage and the row that was just measured."""
     nowhere = Addresses("127.0.0.1:1", "127.0.0.1:1")
@@ -134,7 +136,7 @@ def _told(
         yield told
 
 
-def rows(model: Model, mode: Mode, running: Mapping[Backend, Addresses]) -> list[Subject]:
+def rows(model: ExportedModel, mode: Mode, running: Mapping[Backend, Addresses]) -> list[Subject]:
     """Return what is measured of a model: in this process, and behind the servers that run."""
     found = in_process(
         model.version, model.card, model.contract, model.keras if mode.tensorflow else None, _threads(mode),
@@ -148,7 +150,7 @@ def rows(model: Model, mode: Mode, running: Mapping[Backend, Addresses]) -> list
 
 
 def _measure(
-    model: Model,
+    model: ExportedModel,
     mode: Mode,
     options: Options,
     servers: Sequence[Backend],
@@ -176,7 +178,7 @@ def _measure(
             raise
 
 
-def _absent(model: Model, mode: Mode, unavailable: str | None) -> dict[str, str]:
+def _absent(model: ExportedModel, mode: Mode, unavailable: str | None) -> dict[str, str]:
     """Return which rows aren't measured, and why."""
     absent = dict(model.card.unconverted)
     if not mode.tensorflow:

@@ -38,7 +38,7 @@ from tfship.train.files import sha256
 from tfship.train.progress import Progress
 from tfship.train.recipe import NETWORKS
 
-__all__ = ["BARS", "SCHEMA", "Bars", "Plan", "run"]
+__all__ = ["BARS", "SCHEMA", "SoakBars", "SoakPlan", "run"]
 
 # Counted up when a field of the result file changes its meaning.
 SCHEMA = 1
@@ -55,18 +55,18 @@ _NAMES = {"rest": "REST", "grpc": "gRPC"}
 
 
 @dataclass(frozen=True)
-class Bars:
+class SoakBars:
     """What is asked of the server: seconds until the first answer, MiB of resident memory of a worker."""
 
     start_seconds: float = 0.8
     worker_mib: float = 150.0
 
 
-BARS = Bars()
+BARS = SoakBars()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SoakPlan:
     """How much is done: whole rounds until there are so many requests, or so many seconds are over.
 
     `starts` are those of each protocol, `seconds_each` what each thing is asked for in a round, by `connections` of
@@ -99,7 +99,7 @@ class _Round:
     looks: list[Look]
 
 
-def run(models: Path, plan: Plan, digits: Digits) -> dict[str, Any]:
+def run(models: Path, plan: SoakPlan, digits: Digits) -> dict[str, Any]:
     """Measure both models' latest versions in `models` and return the result file's contents.
 
     Raises TfshipError if a generator isn't installed or memory can't be measured, ArtifactError if a model or a file
@@ -138,7 +138,7 @@ def run(models: Path, plan: Plan, digits: Digits) -> dict[str, Any]:
     }
 
 
-def _soak(server: Server, asked: Mixture, plan: Plan) -> dict[str, Any]:
+def _soak(server: Server, asked: Mixture, plan: SoakPlan) -> dict[str, Any]:
     """Ask until it is enough; return the requests, the rounds, and a row for each of the server's processes."""
     watch = Watch(server.process.pid)
     at_rest = {"start": watch.look()}
@@ -187,7 +187,7 @@ def _look_at_rest(watch: Watch) -> Look:
     return watch.look()
 
 
-def _round(asked: Mixture, watch: Watch, plan: Plan) -> _Round:
+def _round(asked: Mixture, watch: Watch, plan: SoakPlan) -> _Round:
     requests = refused = 0
     problems: list[str] = []
     begin = time.monotonic()

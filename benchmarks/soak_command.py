@@ -24,9 +24,9 @@ def main(argv: Sequence[str]) -> int:
     from tfship.benchmarks import load, soak, soak_table
 
     load.require()
-    plan = soak.Plan(
+    plan = soak.SoakPlan(
         requests=arguments.requests,
-        seconds=arguments.seconds or (None if arguments.requests else soak.Plan.seconds),
+        seconds=arguments.seconds or (None if arguments.requests else soak.SoakPlan.seconds),
         starts=arguments.starts,
         seconds_each=arguments.seconds_each,
         connections=arguments.connections,

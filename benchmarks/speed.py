@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfship.benchmarks import cases, load, measure, reference, yardstick
-from tfship.benchmarks.reference import Cell
+from tfship.benchmarks.reference import LoadCell
 from tfship.benchmarks.server import embedded
 from tfship.export import store
 from tfship.train import environment
@@ -34,7 +34,7 @@ from tfship.train.data import Digits
 from tfship.train.files import sha256
 from tfship.train.progress import Progress
 
-__all__ = ["SCHEMA", "Plan", "run"]
+__all__ = ["SCHEMA", "LoadPlan", "run"]
 
 # Counted up when a field of the result file changes its meaning.
 SCHEMA = 1
@@ -44,13 +44,13 @@ _YARDSTICK_FORMATS = ("float32", "int8")
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoadPlan:
     """What is measured: the cells, each with each number of connections, `repeats` runs of `seconds`.
 
     `formats` are those of the served files; `flags` are given to the server besides those that it needs.
     """
 
-    cells: Sequence[Cell] = tuple(reference.RATES)
+    cells: Sequence[LoadCell] = tuple(reference.RATES)
     connections: Sequence[int] = (1, 8, 32)
     seconds: int = 4
     repeats: int = 3
@@ -58,7 +58,7 @@ class Plan:
     flags: Sequence[str] = ()
 
 
-def run(models: Path, plan: Plan, digits: Digits) -> dict[str, Any]:
+def run(models: Path, plan: LoadPlan, digits: Digits) -> dict[str, Any]:
     """Measure the plan on the latest versions in `models` and return the result file's contents.
 
     Raises TfshipError if a generator isn't installed, ArtifactError if a model or a format of it isn't there,
@@ -115,14 +115,14 @@ def run(models: Path, plan: Plan, digits: Digits) -> dict[str, Any]:
 
 def _table(
     found: dict[str, Path],
-    plan: Plan,
+    plan: LoadPlan,
     format_name: str,
     images: NDArray[np.float64],
     after_round: Callable[[], None],
     progress: Progress,
 ) -> list[dict[str, Any]]:
     """Serve one format, measure all cells, return a row for each and each number of connections."""
-    runs: dict[tuple[Cell, int], list[load.Run]] = {}
+    runs: dict[tuple[LoadCell, int], list[load.Run]] = {}
     with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
         served = Path(folder) / "models"
         cases.stage(served, {name: (version, format_name) for name, version in found.items()})
@@ -144,7 +144,7 @@ def _table(
     return [_row(cell, connections, each) for (cell, connections), each in runs.items()]
 
 
-def _row(cell: Cell, connections: int, runs: Sequence[load.Run]) -> dict[str, Any]:
+def _row(cell: LoadCell, connections: int, runs: Sequence[load.Run]) -> dict[str, Any]:
     rates = [each.rate for each in runs]
     answered = sum(each.requests for each in runs)
     latencies = np.concatenate([each.latencies for each in runs])
@@ -196,7 +196,7 @@ def _judged(row: dict[str, Any], format_name: str, yardsticks: dict[str, Any]) -
     The reference's figures are float32's, so it is float32's yardstick that says how fast it would be here,
     whatever this server serves.
     """
-    cell, connections = Cell(row["model"], row["batch"], row["protocol"]), row["connections"]
+    cell, connections = LoadCell(row["model"], row["batch"], row["protocol"]), row["connections"]
     its = reference.RATES.get(cell, {}).get(connections)
     if its is None:
         return {**row, "reference": None, "bar": None, "met": None}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfship.benchmarks import reference
-from tfship.benchmarks.reference import Cell
+from tfship.benchmarks.reference import LoadCell
 from tfship.export import formats
 from tfship.train import cli, data
 from tfship.train.errors import ResultError, UsageError
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     from tfship.benchmarks import load, speed, speed_table
 
     load.require()
-    plan = speed.Plan(
+    plan = speed.LoadPlan(
         cells, arguments.connections, arguments.seconds, arguments.repeats, [row.name for row in rows], flags
     )
     digits = data.load(data.find(arguments.data, say=cli.say))
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _cells(only: str | None) -> list[Cell]:
+def _cells(only: str | None) -> list[LoadCell]:
     if only is None:
         return list(reference.RATES)
     patterns = [part.strip() for part in only.split(",")]

@@ -73,7 +73,7 @@ def _row(row: dict[str, Any]) -> list[str]:
 
 
 def _cell(row: dict[str, Any]) -> str:
-    return reference.Cell(row["model"], row["batch"], row["protocol"]).name
+    return reference.LoadCell(row["model"], row["batch"], row["protocol"]).name
 
 
 def _rate(value: float) -> str:

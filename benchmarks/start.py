@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tfship.benchmarks import cases, processes
-from tfship.benchmarks.reference import Cell
+from tfship.benchmarks.reference import LoadCell
 from tfship.benchmarks.server import PROTOCOLS, Addresses, check_alive, free_ports, launched
 from tfship.export import formats
 from tfship.serving import served_file
@@ -70,7 +70,7 @@ def measure(
             for protocol in PROTOCOLS:
                 with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
                     addresses = Addresses(*(f"127.0.0.1:{port}" for port in free_ports(2)))
-                    cell = Cell(name, 1, protocol)
+                    cell = LoadCell(name, 1, protocol)
                     case = cases.prepare(cell, version, served, addresses, images, Path(folder))
                     start = _start(models, list(found), case, addresses, flags, Path(folder, "log"))
                 if repeat:  # the first is to have the files cached

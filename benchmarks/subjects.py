@@ -23,7 +23,7 @@ from tfship.export.contract import INDEPENDENT, SERVING_BYTES, Contract
 from tfship.export.outputs import interpret, kind_of
 from tfship.export.runtime import PROBABILITIES, Classifier, Target
 
-__all__ = ["REST_BASE64", "Asked", "Subject", "as_query", "in_process", "png", "served"]
+__all__ = ["REST_BASE64", "OpenSubject", "Subject", "as_query", "in_process", "png", "served"]
 
 # The delegate that LiteRT's interpreter uses unless it is told otherwise; it says so when it starts.
 XNNPACK = "XNNPACK"
@@ -33,7 +33,7 @@ _TIMEOUT = 60.0
 Kind = Literal["tflite", "savedmodel", "keras", "served"]
 
 
-class Asked:
+class OpenSubject:
     """A target, opened: what the clocks time, and what accuracy is taken of.
 
     `encoded` says that it takes encoded pictures, not prepared images.
@@ -98,7 +98,7 @@ class Subject:
     delegate: str | None
     bytes: int
     sha256: str
-    open: Callable[[int], Asked]
+    open: Callable[[int], OpenSubject]
     path: Path | None = None
     server: str | None = None
     protocol: str | None = None
@@ -155,14 +155,14 @@ def in_process(
     found.append(
         Subject(
             "savedmodel", "savedmodel", "savedmodel", threads[0], None, saved["bytes"], saved["sha256"],
-            lambda _: Asked(verify.open_saved_model(version, threads[0]), contract), version,
+            lambda _: OpenSubject(verify.open_saved_model(version, threads[0]), contract), version,
         )
     )  # fmt: skip
     if keras is not None:
         found.append(
             Subject(
                 "keras", "keras", "keras", None, None, keras.stat().st_size, card.keras_sha256,
-                lambda _: Asked(Keras(keras), contract), keras,
+                lambda _: OpenSubject(Keras(keras), contract), keras,
             )
         )  # fmt: skip
     return found
@@ -188,8 +188,8 @@ def _tflite(
     if not xnnpack:
         said.append(f"no {XNNPACK}")
 
-    def opened(at_once: int) -> Asked:
-        return Asked(verify.open_tflite(version, row, threads, at_once, xnnpack=xnnpack), contract)
+    def opened(at_once: int) -> OpenSubject:
+        return OpenSubject(verify.open_tflite(version, row, threads, at_once, xnnpack=xnnpack), contract)
 
     return Subject(
         ", ".join(said), "tflite", row.name, threads, XNNPACK if xnnpack else None,
@@ -219,8 +219,8 @@ def served(
         )
         ways.insert(1, (REST_BASE64, Rest, RestSender, bytes_))
 
-    def opened(protocol: str, kind: Callable[..., Target], address: Address) -> Callable[[int], Asked]:
-        return lambda _: Asked(
+    def opened(protocol: str, kind: Callable[..., Target], address: Address) -> Callable[[int], OpenSubject]:
+        return lambda _: OpenSubject(
             kind(address.connection, address.servable, address.binding),
             contract,
             encoded=protocol == REST_BASE64,

@@ -10,7 +10,7 @@ from tfship.benchmarks.bench import Bench
 from tfship.benchmarks.loadgen import IMAGES_PER_QUERY
 from tfship.benchmarks.measure import Timing, window_for
 from tfship.benchmarks.modes import Mode
-from tfship.benchmarks.subjects import Asked, Subject
+from tfship.benchmarks.subjects import OpenSubject, Subject
 from tfship.export.formats import REFERENCE
 
 __all__ = [
@@ -25,7 +25,7 @@ _PARTS = 100
 _DIFFERENT = 4
 
 
-def first(bench: Bench, asked: Mapping[str, Asked]) -> dict[str, float]:
+def first(bench: Bench, asked: Mapping[str, OpenSubject]) -> dict[str, float]:
     """Return the milliseconds of each served row's first request: before anything else is asked."""
     served = [row for row in bench.rows if row.server]
     queries = {row.name: asked[row.name].prepared(bench.pixels[:1]) for row in served}
@@ -38,12 +38,12 @@ def first(bench: Bench, asked: Mapping[str, Asked]) -> dict[str, float]:
     return bench.each("first request", served, lambda row: ask(row.name))
 
 
-def query(bench: Bench, asked: Mapping[str, Asked]) -> dict[str, Timing]:
+def query(bench: Bench, asked: Mapping[str, OpenSubject]) -> dict[str, Timing]:
     """Time queries of one image: the model alone, or a request."""
     return _queries(bench, asked, 1)
 
 
-def batches(bench: Bench, asked: Mapping[str, Asked]) -> dict[int, dict[str, Timing]]:
+def batches(bench: Bench, asked: Mapping[str, OpenSubject]) -> dict[int, dict[str, Timing]]:
     """Time queries of more images than one, by how many they are."""
     return {size: _queries(bench, asked, size) for size in STAGES if size > 1}
 
@@ -68,11 +68,11 @@ def in_all_rounds(mode: Mode, row: Subject, stage: str) -> bool:
     return stage == STAGES[1] and row.is_format and mode.longest_compared is not None
 
 
-def end_to_end(bench: Bench, asked: Mapping[str, Asked]) -> dict[str, Timing]:
+def end_to_end(bench: Bench, asked: Mapping[str, OpenSubject]) -> dict[str, Timing]:
     """Time encoded pictures to labels, for all rows but variants, which differ in the model alone."""
     pictures = [subjects.png(each) for each in bench.pixels]
 
-    def call(target: Asked) -> Callable[[int], object]:
+    def call(target: OpenSubject) -> Callable[[int], object]:
         return lambda number: target.label(pictures[number % len(pictures)])
 
     calls = {row.name: call(asked[row.name]) for row in bench.rows if row.plain}
@@ -89,8 +89,8 @@ def parts_of_requests(bench: Bench) -> dict[str, dict[str, float] | None]:
     )
 
 
-def _queries(bench: Bench, asked: Mapping[str, Asked], size: int) -> dict[str, Timing]:
-    def call(target: Asked) -> Callable[[int], object]:
+def _queries(bench: Bench, asked: Mapping[str, OpenSubject], size: int) -> dict[str, Timing]:
+    def call(target: OpenSubject) -> Callable[[int], object]:
         # Of large queries a few will do: what is in them doesn't change how long they take.
         different = bench.queries(size, len(bench.pixels) if size == 1 else _DIFFERENT)
         queries = [target.prepared(each) for each in different]

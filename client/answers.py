@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
-    "AVAILABLE", "Served", "Signature", "Tensor", "Version",
+    "AVAILABLE", "Served", "ServedSignature", "Tensor", "Version",
     "json_object", "parsed", "signatures_in_json", "signatures_in_proto", "signatures_of", "versions_in_json",
     "versions_in_proto",
 ]  # fmt: skip
@@ -49,7 +49,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Signature:
+class ServedSignature:
     """The inputs and outputs of one way to call a model."""
 
     inputs: Mapping[str, Tensor]
@@ -67,7 +67,7 @@ class Served:
     """What answers for a servable: the version's number and its signatures by name."""
 
     version: int
-    signatures: Mapping[str, Signature]
+    signatures: Mapping[str, ServedSignature]
 
 
 def versions_in_json(body: bytes) -> list[Version]:
@@ -97,7 +97,7 @@ def signatures_in_json(body: bytes) -> Served:
         answer = json_object(body)
         definitions = answer["metadata"][_FIELD][_FIELD]
         signatures = {
-            name: Signature(side(each["inputs"]), side(each["outputs"]))
+            name: ServedSignature(side(each["inputs"]), side(each["outputs"]))
             for name, each in definitions.items()
             if each["method_name"]
         }
@@ -106,7 +106,7 @@ def signatures_in_json(body: bytes) -> Served:
         raise ValueError("JSON, but no metadata as TensorFlow Serving writes it") from None
 
 
-def signatures_of(definitions: Any) -> dict[str, Signature]:
+def signatures_of(definitions: Any) -> dict[str, ServedSignature]:
     """Return the signatures of a map of SignatureDef messages, but of those that can't be called."""
     from tfship.serving.protos import types_pb2
 
@@ -122,7 +122,7 @@ def signatures_of(definitions: Any) -> dict[str, Signature]:
 
     # The loader's pseudo-signature, __saved_model_init_op, has no method.
     return {
-        name: Signature(side(each.inputs), side(each.outputs))
+        name: ServedSignature(side(each.inputs), side(each.outputs))
         for name, each in definitions.items()
         if each.method_name
     }

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from tfship.client import image, pictures, skew
 from tfship.client.candidates import Candidate, coarse, forms, older
 from tfship.client.skew import Explanation
-from tfship.client.sources import Source
+from tfship.client.sources import PictureSource
 from tfship.client.targets import Opened, open_target
 from tfship.export.contract import PROBABILITIES_OF_CLASSES, Contract
 from tfship.export.formats import FORMATS
 from tfship.train.errors import DataError, TargetError, TfshipError
 
-__all__ = ["EXACT", "REPEATS", "Comparison", "Row", "compare"]
+__all__ = ["EXACT", "REPEATS", "ComparedRow", "Comparison", "compare"]
 
 # Between runtimes that compute in float32 by other kernels, threads and orders.
 EXACT = 1e-3
@@ -36,7 +36,7 @@ _INTEGER_FORMAT = next(row.name for row in FORMATS.values() if row.edge != "floa
 
 
 @dataclass
-class Row:
+class ComparedRow:
     """One target's answers: `scores` [images, classes], interpreted, and what they mean beside the reference's.
 
     `meaning` is the scores' (`client.interpretation`).
@@ -77,7 +77,7 @@ class Comparison:
     """
 
     names: Sequence[str]
-    rows: Sequence[Row]
+    rows: Sequence[ComparedRow]
     reference: str
     missing: Sequence[tuple[str, str]] = ()
     problems: Sequence[str] = ()
@@ -98,7 +98,7 @@ class _Asked:
 
 
 def compare(
-    sources: Sequence[Source], candidates: Sequence[Candidate], say: Callable[[str], None]
+    sources: Sequence[PictureSource], candidates: Sequence[Candidate], say: Callable[[str], None]
 ) -> Comparison:
     """Ask every candidate about every picture, and find out why some answer otherwise.
 
@@ -129,7 +129,7 @@ def compare(
 
 
 def _asked(
-    sources: Sequence[Source],
+    sources: Sequence[PictureSource],
     candidates: Sequence[Candidate],
     missing: list[tuple[str, str]],
     say: Callable[[str], None],
@@ -161,7 +161,7 @@ def _asked(
             missing.append((candidate.name, " ".join(str(error).split())))
 
 
-def _answers(sources: Sequence[Source], candidate: Candidate, opened: Opened) -> _Asked:
+def _answers(sources: Sequence[PictureSource], candidate: Candidate, opened: Opened) -> _Asked:
     found = _Asked(candidate, opened, {}, 0.0)
     place, first = 0, None
     for batch in pictures.batches(sources, lambda: opened, decoded=False):
@@ -189,10 +189,10 @@ def _milliseconds(opened: Opened, picture: pictures.Picture) -> float:
     return statistics.median(times[1:]) * 1e3
 
 
-def _row(asked: _Asked, usable: Sequence[int], reference: _Asked) -> Row:
+def _row(asked: _Asked, usable: Sequence[int], reference: _Asked) -> ComparedRow:
     scores = np.stack([asked.answers[i] for i in usable])
     expected = np.stack([reference.answers[i] for i in usable])
-    return Row(
+    return ComparedRow(
         asked.candidate.name,
         asked.opened.where,
         tuple(asked.opened.contract.labels),
@@ -207,10 +207,10 @@ def _row(asked: _Asked, usable: Sequence[int], reference: _Asked) -> Row:
 
 
 def _explain(
-    rows: Sequence[Row],
+    rows: Sequence[ComparedRow],
     asked: Sequence[_Asked],
     reference: _Asked,
-    sources: Sequence[Source],
+    sources: Sequence[PictureSource],
     say: Callable[[str], None],
 ) -> None:
     """Find out why rows deviate, if any do."""
@@ -249,7 +249,7 @@ def _explain(
         row.hint = each.candidate.hint() if each.candidate.hint else ""
 
 
-def _other_format(row: Row, rows: Sequence[Row], count: int) -> Explanation | None:
+def _other_format(row: ComparedRow, rows: Sequence[ComparedRow], count: int) -> Explanation | None:
     """Return which quantized file answers the same, if the row is no file itself and differs by what that one may."""
     for other in rows:
         if other is row or not other.quantized or other.deviates or row.quantized:
@@ -261,7 +261,7 @@ def _other_format(row: Row, rows: Sequence[Row], count: int) -> Explanation | No
 
 
 def _others(
-    reference: Candidate, sources: Sequence[Source], say: Callable[[str], None]
+    reference: Candidate, sources: Sequence[PictureSource], say: Callable[[str], None]
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Yield what older versions answer to the same pictures."""
     for number, candidate in older(reference.choice):
@@ -276,7 +276,7 @@ def _others(
             yield f"answers as version {number} does", np.stack([answers[i] for i in range(len(sources))])
 
 
-def _values(sources: Sequence[Source], contract: Contract) -> NDArray[np.float32]:
+def _values(sources: Sequence[PictureSource], contract: Contract) -> NDArray[np.float32]:
     pixels = np.stack([image.pixels(each.read(), contract, each.name) for each in sources])
     return contract.scale(pixels)
 

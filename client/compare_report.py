@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tfship.client.compare import EXACT, REPEATS, Comparison, Row
+from tfship.client.compare import EXACT, REPEATS, ComparedRow, Comparison
 from tfship.client.interpretation import SCORES
 from tfship.client.output import named, rank, visible
 from tfship.export.contract import INDEPENDENT
@@ -67,7 +67,7 @@ def describe(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _scores(row: Row) -> dict[str, Any]:
+def _scores(row: ComparedRow) -> dict[str, Any]:
     """Return the scores of the labels, by what they are; and all labels of each image where it may have several."""
     scores = [score for _, score in _tops(row)]
     if row.meaning == SCORES:
@@ -78,7 +78,7 @@ def _scores(row: Row) -> dict[str, Any]:
 
 def _verdict(comparison: Comparison) -> Iterator[str]:
     # Both ports of a server deviate for the same reason.
-    alike: dict[tuple[str, str, str], list[Row]] = {}
+    alike: dict[tuple[str, str, str], list[ComparedRow]] = {}
     for row in comparison.rows:
         if row.deviates:
             alike.setdefault(_judged(row, comparison), []).append(row)
@@ -119,7 +119,7 @@ def _other_labels(comparison: Comparison) -> Iterator[str]:
             )
 
 
-def _judged(row: Row, comparison: Comparison) -> tuple[str, str, str]:
+def _judged(row: ComparedRow, comparison: Comparison) -> tuple[str, str, str]:
     """Return of what kind a deviation is, what explains it, and what else is known."""
     hint = f"; {visible(row.hint)}" if row.hint else ""
     if math.isinf(row.difference):
@@ -145,7 +145,7 @@ def _judged(row: Row, comparison: Comparison) -> tuple[str, str, str]:
     return "no skew" if row.meant else "skew", ", or ".join(told), hint
 
 
-def _measured(rows: Sequence[Row], comparison: Comparison) -> str:
+def _measured(rows: Sequence[ComparedRow], comparison: Comparison) -> str:
     difference = max(row.difference for row in rows)
     if math.isinf(difference):
         return ""
@@ -156,7 +156,7 @@ def _measured(rows: Sequence[Row], comparison: Comparison) -> str:
     return f"; {differs}, and {_number(rows[0].tolerance)} is to be expected"
 
 
-def _cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
+def _cells(row: ComparedRow, comparison: Comparison) -> tuple[str, ...]:
     tops = _tops(row)
     names = (
         list(map(_joined, _label_sets(row))) if row.meaning == INDEPENDENT else [label for label, _ in tops]
@@ -168,11 +168,11 @@ def _cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
     return visible(row.name), " ".join(labels), f"{least:.4f}", f"{row.milliseconds:.2f}", beside + mark
 
 
-def _tops(row: Row) -> list[tuple[str, float]]:
+def _tops(row: ComparedRow) -> list[tuple[str, float]]:
     return [rank(scores, row.labels)[0] for scores in row.scores]
 
 
-def _label_sets(row: Row) -> list[list[str]]:
+def _label_sets(row: ComparedRow) -> list[list[str]]:
     return [named(rank(scores, row.labels)) for scores in row.scores]
 
 

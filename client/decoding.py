@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from tfship.export import contract as rules
 from tfship.train.errors import DataError
 
-__all__ = ["FORMATS", "Picture", "opened", "taken"]
+__all__ = ["FORMATS", "DecodedPicture", "opened", "taken"]
 
 _Value = TypeVar("_Value", bound=np.generic)
 
@@ -46,7 +46,7 @@ _ORIENTATION_TAG = 0x0112
 _STRIP_PIXELS = 1 << 20
 
 
-class Picture:
+class DecodedPicture:
     """A decoded image. Samples of more than 8 bits are scaled to 8.
 
     Transparent parts are white paper, or black if the ink would vanish on white.
@@ -127,7 +127,7 @@ class Picture:
 
 
 @contextlib.contextmanager
-def opened(data: bytes, name: str) -> Iterator[Picture]:
+def opened(data: bytes, name: str) -> Iterator[DecodedPicture]:
     """Decode a picture for as long as the context lasts. Raises DataError, which names `name`, for what is none."""
     kind = _kind(data)
     if kind == _HEIC and not _reads_heic():
@@ -138,7 +138,7 @@ def opened(data: bytes, name: str) -> Iterator[Picture]:
             _check_affordable(picture, data, name)
             try:
                 picture.load()
-                yield Picture(picture)
+                yield DecodedPicture(picture)
             finally:
                 # Whoever still has it: its memory goes back now.
                 picture.close()
@@ -158,7 +158,7 @@ def opened(data: bytes, name: str) -> Iterator[Picture]:
 
 
 @contextlib.contextmanager
-def taken(picture: Image.Image, name: str) -> Iterator[Picture]:
+def taken(picture: Image.Image, name: str) -> Iterator[DecodedPicture]:
     """Take a picture that Pillow has opened or made, which stays the caller's. Raises DataError as `opened` does."""
     if not picture.width or not picture.height:
         raise DataError(f"{name}: {picture.width} × {picture.height} pixels; expected a picture")
@@ -166,7 +166,7 @@ def taken(picture: Image.Image, name: str) -> Iterator[Picture]:
     try:
         with _UNWARNED:
             picture.load()
-            yield Picture(picture)
+            yield DecodedPicture(picture)
     except (DataError, GeneratorExit):
         raise
     except Exception as error:

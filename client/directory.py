@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tfship.client.answers import Signature
+from tfship.client.answers import ServedSignature
 from tfship.client.findings import FAULT, WARNING, Finding, fault, listed, ok, warning
 from tfship.client.version_files import HALF, examine, holds_model
 from tfship.export import cards, contract, store
@@ -28,7 +28,7 @@ class Local:
     retired: frozenset[int] = frozenset()
     number: int | None = None
     contract: Contract | None = None
-    signatures: Mapping[str, Signature] | None = None
+    signatures: Mapping[str, ServedSignature] | None = None
     findings: list[Finding] = field(default_factory=list)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from tfship.client import decoding, ink
-from tfship.client.decoding import Picture
+from tfship.client.decoding import DecodedPicture
 from tfship.client.ink import Grey, Written
 from tfship.export import contract as rules
 from tfship.export.contract import Contract
@@ -65,14 +65,14 @@ def pixels(data: bytes, contract: Contract, name: str = "picture") -> NDArray[np
 
 
 def prepared(
-    decoded: AbstractContextManager[Picture], contract: Contract, name: str = "picture"
+    decoded: AbstractContextManager[DecodedPicture], contract: Contract, name: str = "picture"
 ) -> NDArray[np.uint8]:
     """Prepare a decoded picture as pixels uint8 [height, width, channels]; it is held no longer than needed."""
     return examined(decoded, contract, name)[0]
 
 
 def examined(
-    decoded: AbstractContextManager[Picture], contract: Contract, name: str = "picture"
+    decoded: AbstractContextManager[DecodedPicture], contract: Contract, name: str = "picture"
 ) -> tuple[NDArray[np.uint8], int]:
     """Prepare a decoded image as `prepared` does, and return it with the number of digits on it.
 
@@ -87,7 +87,7 @@ def examined(
     return pixels[..., np.newaxis], number
 
 
-def _resized(picture: Picture, contract: Contract) -> NDArray[np.uint8]:
+def _resized(picture: DecodedPicture, contract: Contract) -> NDArray[np.uint8]:
     height, width = picture.shape
     to_height, to_width = (
         (contract.width, contract.height) if picture.turned else (contract.height, contract.width)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tfship.client import decoding, image, seen
 from tfship.client.binding import ENCODED, PIXELS, images_of
-from tfship.client.decoding import Picture
+from tfship.client.decoding import DecodedPicture
 from tfship.client.sources import MOST_BYTES, read_file
 from tfship.export.contract import Contract, Scaling
 from tfship.train.errors import DataError
@@ -116,7 +116,7 @@ def _picture(given: NDArray[Any], contract: Contract, name: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(given[..., 0] if given.shape[2:] == (1,) else given))
 
 
-def _png(decoded: AbstractContextManager[Picture], contract: Contract) -> bytes:
+def _png(decoded: AbstractContextManager[DecodedPicture], contract: Contract) -> bytes:
     """Return an image as PNG: upright, and on paper where it is transparent."""
     with decoded as picture:
         pixels = np.ascontiguousarray(picture.pixels(contract.channels))

@@ -20,7 +20,7 @@ from tfship.client.interpretation import SCORES
 from tfship.client.output import rank, visible
 from tfship.client.pictures import BATCH
 from tfship.client.seen import Kept
-from tfship.client.sources import Source, expand
+from tfship.client.sources import PictureSource, expand
 from tfship.client.targets import Opened, open_target
 from tfship.train import cli
 from tfship.train.errors import DataError, UsageError
@@ -91,7 +91,7 @@ def _check(opened: Opened) -> None:
         )
 
 
-def _read(data: bytes, opened: Opened, source: Source) -> list[Read]:
+def _read(data: bytes, opened: Opened, source: PictureSource) -> list[Read]:
     found = [
         (number, digit)
         for number, line in enumerate(digits.find(data, opened.contract, source.name), 1)

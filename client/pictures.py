@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tfship.client import decoding, image
 from tfship.client.binding import ENCODED, images_of
 from tfship.client.inputs import encoded
-from tfship.client.sources import Source
+from tfship.client.sources import PictureSource
 from tfship.client.targets import Opened
 from tfship.train.errors import DataError, Refused
 
@@ -46,7 +46,7 @@ class Picture:
 
 
 def batches(
-    sources: Iterable[Source], opened: Callable[[], Opened], *, decoded: bool
+    sources: Iterable[PictureSource], opened: Callable[[], Opened], *, decoded: bool
 ) -> Iterator[list[Picture]]:
     """Read and prepare the pictures, so many at a time as go into one request."""
     return batched(_prepared(source, opened, decoded=decoded) for source in sources)
@@ -72,7 +72,7 @@ def stacked(rows: Sequence[Any]) -> NDArray[Any]:
     return np.array(rows, object) if isinstance(rows[0], bytes) else np.stack(rows)
 
 
-def _prepared(source: Source, opened: Callable[[], Opened], *, decoded: bool) -> Picture:
+def _prepared(source: PictureSource, opened: Callable[[], Opened], *, decoded: bool) -> Picture:
     """Return a picture in the form that the target takes; with its pixels if `decoded`, also where it takes bytes."""
     picture = Picture(source.name)
     try:

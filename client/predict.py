@@ -32,7 +32,7 @@ from tfship.client import arguments as flags
 from tfship.client.interpretation import Interpretation
 from tfship.client.output import Csv, JsonLines, Lines, Writer, rank, visible
 from tfship.client.pictures import BATCH, Picture, answered, batches
-from tfship.client.sources import Source, expand
+from tfship.client.sources import PictureSource, expand
 from tfship.client.targets import Opened, open_target
 from tfship.export.contract import PROBABILITIES_OF_CLASSES
 from tfship.train import cli
@@ -196,7 +196,7 @@ def _writer(arguments: argparse.Namespace, say: Callable[[str], None], meaning: 
 
 
 def _show(
-    arguments: argparse.Namespace, sources: Sequence[Source]
+    arguments: argparse.Namespace, sources: Sequence[PictureSource]
 ) -> Callable[[str, NDArray[np.uint8]], None] | None:
     """Return what is done with the pixels that the model saw, if anything."""
     if not arguments.show and arguments.seen is None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tfship.client.sources import STDIN, Source
+from tfship.client.sources import STDIN, PictureSource
 from tfship.train.errors import UsageError
 from tfship.train.files import write_bytes
 
@@ -32,7 +32,7 @@ class Kept:
     of one of `sources`, which is never written.
     """
 
-    def __init__(self, path: Path, sources: Iterable[Source], flag: str = "--seen") -> None:
+    def __init__(self, path: Path, sources: Iterable[PictureSource], flag: str = "--seen") -> None:
         self._suffix = f".{flag.removeprefix('--')}.png"
         inputs = list(sources)
         paths = [each.path for each in inputs if each.path is not None]

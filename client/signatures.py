@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from tfship.client.answers import AVAILABLE, Served, Signature, Tensor
+from tfship.client.answers import AVAILABLE, Served, ServedSignature, Tensor
 from tfship.client.connection import Servable
 from tfship.client.directory import Local
 from tfship.client.findings import FAULT, Finding, fault, listed, ok, warning
@@ -54,7 +54,7 @@ def judge(about: str, served: Served, servable: Servable, local: Local) -> Itera
         )
 
 
-def _unusable(found: Signature, agreed: Contract | None) -> str:
+def _unusable(found: ServedSignature, agreed: Contract | None) -> str:
     """Return why the client can't use a quantized signature, empty if it can."""
     if any(each.dtype == "int8" for each in found.inputs.values()):
         return "takes int8, whose scale no server tells"
@@ -63,7 +63,7 @@ def _unusable(found: Signature, agreed: Contract | None) -> str:
     return ""
 
 
-def _told(name: str, found: Signature) -> str:
+def _told(name: str, found: ServedSignature) -> str:
     """Return in which ways a signature isn't the usual one, which the client takes into account by itself."""
     told = []
     if name != contract.SERVING_UINT8 and any(each.dtype == "uint8" for each in found.inputs.values()):
@@ -80,7 +80,7 @@ def _told(name: str, found: Signature) -> str:
     return "; ".join(told)
 
 
-def _integers(found: Signature) -> bool:
+def _integers(found: ServedSignature) -> bool:
     return any(each.dtype in _INTEGERS for each in found.outputs.values())
 
 
@@ -99,7 +99,7 @@ def _against_contract(
 ) -> Iterator[Finding]:
     missing = []
     for key, described in agreed.describe()["signatures"].items():
-        expected = Signature(_side(described["inputs"]), _side(described["outputs"]))
+        expected = ServedSignature(_side(described["inputs"]), _side(described["outputs"]))
         if key not in served.signatures:
             missing.append(key)
         elif wrong := _differences(expected, served.signatures[key]):
@@ -119,7 +119,9 @@ def _against_contract(
         )
 
 
-def _against_disk(about: str, name: str, served: Served, here: Mapping[str, Signature]) -> Iterator[Finding]:
+def _against_disk(
+    about: str, name: str, served: Served, here: Mapping[str, ServedSignature]
+) -> Iterator[Finding]:
     for key in sorted(served.signatures.keys() & here.keys()):
         if wrong := _differences(here[key], served.signatures[key]):
             yield fault(
@@ -143,7 +145,7 @@ def _sizes(shape: object) -> list[int | None]:
     return shape
 
 
-def _differences(expected: Signature, found: Signature) -> str:
+def _differences(expected: ServedSignature, found: ServedSignature) -> str:
     """Return how a signature differs from what is expected, empty if one can stand for the other."""
     wrong = []
     for side, wanted, there in (

@@ -16,7 +16,7 @@ from pathlib import Path
 from tfship.client.image import SUFFIXES
 from tfship.train.errors import DataError
 
-__all__ = ["MOST_BYTES", "STDIN", "Source", "expand", "read_file"]
+__all__ = ["MOST_BYTES", "STDIN", "PictureSource", "expand", "read_file"]
 
 # What stands for standard input.
 STDIN = "-"
@@ -34,7 +34,7 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
-class Source:
+class PictureSource:
     """One picture: `name` as it was given or found, `read` returns its encoded bytes or raises DataError.
 
     `path` is that of a file, None for others.
@@ -45,7 +45,7 @@ class Source:
     path: Path | None = None
 
 
-def expand(arguments: Sequence[str]) -> list[Source]:
+def expand(arguments: Sequence[str]) -> list[PictureSource]:
     """Return what the arguments name, in their order; a folder's pictures and a pattern's matches by name.
 
     What is no picture, such as a folder without any, is a source whose `read` raises DataError.
@@ -93,11 +93,11 @@ def _too_large(name: str) -> str:
     return f"{name}: more than {MOST_BYTES >> 20} MiB; expected a picture"
 
 
-def _expand(argument: str) -> Iterator[Source]:
+def _expand(argument: str) -> Iterator[PictureSource]:
     if argument == STDIN:
-        yield Source(STDIN, _read_stdin)
+        yield PictureSource(STDIN, _read_stdin)
     elif argument.lower().startswith(_SCHEMES):
-        yield Source(argument, functools.partial(_download, argument))
+        yield PictureSource(argument, functools.partial(_download, argument))
     elif os.path.isdir(argument):  # noqa: PTH112 - Path's raises for names that are too long
         yield from _folder(Path(argument))
     elif not os.path.lexists(argument) and glob.has_magic(argument):
@@ -110,11 +110,11 @@ def _expand(argument: str) -> Iterator[Source]:
         yield _file(Path(argument))
 
 
-def _file(path: Path) -> Source:
-    return Source(str(path), functools.partial(read_file, path), path)
+def _file(path: Path) -> PictureSource:
+    return PictureSource(str(path), functools.partial(read_file, path), path)
 
 
-def _folder(path: Path) -> Iterator[Source]:
+def _folder(path: Path) -> Iterator[PictureSource]:
     try:
         with os.scandir(path) as entries:
             names = sorted(
@@ -131,11 +131,11 @@ def _folder(path: Path) -> Iterator[Source]:
         yield _file(path / name)
 
 
-def _failing(name: str, problem: str) -> Source:
+def _failing(name: str, problem: str) -> PictureSource:
     def read() -> bytes:
         raise DataError(f"{name}: {problem}")
 
-    return Source(name, read)
+    return PictureSource(name, read)
 
 
 def _read_stdin() -> bytes:

@@ -148,7 +148,7 @@ class Opened:
         return checked(answer, len(rows), self.where)[: len(images)]
 
 
-class Served(Target, Protocol):
+class ServedTarget(Target, Protocol):
     """A target that can be asked for its signatures."""
 
     binding: Binding
@@ -185,7 +185,7 @@ def open_target(choice: Choice) -> Opened:
     return opened
 
 
-def served(choice: Choice, target: Served) -> Opened:
+def served(choice: Choice, target: ServedTarget) -> Opened:
     """Return a server's target, opened: bound by what the server says of the model.
 
     A version may be served from another file than its contract describes, such as one that takes pixels.

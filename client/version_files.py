@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tfship.client.answers import Signature, parsed, signatures_of
+from tfship.client.answers import ServedSignature, parsed, signatures_of
 from tfship.client.findings import Finding, fault, listed, warning
 from tfship.export.formats import SERVED_FILE
 from tfship.serving import served_file
@@ -30,7 +30,7 @@ def holds_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (*_GRAPHS, SERVED_FILE))
 
 
-def examine(path: Path) -> tuple[list[Finding], Mapping[str, Signature] | None]:
+def examine(path: Path) -> tuple[list[Finding], Mapping[str, ServedSignature] | None]:
     """Return what is wrong with a version directory, and its SavedModel's signatures, None where they can't be read.
 
     Raises OSError for what can't be read at all.
@@ -124,7 +124,7 @@ def _modes(path: Path) -> Iterator[Finding]:
         )
 
 
-def _read_graph(path: Path) -> tuple[dict[str, Signature], set[str]]:
+def _read_graph(path: Path) -> tuple[dict[str, ServedSignature], set[str]]:
     """Return the signatures and all operators of a saved_model.pb. Raises ValueError if it is none."""
     from tfship.serving.protos import saved_model_pb2
 

@@ -25,7 +25,7 @@ from tabulate import tabulate
 
 from tfship.export import cards, formats, gate, outputs, source, user_model
 from tfship.export.cards import ExportCard
-from tfship.export.publish import Plan, export
+from tfship.export.publish import ExportPlan, export
 from tfship.export.range_detection import NamedScaling
 from tfship.train import cards as training_cards
 from tfship.train import cli, data
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = formats.select(arguments.formats)
     required = [row.name for row in formats.select(arguments.require)] if arguments.require else []
     bounds = gate.Gate(arguments.min_accuracy, arguments.max_drop, arguments.min_agreement)
-    plan = Plan(
+    plan = ExportPlan(
         rows,
         arguments.serve,
         required,
@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--selective-seconds",
         type=float,
-        default=Plan.selective_seconds,
+        default=ExportPlan.selective_seconds,
         metavar="S",
         help="time for finding the layers that the format selective keeps in float32",
     )

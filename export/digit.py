@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfship.export import contract as rules
 from tfship.export.contract import Contract
-from tfship.export.morphology import Window, highest, median
+from tfship.export.morphology import SlidingWindow, highest, median
 from tfship.export.resampling import NUDGE, lanczos, resampling, to_pixels
 
 __all__ = ["prepared"]
@@ -126,7 +126,7 @@ def _written(small: tf.Tensor) -> _Written:
     size = tf.bitwise.bitwise_or(tf.cast(rules.WINDOW * shortest, tf.int32), 1)
     size = tf.clip_by_value(size, 3, rules.WIDEST)
     both = tf.stack([small, 255.0 - small])
-    window = Window(size, rules.WIDEST, tf.shape(both))
+    window = SlidingWindow(size, rules.WIDEST, tf.shape(both))
     contrast = window.lowest(window.highest(both)) - both
     ink = (contrast >= rules.FAINTEST) & (contrast > rules.LOCAL * window.highest(contrast))
     found = _components(ink, both, contrast, cell)

@@ -12,7 +12,7 @@ from typing import Any
 from tfship.train import stats
 from tfship.train.errors import UsageError
 
-__all__ = ["MAX_DROP", "MIN_AGREEMENT", "Check", "Gate", "record"]
+__all__ = ["MAX_DROP", "MIN_AGREEMENT", "Gate", "GateCheck", "record"]
 
 MAX_DROP = 0.005
 MIN_AGREEMENT = 0.95
@@ -25,7 +25,7 @@ MODEL = "model"
 
 
 @dataclass(frozen=True)
-class Check:
+class GateCheck:
     """One comparison: `found` must be at least `least`, both shares 0…1.
 
     Where a test tells chance from a loss, `p` is the probability that chance alone gives so little: a check fails
@@ -67,11 +67,11 @@ class Gate:
             if not 0 <= value <= 1:
                 raise UsageError(f"--{name.replace('_', '-')} {value:g}: expected a share from 0 to 1")
 
-    def model_checks(self, accuracy: Mapping[str, Any], chance_p: float) -> list[Check]:
+    def model_checks(self, accuracy: Mapping[str, Any], chance_p: float) -> list[GateCheck]:
         """Return the checks of the model itself: its `train.stats.accuracy`, and the p of `train.stats.chance_p`."""
         return [
-            Check(MODEL, "accuracy", accuracy["value"], self.min_accuracy),
-            Check(MODEL, "confidence that its accuracy isn't guessing", 1 - chance_p, 1 - _SIGNIFICANT),
+            GateCheck(MODEL, "accuracy", accuracy["value"], self.min_accuracy),
+            GateCheck(MODEL, "confidence that its accuracy isn't guessing", 1 - chance_p, 1 - _SIGNIFICANT),
         ]
 
     def checks(
@@ -82,7 +82,7 @@ class Gate:
         figures: Mapping[str, Any],
         reference: Mapping[str, Any] | None,
         blessed: Mapping[str, Any] | None,
-    ) -> list[Check]:
+    ) -> list[GateCheck]:
         """Return the checks of one format.
 
         `figures` are those of `export.verify.compare`, `exact` says that it computes in float32. `reference` is the
@@ -93,7 +93,7 @@ class Gate:
         if exact:
             images, close = figures["images"], figures["images"] - figures["far"]
             found = [
-                Check(format_name, rule, part / whole, _EXACT, stats.fewer(part, whole, _EXACT))
+                GateCheck(format_name, rule, part / whole, _EXACT, stats.fewer(part, whole, _EXACT))
                 for rule, part, whole in (
                     ("agreement with the model", agreed, total),
                     # Equal decisions don't make other probabilities right.
@@ -102,19 +102,19 @@ class Gate:
             ]
         else:
             rule = "agreement with the model"
-            found = [Check(format_name, rule, figures["agreement"], self.min_agreement)]
+            found = [GateCheck(format_name, rule, figures["agreement"], self.min_agreement)]
         accuracy = figures["accuracy"]
         if reference is None or accuracy is None:
             return found
-        found.append(Check(format_name, "accuracy", accuracy["value"], self.min_accuracy))
+        found.append(GateCheck(format_name, "accuracy", accuracy["value"], self.min_accuracy))
         p = stats.lost(figures["wins"], figures["losses"])
         least = reference["value"] - self.max_drop
-        found.append(Check(format_name, "accuracy relative to the model", accuracy["value"], least, p))
+        found.append(GateCheck(format_name, "accuracy relative to the model", accuracy["value"], least, p))
         if blessed is not None:
             p = stats.lower(accuracy["correct"], accuracy["images"], blessed["correct"], blessed["images"])
             least = blessed["value"] - self.max_drop
             rule = "accuracy relative to the last blessed version"
-            found.append(Check(format_name, rule, accuracy["value"], least, p))
+            found.append(GateCheck(format_name, rule, accuracy["value"], least, p))
         return found
 
 
@@ -128,7 +128,7 @@ def warnings(artefacts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             )
 
 
-def record(gate: Gate, checks: Sequence[Check], *, forced: bool) -> dict[str, Any]:
+def record(gate: Gate, checks: Sequence[GateCheck], *, forced: bool) -> dict[str, Any]:
     """Return the blessing as an export card holds it: whether, by which bounds and checks, and why not."""
     failed = [check.text() for check in checks if not check.passed]
     return {

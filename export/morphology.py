@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["Window", "highest", "median"]
+__all__ = ["SlidingWindow", "highest", "median"]
 
 
-class Window:
+class SlidingWindow:
     """A square of `size` (odd, `most` at most) for the extremes of values [n, h, w]."""
 
     def __init__(self, size: tf.Tensor | int, most: int, shape: tf.Tensor) -> None:
@@ -45,7 +45,7 @@ class Window:
 def highest(values: tf.Tensor, size: tf.Tensor | int, most: int) -> tf.Tensor:
     """Return the maximum of the square of `size` (odd, `most` at most) around each value, [h, w], from 0 on."""
     values = values[tf.newaxis]
-    return Window(size, most, tf.shape(values)).highest(values)[0]
+    return SlidingWindow(size, most, tf.shape(values)).highest(values)[0]
 
 
 def median(grey: tf.Tensor) -> tf.Tensor:

@@ -27,7 +27,7 @@ from tfship.export import (
 )
 from tfship.export.cards import LOG, SAVED_MODEL, ExportCard
 from tfship.export.formats import FORMATS, REFERENCE, SERVED_FILE, Format
-from tfship.export.gate import Check, Gate
+from tfship.export.gate import Gate, GateCheck
 from tfship.export.runtime import DEFAULT_SIGNATURE, Classifier
 from tfship.export.savedmodel import SavedModel
 from tfship.export.source import Source, any_batch
@@ -35,7 +35,7 @@ from tfship.train import environment, interruption, stats
 from tfship.train.errors import ArtifactError, ConversionError, ResultError, UsageError
 from tfship.train.files import sha256, stage, write_json
 
-__all__ = ["Plan", "export", "refusal_path"]
+__all__ = ["ExportPlan", "export", "refusal_path"]
 
 # TensorFlow Lite Micro, whose kernels are slow, runs this many evaluation images, or as many as it can in so many
 # seconds; a file whose first takes much longer is too large for it.
@@ -49,7 +49,7 @@ _NAMED = 5
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExportPlan:
     """What an export makes of a source, and what must hold.
 
     `rows` are the formats that are tried, `required` the names of those without which nothing is published.
@@ -80,7 +80,9 @@ class Plan:
         return list(dict.fromkeys([*self.required, *([self.serves] if self.serves else [])]))
 
 
-def export(source: Source, models: Path, plan: Plan, say: Callable[[str], None]) -> tuple[Path, ExportCard]:
+def export(
+    source: Source, models: Path, plan: ExportPlan, say: Callable[[str], None]
+) -> tuple[Path, ExportCard]:
     """Export `source` as the next version of `models/<its name>` and return its directory and card.
 
     Every format is loaded back by the runtime that serves it and run over all evaluation images, and the gate
@@ -116,7 +118,7 @@ class _Work:
         source: Source,
         folder: Path,
         scratch: Path,
-        plan: Plan,
+        plan: ExportPlan,
         before: dict[str, dict[str, Any]],
         refused: Path,
         say: Callable[[str], None],
@@ -130,7 +132,7 @@ class _Work:
         self._pixels = source.evaluation.pixels
         self._truth = source.evaluation.truth if source.evaluation.labelled else None
         self._artefacts: list[dict[str, Any]] = []
-        self._checks: list[Check] = []
+        self._checks: list[GateCheck] = []
         self._seconds: dict[str, float] = {}
         self._unconverted: dict[str, str] = {}
         self._withheld: dict[str, str] = {}
@@ -256,7 +258,7 @@ class _Work:
         path.unlink()
         self._say(f"{self._name} {row.name}: withheld: {reason}")
 
-    def _published_checks(self) -> list[Check]:
+    def _published_checks(self) -> list[GateCheck]:
         return [check for check in self._checks if check.format not in self._withheld]
 
     def _first_made(self) -> str:
@@ -264,7 +266,7 @@ class _Work:
         made = [each["format"] for each in self._artefacts]
         return next((name for name in FORMATS if name in made), "")
 
-    def _refuse_unless(self, checks: Sequence[Check], what: str) -> None:
+    def _refuse_unless(self, checks: Sequence[GateCheck], what: str) -> None:
         failed = [check.text() for check in checks if not check.passed]
         if failed and not self._plan.force:
             self._refuse(f"{what}: {'; '.join(failed)}", "--force publishes nonetheless and records it")

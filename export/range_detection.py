@@ -20,10 +20,10 @@ from tfship.train import stats
 from tfship.train.errors import UsageError
 
 __all__ = [
-    "Candidate",
     "Detection",
     "Measurement",
     "NamedScaling",
+    "RangeCandidate",
     "candidates",
     "detect",
     "normalized",
@@ -45,7 +45,7 @@ _CAFFE_MEAN = (103.939, 116.779, 123.68)
 
 
 @dataclass(frozen=True)
-class Candidate:
+class RangeCandidate:
     """A way to scale pixels, with a `name` that people know it by."""
 
     name: str
@@ -65,7 +65,7 @@ class NamedScaling:
     std: tuple[float, ...] | None = None
     bgr: bool | None = None
 
-    def candidate(self, channels: int) -> Candidate | None:
+    def candidate(self, channels: int) -> RangeCandidate | None:
         """Return the named scaling, None if at most the order of the channels is named; UsageError if it can't be."""
         if self.bgr is not None and channels != 3:
             raise UsageError(
@@ -92,7 +92,7 @@ class NamedScaling:
             if numbers
         ]
         words += ["in BGR"] * scaling.bgr
-        return Candidate(" ".join(words), scaling)
+        return RangeCandidate(" ".join(words), scaling)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Measurement:
     that guessing is right as often.
     """
 
-    candidate: Candidate
+    candidate: RangeCandidate
     scores: NDArray[np.float32]
     loss: NDArray[np.float64]
     correct: NDArray[np.bool_]
@@ -166,26 +166,26 @@ class Detection:
         }
 
 
-def candidates(channels: int, *, integer: bool = False, bgr: bool | None = None) -> list[Candidate]:
+def candidates(channels: int, *, integer: bool = False, bgr: bool | None = None) -> list[RangeCandidate]:
     """Return the scalings that models are trained with, for images of 1 or 3 channels.
 
     `integer` inputs take pixels as they are. `bgr` keeps to one order of the channels; None tries those in use.
     """
-    pixels = Candidate("0…255", Scaling.of_range(0, 255, channels))
+    pixels = RangeCandidate("0…255", Scaling.of_range(0, 255, channels))
     if integer:
         return [pixels]
-    found = [Candidate("0…1", Scaling.of_range(0, 1, channels)), pixels]
-    found.append(Candidate("-1…1", Scaling.of_range(-1, 1, channels)))
+    found = [RangeCandidate("0…1", Scaling.of_range(0, 1, channels)), pixels]
+    found.append(RangeCandidate("-1…1", Scaling.of_range(-1, 1, channels)))
     if channels == 3:
-        found.append(Candidate("ImageNet mean and deviation", normalized((0, 1), _MEAN, _DEVIATION)))
+        found.append(RangeCandidate("ImageNet mean and deviation", normalized((0, 1), _MEAN, _DEVIATION)))
         caffe = normalized((0, 255), _CAFFE_MEAN, (1, 1, 1))
-        found.append(Candidate("BGR minus ImageNet mean", replace(caffe, bgr=True)))
+        found.append(RangeCandidate("BGR minus ImageNet mean", replace(caffe, bgr=True)))
     if bgr is not None:
         order = "BGR" if bgr else "RGB"
         found = [
             each
             if each.scaling.bgr == bgr
-            else Candidate(f"{each.name} in {order}", replace(each.scaling, bgr=bgr))
+            else RangeCandidate(f"{each.name} in {order}", replace(each.scaling, bgr=bgr))
             for each in found
         ]
     return found
@@ -220,10 +220,10 @@ def sample(truth: NDArray[np.int64]) -> NDArray[np.int64]:
 def detect(
     predict: Callable[[Scaling], NDArray[np.float32]],
     truth: NDArray[np.int64],
-    tried: Sequence[Candidate],
+    tried: Sequence[RangeCandidate],
     kind: Callable[[NDArray[np.float32]], str],
     *,
-    named: Candidate | None = None,
+    named: RangeCandidate | None = None,
     suggested: tuple[float, float] | None = None,
 ) -> Detection:
     """Measure all candidates and choose.
@@ -261,7 +261,7 @@ def detect(
 
 
 def _measure(
-    candidate: Candidate, scores: NDArray[np.float32], truth: NDArray[np.int64], kind: str
+    candidate: RangeCandidate, scores: NDArray[np.float32], truth: NDArray[np.int64], kind: str
 ) -> Measurement:
     probabilities = np.clip(scores.astype(np.float64), _SMALLEST, 1 - _SMALLEST)
     several = truth.ndim == 2
@@ -295,5 +295,5 @@ def _differs(one: Measurement, other: Measurement) -> bool:
     return np.ptp(difference) == 0 or bool(ttest_rel(one.loss, other.loss).pvalue < _SIGNIFICANT)
 
 
-def _is_range(candidate: Candidate, value_range: tuple[float, float]) -> bool:
+def _is_range(candidate: RangeCandidate, value_range: tuple[float, float]) -> bool:
     return candidate.scaling == Scaling.of_range(*value_range, len(candidate.scaling.scale))

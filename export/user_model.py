@@ -17,7 +17,7 @@ from tfship.export import calibration, evaluation_data, outputs, range_detection
 from tfship.export.contract import INDEPENDENT, Contract, Scaling
 from tfship.export.evaluation_data import Images
 from tfship.export.loading import LoadedModel, load
-from tfship.export.range_detection import Candidate, Detection, NamedScaling
+from tfship.export.range_detection import Detection, NamedScaling, RangeCandidate
 from tfship.export.source import Source, any_batch, digest, scores_of
 from tfship.train.backend import tensorflow
 from tfship.train.errors import ArtifactError, DataError, ResultError, UsageError
@@ -126,7 +126,7 @@ def source_of(model: UserModel, request: str, say: Callable[[str], None]) -> Sou
     )
 
 
-def _evaluation(model: UserModel, plain: Contract, named: Candidate | None) -> Images:
+def _evaluation(model: UserModel, plain: Contract, named: RangeCandidate | None) -> Images:
     """Return the images to verify on, labelled unless the user asks for an export without labels."""
     if not model.unverified:
         if model.evaluation is None:
@@ -157,7 +157,7 @@ def _detected(
     loaded: LoadedModel,
     function: Callable[[Any], Any],
     evaluation: Images,
-    named: Candidate | None,
+    named: RangeCandidate | None,
     given: tuple[str, ...],
     say: Callable[[str], None],
 ) -> tuple[Detection | None, str, tuple[str, ...]]:

@@ -14,7 +14,7 @@ from tfship.serving.grpc_services import SERVICES, Services
 from tfship.serving.ports import address
 from tfship.serving.protos import POOL
 from tfship.serving.settings import REUSE_PORT, Settings
-from tfship.serving.tls import Tls
+from tfship.serving.tls import ServerTls
 from tfship.train.errors import UsageError
 
 __all__ = ["GrpcServer"]
@@ -79,7 +79,7 @@ class GrpcServer:
         if settings.grpc_socket:
             self._listen(f"unix:{quote(str(settings.grpc_socket))}", settings.tls)
 
-    def _listen(self, where: str, tls: Tls | None) -> int:
+    def _listen(self, where: str, tls: ServerTls | None) -> int:
         try:
             if tls:
                 return int(self._server.add_secure_port(where, tls.credentials()))

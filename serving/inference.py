@@ -23,7 +23,7 @@ from tfship.serving.protos import (
     model_pb2,
     regression_pb2,
 )
-from tfship.serving.servables import Servable, Servables
+from tfship.serving.servables import ServableHandle, Servables
 from tfship.serving.status import Code, StatusError, invalid
 
 __all__ = ["CLASSIFY", "REGRESS", "Inference"]
@@ -98,7 +98,13 @@ class Inference:
         return answer
 
     def _infer(
-        self, method: str, servable: Servable, name: str, signature: Signature, examples: Any, call: Call
+        self,
+        method: str,
+        servable: ServableHandle,
+        name: str,
+        signature: Signature,
+        examples: Any,
+        call: Call,
     ) -> Any:
         kind, infer = ("classification", _classify) if method == CLASSIFY else ("regression", _regress)
         if self._checks_methods and signature.method_name != method:
@@ -108,14 +114,14 @@ class Inference:
         return infer(servable, name, signature, examples, call)
 
 
-def _signature(servable: Servable, name: str, missing: str) -> Signature:
+def _signature(servable: ServableHandle, name: str, missing: str) -> Signature:
     signature = find(servable.loaded, name)
     if signature is None:
         raise invalid(f"{missing}{name}")
     return signature
 
 
-def _classify(servable: Servable, name: str, signature: Signature, examples: Any, call: Call) -> Any:
+def _classify(servable: ServableHandle, name: str, signature: Signature, examples: Any, call: Call) -> Any:
     if _INPUTS not in signature.inputs:
         raise invalid(f"No classification inputs found in SignatureDef: {_text(signature)}")
     if not signature.outputs.keys() & {"classes", "scores"}:
@@ -160,7 +166,7 @@ def _check_scores(
         raise invalid(f"Expected {name} output batch size of {examples}. Got: {len(values)}")
 
 
-def _regress(servable: Servable, name: str, signature: Signature, examples: Any, call: Call) -> Any:
+def _regress(servable: ServableHandle, name: str, signature: Signature, examples: Any, call: Call) -> Any:
     if _INPUTS not in signature.inputs:
         raise invalid(f"No regression inputs found in SignatureDef: {_text(signature)}")
     if "outputs" not in signature.outputs:
@@ -182,7 +188,7 @@ def _regress(servable: Servable, name: str, signature: Signature, examples: Any,
     return result
 
 
-def _answering(servable: Servable, signature_name: str) -> Any:
+def _answering(servable: ServableHandle, signature_name: str) -> Any:
     spec = model_pb2.ModelSpec(name=servable.name, signature_name=signature_name)
     spec.version.value = servable.version
     return spec

@@ -16,13 +16,13 @@ from tfship.serving.protos import get_model_metadata_pb2, get_model_status_pb2
 from tfship.serving.servables import Servables
 from tfship.serving.status import Code, StatusError, invalid
 
-__all__ = ["METADATA_FIELD", "Prediction", "Predictor", "describe"]
+__all__ = ["METADATA_FIELD", "PredictResult", "Predictor", "describe"]
 
 METADATA_FIELD = "signature_def"
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictResult:
     """The outputs asked for, and which model version and signature made them."""
 
     version: int
@@ -51,7 +51,7 @@ class Predictor:
         call: Call,
         output_filter: Sequence[str] = (),
         unknown: Callable[[str], StatusError] = _unknown,
-    ) -> Prediction:
+    ) -> PredictResult:
         """Run the model that `spec`, a ModelSpec, names.
 
         `inputs` is called with the signature that was found and returns the tensors: REST needs the
@@ -70,7 +70,7 @@ class Predictor:
             check_inputs(servable.loaded, signature, tensors)
             wanted = _outputs(signature, output_filter)
             outputs = run(servable.loaded, name, tensors, call)
-            return Prediction(servable.version, name, {key: outputs[key] for key in wanted})
+            return PredictResult(servable.version, name, {key: outputs[key] for key in wanted})
 
     def reload(self, config: Any) -> None:
         """Serve the models of `config`, a ModelServerConfig, from now on (`ModelManager.reload`)."""

@@ -40,7 +40,7 @@ from tfship.serving.protos import get_model_metadata_pb2, model_pb2
 from tfship.serving.settings import Settings
 from tfship.serving.status import Code, StatusError, invalid
 
-__all__ = ["Answer", "RestApi", "page"]
+__all__ = ["RestAnswer", "RestApi", "page"]
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ _HTTP_STATUS = {
 
 
 @dataclass(frozen=True)
-class Answer:
+class RestAnswer:
     """What is sent back."""
 
     status: int
@@ -138,13 +138,13 @@ class RestApi:
         await send({"type": "http.response.start", "status": answer.status, "headers": raw})
         await send({"type": "http.response.body", "body": answer.content})
 
-    async def _respond(self, request: "_Request") -> Answer:
+    async def _respond(self, request: "_Request") -> RestAnswer:
         method, path, query = request.method, request.path, request.query
         if method not in _METHODS:
             return page(501)
         if path == self._metrics_path and method in ("GET", "POST"):
             content, media_type = self._observer.metrics.page()
-            return Answer(200, content, media_type)
+            return RestAnswer(200, content, media_type)
         if not _API.match(path) and not _NO_MODEL.fullmatch(path):
             return page(404)
         if _BAD_ESCAPE.search(path):
@@ -152,7 +152,7 @@ class RestApi:
         if method == "OPTIONS":
             # A browser's question whether its page may ask; the page's address decides.
             allowed = self._settings.cors and _WEB.match(request.header("origin"))
-            return Answer(200 if allowed else 400)
+            return RestAnswer(200 if allowed else 400)
         if not query and method == "POST" and (match := _PREDICT.fullmatch(path)):
             return await self._infer(request, match)
         if not query and method == "GET" and _NO_MODEL.fullmatch(path):
@@ -161,7 +161,7 @@ class RestApi:
             return self._look(match)
         return _error(400, f"Malformed request: {method} {path}{'?' if query else ''}{query}")
 
-    async def _infer(self, request: "_Request", match: re.Match[str]) -> Answer:
+    async def _infer(self, request: "_Request", match: re.Match[str]) -> RestAnswer:
         # Before the body is read as well: what can't be answered soon must not take up memory.
         self._check_running()
         encoding = request.header("content-encoding", "identity").lower()
@@ -175,7 +175,7 @@ class RestApi:
             call.deadline = call.begin + seconds
         packs = "gzip" in request.header("accept-encoding")
 
-        def answer() -> Answer:
+        def answer() -> RestAnswer:
             with self._observer.observing(call), self._pace.timed(request.path, len(body)):
                 call.starts()
                 content = _VERBS[call.api](
@@ -187,7 +187,7 @@ class RestApi:
                 call.sent = len(content)
             if self._settings.tells_timing:
                 headers["server-timing"] = call.timing()
-            return Answer(200, content, headers=headers)
+            return RestAnswer(200, content, headers=headers)
 
         # A request that waits for others to run with must not be what keeps those from coming.
         if not self._settings.loader.batching and self._pace.is_short(request.path, len(body)):
@@ -236,10 +236,10 @@ class RestApi:
         answer = self._inference.regress(spec, document.examples, call)
         return _encoded(call, lambda: encode_regressions(answer.result))
 
-    def _look(self, match: re.Match[str]) -> Answer:
+    def _look(self, match: re.Match[str]) -> RestAnswer:
         if match["metadata"]:
-            return Answer(200, _metadata(self._predictor.metadata(_spec(match))))
-        return Answer(200, _dump(_to_dict(self._predictor.status(_spec(match)))))
+            return RestAnswer(200, _metadata(self._predictor.metadata(_spec(match))))
+        return RestAnswer(200, _dump(_to_dict(self._predictor.status(_spec(match)))))
 
     async def _body(self, request: "_Request") -> bytes:
         """Return the body; one that is too large isn't read to the end."""
@@ -371,14 +371,14 @@ def _dump(document: Any) -> bytes:
     return json.dumps(document, indent=1).encode()
 
 
-def _error(status: int, message: str) -> Answer:
-    return Answer(status, json.dumps({"error": message}).encode())
+def _error(status: int, message: str) -> RestAnswer:
+    return RestAnswer(status, json.dumps({"error": message}).encode())
 
 
-def page(status: int) -> Answer:
+def page(status: int) -> RestAnswer:
     """Return what TensorFlow Serving's HTTP server says by itself, of what isn't the API's."""
     phrase = HTTPStatus(status).phrase
     text = (
         f"<HTML><HEAD>\n<TITLE>{status} {phrase}</TITLE>\n</HEAD><BODY>\n<H1>{phrase}</H1>\n</BODY></HTML>\n"
     )
-    return Answer(status, text.encode(), "text/html")
+    return RestAnswer(status, text.encode(), "text/html")

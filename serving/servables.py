@@ -16,11 +16,11 @@ from tfship.serving.status import Code, StatusError
 from tfship.serving.view import ModelView, VersionStatus, View
 from tfship.train.errors import ArtifactError
 
-__all__ = ["Servable", "Servables"]
+__all__ = ["ServableHandle", "Servables"]
 
 
 @dataclass(frozen=True)
-class Servable:
+class ServableHandle:
     """A version that a request holds on to: it isn't unloaded meanwhile."""
 
     name: str
@@ -96,14 +96,14 @@ class Servables:
             entry.loaded.runtime.close()
 
     @contextlib.contextmanager
-    def use(self, spec: Any) -> Iterator[Servable]:
+    def use(self, spec: Any) -> Iterator[ServableHandle]:
         """Hold the version that `spec`, a ModelSpec, asks for. Raises StatusError if it isn't available."""
         with self._changed:
             number, key = self._resolve(spec)
             entry = self._entries[key]
             entry.in_flight += 1
         try:
-            yield Servable(spec.name, number, entry.loaded)
+            yield ServableHandle(spec.name, number, entry.loaded)
         finally:
             with self._changed:
                 entry.in_flight -= 1

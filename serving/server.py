@@ -7,7 +7,7 @@ from tfship.serving.config_file import ConfigFile
 from tfship.serving.models import ModelManager
 from tfship.serving.ports import check_free, check_path_free, remove_path
 from tfship.serving.settings import ANY_PORT, Settings
-from tfship.serving.workers import Workers
+from tfship.serving.workers import WorkerPool
 from tfship.train.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class ModelServer:
                 check_free(settings.host, max(0, port))
         if settings.grpc_socket:
             check_path_free(settings.grpc_socket)
-        if isinstance(self._host, Workers):
+        if isinstance(self._host, WorkerPool):
             self._host.start()
         self._models.start()
         self.grpc_port, self.rest_port = self._host.open(settings.grpc_port, settings.rest_port)
@@ -68,9 +68,9 @@ class ModelServer:
         self._models.reload(config)
 
 
-def _host(settings: Settings, reload: Callable[[Any], None]) -> "Host | Workers":
+def _host(settings: Settings, reload: Callable[[Any], None]) -> "Host | WorkerPool":
     if settings.workers:
-        return Workers(settings, reload)
+        return WorkerPool(settings, reload)
     # What answers requests is not for a process that has others do it: the imports would take a third of the start.
     from tfship.serving.host import Host
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tfship.serving.loading import Loader
 from tfship.serving.models import LoadPolicy
-from tfship.serving.tls import Tls
+from tfship.serving.tls import ServerTls
 
 __all__ = ["ANY_PORT", "REUSE_PORT", "Limits", "Settings", "cores"]
 
@@ -71,7 +71,7 @@ class Settings:
     grpc_port: int = 8500
     grpc_socket: Path | None = None
     rest_port: int = 0
-    tls: Tls | None = None
+    tls: ServerTls | None = None
     workers: int = 0
     worker_timeout_seconds: int = 30
     grpc_threads: int = 4 * cores()

@@ -16,11 +16,11 @@ from tfship.train.errors import UsageError
 if TYPE_CHECKING:
     import grpc
 
-__all__ = ["Tls", "read"]
+__all__ = ["ServerTls", "read"]
 
 
 @dataclass(frozen=True, repr=False)
-class Tls:
+class ServerTls:
     """A server's identity, and whose clients it takes; everything is PEM text, as bytes.
 
     `certificate` is the server's, followed by those that lead to its authority, and `key` the certificate's private
@@ -58,7 +58,7 @@ class Tls:
         return context
 
 
-def read(path: Path) -> Tls:
+def read(path: Path) -> ServerTls:
     """Return what the SSLConfig in the text file `path` asks for. Raises UsageError, also for keys of no use."""
     config = server_protos.read(path, server_protos.SSLConfig, _FLAG)
     for name, kind in (("server_key", "PRIVATE KEY"), ("server_cert", "CERTIFICATE")):
@@ -74,7 +74,7 @@ def read(path: Path) -> Tls:
         )
     # As in TensorFlow Serving, the authority matters only where clients are verified.
     client_ca = config.custom_ca.encode() if config.client_verify else None
-    tls = Tls(config.server_key.encode(), config.server_cert.encode(), client_ca)
+    tls = ServerTls(config.server_key.encode(), config.server_cert.encode(), client_ca)
     try:
         tls.context()
     except ValueError as error:

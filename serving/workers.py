@@ -32,7 +32,7 @@ from tfship.serving.view import ProcessDiedError, View
 from tfship.train.backend import WITHOUT_KERAS
 from tfship.train.errors import ArtifactError
 
-__all__ = ["Workers"]
+__all__ = ["WorkerPool"]
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class _Worker:
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-class Workers:
+class WorkerPool:
     """A `Host` of `settings.workers` processes. `reload` is called with the ModelServerConfig of a reload by RPC.
 
     A process that hangs, in whatever, is killed and replaced like one that dies: it gives a sign of life every

@@ -13,7 +13,7 @@ from serving_fixtures import TFLITE, Client, config_of, publish, serving
 from tfship.client import predict
 from tfship.client.draw_samples import FOLDER
 from tfship.serving.server import Settings
-from tfship.serving.tls import Tls
+from tfship.serving.tls import ServerTls
 from tfship.train import cli
 from tfship.train.cards import RELEASED
 
@@ -26,7 +26,7 @@ def run(*arguments: object) -> int:
 
 
 @contextlib.contextmanager
-def digits_served(folder: Path, tls: Tls | None = None) -> Iterator[Client]:
+def digits_served(folder: Path, tls: ServerTls | None = None) -> Iterator[Client]:
     """Serve the released int8 file as cnn from below `folder`, both protocols, on free ports."""
     base = folder / "cnn"
     publish(base, 1, (RELEASED_MODELS / "cnn.int8.tflite").read_bytes())

@@ -23,7 +23,7 @@ from tfship.benchmarks.bench import Bench, Options
 from tfship.benchmarks.journal import Journal
 from tfship.benchmarks.modes import MODES, Mode
 from tfship.benchmarks.server import embedded
-from tfship.benchmarks.subjects import Asked, Subject
+from tfship.benchmarks.subjects import OpenSubject, Subject
 from tfship.client.connection import Connection, Servable
 from tfship.client.rest import Rest
 from tfship.export.formats import FORMATS
@@ -147,13 +147,13 @@ def test_results_say_what_ran(results: dict[str, Any], sample: Digits) -> None:
 def slowed(seconds: float, which: str) -> Callable[..., list[Subject]]:
     """Return the rows in this process, one of which sleeps before each query."""
 
-    class Sleeping(Asked):
+    class Sleeping(OpenSubject):
         def ask(self, query: Any) -> object:
             time.sleep(seconds)
             return super().ask(query)
 
     def slow(row: Subject) -> Subject:
-        def opened(at_once: int) -> Asked:
+        def opened(at_once: int) -> OpenSubject:
             asked = row.open(at_once)
             asked.__class__ = Sleeping
             return asked

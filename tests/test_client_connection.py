@@ -22,7 +22,7 @@ from tfship.client.grpc import Grpc
 from tfship.client.rest import Rest
 from tfship.serving.protos import predict_pb2
 from tfship.serving.tensors import to_proto
-from tfship.serving.tls import Tls as ServerTls
+from tfship.serving.tls import ServerTls as ServerTls
 from tfship.train.errors import Refused, Unreachable, UsageError
 
 IMAGES = np.zeros((64, 28, 28, 1), np.float32)

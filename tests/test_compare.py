@@ -22,7 +22,7 @@ from doctor_fixtures import at, card_of, diagnose
 from serving_fixtures import Client, config_of, serving
 from tfship.client import compare_command, compare_report, predict, skew
 from tfship.client.candidates import chosen
-from tfship.client.compare import Comparison, Row
+from tfship.client.compare import ComparedRow, Comparison
 from tfship.client.connection import Connection, Servable
 from tfship.client.draw_samples import FOLDER
 from tfship.client.targets import TARGETS, Choice
@@ -347,9 +347,9 @@ def test_another_scaling_of_the_channels_is_called_by_its_name(
 
 
 def test_several_labels_are_compared_score_by_score_and_as_sets() -> None:
-    def row(name: str, scores: list[list[float]], **more: Any) -> Row:
+    def row(name: str, scores: list[list[float]], **more: Any) -> ComparedRow:
         array = np.array(scores, np.float32)
-        return Row(name, name, ("sea", "beach"), array, 1.0, meaning="independent", **more)
+        return ComparedRow(name, name, ("sea", "beach"), array, 1.0, meaning="independent", **more)
 
     here = row("tflite", [[0.9, 0.52], [0.1, 0.2]])
     there = row("rest", [[0.9, 0.48], [0.1, 0.2]], difference=0.04, tolerance=0.1, quantized=True)

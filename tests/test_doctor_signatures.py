@@ -3,7 +3,7 @@
 import pytest
 
 from tfship.client import signatures
-from tfship.client.answers import Served, Signature, Tensor
+from tfship.client.answers import Served, ServedSignature, Tensor
 from tfship.client.connection import Servable
 from tfship.client.directory import Local
 from tfship.client.findings import FAULT, OK, WARNING
@@ -33,10 +33,10 @@ def test_signatures(
     contract: Contract | None, image: tuple[str, int], scores: tuple[str, int], level: str, words: str
 ) -> None:
     dtype, batch = image
-    signature = Signature(
+    signature = ServedSignature(
         {"image": Tensor(dtype, (batch, 8, 8, 1))}, {"probabilities": Tensor(scores[0], (batch, scores[1]))}
     )
-    float32 = Signature(
+    float32 = ServedSignature(
         {"image": Tensor("float32", (-1, 8, 8, 1))}, {"probabilities": Tensor("float32", (-1, 2))}
     )
     local = Local(number=1, contract=contract, signatures={"serving_default": float32} if contract else None)

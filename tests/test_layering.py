@@ -77,3 +77,12 @@ def test_importing_is_light(package: str) -> None:
     )
     loaded = set(done.stdout.split())
     assert not loaded & {"tensorflow", "keras", "pandas", "sklearn", "matplotlib"}
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    found: dict[str, list[str]] = {}
+    for path in modules():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: where for name, where in found.items() if len(where) > 1} == {}

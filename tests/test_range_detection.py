@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tfship.export import outputs, range_detection
 from tfship.export.contract import Scaling
-from tfship.export.range_detection import Candidate, candidates, detect, normalized, sample
+from tfship.export.range_detection import RangeCandidate, candidates, detect, normalized, sample
 
 COUNT, CLASSES = 200, 4
 
@@ -36,7 +36,7 @@ def classifier(scaling: Scaling, channels: int) -> Callable[[NDArray[np.float32]
     return logits
 
 
-def found(channels: int, true: Scaling, named: Candidate | None = None) -> range_detection.Detection:
+def found(channels: int, true: Scaling, named: RangeCandidate | None = None) -> range_detection.Detection:
     pixels, truth = images(channels)
     model = classifier(true, channels)
     tried = candidates(channels)
@@ -72,7 +72,7 @@ def test_each_candidate_is_found_where_it_is_the_true_one(channels: int) -> None
 
 
 def test_what_is_named_is_obeyed_and_a_better_one_told() -> None:
-    true, named = candidates(3)[0], Candidate("mine", Scaling.of_range(0, 2, 3))
+    true, named = candidates(3)[0], RangeCandidate("mine", Scaling.of_range(0, 2, 3))
     detection = found(3, true.scaling, named=named)
     assert detection.chosen.candidate == named
     assert detection.by == "named"

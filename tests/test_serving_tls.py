@@ -19,7 +19,7 @@ from tfship.serving.protos import predict_pb2
 from tfship.serving.server import Settings
 from tfship.serving.stubs import PredictionServiceStub
 from tfship.serving.tensors import from_proto, to_proto
-from tfship.serving.tls import Tls
+from tfship.serving.tls import ServerTls
 from tfship.train.errors import UsageError
 
 if shutil.which("openssl") is None:
@@ -51,8 +51,8 @@ class Certificates:
     def read(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()
 
-    def tls(self, *, verified: bool = False) -> Tls:
-        return Tls(
+    def tls(self, *, verified: bool = False) -> ServerTls:
+        return ServerTls(
             self.read("server.key"), self.read("server.pem"), self.read("ca.pem") if verified else None
         )
 
@@ -230,7 +230,7 @@ def test_a_key_that_grpc_does_not_take_is_an_error(
     certificates: Certificates, base_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     certificates._certificate("odd", "-x509", curve="secp256k1")
-    odd = Tls(certificates.read("odd.key"), certificates.read("odd.pem"))
+    odd = ServerTls(certificates.read("odd.key"), certificates.read("odd.pem"))
     odd.context()  # Python takes it
     with (
         pytest.raises(UsageError, match="server_key of a kind that gRPC doesn't take"),

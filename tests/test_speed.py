@@ -10,7 +10,7 @@ import pytest
 
 from tfship.benchmarks import __main__ as command
 from tfship.benchmarks import cases, load, reference, soak_table, speed, speed_table
-from tfship.benchmarks.reference import Cell
+from tfship.benchmarks.reference import LoadCell
 from tfship.benchmarks.server import embedded
 from tfship.export import store
 from tfship.train import cli
@@ -52,10 +52,10 @@ def test_reference_has_every_cell_and_a_bar_for_each() -> None:
         for connections, each in figures.items():
             assert each.rate * each.p50 / 1e3 == pytest.approx(connections, rel=0.2)
             assert each.p50 < each.p99
-    assert reference.bar(Cell("cnn", 1, "grpc"), 1) == reference.Bar("p50", 1.0)
-    assert reference.bar(Cell("cnn", 1, "grpc"), 8) == reference.Bar("rate", 1.0)
-    assert reference.bar(Cell("nn", 1, "grpc"), 32) == reference.Bar("rate", 0.6)
-    assert reference.bar(Cell("nn", 1, "grpc"), 2) is None
+    assert reference.bar(LoadCell("cnn", 1, "grpc"), 1) == reference.Bar("p50", 1.0)
+    assert reference.bar(LoadCell("cnn", 1, "grpc"), 8) == reference.Bar("rate", 1.0)
+    assert reference.bar(LoadCell("nn", 1, "grpc"), 32) == reference.Bar("rate", 0.6)
+    assert reference.bar(LoadCell("nn", 1, "grpc"), 2) is None
 
 
 def test_reference_is_scaled_to_this_machine_by_the_yardstick() -> None:
@@ -104,13 +104,13 @@ def test_table_shows_ratios_verdicts_and_what_went_wrong(render: Callable[[dict[
 
 def test_percentiles_are_left_out_below_their_sample_size() -> None:
     few = load.Run(300, 4.0, np.arange(5001.0), 0)
-    row = speed._row(Cell("nn", 1, "rest"), 8, [few, few])
+    row = speed._row(LoadCell("nn", 1, "rest"), 8, [few, few])
     assert (row["p50_ms"], row["p99_ms"]) == (2.5, None)
-    row = speed._row(Cell("nn", 1, "rest"), 8, [few, few, few])
+    row = speed._row(LoadCell("nn", 1, "rest"), 8, [few, few, few])
     assert row["p99_ms"] == 4.95
     assert (row["rate"], row["stable"], row["requests"]) == (75.0, True, 900)
     none = load.Run(0, 4.0, np.array([]), 0, problem="no request was answered")
-    row = speed._row(Cell("nn", 1, "rest"), 8, [few, none])
+    row = speed._row(LoadCell("nn", 1, "rest"), 8, [few, none])
     assert row["stable"] is False
     assert row["problems"] == ["no request was answered"]
 
@@ -166,7 +166,7 @@ def test_wrong_answers_are_found(models: Path, sample: Digits, tmp_path: Path) -
         images = sample.x_test[:1, ..., np.newaxis] / 255
         asked = {
             protocol: cases.prepare(
-                Cell("nn", 1, protocol), store.latest(models / "nn"), "float32", server, images, tmp_path
+                LoadCell("nn", 1, protocol), store.latest(models / "nn"), "float32", server, images, tmp_path
             )
             for protocol in ("rest", "grpc")
         }
@@ -224,12 +224,12 @@ def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.Capt
 @needs_generators
 def test_what_is_not_exported_is_refused(tmp_path: Path, sample: Digits) -> None:
     with pytest.raises(ArtifactError, match="run `tfship export` first"):
-        speed.run(tmp_path, speed.Plan(), sample)
+        speed.run(tmp_path, speed.LoadPlan(), sample)
     (tmp_path / "nn" / "1").mkdir(parents=True)
     with pytest.raises(
         ArtifactError, match=r"float32.tflite: no such file; `tfship export` writes every format"
     ):
-        speed.run(tmp_path, speed.Plan([Cell("nn", 1, "rest")]), sample)
+        speed.run(tmp_path, speed.LoadPlan([LoadCell("nn", 1, "rest")]), sample)
 
 
 def test_result_files_of_another_schema_are_refused(tmp_path: Path) -> None:

