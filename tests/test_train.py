@@ -249,7 +249,7 @@ def test_best_trains_the_teachers_first_and_once(
     tmp_path: Path, few_npz: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipes = RECIPES["best"]
-    best = ("--recipe", "best", "--epochs", "1", "--data", str(few_npz))
+    best = ("--recipe", "best", "--epochs", "2", "--data", str(few_npz))
     quick = Teachers("teacher", count=2, views=2, weight=1.0)
     for name in NETWORKS:
         monkeypatch.setitem(recipes, name, replace(recipes[name], teachers=quick))
