@@ -58,7 +58,7 @@ def test_who_is_no_server_at_all(
     models: Path, answer: Callable[[socket.socket], None], expected: str, port: str, tls: list[str]
 ) -> None:
     with answering(answer) as server:
-        only = diagnose(f"--{port}={server}", "--models", models, *tls, timeout=0.5).only
+        only = diagnose(f"--{port}={server}", "--models", models, *tls, timeout=1.5).only
         assert expected in only or (tls and "something else" in expected and "TLS can't be agreed on" in only)
 
 
