@@ -45,19 +45,18 @@ def main(argv: Sequence[str]) -> int:
         "zoo": zoo_table.readme_block(zoo_table.read(_COMMITTED_ZOO)),
     }
     written = {_README: {"formats": report.headline(results)}, _TABLES: blocks}
-    changed = {file: _filled(file, each) for file, each in written.items()}
-    for file, text in changed.items():
-        if arguments.check and text != file.read_text(encoding="utf-8"):
-            raise ResultError(f"{file}: its tables are not the measured ones; run `tfship benchmark readme`")
-    if not arguments.check:
-        for file, text in changed.items():
+    before = {file: file.read_text(encoding="utf-8") for file in written}
+    after = {file: _filled(file, before[file], each) for file, each in written.items()}
+    for file, text in after.items():
+        if not arguments.check:
             write_bytes(file, text.encode())
+        elif text != before[file]:
+            raise ResultError(f"{file}: its tables are not the measured ones; run `tfship benchmark readme`")
     return 0
 
 
-def _filled(file: Path, blocks: Mapping[str, str]) -> str:
-    """Return a file's text with these blocks between their markers. Raises ArtifactError if markers are gone."""
-    text = file.read_text(encoding="utf-8")
+def _filled(file: Path, text: str, blocks: Mapping[str, str]) -> str:
+    """Return the file's text with these blocks between their markers. Raises ArtifactError if markers are gone."""
     for name, block in blocks.items():
         begin = f"<!-- {name}: written by `tfship benchmark readme`, not by hand -->"
         end = f"<!-- end of {name} -->"

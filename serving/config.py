@@ -1,7 +1,7 @@
 """Which models to serve: flags or a `--model_config_file` to a checked ModelServerConfig."""
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,7 @@ _URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 def one_model(name: str, base_path: str) -> Any:
     """Return the ModelServerConfig of `--model_name` and `--model_base_path`. Raises UsageError."""
-    config = model_server_config_pb2.ModelServerConfig()
-    config.model_config_list.config.add(name=name, base_path=base_path, model_platform=PLATFORM)
-    _check(config, "--model_base_path")
-    return config
+    return _of({name: base_path}, "--model_base_path")
 
 
 def models_in(folder: Path) -> Any:
@@ -33,11 +30,14 @@ def models_in(folder: Path) -> Any:
             f"no model: {folder} holds no exported version; run `tfship export` first, or pass --model_base_path=DIR "
             "or --model_config_file=FILE"
         )
+    return _of({name: str(folder / name) for name in names}, str(folder))
+
+
+def _of(base_paths: Mapping[str, str], source: str) -> Any:
     config = model_server_config_pb2.ModelServerConfig()
-    for name in names:
-        path = str((folder / name).absolute())
-        config.model_config_list.config.add(name=name, base_path=path, model_platform=PLATFORM)
-    _check(config, str(folder))
+    for name, base_path in base_paths.items():
+        config.model_config_list.config.add(name=name, base_path=base_path, model_platform=PLATFORM)
+    _check(config, source)
     return config
 
 
