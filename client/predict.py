@@ -10,7 +10,7 @@ if __name__ == "__main__":
     import sys
     from pathlib import Path
 
-    # Of a script, whose folder's modules would hide others of the same names.
+    # Python looks for modules beside a script first, and this folder has a grpc.py.
     sys.path = [each for each in sys.path if each != str(Path(__file__).parent)]
     from tfship.train import interruption
 

@@ -38,7 +38,7 @@ COMMANDS = {
 }  # fmt: skip
 
 
-# Of each extra, a package that nothing else installs.
+# For each extra, a package that comes with it alone.
 _PACKAGES = {"tensorflow": "tensorflow", "serve": "uvicorn", "benchmark": "jinja2"}
 
 
@@ -74,7 +74,7 @@ def model_server() -> int:
 
 def _call(name: str, function: str, argv: Sequence[str]) -> int:
     command = COMMANDS[name]
-    # Before anything is done: many a package is imported late, or in another process.
+    # Checked first, since some packages are imported late, or in another process only.
     if command.extra and importlib.util.find_spec(_PACKAGES[command.extra]) is None:
         raise cli.missing(f"tfship {name}", _PACKAGES[command.extra], command.extra)
     try:
