@@ -46,7 +46,7 @@ export: $(STAMP)  ## write the next version of both models: SavedModel and every
 
 release: $(STAMP)  ## put what was trained and exported into models/released, to be committed
 	@echo "release: models/released/"
-	@$(PY) -m tfship.export.release
+	@$(PY) -m tfship.export.publishing.release
 
 serve: $(STAMP)  ## serve both models with the embedded server: REST on 8501, gRPC on 8500
 	@echo "serve: models/ on REST port 8501 and gRPC port 8500; Ctrl-C stops"
@@ -60,7 +60,7 @@ serve-docker:  ## the same in a container: our own image, or with IMAGE=official
 		|| { echo "error: \`$(COMPOSE)\` doesn't run here; set COMPOSE=docker-compose if you have that; \`make serve\` needs neither" >&2; exit 2; }
 	@for name in nn cnn; do ls -d models/$$name/[0-9]* >/dev/null 2>&1 \
 		|| { echo "error: models/$$name holds no version; run \`make train export\` first" >&2; exit 4; }; done
-	@$(COMPOSE) -f serving/compose.yaml --profile $(or $(IMAGE),tfship) up --build
+	@$(COMPOSE) -f serving/docker/compose.yaml --profile $(or $(IMAGE),tfship) up --build
 
 predict: $(STAMP)  ## ask the running server about a picture: make predict IMAGE=digit.png
 	@test -n "$(IMAGE)" || { echo "error: no picture given; make predict IMAGE=client/samples/seven.png" >&2; exit 2; }
@@ -92,7 +92,7 @@ fuzz: $(STAMP)  ## send the server 100,000 bad requests (CASES=…): before a re
 	else echo "skipped: Atheris has no wheel for this system"; fi
 
 lint: $(STAMP)  ## check style, types, and that the README's tables are the measured ones
-	@echo "lint: ruff, mypy --strict, README"
+	@echo "lint: ruff, mypy --strict, README, sizes"
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@# mypy follows no import hook of an editable installation: it finds the packages by links.
@@ -100,6 +100,7 @@ lint: $(STAMP)  ## check style, types, and that the README's tables are the meas
 	@for each in train export serving client benchmarks; do ln -sfn $(CURDIR)/$$each $(VENV)/types/tfship/$$each; done
 	@MYPYPATH=$(VENV)/types:tests $(PY) -m mypy --explicit-package-bases $(VENV)/types/tfship tests
 	@$(TFSHIP) benchmark readme --check
+	@$(PY) -m pytest --quiet -n0 tests/test_structure.py -k sizes
 
 lock:  ## choose the locked versions anew, from pyproject.toml (needs uv)
 	@echo "lock: requirements.txt"

@@ -1,7 +1,7 @@
 """`make demo`: the whole way once, by the commands that a user types; each is printed before it runs."""
 
 if __name__ == "__main__":
-    from tfship.train import interruption
+    from tfship.train.common import interruption
 
     interruption.catch()  # before the imports, which take a while
 
@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tfship.benchmarks.server import embedded
-from tfship.train import cli, interruption
-from tfship.train.errors import TfshipError
+from tfship.benchmarks.harness.server_process import embedded
+from tfship.train.common import cli, interruption
+from tfship.train.common.errors import TfshipError
 from tfship.train.recipe import NETWORKS
 
 _ROOT = Path(__file__).resolve().parent.parent

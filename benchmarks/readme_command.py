@@ -3,23 +3,33 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tfship.benchmarks import client_table, pictures, report, soak_table, speed_table, training, zoo_table
-from tfship.train import cards, cli
-from tfship.train.errors import ArtifactError, ResultError
-from tfship.train.files import read_json, write_bytes
+from tfship.benchmarks import report
+from tfship.benchmarks.studies import (
+    client_startup_table,
+    photographs_study,
+    server_load_table,
+    soak_table,
+    training_time,
+)
+from tfship.benchmarks.studies.zoo import table
+from tfship.train import cards
+from tfship.train.common import cli
+from tfship.train.common.errors import ArtifactError, ResultError
+from tfship.train.common.files import read_json, write_bytes
 from tfship.train.recipe import NETWORKS
 
 __all__ = ["main"]
 
 _FOLDER = Path(__file__).resolve().parent
 # Measured on full MNIST and committed: where the tables come from.
-_COMMITTED = _FOLDER / "results.json"
-_COMMITTED_TRAINING = _FOLDER / "training.json"
-_COMMITTED_SPEED = _FOLDER / "server.json"
-_COMMITTED_SOAK = _FOLDER / "soak.json"
-_COMMITTED_PICTURES = _FOLDER / "pictures.json"
-_COMMITTED_CLIENT = _FOLDER / "client.json"
-_COMMITTED_ZOO = _FOLDER / "zoo.json"
+_RESULTS = _FOLDER / "results"
+_COMMITTED = _RESULTS / "formats.json"
+_COMMITTED_TRAINING = _RESULTS / "training.json"
+_COMMITTED_SPEED = _RESULTS / "server.json"
+_COMMITTED_SOAK = _RESULTS / "soak.json"
+_COMMITTED_PICTURES = _RESULTS / "pictures.json"
+_COMMITTED_CLIENT = _RESULTS / "client.json"
+_COMMITTED_ZOO = _RESULTS / "zoo.json"
 _RELEASED = _FOLDER.parent / "models" / cards.RELEASED
 _README = _FOLDER.parent / "README.md"
 _TABLES = _FOLDER / "README.md"
@@ -37,12 +47,12 @@ def main(argv: Sequence[str]) -> int:
     results = report.read(_COMMITTED)
     blocks = {
         "results": report.readme_block(results),
-        "training": training.readme_block(released, read_json(_COMMITTED_TRAINING)),
-        "server": speed_table.readme_block(speed_table.read(_COMMITTED_SPEED)),
+        "training": training_time.readme_block(released, read_json(_COMMITTED_TRAINING)),
+        "server": server_load_table.readme_block(server_load_table.read(_COMMITTED_SPEED)),
         "soak": soak_table.readme_block(soak_table.read(_COMMITTED_SOAK)),
-        "pictures": pictures.readme_block(pictures.read(_COMMITTED_PICTURES)),
-        "client": client_table.readme_block(client_table.read(_COMMITTED_CLIENT)),
-        "zoo": zoo_table.readme_block(zoo_table.read(_COMMITTED_ZOO)),
+        "pictures": photographs_study.readme_block(photographs_study.read(_COMMITTED_PICTURES)),
+        "client": client_startup_table.readme_block(client_startup_table.read(_COMMITTED_CLIENT)),
+        "zoo": table.readme_block(table.read(_COMMITTED_ZOO)),
     }
     written = {_README: {"formats": report.headline(results)}, _TABLES: blocks}
     before = {file: file.read_text(encoding="utf-8") for file in written}

@@ -15,14 +15,14 @@
         ├── Unreachable   no server answers there in time
         └── Refused       it answers, and the answer is an error
 
-Nothing here loads TensorFlow, not REST, not gRPC (`serving.protos`), not TFLite (LiteRT), until a SavedModel or a
-`.keras` file is asked for.
+Nothing here loads TensorFlow, not REST, not gRPC (`serving.protos.messages`), not TFLite (LiteRT), until a SavedModel
+or a `.keras` file is asked for.
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
-from tfship.train.errors import (
+from tfship.train.common.errors import (
     ArtifactError,
     DataError,
     Refused,
@@ -33,12 +33,12 @@ from tfship.train.errors import (
 )
 
 if TYPE_CHECKING:
-    from tfship.client.asynchronous import AsyncClient
-    from tfship.client.configured import Prediction
-    from tfship.client.connection import Tls
-    from tfship.client.inputs import ImageLike
-    from tfship.client.library import Client
-    from tfship.export.contract import Contract, Scaling
+    from tfship.client.api.async_client import AsyncClient
+    from tfship.client.api.base_client import Prediction
+    from tfship.client.api.client import Client
+    from tfship.client.api.inputs import ImageLike
+    from tfship.client.targets.connection import Tls
+    from tfship.export.preprocessing.input_contract import Contract, Scaling
 
 __all__ = [
     "COMMAND", "ArtifactError", "AsyncClient", "Client", "Contract", "DataError", "ImageLike", "Prediction", "Refused",
@@ -49,13 +49,13 @@ COMMAND = "tfship predict"
 
 # Imported when they are first asked for: the command line starts without them.
 _LATER = {
-    "AsyncClient": "asynchronous",
-    "Client": "library",
-    "Contract": "inputs",
-    "ImageLike": "inputs",
-    "Prediction": "configured",
-    "Scaling": "inputs",
-    "Tls": "connection",
+    "AsyncClient": "api.async_client",
+    "Client": "api.client",
+    "Contract": "api.inputs",
+    "ImageLike": "api.inputs",
+    "Prediction": "api.base_client",
+    "Scaling": "api.inputs",
+    "Tls": "targets.connection",
 }
 
 if not TYPE_CHECKING:  # or every name would be one to a type checker

@@ -12,7 +12,7 @@ if __name__ == "__main__":
 
     # Python looks for modules beside a script first, and this folder has a grpc.py.
     sys.path = [each for each in sys.path if each != str(Path(__file__).parent)]
-    from tfship.train import interruption
+    from tfship.train.common import interruption
 
     interruption.catch(at_once=True)
 
@@ -28,18 +28,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfship.client import COMMAND
-from tfship.client import arguments as flags
-from tfship.client.interpretation import Interpretation
-from tfship.client.output import Csv, JsonLines, Lines, Writer, rank, visible
-from tfship.client.pictures import BATCH, Picture, answered, batches
-from tfship.client.sources import PictureSource, expand
-from tfship.client.targets import Opened, open_target
-from tfship.export.contract import PROBABILITIES_OF_CLASSES
-from tfship.train import cli
-from tfship.train.errors import DataError, Refused
+from tfship.client.cli import arguments as flags
+from tfship.client.cli.output import Csv, JsonLines, Lines, Writer, rank, visible
+from tfship.client.images.batches import BATCH, Picture, answered, batches
+from tfship.client.images.sources import PictureSource, expand
+from tfship.client.targets.interpretation import Interpretation
+from tfship.client.targets.registry import Opened, open_target
+from tfship.export.preprocessing.input_contract import PROBABILITIES_OF_CLASSES
+from tfship.train.common import cli
+from tfship.train.common.errors import DataError, Refused
 
 if TYPE_CHECKING:
-    from tfship.train.progress import Progress
+    from tfship.train.common.progress import Progress
 
 __all__ = ["main"]
 
@@ -51,13 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A name that the terminal's encoding lacks is no reason to stop.
         sys.stdout.reconfigure(errors="backslashreplace")
     if arguments.compare is not None:
-        from tfship.client import compare_command
+        from tfship.client.compare import command
 
-        return compare_command.run(arguments)
+        return command.run(arguments)
     if arguments.all_digits or arguments.boxed is not None:
-        from tfship.client import pages
+        from tfship.client.cli import all_digits
 
-        return pages.run(arguments)
+        return all_digits.run(arguments)
     choice = flags.choice(arguments)
     sources = expand(arguments.images)
     show = _show(arguments, sources)
@@ -203,16 +203,16 @@ def _show(
         return None
     from pathlib import Path
 
-    from tfship.client import seen
+    from tfship.client.images import preview
 
-    kept = seen.Kept(Path(arguments.seen or "."), sources)
+    kept = preview.Kept(Path(arguments.seen or "."), sources)
     # Among a machine's lines a drawing would be in the way.
     stream = sys.stderr if arguments.json or arguments.csv else sys.stdout
 
     def show(name: str, pixels: NDArray[np.uint8]) -> None:
         if arguments.show:
-            seen.draw(pixels, stream)
-        file = kept.write(name, seen.png(pixels))
+            preview.draw(pixels, stream)
+        file = kept.write(name, preview.png(pixels))
         cli.say(f"{visible(name)}: what the model saw is {visible(str(file))}")
 
     return show
@@ -224,7 +224,7 @@ def _progress(total: int) -> "Iterator[Progress | None]":
     if total <= BATCH or sys.stdout.isatty():
         yield None
         return
-    from tfship.train.progress import Progress
+    from tfship.train.common.progress import Progress
 
     with Progress("predict", total, "pictures") as progress:
         yield progress

@@ -12,14 +12,14 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2
 
-from tfship.train import cli
-from tfship.train.errors import ArtifactError
-from tfship.train.files import write_bytes
+from tfship.train.common import cli
+from tfship.train.common.errors import ArtifactError
+from tfship.train.common.files import write_bytes
 
 __all__ = ["FILE", "derived"]
 
 FILE = Path(__file__).with_name("descriptors.binpb")
-# What `serving.protos` and gRPC reflection offer; what these files import comes with them.
+# What `serving.protos.messages` and gRPC reflection offer; what these files import comes with them.
 _FILES = (
     "grpc_health/v1/health.proto",
     "grpc_reflection/v1alpha/reflection.proto",

@@ -11,11 +11,11 @@ from pathlib import Path
 from conftest import ROOT
 from serving_fixtures import TFLITE, Client, config_of, publish, serving
 from tfship.client import predict
-from tfship.client.draw_samples import FOLDER
-from tfship.serving.server import Settings
-from tfship.serving.tls import ServerTls
-from tfship.train import cli
+from tfship.client.images.draw_samples import FOLDER
+from tfship.serving.server.model_server import Settings
+from tfship.serving.server.tls import ServerTls
 from tfship.train.cards import RELEASED
+from tfship.train.common import cli
 
 SEVEN = FOLDER / "seven.png"
 RELEASED_MODELS = ROOT / "models" / RELEASED

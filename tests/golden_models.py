@@ -13,7 +13,7 @@ import numpy as np
 from ai_edge_litert.tools import flatbuffer_utils
 
 from serving_fixtures import config_of, to_tflite
-from tfship.export import signature_metadata
+from tfship.export.conversion import signature_metadata
 
 __all__ = ["golden_config", "tflite_config"]
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from conftest import ROOT
-from tfship.export import isolation
+from tfship.export.runtimes import isolation
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    [*isolation.PRELOAD, "tfship.train.fit", "tfship.train.figures", "tfship.export.publish"]
+    [*isolation.PRELOAD, "tfship.train.trainer", "tfship.train.plots", "tfship.export.publishing.pipeline"]
 )
 
 
@@ -89,7 +89,7 @@ def forked(
 
 def command(name: str, *argv: str) -> None:
     """Do what `tfship command argv…` does."""
-    from tfship.train import command
+    from tfship.train.common import entry_point as command
 
     sys.argv = ["tfship", name, *argv]
     sys.exit(command.run())

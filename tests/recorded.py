@@ -19,8 +19,8 @@ import grpc
 import numpy as np
 from google.protobuf import text_format
 
-from tfship.serving.metrics import FAMILIES
-from tfship.serving.protos import (
+from tfship.serving.metrics.metrics import FAMILIES
+from tfship.serving.protos.messages import (
     classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -29,7 +29,7 @@ from tfship.serving.protos import (
     predict_pb2,
     regression_pb2,
 )
-from tfship.serving.tensors import from_proto
+from tfship.serving.protos.tensors import from_proto
 
 __all__ = [
     *("ALL", "CORS_HEADERS", "KNOWN_DIFFERENCES", "OTHER_TEXTS", "SUBSET", "Case"),

@@ -1,8 +1,9 @@
 """A result file that nobody measured: made up, for tests of what reads results.
 
-`results()` is complete by `benchmarks/results.schema.json` and the same at every call. Its figures have the size that
-real ones have, and what belongs together agrees: a format's operators add up to its inference, images changed are as
-many as its disagreements say, times of a round share that round's drift. Nothing in it says how fast anything is.
+`results()` is complete by `benchmarks/report/results.schema.json` and the same at every call. Its figures have the
+size that real ones have, and what belongs together agrees: a format's operators add up to its inference, images
+changed are as many as its disagreements say, times of a round share that round's drift. Nothing in it says how fast
+anything is.
 """
 
 import base64
@@ -17,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tfship.export.formats import FORMATS, REFERENCE
-from tfship.train import stats
+from tfship.export.conversion.formats import FORMATS, REFERENCE
+from tfship.train.common import statistics
 
 __all__ = ["MODELS", "packed", "results"]
 
@@ -383,9 +384,9 @@ class _Model:
         if shown:
             self._changed[name] = self._pictures(guesses)
         return {
-            "accuracy": stats.accuracy(guesses, self._truth),
+            "accuracy": statistics.accuracy(guesses, self._truth),
             "calibration_error": {"value": round(0.004 + 0.0002 * (losses + wins), 4), "bins": 15},
-            "against_float32": stats.paired(guesses, self._reference, self._truth),
+            "against_float32": statistics.paired(guesses, self._reference, self._truth),
             "right": packed(guesses == self._truth),
         }
 

@@ -19,14 +19,14 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from tfship.export import signature_metadata
-from tfship.serving.config import parse_config
-from tfship.serving.loading import Loader
-from tfship.serving.models import LoadPolicy
-from tfship.serving.protos import predict_pb2
-from tfship.serving.server import ANY_PORT, ModelServer, Settings
-from tfship.serving.stubs import ModelServiceStub, PredictionServiceStub
-from tfship.serving.tensors import from_proto, to_proto
+from tfship.export.conversion import signature_metadata
+from tfship.serving.models.config import parse_config
+from tfship.serving.models.loader import Loader
+from tfship.serving.models.manager import LoadPolicy
+from tfship.serving.protos.messages import predict_pb2
+from tfship.serving.protos.stubs import ModelServiceStub, PredictionServiceStub
+from tfship.serving.protos.tensors import from_proto, to_proto
+from tfship.serving.server.model_server import ANY_PORT, ModelServer, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 # Deleted when the interpreter ends.
@@ -245,7 +245,13 @@ def serving(
 @contextlib.contextmanager
 def process(*argv: str, ready: Path | None = None) -> Iterator[subprocess.Popen[str]]:
     """Start `tfship serve`, and see to it that it doesn't outlive the test."""
-    command = [sys.executable, "-m", "tfship.serving", *argv, *([f"--ready_file={ready}"] if ready else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "tfship.serving.command",
+        *argv,
+        *([f"--ready_file={ready}"] if ready else []),
+    ]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as started:

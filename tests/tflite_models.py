@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from tfship.export.contract import Contract, Scaling
-from tfship.export.formats import FORMATS
-from tfship.export.isolation import Isolation
-from tfship.export.litert import LiteRT
-from tfship.export.runtime import Classifier
+from tfship.export.conversion.formats import FORMATS
+from tfship.export.preprocessing.input_contract import Contract, Scaling
+from tfship.export.runtimes.isolation import Isolation
+from tfship.export.runtimes.litert import LiteRT
+from tfship.export.runtimes.protocol import Classifier
 
 
 class Model:
@@ -18,7 +18,7 @@ class Model:
     def __init__(self, folder: Path, layers: list[Any], scaling: Scaling, batch: int | None = None) -> None:
         import keras
 
-        from tfship.export.tflite import TFLite
+        from tfship.export.conversion.converter import TFLite
 
         self.keras = keras.Sequential(layers)
         height, width, channels = self.keras.input_shape[1:]

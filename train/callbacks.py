@@ -12,8 +12,8 @@ import numpy as np
 from tfship.train import checkpoint
 from tfship.train.cards import Card
 from tfship.train.checkpoint import Progressed
-from tfship.train.errors import ResultError
-from tfship.train.progress import Progress
+from tfship.train.common.errors import ResultError
+from tfship.train.common.progress import Progress
 from tfship.train.workers import Workers
 
 __all__ = ["Report", "Resumable", "tensorboard"]

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tfship.train.data import Digits
-from tfship.train.errors import ArtifactError, DataError
-from tfship.train.files import read_json, sha256, staged, write_json
+from tfship.train.common.errors import ArtifactError, DataError
+from tfship.train.common.files import read_json, sha256, staged, write_json
+from tfship.train.data.datasets import Digits
 from tfship.train.recipe import Recipe
 
 __all__ = ["FIGURES", "RELEASED", "Card", "check_data", "copy", "figure_path", "locate", "read", "up_to_date"]
@@ -23,7 +23,7 @@ RELEASED = "released"
 class Card:
     """The record of one training run.
 
-    `validation` is `train.stats.accuracy` and the loss on the held-out end of the training set, by which
+    `validation` is `train.common.statistics.accuracy` and the loss on the held-out end of the training set, by which
     recipes and seeds are chosen; `accuracy` is that on the test images, which are looked at when everything
     else is settled, and `corruptions` the share right on each corrupted copy of them. `seconds` is the wall
     time of the training alone and `history` its figures by epoch, `precision` Keras' dtype policy,

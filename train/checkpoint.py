@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tfship.train.files import DAMAGED, staged
+from tfship.train.common.files import DAMAGED, staged
 
 __all__ = ["Progressed", "clear", "read", "write"]
 

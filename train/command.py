@@ -1,102 +1,102 @@
-"""The command `tfship`: what each of its commands is for, and the module that is imported when it is called."""
+"""`tfship train`: train the digit networks.
 
-import importlib.util
-import sys
+tfship train                         both networks, as fast as possible, on the first data set that is found
+tfship train cnn --data mnist.npz    one of them, on this data
+tfship train --recipe best           both, as good as they get
+tfship train --recipe best --seeds 5 five times each, and keep the best on the validation images
+tfship train --force                 even where the weights are up to date
+"""
+
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
+from pathlib import Path
 
-from tfship.train import cli, interruption
-from tfship.train.errors import UsageError
-
-__all__ = ["COMMANDS", "Command", "main", "model_server", "run"]
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command: the module whose `main` takes its arguments, what it does, and the extra that it needs.
-
-    `at_once`: Ctrl-C ends it where it is, since it writes nothing that could be left half done. None: it handles
-    signals itself.
-    """
-
-    module: str
-    does: str
-    extra: str = ""
-    at_once: bool | None = False
-
-
-COMMANDS = {
-    "train": Command("tfship.train.__main__", "train the two digit classifiers", "tensorflow"),
-    "export": Command("tfship.export.__main__", "write a model as SavedModel and TFLite files, verified", "tensorflow"),
-    "serve": Command("tfship.serving.__main__", "serve models by TensorFlow Serving's APIs", "serve", None),
-    "predict": Command("tfship.client.predict", "tell what pictures show", at_once=True),
-    "compare": Command("tfship.client.compare_command", "find out why targets answer differently", at_once=True),
-    "doctor": Command("tfship.client.doctor", "find out why a server doesn't answer", at_once=True),
-    "benchmark": Command("tfship.benchmarks.__main__", "measure every format and every way of serving", "benchmark"),
-    "report": Command("tfship.benchmarks.report_command", "render the last benchmark again", "benchmark"),
-    "versions": Command("tfship.export.manage", "list, verify, retire and restore exported versions"),
-}  # fmt: skip
-
-
-# For each extra, a package that comes with it alone.
-_PACKAGES = {"tensorflow": "tensorflow", "serve": "uvicorn", "benchmark": "jinja2"}
+from tfship.train import seed_selection
+from tfship.train.cards import Card
+from tfship.train.common import cli
+from tfship.train.common.errors import UsageError
+from tfship.train.common.files import sweep
+from tfship.train.data import datasets
+from tfship.train.recipe import NETWORKS, RECIPES
+from tfship.train.training_plan import Session
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Call the command that the first argument names and return its exit code."""
-    argv = sys.argv[1:] if argv is None else argv
-    name, *arguments = argv or ["--help"]
-    if name in ("-h", "--help"):
-        print(_help())  # noqa: T201
-        return 0
-    if name == "--version":
-        from importlib.metadata import version
-
-        print(f"tfship {version('tfship')}")  # noqa: T201
-        return 0
-    if name not in COMMANDS:
-        raise UsageError(f"tfship {name}: no such command; there are {', '.join(COMMANDS)}")
-    return _call(name, "main", arguments)
-
-
-def run() -> int:
-    """Run the command line and return the exit code."""
-    command = COMMANDS.get(next(iter(sys.argv[1:]), ""))
-    if command is not None and command.at_once is not None:
-        interruption.catch(at_once=command.at_once)  # before the imports, which take a while
-    return cli.run(main)
-
-
-def model_server() -> int:
-    """Run `tfship-model-server`, for those who replace `tensorflow_model_server`: a model must be named, as there."""
-    return cli.run(lambda argv: _call("serve", "model_server", sys.argv[1:] if argv is None else argv))
-
-
-def _call(name: str, function: str, argv: Sequence[str]) -> int:
-    command = COMMANDS[name]
-    # Checked first, since some packages are imported late, or in another process only.
-    if command.extra and importlib.util.find_spec(_PACKAGES[command.extra]) is None:
-        raise cli.missing(f"tfship {name}", _PACKAGES[command.extra], command.extra)
-    try:
-        code: int = getattr(importlib.import_module(command.module), function)(argv)
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", "tfship"):
-            raise
-        raise cli.missing(f"tfship {name}", package, command.extra) from error
-    return code
-
-
-def _help() -> str:
-    width = max(map(len, COMMANDS))
-    listed = "\n".join(f"  {name:<{width}}  {command.does}" for name, command in COMMANDS.items())
-    return (
-        "usage: tfship COMMAND …\n\n"
-        "Deploy Keras classifiers on TensorFlow Serving and TFLite, verified.\n\n"
-        f"commands:\n{listed}\n\n"
-        f"`tfship COMMAND --help` says more. `tfship --version` prints the version.\n\n{cli.EXIT_CODES}"
+    """Train, print a line per network, return the exit code."""
+    parser = cli.parser(
+        "tfship train",
+        "Train the digit networks and write <name>.keras and <name>.card.json, with training curves and a confusion "
+        "matrix beside them and logs/<name> for TensorBoard. An interrupted run goes on where it was. With "
+        "TF_CONFIG set as TensorFlow documents it, several hosts train together and worker 0 writes.",
     )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which of {', '.join(NETWORKS)} (both if none)"
+    )
+    parser.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        default="fast",
+        help="as fast or as good as possible (minutes, or an hour)",
+    )
+    parser.add_argument("--data", metavar="PATH", help="a Keras mnist.npz or a folder of IDX files")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="the folder to write to")
+    parser.add_argument("--seed", type=int, default=1, help="of the weights, the order and the augmentation")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train with N seeds from --seed on and keep the best",
+    )
+    parser.add_argument("--epochs", type=int, metavar="N", help="exactly this many, instead of the recipe's")
+    parser.add_argument("--force", action="store_true", help="train even if the weights are up to date")
+    parser.add_argument("--json", action="store_true", help="print the cards as JSON on stdout")
+    arguments = parser.parse_args(argv)
+    names = list(dict.fromkeys(arguments.names)) or list(NETWORKS)
+    if unknown := sorted(set(names) - set(NETWORKS)):
+        raise UsageError(f"no network is called {', '.join(unknown)}; there are {', '.join(NETWORKS)}")
+    for flag in ("epochs", "seeds"):
+        if (value := getattr(arguments, flag)) is not None and value < 1:
+            raise UsageError(f"--{flag} {value}: expected 1 or more")
+    if not 0 <= arguments.seed <= 2**32 - arguments.seeds:
+        raise UsageError(f"--seed {arguments.seed}: expected 0 to {2**32 - arguments.seeds}")
+
+    source = datasets.find(arguments.data, say=cli.say)
+    digits = datasets.load(source)
+    cli.say(
+        f"data: {source.label}, {len(digits.x_train):,} training and {len(digits.x_test):,} test images, from "
+        f"{', '.join(map(str, source.files))}; sha256 {digits.sha256}"
+    )
+    # Now, and not after minutes of training, is the time to find out that this folder can't be written.
+    arguments.models.mkdir(parents=True, exist_ok=True)
+    sweep(arguments.models)
+    session = Session(arguments.recipe, digits, arguments.models, arguments.epochs, force=arguments.force)
+    done: list[Card] = []
+    for name in names:
+        if arguments.seeds == 1:
+            card = session.train(name, arguments.seed, arguments.models)
+        else:
+            each = range(arguments.seed, arguments.seed + arguments.seeds)
+            folders = {seed: arguments.models / "seeds" / str(seed) for seed in each}
+            cards = {folder: session.train(name, seed, folder) for seed, folder in folders.items()}
+            card = seed_selection.publish_best(cards, arguments.models)
+        done.append(card)
+        if not arguments.json:
+            print(_line(card, arguments.models), flush=True)
+    if arguments.json:
+        print(json.dumps([asdict(card) for card in done], indent=2))
+    return 0
 
 
-if __name__ == "__main__":
-    sys.exit(run())
+def _line(card: Card, folder: Path) -> str:
+    if not card.accuracy:
+        return f"{card.model}: trained by {card.workers} workers, the first writes; weights {card.weights_sha256}"
+    accuracy = card.accuracy
+    low, high = accuracy["interval95"]
+    line = (
+        f"{card.model}: accuracy {accuracy['value']:.4f} (95 % interval {low:.4f} to {high:.4f}) on "
+        f"{accuracy['images']:,} test images, {card.parameters:,} parameters, {card.epochs} epochs in "
+        f"{card.seconds:.0f} s, {card.data['label']} → {folder / card.model}.keras"
+    )
+    return f"{line}\n{card.model}: {seed_selection.summary(card)}" if card.seeds else line

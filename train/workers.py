@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tfship.train import backend, interruption
-from tfship.train.errors import Unreachable, UsageError
+from tfship.train.common import interruption, tensorflow_loader
+from tfship.train.common.errors import Unreachable, UsageError
 
 __all__ = ["ALONE", "Workers", "connect"]
 
@@ -106,7 +106,7 @@ def connect(say: Callable[[str], None], seconds: float = 600) -> Workers:
     if workers.count == 1:
         return ALONE
     _meet(workers, addresses, say, seconds)
-    tf = backend.tensorflow()
+    tf = tensorflow_loader.tensorflow()
     try:
         tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError) as error:

@@ -7,12 +7,12 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from tfship.benchmarks import result_files
-from tfship.train.errors import ArtifactError
+from tfship.benchmarks.report import result_files
+from tfship.train.common.errors import ArtifactError
 
 __all__ = ["read"]
 
-_SCHEMA = Path(__file__).resolve().parent.parent / "results.schema.json"
+_SCHEMA = Path(__file__).resolve().parent / "results.schema.json"
 _COMMAND = "tfship benchmark"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tfship.benchmarks.verdict import gain, judge
+from tfship.benchmarks.analysis.recommendation import gain, judge
 
 __all__ = ["Model", "Row", "models", "why"]
 
@@ -13,7 +13,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Model:
-    """A model's name, its entry in the result file, and its entry in what `benchmarks.verdict.judge` returns."""
+    """A model's name, its entry in the result file, and its entry in what `recommendation.judge` returns."""
 
     name: str
     found: Mapping[str, Any]

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tfship.benchmarks import words
+from tfship.benchmarks.analysis import formatting
 from tfship.benchmarks.report import colours, plots, served_plots, tables
 from tfship.benchmarks.report.details import changed, files, operators, summaries, trials
 from tfship.benchmarks.report.drawing import Plot, drawn
@@ -33,7 +33,7 @@ class _Picture:
 def html(results: Mapping[str, Any], judged: Mapping[str, Any] | None = None) -> str:
     """Return a result file's contents as an HTML page, complete in itself.
 
-    `judged` is what `benchmarks.verdict.judge` says of them; by default for every use.
+    `judged` is what `benchmarks.analysis.recommendation.judge` says of them; by default for every use.
     """
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
@@ -43,7 +43,7 @@ def html(results: Mapping[str, Any], judged: Mapping[str, Any] | None = None) ->
         lstrip_blocks=True,
     )
     environment.globals.update(
-        tables=tables, table=tables.table, colour=colours.of_format, times=words.times,
+        tables=tables, table=tables.table, colour=colours.of_format, times=formatting.times,
         absent=absent, changed=changed, operators=operators, trials=trials, summaries=summaries, files=files,
         pictures=lambda model: _pictures(model, results),
     )  # fmt: skip

@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from tfship.benchmarks.report import tables
 from tfship.benchmarks.report.models import Model, Row, models
-from tfship.export.formats import FORMATS
+from tfship.export.conversion.formats import FORMATS
 
 __all__ = ["headline", "markdown", "readme_block", "text"]
 

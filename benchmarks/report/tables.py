@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tfship.benchmarks import words
-from tfship.benchmarks.ratios import ratio
+from tfship.benchmarks.analysis import formatting
+from tfship.benchmarks.analysis.ratios import ratio
 from tfship.benchmarks.report.figures import EMPTY, number, probability
 from tfship.benchmarks.report.models import Model, Row
 
@@ -125,7 +125,7 @@ def _times(clock: str) -> Callable[[Row, Model], Cell]:
 
     def fill(row: Row, model: Model) -> Cell:
         found = ratio(row[clock], model.reference[clock])
-        return _missing(row, clock) if found is None else Cell(words.times(found.value))
+        return _missing(row, clock) if found is None else Cell(formatting.times(found.value))
 
     return fill
 

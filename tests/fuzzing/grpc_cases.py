@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fuzzing.cases import GRPC, Case, Served, mutated
 from serving_fixtures import ROOT
-from tfship.serving.protos import (
+from tfship.serving.protos.messages import (
     classification_pb2,
     example_pb2,
     get_model_metadata_pb2,
@@ -22,7 +22,7 @@ from tfship.serving.protos import (
     regression_pb2,
     tensor_pb2,
 )
-from tfship.serving.tensors import DTYPES, dtype_of
+from tfship.serving.protos.tensors import DTYPES, dtype_of
 
 __all__ = ["METHODS", "PREDICT", "calls", "configs", "frames", "inputs", "predictions", "reloads", "tensors"]
 

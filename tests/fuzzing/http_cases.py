@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 
 from fuzzing.cases import REST, Case, Served, mutated
-from tfship.serving.tensors import dtype_of
+from tfship.serving.protos.tensors import dtype_of
 
 __all__ = ["http", "json_bodies", "json_requests", "post"]
 

@@ -23,8 +23,8 @@ with atheris.instrument_imports(include=["tfship.serving"]):
     from fuzzing.cases import REST, Case, Served
     from fuzzing.run import drawn
     from fuzzing.target import MODELS, signatures
-    from tfship.serving.host import Host  # noqa: F401 - the server itself imports it late
-    from tfship.serving.settings import Settings
+    from tfship.serving.server.host import Host  # noqa: F401 - the server itself imports it late
+    from tfship.serving.server.settings import Settings
 
 _SEEDS = 12
 _MOST_BYTES = 4096

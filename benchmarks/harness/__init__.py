@@ -1,0 +1,1 @@
+"""Measurement: timers, load generators, child processes."""

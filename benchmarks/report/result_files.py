@@ -1,0 +1,17 @@
+"""Result files: JSON with a schema's number, by which a later version of this code knows what it can read."""
+
+from pathlib import Path
+from typing import Any
+
+from tfship.train.common.errors import ArtifactError
+from tfship.train.common.files import read_json
+
+__all__ = ["read"]
+
+
+def read(path: Path, schema: int, command: str) -> dict[str, Any]:
+    """Read a result file that `command` writes; ArtifactError if it is missing, damaged or of another schema."""
+    results = read_json(path)
+    if not isinstance(results, dict) or results.get("schema") != schema:
+        raise ArtifactError(f"{path}: not a result file of schema {schema}; run `{command}`")
+    return results

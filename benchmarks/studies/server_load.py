@@ -1,0 +1,224 @@
+"""The embedded server's speed, cell by cell: requests per second and latency under load, with proof of the answers.
+
+The method is that of the reference (`benchmarks.studies.reference`): real digits; REST bodies with a decimal number
+for each pixel, gRPC requests with the tensor's bytes; generator and server on the same cores; the median rate of
+several runs of a few seconds, each after a warm-up that doesn't count. Runs go round robin, once through all cells
+before the second run of any: what the machine does meanwhile hits all of them alike.
+
+Before and after every run one request, the very bytes that the generator sends, must be answered with what the
+model file answers in this process. `benchmarks.harness.load_generators` tells what went wrong in between.
+
+The machine is compared by yardstick: LiteRT's time for one image, taken before, between and after the rounds. The
+reference's requests per second times (its yardstick / the median of ours) are what it would reach here; its
+latencies are divided by the same.
+"""
+
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfship.benchmarks.harness import load_generators, timer
+from tfship.benchmarks.harness.server_process import embedded
+from tfship.benchmarks.studies import cases, machine_speed, reference
+from tfship.benchmarks.studies.reference import LoadCell
+from tfship.export.publishing import store
+from tfship.train.common import environment
+from tfship.train.common.files import sha256
+from tfship.train.common.progress import Progress
+from tfship.train.data.datasets import Digits
+
+__all__ = ["SCHEMA", "LoadPlan", "run"]
+
+# Counted up when a field of the result file changes its meaning.
+SCHEMA = 1
+
+_WARM_UP_SECONDS = 1
+_YARDSTICK_FORMATS = ("float32", "int8")
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """What is measured: the cells, each with each number of connections, `repeats` runs of `seconds`.
+
+    `formats` are those of the served files; `flags` are given to the server besides those that it needs.
+    """
+
+    cells: Sequence[LoadCell] = tuple(reference.RATES)
+    connections: Sequence[int] = (1, 8, 32)
+    seconds: int = 4
+    repeats: int = 3
+    formats: Sequence[str] = (reference.FORMAT,)
+    flags: Sequence[str] = ()
+
+
+def run(models: Path, plan: LoadPlan, digits: Digits) -> dict[str, Any]:
+    """Measure the plan on the latest versions in `models` and return the result file's contents.
+
+    Raises TfshipError if a generator isn't installed, ArtifactError if a model or a format of it isn't there,
+    TargetError if the server can't be started, dies or hangs, ResultError if it answers wrongly between the runs.
+    """
+    load_generators.require()
+    names = list(dict.fromkeys(cell.model for cell in plan.cells))
+    found = {name: store.latest(models / name) for name in names}
+    files = {
+        name: {each: cases.tflite(found[name], each) for each in (*plan.formats, *_YARDSTICK_FORMATS)}
+        for name in names
+    }
+    images = cases.images(digits, max(cell.batch for cell in plan.cells))
+    busy = os.getloadavg()[0]
+    sticks: list[dict[str, dict[str, float]]] = []
+    tables: dict[str, list[dict[str, Any]]] = {}
+
+    def take_yardsticks() -> None:
+        one = images[:1].astype(np.float32)
+        sticks.append(
+            {
+                name: {
+                    each: machine_speed.microseconds(files[name][each], one) for each in _YARDSTICK_FORMATS
+                }
+                for name in names
+            }
+        )
+
+    take_yardsticks()
+    total = len(plan.formats) * len(plan.cells) * len(plan.connections) * plan.repeats
+    with Progress("server speed", total, "runs") as progress:
+        for each in plan.formats:
+            tables[each] = _table(found, plan, each, images, take_yardsticks, progress)
+    yardsticks = _yardsticks(names, sticks)
+    return {
+        "schema": SCHEMA,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": environment.describe(),
+        "generators": load_generators.versions(),
+        "load_before": round(busy, 2),
+        "data": digits.describe(),
+        "seconds": plan.seconds,
+        "repeats": plan.repeats,
+        "server_flags": list(plan.flags),
+        "models": {
+            name: {
+                "version": int(found[name].name),
+                "sha256": {each: sha256(files[name][each]) for each in plan.formats},
+            }
+            for name in names
+        },
+        "yardsticks": yardsticks,
+        "tables": {each: [_judged(row, each, yardsticks) for row in rows] for each, rows in tables.items()},
+    }
+
+
+def _table(
+    found: dict[str, Path],
+    plan: LoadPlan,
+    format_name: str,
+    images: NDArray[np.float64],
+    after_round: Callable[[], None],
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Serve one format, measure all cells, return a row for each and each number of connections."""
+    runs: dict[tuple[LoadCell, int], list[load_generators.Run]] = {}
+    with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
+        served = Path(folder) / "models"
+        cases.stage(served, {name: (version, format_name) for name, version in found.items()})
+        with embedded(served, list(found), "--prefer_tflite_model", *plan.flags) as server:
+            prepared = [
+                cases.prepare(cell, found[cell.model], format_name, server, images, Path(folder))
+                for cell in plan.cells
+            ]
+            for _ in range(plan.repeats):
+                for case in prepared:
+                    for connections in plan.connections:
+                        size = case.ask()
+                        case.load(connections, _WARM_UP_SECONDS, size)
+                        done = case.load(connections, plan.seconds, size)
+                        case.ask()
+                        runs.setdefault((case.cell, connections), []).append(done)
+                        progress.advance(note=f"{case.cell.name} × {connections}: {done.rate:,.0f}/s")
+                after_round()
+    return [_row(cell, connections, each) for (cell, connections), each in runs.items()]
+
+
+def _row(cell: LoadCell, connections: int, runs: Sequence[load_generators.Run]) -> dict[str, Any]:
+    rates = [each.rate for each in runs]
+    answered = sum(each.requests for each in runs)
+    latencies = np.concatenate([each.latencies for each in runs])
+
+    def percentile(which: int) -> float | None:
+        # wrk adds latencies of its own: what counts for the floor is requests.
+        if answered < timer.FLOORS[str(which)]:
+            return None
+        return round(float(np.percentile(latencies, which)) / 1e3, 3)
+
+    return {
+        "model": cell.model,
+        "batch": cell.batch,
+        "protocol": cell.protocol,
+        "connections": connections,
+        "rate": round(statistics.median(rates), 1),
+        "rates": [round(rate, 1) for rate in rates],
+        # Rates that differ by more belong to a machine that had other things to do.
+        "stable": max(rates) <= timer.TOLERANCE * min(rates),
+        "requests": answered,
+        "p50_ms": percentile(50),
+        "p99_ms": percentile(99),
+        "problems": [each.problem for each in runs if each.problem],
+    }
+
+
+def _yardsticks(names: Sequence[str], sticks: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """Return, by model and format, this machine's times in the order taken, their median and drift, the reference's."""
+    result: dict[str, Any] = {}
+    for name in names:
+        result[name] = {}
+        for each in _YARDSTICK_FORMATS:
+            taken = [stick[name][each] for stick in sticks]
+            median = statistics.median(taken)
+            its = reference.YARDSTICKS[name][each]
+            result[name][each] = {
+                "us": round(median, 3),
+                "taken_us": [round(value, 3) for value in taken],
+                "drift": round(max(taken) / min(taken), 3),
+                "reference_us": its,
+                "scale": round(its / median, 4),
+            }
+    return result
+
+
+def _judged(row: dict[str, Any], format_name: str, yardsticks: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with the reference's figures, the ratios to them and, in its precision, the verdict.
+
+    The reference's figures are float32's, so it is float32's yardstick that says how fast it would be here,
+    whatever this server serves.
+    """
+    cell, connections = LoadCell(row["model"], row["batch"], row["protocol"]), row["connections"]
+    its = reference.RATES.get(cell, {}).get(connections)
+    if its is None:
+        return {**row, "reference": None, "bar": None, "met": None}
+    scale = yardsticks[cell.model][reference.FORMAT]["scale"]
+    ratios = {"rate_ratio": row["rate"] / its.rate, "rate_ratio_scaled": row["rate"] / (its.rate * scale)}
+    if row["p50_ms"] is not None:
+        ratios |= {
+            "p50_ratio": row["p50_ms"] / its.p50,
+            "p50_ratio_scaled": row["p50_ms"] / (its.p50 / scale),
+        }
+    bar = reference.bar(cell, connections) if format_name == reference.FORMAT else None
+    met = None
+    if bar is not None:
+        value = ratios.get(f"{bar.figure}_ratio_scaled")
+        met = not row["problems"] and value is not None and bar.allows(value)
+    return {
+        **row,
+        "reference": {"rate": its.rate, "p50_ms": its.p50, "p99_ms": its.p99},
+        **{name: round(value, 3) for name, value in ratios.items()},
+        "bar": None if bar is None else {"figure": bar.figure, "share": bar.share},
+        "met": met,
+    }

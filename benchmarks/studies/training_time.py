@@ -1,0 +1,183 @@
+"""Time to accuracy: the `fast` recipe against plain training, in turn, in one run. Loads TensorFlow when it runs.
+
+Plain is what a tutorial does: the same network, Adam at its default rate, batches of 128, float32, nothing
+scheduled and nothing distorted, all training images, until it first reaches the accuracy that was asked for.
+It may look at the test images after every epoch, and that look isn't counted: both favour plain.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from tfship.train.cards import Card
+from tfship.train.common import environment, tensorflow_loader
+from tfship.train.common.progress import Progress
+from tfship.train.data.corruptions import CORRUPTIONS
+from tfship.train.data.datasets import Digits, to_input
+from tfship.train.recipe import NETWORKS, RECIPES
+
+__all__ = ["ASKED", "compare", "readme_block", "text"]
+
+# The test accuracies that this project was asked to reproduce.
+ASKED = {"nn": 0.9696, "cnn": 0.9922}
+
+_PLAIN_BATCH = 128
+_PLAIN_DROPOUT = {"nn": 0.1, "cnn": 0.5}
+# Plain training that hasn't got there by then isn't going to.
+_MOST_EPOCHS = 40
+_FIRST_SEED = 1
+
+
+def compare(
+    digits: Digits, repeats: int, asked: dict[str, float] = ASKED, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Train each network plainly and by `fast`, `repeats` times in turn, each time with another seed.
+
+    Returns, by network, the accuracy asked for and by repeat and recipe the seconds of training (None where it
+    was not reached), the accuracy at their end and the epochs; a ratio where both got there.
+    """
+    tensorflow_loader.tensorflow()
+    networks: dict[str, Any] = {}
+    for name in NETWORKS:
+        runs = []
+        for seed in range(_FIRST_SEED, _FIRST_SEED + repeats):
+            say(f"{name}: seed {seed}, plain")
+            plain = _plain(name, digits, seed, asked[name])
+            say(f"{name}: seed {seed}, fast")
+            fast = _fast(name, digits, seed, asked[name])
+            reached = plain["reached"] and fast["reached"]
+            ratio = fast["seconds"] / plain["seconds"] if reached else None
+            runs.append({"seed": seed, "plain": plain, "fast": fast, "ratio": ratio})
+        networks[name] = {"asked": asked[name], "runs": runs}
+    return {"data": digits.describe(), "environment": environment.describe(), "networks": networks}
+
+
+def text(results: dict[str, Any]) -> str:
+    """Return the comparison as a table, with the median ratio of each network."""
+    rows = []
+    for name, network in results["networks"].items():
+        for run in network["runs"]:
+            for recipe in ("plain", "fast"):
+                each = run[recipe]
+                seconds = f"{each['seconds']:.1f}"
+                rows.append(
+                    [
+                        name,
+                        run["seed"],
+                        recipe,
+                        f"{each['accuracy']:.4f}",
+                        each["epochs"],
+                        seconds if each["reached"] else f"not in {seconds}",
+                        f"{run['ratio']:.2f}" if run["ratio"] and recipe == "fast" else "",
+                    ]
+                )
+    headers = ["network", "seed", "recipe", "accuracy", "epochs", "seconds", "× plain"]
+    align = ("left", "right", "left", *["right"] * 4)
+    table: str = tabulate(rows, headers, disable_numparse=True, colalign=align)
+    return "\n".join(
+        [
+            _heading(results),
+            "",
+            table,
+            "",
+            *(f"{name}: {verdict}" for name, verdict in _verdicts(results).items()),
+        ]
+    )
+
+
+def readme_block(released: dict[str, Card], measured: dict[str, Any]) -> str:
+    """Return the part of benchmarks/README.md on training: the released weights by their cards, and `compare`'s run."""
+    rows = []
+    for name, card in released.items():
+        low, high = card.accuracy["interval95"]
+        values = [run["accuracy"] for run in card.seeds]
+        rows.append(
+            [
+                f"`{name}`",
+                f"{card.parameters:,}",
+                f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}",
+                f"{card.seed}: {card.accuracy['value']:.4f} ({low:.4f}–{high:.4f})",
+                *(f"{card.corruptions[kind]:.4f}" for kind in CORRUPTIONS),
+            ]
+        )
+    (count,) = {len(card.seeds) for card in released.values()}
+    headers = ["network", "parameters", f"{count} seeds: mean ± sd", "released seed (95 % interval)"]
+    kinds = [kind.replace("_", " ") for kind in CORRUPTIONS]
+    align = ["left", *["right"] * (len(headers) - 1 + len(kinds))]
+    table = tabulate(rows, [*headers, *kinds], tablefmt="github", disable_numparse=True, colalign=align)
+    return "\n".join(
+        [
+            table,
+            "",
+            "Accuracy on MNIST's test images, and of the released seed on nine corrupted copies of them.",
+            "",
+            f"Time to the accuracies that were asked for, {_heading(measured)}:",
+            "",
+            *(f"- `{name}`: {verdict}" for name, verdict in _verdicts(measured).items()),
+        ]
+    )
+
+
+def _heading(results: dict[str, Any]) -> str:
+    machine, data = results["environment"], results["data"]
+    return f"{data['label']}, {data['test']:,} test images; {machine['cpu']}, {machine['cores']} cores"
+
+
+def _verdicts(results: dict[str, Any]) -> dict[str, str]:
+    verdicts = {}
+    for name, network in results["networks"].items():
+        runs = network["runs"]
+        ratios = [run["ratio"] for run in runs if run["ratio"]]
+        seconds = statistics.median(run["fast"]["seconds"] for run in runs)
+        share = f", {statistics.median(ratios):.2f} of plain training's time" if ratios else ""
+        missed = sum(not run["fast"]["reached"] for run in runs)
+        verdicts[name] = (
+            f"{network['asked']:.4f} by fast in {seconds:.1f} s{share} (medians of {len(runs)} runs, of which "
+            f"{missed} missed it)"
+        )
+    return verdicts
+
+
+def _plain(name: str, digits: Digits, seed: int, target: float) -> dict[str, Any]:
+    """Train plainly until the target is reached; seconds of the steps alone."""
+    import keras
+
+    from tfship.train.models import build
+
+    start = time.perf_counter()
+    keras.utils.set_random_seed(seed)
+    model = build(name, _PLAIN_DROPOUT[name])
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
+    images, test = to_input(digits.x_train), to_input(digits.x_test)
+    seconds, epochs, accuracy = time.perf_counter() - start, 0, 0.0
+    with Progress(f"{name}, plain", _MOST_EPOCHS, "epochs at most") as progress:
+        while accuracy < target and epochs < _MOST_EPOCHS:
+            start = time.perf_counter()
+            model.fit(images, digits.y_train, batch_size=_PLAIN_BATCH, verbose=0)
+            seconds += time.perf_counter() - start
+            epochs += 1
+            predicted = model.predict(test, batch_size=1000, verbose=0).argmax(1)
+            accuracy = float(np.mean(predicted == digits.y_test))
+            progress.advance(note=f"accuracy {accuracy:.4f}")
+    return {"seconds": seconds, "epochs": epochs, "accuracy": accuracy, "reached": accuracy >= target}
+
+
+def _fast(name: str, digits: Digits, seed: int, target: float) -> dict[str, Any]:
+    """Train by the recipe, the whole of it; seconds include its checkpoints and validation."""
+    from tfship.train.trainer import fit
+
+    with tempfile.TemporaryDirectory() as folder:
+        card = fit(name, RECIPES["fast"][name], digits, seed, Path(folder))
+    accuracy = card.accuracy["value"]
+    return {
+        "seconds": card.seconds,
+        "epochs": card.epochs,
+        "accuracy": accuracy,
+        "reached": accuracy >= target,
+    }

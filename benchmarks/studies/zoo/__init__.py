@@ -1,0 +1,1 @@
+"""`tfship benchmark zoo`: networks of many kinds, exported and judged."""

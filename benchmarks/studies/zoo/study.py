@@ -1,0 +1,297 @@
+"""Networks of the kinds that people bring, fitted for seconds, exported by the real command, and judged.
+
+Each goes three ways in processes of their own: `benchmarks.studies.zoo.networks` builds and fits it and saves what
+Keras answers; `tfship export`, at a terminal, exports it without being told its range of values;
+`benchmarks.studies.zoo.answers` runs what was published. A network is right if the range found is the one it was
+trained on and the published files decide as Keras does, or if it is refused for the reason that is true of it.
+"""
+
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfship.benchmarks.harness import child_terminal
+from tfship.benchmarks.harness.child_terminal import Ended
+from tfship.export.conversion.formats import FORMATS
+from tfship.export.publishing import cards, store
+from tfship.export.publishing.cards import SAVED_MODEL
+from tfship.export.publishing.gate import MIN_AGREEMENT
+from tfship.train.common.cli import one_line
+from tfship.train.common.files import read_json
+from tfship.train.data.datasets import Digits
+
+__all__ = [
+    "ARCHITECTURES", "FAILED", "FITTED", "MOST_BYTES", "MOST_LINES", "MOST_SECONDS", "PROBED", "REFUSED", "RIGHT",
+    "Architecture", "agreement", "judge", "measure", "save_digits", "tidy",
+]  # fmt: skip
+
+RIGHT, REFUSED, FAILED = "right", "refused", "FAILED"
+# Bounds of one export.
+MOST_LINES, MOST_SECONDS, MOST_BYTES = 40, 600, 6_000_000_000
+# What the fitting process leaves for the comparison, and the number of images whose values are compared.
+FITTED, PROBED = "fitted.npz", 16
+# Scores that are nearer to each other are a tie, which rounding (in float16, for mixed precision) may decide.
+_TIE = 0.02
+_MOST_SECONDS_OF_FITTING = 1800
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network of the zoo: what it is, and what it is trained on. `networks.BUILDERS` builds it.
+
+    Its images are `side` × `side` pixels of 1 or 3 `channels`, which become `values` before the network (a name of
+    `benchmarks.studies.zoo.networks.VALUES`, and of `export.preprocessing.range_detection`); `images` of them make an
+    epoch. `labels` are "digit", "thousand" (the digit times 100, of 1,000 classes), "half" (5 or more), "several"
+    (three labels an image) or "number" (the digit as a number). `logits`: the outputs have no softmax. `saved_model`:
+    it is brought as a SavedModel, not as a Keras file. `fitted` is false for one that keeps its random weights.
+    `refused` is a pattern of the reason for which the export must refuse it, empty if it must be exported.
+    """
+
+    says: str
+    side: int
+    channels: int
+    values: str
+    labels: str = "digit"
+    images: int = 2000
+    logits: bool = False
+    saved_model: bool = False
+    fitted: bool = True
+    refused: str = ""
+
+    @property
+    def file(self) -> str:
+        """The name of the model's file, or of its folder."""
+        return "model" if self.saved_model else "model.keras"
+
+
+_ZERO_ONE, _PIXELS, _CENTRED = "0…1", "0…255", "-1…1"
+_TORCH, _CAFFE = "ImageNet mean and deviation", "BGR minus ImageNet mean"
+
+ARCHITECTURES = {
+    "mobilenet_v2": Architecture("MobileNetV2", 32, 3, _CENTRED, images=1000),
+    "mobilenet_v3_small": Architecture(
+        "MobileNetV3Small, which scales by itself", 32, 3, _PIXELS, images=1000
+    ),
+    "efficientnet_v2_b0": Architecture(
+        "EfficientNetV2B0, which scales by itself", 32, 3, _PIXELS, images=1000
+    ),
+    "resnet50": Architecture('ResNet50, "caffe" before it', 32, 3, _CAFFE, images=1000),
+    "densenet121": Architecture('DenseNet121, "torch" before it', 32, 3, _TORCH, images=1000),
+    "convnext_tiny": Architecture("ConvNeXtTiny, which scales by itself", 32, 3, _PIXELS, images=1000),
+    "xception": Architecture("Xception, `preprocess_input` inside", 71, 3, _PIXELS, images=600),
+    "nasnet_mobile": Architecture("NASNetMobile", 32, 3, _CENTRED, images=1000),
+    "vit": Architecture("a vision transformer", 32, 3, _ZERO_ONE),
+    "mlp_mixer": Architecture("an MLP-Mixer", 32, 3, _CENTRED),
+    "lstm": Architecture("an LSTM over rows", 28, 1, _ZERO_ONE),
+    "gru": Architecture("Rescaling and a GRU over rows", 28, 1, _PIXELS),
+    "separable": Architecture("separable convolutions, Rescaling before them", 32, 3, _PIXELS),
+    "dilated": Architecture("dilated convolutions", 28, 1, _ZERO_ONE),
+    "transposed": Architecture("a transposed convolution", 28, 1, _CENTRED),
+    "group_norm": Architecture("GroupNormalization", 32, 3, _TORCH),
+    "mixed_precision": Architecture("mixed_float16", 28, 1, _ZERO_ONE),
+    "nested": Architecture("Rescaling in a model within the model", 32, 3, _PIXELS),
+    "augmented": Architecture("RandomFlip, RandomRotation, then Rescaling", 32, 3, _PIXELS),
+    "resized": Architecture("Resizing, then Rescaling", 28, 1, _PIXELS),
+    "normalization": Architecture("Normalization adapted on 0…1", 32, 3, _ZERO_ONE),
+    "subclassed": Architecture("a subclassed model as a SavedModel", 28, 1, _CENTRED, saved_model=True),
+    "uint8_input": Architecture("an input of dtype uint8", 28, 1, _PIXELS),
+    "logits": Architecture("no softmax", 28, 1, _ZERO_ONE, logits=True),
+    "thousand_classes": Architecture("1,000 classes", 32, 3, _ZERO_ONE, "thousand"),
+    "one_sigmoid": Architecture("one sigmoid", 28, 1, _ZERO_ONE, "half"),
+    "several_labels": Architecture("several labels an image", 28, 1, _CENTRED, "several"),
+    "untrained": Architecture(
+        "random weights", 28, 1, _ZERO_ONE, fitted=False, refused="no better than guessing"
+    ),
+    "regression": Architecture("one linear output", 28, 1, _ZERO_ONE, "number", refused="regression"),
+}
+
+
+def save_digits(digits: Digits, path: Path) -> None:
+    """Write the digits where `benchmarks.studies.zoo.networks` reads them."""
+    names = ("x_train", "y_train", "x_test", "y_test")
+    np.savez(path, **{name: getattr(digits, name) for name in names})
+
+
+def measure(name: str, digits: Path, folder: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """Fit and export a network in `folder`, which is emptied before; return its row, judged.
+
+    `digits` is the file of `save_digits`, `settings` are more flags for `tfship export`. Logs of the three commands
+    stay in the folder.
+    """
+    architecture = ARCHITECTURES[name]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    row: dict[str, Any] = {"model": name, "says": architecture.says, "trained_on": architecture.values}
+    fitted = _run(
+        "zoo_models",
+        folder,
+        _MOST_SECONDS_OF_FITTING,
+        "tfship.benchmarks.studies.zoo.networks",
+        name,
+        digits,
+        folder,
+    )
+    if fitted.code:
+        return {**row, "verdict": FAILED, "problems": [f"can't be fitted: {_end(fitted, folder)}"]}
+    row["fit"] = read_json(folder / "fit.json")
+    models = folder / "models"
+    ended = _run(
+        "export", folder, MOST_SECONDS, "tfship.export", folder / architecture.file, "--name", name, "--models", models,
+        "--eval", folder / "evaluation.npz", "--calibration", folder / "calibration.npz", *settings,
+    )  # fmt: skip
+    row["export"] = {
+        "code": ended.code,
+        "timed_out": ended.timed_out,
+        "seconds": round(ended.seconds, 1),
+        "peak_bytes": ended.peak_bytes,
+        "lines": ended.lines,
+        "traceback": "Traceback (most recent call last)" in ended.output,
+        "last_line": _line(ended.last, folder),
+    }
+    if ended.code == 0:
+        row |= _published(store.versions(models / name), folder)
+    return row | judge(architecture, row)
+
+
+def tidy(folder: Path) -> None:
+    """Remove everything but the logs from a network's folder: gigabytes, of all networks."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.suffix != ".log":
+            path.unlink()
+
+
+def _published(versions: Mapping[int, Path], folder: Path) -> dict[str, Any]:
+    """Return what was published, and how its answers compare with Keras'."""
+    version = versions[max(versions)]
+    card = cards.read(version)
+    found: dict[str, Any] = {
+        "values": card.detected.get("values"),
+        "formats": [each["format"] for each in card.artefacts if each["format"] != SAVED_MODEL],
+        "left_out": {name: _line(why, folder) for name, why in (card.unconverted | card.withheld).items()},
+    }
+    answers = folder / "answers.npz"
+    ended = _run(
+        "answers", folder, MOST_SECONDS, "tfship.benchmarks.studies.zoo.answers", version, folder / "evaluation.npz",
+        answers
+    )  # fmt: skip
+    if ended.code:
+        return {**found, "answers": _end(ended, folder)}
+    with np.load(answers) as theirs, np.load(folder / FITTED) as keras:
+        several = np.load(folder / "evaluation.npz")["y"].ndim == 2
+        values = np.allclose(theirs["probe"], keras["probe"].astype(np.float32), rtol=1e-5, atol=1e-4)
+        formats = [SAVED_MODEL, *found["formats"]]
+        return {
+            **found,
+            "values_right": bool(values),
+            "agreement": {
+                each: agreement(theirs[each], keras["scores"], several=several) for each in formats
+            },
+        }
+
+
+def agreement(
+    scores: NDArray[np.float32], keras: NDArray[np.float32], *, several: bool = False
+) -> dict[str, Any]:
+    """Return how the decisions of scores [N, labels] compare with Keras'.
+
+    `value` is the share that is the same, `decisions` their number, and `wrong` the number that differ where Keras'
+    scores are no tie. All are wrong where the scores aren't finite numbers of Keras' shape.
+    """
+    count = keras.size if several else len(keras)
+    if scores.shape != keras.shape or not np.isfinite(scores).all():
+        return {"value": 0.0, "decisions": count, "wrong": count}
+    if several:
+        differs = (scores >= 0.5) != (keras >= 0.5)
+        margin = np.abs(keras - 0.5)
+    else:
+        rows, found = np.arange(len(keras)), scores.argmax(1)
+        differs = found != keras.argmax(1)
+        margin = keras.max(1) - keras[rows, found]
+    wrong = int(np.sum(differs & (margin > _TIE)))
+    return {"value": float(1 - np.mean(differs)), "decisions": count, "wrong": wrong}
+
+
+def judge(architecture: Architecture, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `verdict` on a row, RIGHT, REFUSED or FAILED, and its `problems`, a sentence for each."""
+    export = row["export"]
+    problems = _behaviour(export)
+    refused = export["code"] > 0 and export["last_line"].startswith("error: ")
+    if refused and (not architecture.refused or not re.search(architecture.refused, export["last_line"])):
+        problems.append(f"refused, {export['last_line']}")
+    elif export["code"] > 0 and not refused:
+        problems.append(f"exit {export['code']} without a reason: {export['last_line']}")
+    elif export["code"] == 0:
+        if architecture.refused:
+            problems.append(f"exported; expected a refusal: {architecture.refused}")
+        problems += _answers(row)
+    return {"verdict": FAILED if problems else REFUSED if refused else RIGHT, "problems": problems}
+
+
+def _behaviour(export: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with how the command behaved, whatever it exported."""
+    found = []
+    if export["timed_out"] or export["seconds"] > MOST_SECONDS:
+        found.append(f"took {export['seconds']:.0f} s; expected {MOST_SECONDS} at most")
+    elif export["code"] < 0:
+        found.append(f"the export was killed by {_signal(export['code'])}")
+    if export["traceback"]:
+        found.append(f"a traceback: {export['last_line']}")
+    if export["lines"] > MOST_LINES:
+        found.append(f"{export['lines']} lines on the terminal; expected {MOST_LINES} at most")
+    if export["peak_bytes"] > MOST_BYTES:
+        found.append(f"{export['peak_bytes'] / 1e9:.1f} GB; expected {MOST_BYTES / 1e9:g} at most")
+    return found
+
+
+def _answers(row: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with what was published."""
+    if "answers" in row:
+        return [f"what was published can't be run: {row['answers']}"]
+    found = []
+    if not row["values_right"]:
+        found.append(f"values {row['values']} found; trained on {row['trained_on']}")
+    for name, each in row["agreement"].items():
+        exact = name == SAVED_MODEL or FORMATS[name].exact
+        if exact and each["wrong"]:
+            found.append(f"{name} decides {each['wrong']} of {each['decisions']} otherwise than Keras")
+        elif each["value"] < MIN_AGREEMENT:
+            found.append(
+                f"{name} agrees with Keras on {each['value']:.3f}; expected {MIN_AGREEMENT:g} or more"
+            )
+    return found
+
+
+def _run(log: str, folder: Path, seconds: float, module: str, *arguments: object) -> Ended:
+    ended = child_terminal.run([sys.executable, "-m", module, *map(str, arguments)], Path(), seconds)
+    (folder / f"{log}.log").write_text("\n".join(ended.shown) + "\n", encoding="utf-8")
+    return ended
+
+
+def _line(text: str, folder: Path) -> str:
+    """Return a message in one line, without the folder that it names files in."""
+    return one_line(text.replace(f"{folder}/", ""))
+
+
+def _end(ended: Ended, folder: Path) -> str:
+    """Return in words how a command failed."""
+    if ended.timed_out:
+        return f"not done after {ended.seconds:.0f} s"
+    how = f"killed by {_signal(ended.code)}" if ended.code < 0 else f"exit {ended.code}"
+    return f"{how}: {_line(ended.last, folder)}" if ended.last else how
+
+
+def _signal(code: int) -> str:
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

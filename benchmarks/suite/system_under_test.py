@@ -1,0 +1,266 @@
+"""What is measured: each format in this process, with its threads and delegate, and each way of being served."""
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tfship.benchmarks.harness.raw_requests import Address, GrpcSender, RestSender, Sender
+from tfship.benchmarks.harness.server_process import Addresses
+from tfship.client.images import preprocessing
+from tfship.client.targets.binding import Binding
+from tfship.client.targets.connection import Connection, Servable
+from tfship.client.targets.grpc import Grpc
+from tfship.client.targets.keras import Keras
+from tfship.client.targets.rest import Rest
+from tfship.export.conversion import formats
+from tfship.export.preprocessing.input_contract import INDEPENDENT, SERVING_BYTES, Contract
+from tfship.export.preprocessing.outputs import interpret, kind_of
+from tfship.export.publishing import cards, verification
+from tfship.export.runtimes.protocol import PROBABILITIES, Classifier, Target
+
+__all__ = ["REST_BASE64", "OpenSubject", "Subject", "as_query", "in_process", "png", "served"]
+
+# The delegate that LiteRT's interpreter uses unless it is told otherwise; it says so when it starts.
+XNNPACK = "XNNPACK"
+REST_JSON, REST_BASE64, GRPC = "REST JSON", "REST base64", "gRPC"
+_TIMEOUT = 60.0
+
+Kind = Literal["tflite", "savedmodel", "keras", "served"]
+
+
+class OpenSubject:
+    """A target, opened: what the clocks time, and what accuracy is taken of.
+
+    `encoded` says that it takes encoded pictures, not prepared images.
+    """
+
+    def __init__(self, target: Target, contract: Contract, *, encoded: bool = False) -> None:
+        self._target, self._contract, self._encoded = target, contract, encoded
+
+    def prepared(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """Return pixels uint8 [N, H, W, C] as one query: the tensor that the model takes, or PNGs [N]."""
+        images = self._images(pixels)
+        return self._target.prepare(images) if isinstance(self._target, Classifier) else images
+
+    def ask(self, query: NDArray[Any]) -> object:
+        """Have a prepared query answered: the clock of the model alone, or of a request."""
+        if isinstance(self._target, Classifier):
+            return self._target.infer(query)
+        return self._target.predict(query)
+
+    def label(self, picture: bytes) -> int:
+        """Return the class of an encoded picture: the clock from end to end."""
+        if self._encoded:
+            return int(self._scores(as_query(picture)).argmax())
+        return int(
+            self._scores(self._images(preprocessing.pixels(picture, self._contract)[np.newaxis])).argmax()
+        )
+
+    def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the probabilities [N, classes] of pixels uint8 [N, H, W, C]."""
+        return self._scores(self._images(pixels))
+
+    def _images(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """Return pixels uint8 [N, H, W, C] as the target takes images: PNGs, pixels as they are, or scaled values."""
+        if self._encoded:
+            return encoded(pixels)
+        takes_pixels = isinstance(self._target, Classifier) and self._target.takes_pixels
+        return pixels if takes_pixels else self._contract.scale(pixels)
+
+    def _scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the answers, a Keras model's own outputs interpreted as the export interprets them."""
+        answers = self._target.predict(images)
+        if not isinstance(self._target, Keras):
+            return answers
+        several = self._contract.outputs == INDEPENDENT
+        return interpret(answers, self._target.kind(self._contract) or kind_of(answers, several))
+
+    def close(self) -> None:
+        """Close the target."""
+        self._target.close()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One row: see the result file's schema for what the fields mean.
+
+    `open` opens it for so many callers at a time; a server's has one connection. `sender` opens a connection to a
+    server, None in this process. `path` is the file or folder that is loaded, None behind a server.
+    """
+
+    name: str
+    kind: Kind
+    format: str
+    threads: int | None
+    delegate: str | None
+    bytes: int
+    sha256: str
+    open: Callable[[int], OpenSubject]
+    path: Path | None = None
+    server: str | None = None
+    protocol: str | None = None
+    sender: Callable[[], Sender] | None = None
+
+    @property
+    def encoded(self) -> bool:
+        """Whether it takes encoded pictures, not prepared images."""
+        return self.protocol == REST_BASE64
+
+    @property
+    def plain(self) -> bool:
+        """Whether it runs as it does unless told otherwise: one thread, with the delegate."""
+        return self.kind != "tflite" or (self.threads == 1 and self.delegate is not None)
+
+    @property
+    def is_format(self) -> bool:
+        """Whether it is a format itself: no variant of one, and in this process."""
+        return self.server is None and self.plain
+
+    def describe(self) -> dict[str, Any]:
+        """Return the fields that a result file has of it."""
+        return {
+            field: getattr(self, field)
+            for field in ("name", "kind", "format", "threads", "delegate", "server", "protocol", "bytes", "sha256")
+        }  # fmt: skip
+
+
+def in_process(
+    version: Path,
+    card: cards.ExportCard,
+    contract: Contract,
+    keras: Path | None,
+    threads: Sequence[int],
+    *,
+    variants: bool,
+    tensorflow: bool,
+) -> list[Subject]:
+    """Return the formats of an exported version that run in this process, the reference first.
+
+    Each TFLite format with the first of the numbers of `threads` and XNNPACK; with `variants` also with the other
+    numbers, and without XNNPACK. With `tensorflow` then the SavedModel, and the .keras file if that is there.
+    """
+    artefacts = {each["format"]: each for each in card.artefacts}
+    found = [
+        _tflite(version, row, artefacts[row.name], contract, number, xnnpack=xnnpack)
+        for row in formats.FORMATS.values()
+        if row.name in artefacts
+        for number, xnnpack in _variants(threads)[: None if variants else 1]
+    ]
+    if not tensorflow:
+        return found
+    saved = artefacts[cards.SAVED_MODEL]
+    found.append(
+        Subject(
+            "savedmodel", "savedmodel", "savedmodel", threads[0], None, saved["bytes"], saved["sha256"],
+            lambda _: OpenSubject(verification.open_saved_model(version, threads[0]), contract), version,
+        )
+    )  # fmt: skip
+    if keras is not None:
+        found.append(
+            Subject(
+                "keras", "keras", "keras", None, None, keras.stat().st_size, card.keras_sha256,
+                lambda _: OpenSubject(Keras(keras), contract), keras,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _variants(threads: Sequence[int]) -> list[tuple[int, bool]]:
+    """Return threads and whether XNNPACK runs it: one changed at a time, so that a difference has one cause."""
+    return [*((number, True) for number in threads), (threads[0], False)]
+
+
+def _tflite(
+    version: Path,
+    row: formats.Format,
+    artefact: dict[str, Any],
+    contract: Contract,
+    threads: int,
+    *,
+    xnnpack: bool,
+) -> Subject:
+    said = [row.name]
+    if threads > 1:
+        said.append(f"{threads} threads")
+    if not xnnpack:
+        said.append(f"no {XNNPACK}")
+
+    def opened(at_once: int) -> OpenSubject:
+        return OpenSubject(
+            verification.open_tflite(version, row, threads, at_once, xnnpack=xnnpack), contract
+        )
+
+    return Subject(
+        ", ".join(said), "tflite", row.name, threads, XNNPACK if xnnpack else None,
+        artefact["bytes"], artefact["sha256"], opened, version / row.file,
+    )  # fmt: skip
+
+
+def served(
+    server: str, addresses: Addresses, version: Path, card: cards.ExportCard, contract: Contract, format_: str
+) -> list[Subject]:
+    """Return the ways of asking a server that runs `format_`, a TFLite format or the SavedModel.
+
+    A TFLite file has no signature that takes encoded pictures.
+    """
+    artefact = next(each for each in card.artefacts if each["format"] == format_)
+    number = int(version.name)
+    plain = Servable(contract.model, number)
+    ways: list[tuple[str, Callable[..., Target], Callable[[Address], Sender], Address]] = [
+        (REST_JSON, Rest, RestSender, Address(Connection(addresses.rest, timeout=_TIMEOUT), plain, Binding())),
+        (GRPC, Grpc, GrpcSender, Address(Connection(addresses.grpc, timeout=_TIMEOUT), plain, Binding())),
+    ]  # fmt: skip
+    if format_ == cards.SAVED_MODEL:
+        bytes_ = Address(
+            Connection(addresses.rest, timeout=_TIMEOUT),
+            Servable(contract.model, number, signature=SERVING_BYTES),
+            Binding("image_bytes", PROBABILITIES, "string"),
+        )
+        ways.insert(1, (REST_BASE64, Rest, RestSender, bytes_))
+
+    def opened(protocol: str, kind: Callable[..., Target], address: Address) -> Callable[[int], OpenSubject]:
+        return lambda _: OpenSubject(
+            kind(address.connection, address.servable, address.binding),
+            contract,
+            encoded=protocol == REST_BASE64,
+        )
+
+    def sending(kind: Callable[[Address], Sender], address: Address) -> Callable[[], Sender]:
+        return lambda: kind(address)
+
+    return [
+        Subject(
+            f"{server}, {protocol}", "served", format_, 1, None, artefact["bytes"], artefact["sha256"],
+            opened(protocol, target, address), None, server, protocol, sending(sender, address),
+        )
+        for protocol, target, sender, address in ways
+    ]  # fmt: skip
+
+
+def encoded(pixels: NDArray[np.uint8]) -> NDArray[Any]:
+    """Return pixels uint8 [N, H, W, C] as PNGs, an array of objects [N]."""
+    return _objects([png(each) for each in pixels])
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return pixels uint8 [H, W, C] as a PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def as_query(picture: bytes) -> NDArray[Any]:
+    """Return an encoded picture as a query of one."""
+    return _objects([picture])
+
+
+def _objects(values: Sequence[bytes]) -> NDArray[Any]:
+    found = np.empty(len(values), object)
+    found[:] = values
+    return found

@@ -1,0 +1,1 @@
+"""`tfship compare`: the same images through every target."""

@@ -1,0 +1,1 @@
+"""Images: found, downloaded, decoded, preprocessed."""

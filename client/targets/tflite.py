@@ -1,0 +1,38 @@
+"""A TFLite file in this process, as a `Target`; no TensorFlow."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from tfship.client.targets.registry import Choice, Opened, in_process
+from tfship.export.conversion import formats
+from tfship.export.conversion.formats import FORMATS, REFERENCE
+from tfship.export.publishing import store
+from tfship.export.runtimes.litert import LiteRT
+from tfship.train.cards import RELEASED
+from tfship.train.common import cli
+from tfship.train.common.tensorflow_loader import quiet
+
+__all__ = ["open_target"]
+
+
+def open_target(choice: Choice) -> Opened:
+    """Open the TFLite file that was chosen: a path, or a format of the version, by default float32."""
+    path = _file(choice)
+    with quiet():  # LiteRT announces its delegate
+        runtime = LiteRT(path)
+    return in_process(choice, path, runtime)
+
+
+def _file(choice: Choice) -> Path:
+    named = choice.path in FORMATS and not Path(choice.path).exists()
+    file = FORMATS[choice.path if named else REFERENCE].file
+    if choice.path and not named:
+        path = choice.located(file)
+        return path if path.is_file() else path / file
+    if choice.servable.version is None and not store.versions(choice.base):
+        name = f"{choice.servable.name}.{choice.path or formats.RELEASED}.tflite"
+        released = choice.models / RELEASED / name
+        if released.is_file():
+            cli.say(f"{choice.base} holds no version, so the released model answers: {released}")
+            return released
+    return replace(choice, path="").located(file) / file

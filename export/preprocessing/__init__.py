@@ -1,0 +1,1 @@
+"""The input contract, and preprocessing inside a TensorFlow graph."""

@@ -1,0 +1,353 @@
+"""The method `digit` of `export.preprocessing.input_contract` inside a TensorFlow graph. Loads TensorFlow.
+
+`client.images.preprocessing` and `client.images.segmentation` do the same with NumPy. Arrays have an axis of two for
+dark ink and, on the negative, light ink. Large arrays of whole numbers below 2²⁴ are float32, which is fastest.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfship.export.preprocessing import input_contract as rules
+from tfship.export.preprocessing.input_contract import Contract
+from tfship.export.preprocessing.morphology import SlidingWindow, highest, median
+from tfship.export.preprocessing.resampling import NUDGE, lanczos, resampling, to_pixels
+
+__all__ = ["prepared"]
+
+_LEVELS = 256
+# The widest pen of MNIST's kind, on the largest image.
+_PEN = int(rules.STROKE * rules.MOST_SIDE / rules.REDUCTION)
+
+
+def prepared(pixels: tf.Tensor, contract: Contract) -> tf.Tensor:
+    """Return an image, uint8 [h, w, 1], as MNIST shows a digit, uint8 [height, width, 1] of the contract."""
+    grey = pixels[..., 0]
+    box = contract.height * rules.BOX // rules.FIELD
+    return tf.cond(
+        _is_prepared(grey, contract, box), lambda: pixels, lambda: _as_mnist(_strokes(grey), contract, box)
+    )
+
+
+def _is_prepared(grey: tf.Tensor, contract: Contract, box: int) -> tf.Tensor:
+    """Tell whether an image of the model's size has black paper and a digit of the box's size, or nearly."""
+
+    def fits() -> tf.Tensor:
+        border = tf.sort(tf.cast(tf.concat([grey[0], grey[-1], grey[:, 0], grey[:, -1]], 0), tf.int32))
+        # The median of an even number of values is the mean of two: 0 if both are.
+        on_black = (border[tf.size(border) // 2] == 0) & tf.reduce_any(grey > 0)
+        return tf.cond(on_black, as_large, lambda: False)
+
+    def as_large() -> tf.Tensor:
+        top, bottom, left, right = _extent(grey > 0)
+        return tf.abs(tf.maximum(bottom - top, right - left) - box) <= rules.SLACK
+
+    return tf.cond(tf.reduce_all(tf.shape(grey) == contract.shape[:2]), fits, lambda: False)
+
+
+class _Written(NamedTuple):
+    """A digit, if it is there: its strokes float32 [h, w] of 0…255, and the box int32 [4] that it lies in."""
+
+    there: tf.Tensor
+    strokes: tf.Tensor
+    box: tf.Tensor
+
+
+def _strokes(grey: tf.Tensor) -> tf.Tensor:
+    """Return the strokes of the digit, float32 [h, w] of 0…255."""
+    factor = _reduction(grey)
+    first = _located(_reduced(grey, factor))
+    with tf.control_dependencies([_seen(first.there)]):
+        top, bottom, left, right = tf.unstack(first.box * factor)
+    margin = tf.cast(rules.MARGIN * tf.cast(tf.maximum(bottom - top, right - left), tf.float64), tf.int32)
+    near = grey[tf.maximum(0, top - margin) : bottom + margin, tf.maximum(0, left - margin) : right + margin]
+    closer = _reduction(near)
+
+    def again() -> tf.Tensor:
+        second = _located(_reduced(near, closer))
+        return tf.cond(second.there, lambda: second.strokes, lambda: first.strokes)
+
+    return tf.cond(closer < factor, again, lambda: first.strokes)
+
+
+def _seen(anything: tf.Tensor) -> tf.Operation:
+    return tf.debugging.Assert(
+        anything, ["nothing to see on the image; expected a digit in one ink on plain paper"]
+    )
+
+
+def _reduction(grey: tf.Tensor) -> tf.Tensor:
+    """Return by which whole number an image's sides are divided."""
+    return tf.minimum(-(-tf.reduce_max(tf.shape(grey)) // rules.WORKING), rules.REDUCTION)
+
+
+def _reduced(grey: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Return the means of blocks, float32 [h, w]; without single pixels, where nothing is reduced."""
+    return tf.cond(factor == 1, lambda: _unspeckled(tf.cast(grey, tf.float32)), lambda: _means(grey, factor))
+
+
+def _means(grey: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    height, width = tf.shape(grey)[0] // factor, tf.shape(grey)[1] // factor
+    kept = tf.cast(grey[: height * factor, : width * factor], tf.float32)
+    rows = tf.reduce_sum(tf.reshape(kept, [height, factor, width * factor]), 1)
+    sums = tf.reduce_sum(tf.reshape(rows, [height, width, factor]), 2)
+    area = tf.cast(factor * factor, tf.float32)
+    return tf.floor((2.0 * sums + area) / (2.0 * area))
+
+
+def _unspeckled(grey: tf.Tensor) -> tf.Tensor:
+    return tf.cond(_is_large(grey), lambda: median(grey), lambda: grey)
+
+
+def _is_large(grey: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_min(tf.shape(grey)) >= rules.SPECKLED
+
+
+@tf.function(  # type: ignore[untyped-decorator]
+    input_signature=[tf.TensorSpec((None, None), tf.float32)],
+    autograph=False,
+    # Traced once for both calls, and not inlined: TensorFlow optimises every copy when a SavedModel is loaded.
+    experimental_attributes={"_noinline": True},
+)
+def _located(small: tf.Tensor) -> _Written:
+    """Return the digit on an image float32 [h, w] of whole numbers 0…255."""
+
+    def nothing() -> _Written:
+        return _Written(tf.constant(False), small, tf.zeros(4, tf.int32))
+
+    written: _Written = tf.cond(tf.size(small) > 0, lambda: _written(small), nothing)
+    return written
+
+
+def _written(small: tf.Tensor) -> _Written:
+    height, width = tf.shape(small)[0], tf.shape(small)[1]
+    cell = tf.where(_is_large(small), rules.CELL, 1)
+    shortest = tf.cast(tf.minimum(height, width), tf.float64)
+    size = tf.bitwise.bitwise_or(tf.cast(rules.WINDOW * shortest, tf.int32), 1)
+    size = tf.clip_by_value(size, 3, rules.WIDEST)
+    both = tf.stack([small, 255.0 - small])
+    window = SlidingWindow(size, rules.WIDEST, tf.shape(both))
+    contrast = window.lowest(window.highest(both)) - both
+    ink = (contrast >= rules.FAINTEST) & (contrast > rules.LOCAL * window.highest(contrast))
+    found = _components(ink, both, contrast, cell)
+    # Candidates, the largest first; the first of equals.
+    chosen = tf.where(tf.reduce_any(found.inner, 1, keepdims=True), found.inner, found.outer)
+    weights = tf.pad(tf.where(chosen, found.weights, 0), [[0, 0], [0, rules.CANDIDATES]])
+    weights, labels = tf.math.top_k(weights, rules.CANDIDATES)
+    distinct = tf.where(weights > 0, _distinct(found, labels, size // 2, cell), 0.0)
+    stands_out = distinct >= rules.FAINTEST
+    there = tf.reduce_any(stands_out, 1)
+    place = tf.argmax(stands_out, 1)
+    best = tf.where(there, tf.gather(distinct, place, batch_dims=1), -1.0)
+    # The first of equals, which is dark ink.
+    kind = tf.argmax(best)
+    parts = _parts(found, kind, labels[kind, place[kind]]) & chosen[kind]
+    digit = tf.gather(tf.pad(parts, [[1, 0]]), found.cells[kind])
+    return _cut(tf.reduce_any(there), digit, ink[kind], contrast[kind], cell)
+
+
+def _cut(
+    there: tf.Tensor, digit: tf.Tensor, ink: tf.Tensor, contrast: tf.Tensor, cell: tf.Tensor
+) -> _Written:
+    """Return what was written in the cells of a digit, bool [rows, columns], and the pixels around."""
+    height, width = tf.shape(ink)[0], tf.shape(ink)[1]
+    # Where there is no digit, anything.
+    top, bottom, left, right = _extent(digit | ~there)
+    box = top * cell, tf.minimum(bottom * cell, height), left * cell, tf.minimum(right * cell, width)
+    # The strokes end a pixel outside; what they are compared with, two cells from there.
+    inner, outer = _around(box, 1), _around(box, 2 * cell + 1)
+    contrast, ink = contrast[outer], ink[outer]
+    rows, columns = (
+        tf.range(side.start, tf.minimum(side.stop, length)) // cell
+        for side, length in zip(outer, (height, width), strict=True)
+    )
+    these = tf.gather(tf.gather(digit, rows), columns, axis=1) & ink
+    near = highest(tf.cast(these, tf.float32), 3, 3) > 0
+    full = tf.maximum(highest(contrast, 4 * cell + 1, 4 * rules.CELL + 1), 1.0)
+    share = tf.cast(contrast, tf.float64) / tf.cast(full, tf.float64)
+    strokes = tf.round(tf.clip_by_value((share - rules.PALE) / (rules.FULL - rules.PALE), 0.0, 1.0) * 255)
+    strokes = tf.where(near, tf.cast(strokes, tf.float32), 0.0)
+    top, left = inner[0].start - outer[0].start, inner[1].start - outer[1].start
+    return _Written(
+        there,
+        strokes[top : top + inner[0].stop - inner[0].start, left : left + inner[1].stop - inner[1].start],
+        tf.stack(box),
+    )
+
+
+def _around(box: tuple[tf.Tensor, ...], margin: tf.Tensor | int) -> tuple[slice, slice]:
+    """Return the rows and columns of a box with a margin."""
+    top, bottom, left, right = box
+    return slice(tf.maximum(0, top - margin), bottom + margin), slice(
+        tf.maximum(0, left - margin), right + margin
+    )
+
+
+class _Components(NamedTuple):
+    """The components of ink, as `client.images.segmentation.Components` has them: for dark and light ink, [2, …].
+
+    `cells` [2, rows, columns] are labels, of each ink from 1; `means` are grey values by cell. By label, from label 1,
+    [2, rows × columns]: the others.
+    """
+
+    cells: tf.Tensor
+    means: tf.Tensor
+    areas: tf.Tensor
+    weights: tf.Tensor
+    greys: tf.Tensor
+    inner: tf.Tensor
+    outer: tf.Tensor
+    boxes: tf.Tensor
+
+
+def _components(ink: tf.Tensor, grey: tf.Tensor, contrast: tf.Tensor, cell: tf.Tensor) -> _Components:
+    inked = tf.cast(ink, tf.float32)
+    height, width = tf.shape(ink)[1], tf.shape(ink)[2]
+    rows, columns = tf.range(height)[:, tf.newaxis], tf.range(width)
+    rim = (rows == 0) | (rows == height - 1) | (columns == 0) | (columns == width - 1)
+    rim = tf.cast(rim, tf.float32) * inked
+    sums = _by_cell([inked, contrast * inked, grey * inked, rim, grey, tf.ones_like(grey)], cell)
+    rows, columns = tf.shape(sums)[2], tf.shape(sums)[3]
+    count = rows * columns
+    cells = _labelled(sums[0] > 0)
+    labels = tf.reshape(cells, [-1])
+    by_cell = tf.stack([tf.reshape(sums[each], [-1]) for each in range(4)], 1)
+    totals = tf.math.unsorted_segment_sum(by_cell, labels, 2 * count + 1)[1:]
+    areas, weights, greys, edges = (tf.reshape(totals[:, each], [2, count]) for each in range(4))
+    places = tf.range(2 * count) % count
+    row, column = cell * (places // columns), cell * (places % columns)
+    ends = tf.stack([-row, row + cell, -column, column + cell], 1)
+    boxes = tf.reshape(tf.math.unsorted_segment_max(ends, labels, 2 * count + 1)[1:], [2, count, 4])
+    # Where there is no such component, the operation's own filling would overflow in differences.
+    boxes = tf.where((areas > 0)[..., tf.newaxis], boxes * [-1, 1, -1, 1], 0)
+    outer = (areas > 0) & (edges > 0)
+    largest = tf.cast(tf.reduce_max(tf.where(outer, areas, 0), 1, keepdims=True), tf.float64)
+    inner = (areas > 0) & (edges == 0) & (tf.cast(areas, tf.float64) > rules.SPECK * largest)
+    # From numbers for both kinds of ink to numbers for each.
+    cells = tf.maximum(cells - tf.stack([0, count])[:, tf.newaxis, tf.newaxis], 0)
+    return _Components(cells, sums[4] // sums[5], areas, weights, greys, inner, outer, boxes)
+
+
+def _by_cell(values: list[tf.Tensor], cell: tf.Tensor) -> tf.Tensor:
+    """Return the sums of values [2, h, w] in each cell, int32 [values, 2, rows, columns]."""
+    all_ = tf.concat(values, 0)
+    padded = tf.pad(all_, [[0, 0], [0, -tf.shape(all_)[1] % cell], [0, -tf.shape(all_)[2] % cell]])
+    height, width = tf.shape(padded)[1], tf.shape(padded)[2]
+    sums = tf.reduce_sum(tf.reshape(padded, [-1, cell, width]), 1)
+    sums = tf.reduce_sum(tf.reshape(sums, [-1, cell]), 1)
+    return tf.cast(tf.reshape(sums, [len(values), 2, height // cell, width // cell]), tf.int32)
+
+
+def _labelled(cells: tf.Tensor) -> tf.Tensor:
+    """Return each cell's component (with its eight neighbours): the highest number of a cell in it, from 1; or 0."""
+    there = tf.cast(cells, tf.int32)
+    numbers = tf.reshape(tf.range(1, tf.size(cells) + 1), tf.shape(cells))
+
+    def grow(labels: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        wide = tf.pad(labels, [[0, 0], [1, 1], [1, 1]])
+        high = tf.maximum(tf.maximum(wide[:, :-2], wide[:, 2:]), wide[:, 1:-1])
+        grown = tf.maximum(tf.maximum(high[..., :-2], high[..., 2:]), high[..., 1:-1]) * there
+        # A cell's label is a cell of its component, whose own label may be higher: no need to walk there.
+        grown = tf.gather(tf.pad(tf.reshape(grown, [-1]), [[1, 0]]), grown)
+        return grown, tf.reduce_any(grown != labels)
+
+    labels, _ = tf.while_loop(lambda _, grows: grows, grow, (numbers * there, tf.constant(True)))
+    return labels
+
+
+def _distinct(found: _Components, labels: tf.Tensor, least: tf.Tensor, cell: tf.Tensor) -> tf.Tensor:
+    """Return by how much components [2, n] are darker than paper: the least of contrast and difference to paper.
+
+    Around is as far as a component is large, and `least` pixels at least; the median of the cells' means, the higher
+    of the two in the middle.
+    """
+    areas, weights, greys = (
+        tf.gather(tf.pad(each, [[0, 0], [0, rules.CANDIDATES]]), labels, batch_dims=1)
+        for each in (found.areas, found.weights, found.greys)
+    )
+    boxes = tf.gather(tf.pad(found.boxes, [[0, 0], [0, rules.CANDIDATES], [0, 0]]), labels, batch_dims=1)
+    top, bottom, left, right = tf.unstack(boxes[..., tf.newaxis], axis=2)
+    margin = tf.maximum(tf.maximum(bottom - top, right - left), least) // cell
+    rows, columns = tf.range(tf.shape(found.means)[1]), tf.range(tf.shape(found.means)[2])
+    within_rows = (rows >= top // cell - margin) & (rows < bottom // cell + margin)
+    within_columns = (columns >= left // cell - margin) & (columns < right // cell + margin)
+    within = within_rows[..., tf.newaxis] & within_columns[:, :, tf.newaxis]
+    kinds = tf.reshape(tf.range(2 * rules.CANDIDATES), [2, rules.CANDIDATES, 1, 1])
+    levels = found.means[:, tf.newaxis] + _LEVELS * kinds
+    counts = tf.math.unsorted_segment_sum(tf.cast(within, tf.int32), levels, 2 * rules.CANDIDATES * _LEVELS)
+    sums = tf.cumsum(tf.reshape(counts, [2, rules.CANDIDATES, _LEVELS]), 2)
+    middle = tf.reduce_sum(tf.cast(sums <= sums[..., -1:] // 2, tf.int32), 2)
+    darker = tf.minimum(middle * areas - greys, weights)
+    return tf.cast(darker, tf.float64) / tf.cast(tf.maximum(areas, 1), tf.float64)
+
+
+def _parts(found: _Components, kind: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+    """Return the labels, bool [rows × columns], of what belongs to the digit whose largest component is `label`."""
+    # Where nothing was found, `label` may be beyond the last one.
+    label = tf.minimum(label, tf.shape(found.areas)[1] - 1)
+    tops, bottoms, lefts, rights = tf.unstack(found.boxes[kind], axis=1)
+    top, bottom, left, right = (each[label] for each in (tops, bottoms, lefts, rights))
+    gaps = [tops - bottom, top - bottoms, lefts - right, left - rights]
+    size = tf.cast(tf.maximum(bottom - top, right - left), tf.float64)
+    near = tf.cast(tf.reduce_max(gaps, 0), tf.float64) <= rules.NEAR * size
+    areas = found.areas[kind]
+    large = tf.cast(areas, tf.float64) >= rules.PART * tf.cast(areas[label], tf.float64)
+    return near & large & (areas > 0)
+
+
+def _as_mnist(strokes: tf.Tensor, contract: Contract, box: int) -> tf.Tensor:
+    """Return strokes float32 [h, w] of 0…255 as MNIST shows a digit, uint8 [height, width, 1] of the contract."""
+    top, bottom, left, right = _extent(strokes > 0)
+    growth = _lacking(strokes > 127, tf.maximum(bottom - top, right - left))
+    padding = [[growth // 2] * 2] * 2
+    thick = tf.cond(growth > 1, lambda: highest(tf.pad(strokes, padding), growth, _PEN), lambda: strokes)
+    return _normalised(thick, contract, box)
+
+
+def _lacking(written: tf.Tensor, longer: tf.Tensor) -> tf.Tensor:
+    """Return the size, odd, of what a pen must have been wider, as `client.images.preprocessing` estimates it."""
+    padded = tf.pad(written, [[1, 1], [1, 1]])
+    rows = tf.math.count_nonzero(padded[1:] != padded[:-1])
+    columns = tf.math.count_nonzero(padded[:, 1:] != padded[:, :-1])
+    outline = tf.cast(tf.maximum(rows + columns, 1), tf.float64)
+    area = tf.cast(tf.math.count_nonzero(written), tf.float64)
+    lacking = rules.STROKE * tf.cast(longer, tf.float64) - 2.5 * area / outline
+    return 2 * tf.maximum(tf.cast(lacking / 2, tf.int32), 0) + 1
+
+
+def _normalised(strokes: tf.Tensor, contract: Contract, box: int) -> tf.Tensor:
+    """Return strokes as a digit of the box's size, by its centre of mass in the middle of the field."""
+    top, bottom, left, right = _extent(strokes > 0)
+    longer = tf.maximum(bottom - top, right - left)
+    # Halves up, in integers.
+    height, width = (
+        tf.maximum(1, (2 * side * box + longer) // (2 * longer)) for side in (bottom - top, right - left)
+    )
+    rows = resampling(bottom - top, 0, bottom - top, height, lanczos)
+    columns = resampling(right - left, 0, right - left, width, lanczos)
+    cropped = tf.cast(strokes[top:bottom, left:right], tf.float64)
+    small = to_pixels(rows @ cropped @ tf.transpose(columns))
+    weights = tf.cast(small, tf.float64)
+    total = tf.reduce_sum(weights)
+    top = _place(tf.reduce_sum(weights, 1), total, contract.height)
+    left = _place(tf.reduce_sum(weights, 0), total, contract.width)
+    padding = [[top, contract.height - height - top], [left, contract.width - width - left]]
+    return tf.pad(small, padding)[..., tf.newaxis]
+
+
+def _place(profile: tf.Tensor, total: tf.Tensor, field: int) -> tf.Tensor:
+    """Return where a digit with this profile begins, so that its centre of mass is in the middle of the field."""
+    size = tf.size(profile)
+    centre = tf.reduce_sum(profile * tf.cast(tf.range(size), tf.float64)) / total
+    start = tf.cast(tf.floor((field - 1) / 2 - centre + NUDGE), tf.int32)
+    # A very lopsided digit stays inside the field rather than in the exact middle.
+    return tf.clip_by_value(start, 0, field - size)
+
+
+def _extent(mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return top, bottom, left and right (bottom and right exclusive) of the true values, int32."""
+    sides = []
+    for axis in (1, 0):
+        found = tf.cast(tf.where(tf.reduce_any(mask, axis))[:, 0], tf.int32)
+        sides += [found[0], found[-1] + 1]
+    return sides[0], sides[1], sides[2], sides[3]

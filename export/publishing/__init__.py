@@ -1,0 +1,1 @@
+"""Publication of a version: built, verified, judged by the gate, stored."""

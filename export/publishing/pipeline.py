@@ -1,0 +1,438 @@
+"""One export: SavedModel and TFLite files built in a stage, verified, judged, then published as a version."""
+
+import contextlib
+import functools
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from tfship.export.conversion import calibration, layer_divergence, selective_quantization
+from tfship.export.conversion.formats import FORMATS, REFERENCE, SERVED_FILE, Format
+from tfship.export.preprocessing import outputs
+from tfship.export.publishing import cards, gate, store, verification
+from tfship.export.publishing.cards import LOG, SAVED_MODEL, ExportCard
+from tfship.export.publishing.gate import Gate, GateCheck
+from tfship.export.runtimes import isolation, tflite_micro
+from tfship.export.runtimes.protocol import DEFAULT_SIGNATURE, Classifier
+from tfship.export.runtimes.saved_model import SavedModel
+from tfship.export.sources.source import Source, any_batch
+from tfship.train.common import environment, interruption, statistics
+from tfship.train.common.errors import ArtifactError, ConversionError, ResultError, UsageError
+from tfship.train.common.files import sha256, stage, write_json
+
+__all__ = ["ExportPlan", "export", "refusal_path"]
+
+# TensorFlow Lite Micro, whose kernels are slow, runs this many evaluation images, or as many as it can in so many
+# seconds; a file whose first takes much longer is too large for it.
+_MICRO_IMAGES, _MICRO_SECONDS, _MICRO_LIMIT = 100, 20.0, 60.0
+# Each interpreter holds the model once more.
+_MOST_INTERPRETERS, _INTERPRETERS_BYTES = 8, 200_000_000
+# A failed format is compared layer by layer on this many images.
+_LAYER_IMAGES = 100
+# The layers in float32 that the terminal names; the card names all.
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """What an export makes of a source, and what must hold.
+
+    `rows` are the formats that are tried, `required` the names of those without which nothing is published.
+    `serves` is the format that `model.tflite` is a copy of; without it the version has no such file, and a server
+    that prefers TFLite takes the first format that was made. With `force`, what isn't blessed is published too, and
+    the card says so. `selective_seconds` bounds the search of the format selective.
+    """
+
+    rows: Sequence[Format]
+    serves: str | None = None
+    required: Sequence[str] = ()
+    gate: Gate = field(default_factory=Gate)
+    force: bool = False
+    selective_seconds: float = selective_quantization.SECONDS
+
+    def __post_init__(self) -> None:
+        """Refuse a format that is needed but isn't among the rows; UsageError."""
+        rows = [row.name for row in self.rows]
+        for flag, names in (("--serve", [self.serves] if self.serves else []), ("--require", self.required)):
+            if missing := [name for name in names if name not in rows]:
+                raise UsageError(
+                    f"{flag} {', '.join(missing)}: not among the formats of --formats, {', '.join(rows)}"
+                )
+
+    @property
+    def obligatory(self) -> list[str]:
+        """The formats without which nothing is published."""
+        return list(dict.fromkeys([*self.required, *([self.serves] if self.serves else [])]))
+
+
+def export(
+    source: Source, models: Path, plan: ExportPlan, say: Callable[[str], None]
+) -> tuple[Path, ExportCard]:
+    """Export `source` as the next version of `models/<its name>` and return its directory and card.
+
+    Every format is loaded back by the runtime that serves it and run over all evaluation images, and the gate
+    judges, before anything is published. A format that can't be written, run or blessed is left out, with the
+    reason in the card. Raises ResultError or ConversionError if the model, its SavedModel or an obligatory format
+    fails (unless forced): nothing is published then, and the record of why lies in `refusal_path`.
+    """
+    name = source.contract.model
+    before = _last_blessed(models / name, source.evaluation.data["sha256"])
+    isolation.start()
+    with store.draft(models / name) as draft, stage(models / name, "conversion") as scratch:
+        scratch.mkdir()
+        refused = refusal_path(models, name)
+        card = _Work(source, draft.folder, scratch, plan, before, refused, say).run()
+        card.write(draft.folder)
+        interruption.check()
+        published = draft.publish()
+        refused.unlink(missing_ok=True)
+        refused.with_suffix(".log").unlink(missing_ok=True)
+        return published, card
+
+
+def refusal_path(models: Path, name: str) -> Path:
+    """Return where the record of the last export of `name` lies that wasn't blessed."""
+    return models / f"{name}.not-blessed.json"
+
+
+class _Work:
+    """An export in progress; `run` does the steps in order."""
+
+    def __init__(
+        self,
+        source: Source,
+        folder: Path,
+        scratch: Path,
+        plan: ExportPlan,
+        before: dict[str, dict[str, Any]],
+        refused: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        from tfship.export.conversion.converter import TFLite
+
+        self._source, self._folder, self._plan, self._before = source, folder, plan, before
+        self._refused, self._say = refused, say
+        self._name = source.contract.model
+        self._contract = source.contract
+        self._pixels = source.evaluation.pixels
+        self._truth = source.evaluation.truth if source.evaluation.labelled else None
+        self._artefacts: list[dict[str, Any]] = []
+        self._checks: list[GateCheck] = []
+        self._seconds: dict[str, float] = {}
+        self._unconverted: dict[str, str] = {}
+        self._withheld: dict[str, str] = {}
+        self._layers: dict[str, list[dict[str, Any]]] = {}
+        # A model of another precision is exported in float32, which rounds otherwise.
+        self._exact = source.precision == "float32"
+        self._calibration = calibration.write(source.calibration, scratch)
+        self._log = folder / LOG
+        self._isolation = isolation.Isolation(self._log)
+        self._tflite = TFLite(
+            source.exported,
+            source.tracked,
+            source.contract,
+            self._calibration,
+            scratch,
+            self._isolation,
+            source.batch,
+        )
+
+    def run(self) -> ExportCard:
+        """Build, verify and judge everything, and return the card, not yet written."""
+        source, plan = self._source, self._plan
+        with self._step("original"):
+            self._reference = source.predict(self._pixels)
+            self._accuracy = self._judged()
+        self._refuse_unless(self._checks, "the model itself fails")
+        with self._step(SAVED_MODEL):
+            warmed = self._saved_model()
+        self._refuse_unless(
+            [each for each in self._checks if each.format == SAVED_MODEL], "the SavedModel fails"
+        )
+        for row in plan.rows:
+            self._made(row)
+        self._contract = replace(self._contract, tflite_batch=self._tflite.batch)
+        self._refuse_without()
+        serves = plan.serves or self._first_made()
+        if plan.serves:
+            shutil.copyfile(self._folder / FORMATS[serves].file, self._folder / SERVED_FILE)
+        self._contract.write(self._folder)
+        blessing = gate.record(plan.gate, self._published_checks(), forced=plan.force)
+        for line in gate.warnings(self._artefacts):
+            self._say(f"warning: {self._name} {line}")
+        return ExportCard(
+            model=self._name,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            keras_sha256=source.sha256,
+            request=source.request,
+            classes=list(self._contract.labels),
+            data=source.evaluation.data,
+            calibration=source.calibrated_with,
+            equalized=source.equalized,
+            keras_accuracy=self._accuracy,
+            artefacts=self._artefacts,
+            unconverted=self._unconverted,
+            withheld=self._withheld,
+            serves=serves,
+            warmup=warmed,
+            blessing=blessing,
+            layers=self._layers,
+            seconds=self._seconds,
+            files=cards.listing(self._folder),
+            environment=environment.describe(),
+            detected=source.detected,
+        )
+
+    def _judged(self) -> dict[str, Any]:
+        """Return the model's own accuracy, and add its checks; None for its value where no labels are known."""
+        if self._truth is None:
+            return {"value": None, "images": len(self._pixels)}
+        decided = outputs.decisions(self._reference, several=self._source.several)
+        accuracy: dict[str, Any] = statistics.accuracy(decided.ravel(), self._truth.ravel())
+        if self._source.several:
+            accuracy["mean_average_precision"] = statistics.average_precision(self._reference, self._truth)
+        self._checks += self._plan.gate.model_checks(accuracy, statistics.chance_p(decided, self._truth))
+        return accuracy
+
+    def _saved_model(self) -> list[str]:
+        """Write, warm up and verify the SavedModel; return the signatures that its warm-up requests call."""
+        from tfship.export.conversion import saved_model_writer
+        from tfship.export.publishing import signature_checks, warmup_requests
+
+        source, contract = self._source, self._contract
+        saved_model_writer.to_saved_model(
+            any_batch(source.exported, source.batch), source.tracked, contract, self._folder
+        )
+        contract.write(self._folder)
+        files = [path for path in self._folder.rglob("*") if path.is_file()]
+        requests = signature_checks.requests(contract, self._pixels)
+        # TensorFlow Serving fails on requests for signatures that a TFLite file lacks.
+        only = [DEFAULT_SIGNATURE] if self._plan.serves else list(requests)
+        warmup_requests.write(self._folder, self._name, signature_checks.warm_up(contract, requests, only))
+        runtime = SavedModel(self._folder)
+        with contextlib.closing(Classifier(runtime, str(self._folder))) as target:
+            signature_checks.check(source, runtime, requests)
+            warmed = warmup_requests.replay(self._folder, runtime)
+            self._verify(SAVED_MODEL, sorted(files), [target], exact=self._exact, extra={})
+        return warmed
+
+    def _made(self, row: Format) -> None:
+        """Write, verify and judge one TFLite format; leave it out, with the reason, if any of it fails."""
+        path = self._folder / row.file
+        checked = len(self._checks)
+        try:
+            with self._step(row.name):
+                self._format(row)
+        except (ArtifactError, ResultError) as error:
+            interruption.check()  # Ctrl-C reaches child processes, too
+            path.unlink(missing_ok=True)
+            reason = str(error).removeprefix(f"{row.name}: ").removeprefix(f"{self._name} {row.name}: ")
+            self._unconverted[row.name] = reason
+            self._say(f"{self._name} {row.name}: left out: {reason}")
+            return
+        failed = [check for check in self._checks[checked:] if not check.passed]
+        if not failed:
+            return
+        self._layers |= self._diagnosed(row)
+        if self._plan.force:
+            return
+        reason = "; ".join(
+            [*(check.text().removeprefix(f"{row.name}: ") for check in failed), *self._astray(row)]
+        )
+        self._withheld[row.name] = reason
+        self._artefacts = [each for each in self._artefacts if each["format"] != row.name]
+        path.unlink()
+        self._say(f"{self._name} {row.name}: withheld: {reason}")
+
+    def _published_checks(self) -> list[GateCheck]:
+        return [check for check in self._checks if check.format not in self._withheld]
+
+    def _first_made(self) -> str:
+        """Return the first format that was made, in the order of the table; empty if none was."""
+        made = [each["format"] for each in self._artefacts]
+        return next((name for name in FORMATS if name in made), "")
+
+    def _refuse_unless(self, checks: Sequence[GateCheck], what: str) -> None:
+        failed = [check.text() for check in checks if not check.passed]
+        if failed and not self._plan.force:
+            self._refuse(f"{what}: {'; '.join(failed)}", "--force publishes nonetheless and records it")
+
+    def _refuse_without(self) -> None:
+        """Refuse if an obligatory format was left out."""
+        for name in self._plan.obligatory:
+            if reason := self._unconverted.get(name):
+                raise ConversionError(
+                    f"{self._name}: {name} is required but can't be made ({reason}); nothing was published; leave it "
+                    "out of --require and --serve"
+                )
+            if reason := self._withheld.get(name):
+                self._refuse(
+                    f"{name} is required but withheld: {reason}",
+                    "leave it out of --require and --serve, or publish it by --force, which records it",
+                )
+
+    def _refuse(self, why: str, remedy: str) -> NoReturn:
+        """End the export and leave the record of why."""
+        record = gate.record(self._plan.gate, self._checks, forced=False)
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        about = {"model": self._name, "created": created, "layers": self._layers, "withheld": self._withheld}
+        write_json(self._refused, {**record, **about})
+        if self._log.is_file():
+            self._log.replace(self._refused.with_suffix(".log"))
+        raise ResultError(
+            f"{self._name}: not blessed, so nothing was published: {why} ({self._refused}); {remedy}"
+        )
+
+    def _format(self, row: Format) -> None:
+        """Write and verify one TFLite format."""
+        path = self._folder / row.file
+        path.parent.mkdir(exist_ok=True)
+        extra: dict[str, Any] = {}
+        if row.selective:
+            extra["float_layers"], calibrated = self._selective(path)
+        else:
+            calibrated = self._tflite.write(row, path)
+        if row.calibrated and self._source.calibration is not None:
+            extra["calibration_images"] = calibrated
+            if calibrated < (there := len(self._source.calibration)):
+                self._say(
+                    f"{self._name} {row.name}: calibrated with {calibrated} of {there} images; more take too long"
+                )
+        if row.integer and tflite_micro.AVAILABLE:
+            extra["micro"] = self._micro(row)
+        self._verify(row.name, [path], self._opened(row), exact=row.exact and self._exact, extra=extra)
+
+    def _selective(self, path: Path) -> tuple[list[str], int]:
+        """Write the format selective; return its layers in float32 and the number of calibration images."""
+        reference = self._folder / FORMATS[REFERENCE].file
+        if self._calibration is None or not reference.is_file():
+            raise ConversionError(f"{path.stem}: needs the format {REFERENCE} beside it, and --calibration")
+        kept, calibrated = selective_quantization.write(
+            self._isolation,
+            reference,
+            self._calibration,
+            self._contract,
+            path,
+            self._source.layers,
+            self._plan.selective_seconds,
+        )
+        named = ", ".join(kept[:_NAMED]) + (f" and {len(kept) - _NAMED} more" if len(kept) > _NAMED else "")
+        self._say(f"{self._name} {path.stem}: {named or 'no layer'} kept in float32")
+        return kept, calibrated
+
+    def _micro(self, row: Format) -> dict[str, Any]:
+        """Run some images in TensorFlow Lite Micro and compare with LiteRT; a file it can't run is no failure."""
+        path, target = self._folder / row.file, verification.open_tflite(self._folder, row)
+        pixels = self._pixels[:_MICRO_IMAGES]
+        tensors = target.prepare(pixels if target.takes_pixels else self._contract.scale(pixels))
+        run = functools.partial(self._isolation.run, tflite_micro.NAME, seconds=_MICRO_LIMIT, about=row.name)
+        try:
+            found = run(tflite_micro.predict, path, tensors, _MICRO_SECONDS).argmax(1)
+            expected = target.infer(tensors[: len(found)]).argmax(1)
+            agreement = float(np.mean(found == expected))
+            arena = run(tflite_micro.arena, path)
+            return {"arena_bytes": arena, "agreement": agreement, "images": len(found)}
+        except ArtifactError as error:
+            return {"refused": str(error)}
+        finally:
+            target.close()
+
+    def _opened(self, row: Format) -> list[Classifier]:
+        # An interpreter runs one inference at a time; together they use the whole processor.
+        size = (self._folder / row.file).stat().st_size
+        count = min(os.cpu_count() or 1, _MOST_INTERPRETERS, max(1, _INTERPRETERS_BYTES // size))
+        return [verification.open_tflite(self._folder, row) for _ in range(count)]
+
+    def _verify(
+        self,
+        format_name: str,
+        files: list[Path],
+        targets: Sequence[Classifier],
+        *,
+        exact: bool,
+        extra: dict[str, Any],
+    ) -> None:
+        label = f"{self._name} {format_name}"
+        with contextlib.ExitStack() as stack:
+            for target in targets:
+                stack.callback(target.close)
+            scale = (lambda pixels: pixels) if targets[0].takes_pixels else self._contract.scale
+            scores = verification.predict_all(targets, self._pixels, f"{label}: verifying", scale)
+        figures = verification.compare(
+            label, scores, self._reference, self._truth, several=self._source.several
+        )
+        self._checks += self._plan.gate.checks(
+            format_name,
+            exact=exact,
+            figures=figures,
+            reference=None if self._truth is None else self._accuracy,
+            blessed=self._before.get(format_name),
+        )
+        self._artefacts.append(
+            {
+                "format": format_name,
+                "files": [path.relative_to(self._folder).as_posix() for path in files],
+                "bytes": sum(path.stat().st_size for path in files),
+                "sha256": sha256(*files),
+                **figures,
+                **extra,
+            }
+        )
+
+    def _diagnosed(self, row: Format) -> dict[str, list[dict[str, Any]]]:
+        """Return the layer by layer report of a format that failed a check, by its name."""
+        reference = self._folder / FORMATS[REFERENCE].file
+        if not reference.is_file() or row.name == REFERENCE:
+            return {}
+        try:
+            found = self._isolation.run(
+                "LiteRT",
+                layer_divergence.compare,
+                reference,
+                self._folder / row.file,
+                self._pixels[:_LAYER_IMAGES],
+                self._contract,
+                self._source.layers,
+                about=f"{row.name} by layers",
+            )
+        except ArtifactError:
+            return {}
+        return {row.name: [each.describe() for each in found]}
+
+    def _astray(self, row: Format) -> list[str]:
+        """Return in words where a format begins to diverge, nothing if that isn't known."""
+        first = next((each for each in self._layers.get(row.name, []) if each["diverges"]), None)
+        return (
+            [
+                f"{first['operator']} {first['name']} is the first whose output diverges ({first['snr_db']:.0f} dB)"
+            ]
+            if first
+            else []
+        )
+
+    @contextlib.contextmanager
+    def _step(self, label: str) -> Iterator[None]:
+        interruption.check()
+        start = time.perf_counter()
+        yield
+        self._seconds[label] = round(time.perf_counter() - start, 2)
+        self._say(f"{self._name} {label}: written and verified in {self._seconds[label]:.1f} s")
+
+
+def _last_blessed(base: Path, data_sha256: str) -> dict[str, dict[str, Any]]:
+    """Return the accuracy by format of the highest blessed version that was verified on the same images."""
+    for path in reversed(store.versions(base).values()):
+        try:
+            card = cards.read(path)
+        except ArtifactError:
+            continue
+        if card.blessing["blessed"] and card.data["sha256"] == data_sha256:
+            return {each["format"]: each["accuracy"] for each in card.artefacts if each["accuracy"]}
+    return {}

@@ -1,0 +1,113 @@
+"""Run SavedModels with TensorFlow, loaded as TensorFlow Serving's own loader does it: into a session."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from tfship.export.runtimes.protocol import Signature, TensorSpec
+from tfship.train.common import tensorflow_loader
+from tfship.train.common.errors import ArtifactError
+
+__all__ = ["SavedModel"]
+
+
+class SavedModel:
+    """A SavedModel directory, loaded; a `Runtime`.
+
+    `threads` is the size of both of TensorFlow's thread pools (0: what `config` says, or else one per core),
+    `tags` are those of the graph that is loaded, and `config` is a serialised ConfigProto for the session. Raises
+    ArtifactError if the directory is no SavedModel with these tags or can't be loaded, or where there is no
+    TensorFlow.
+    """
+
+    def __init__(
+        self, path: Path, threads: int = 0, *, tags: Sequence[str] = ("serve",), config: bytes = b""
+    ) -> None:
+        if not (path / "saved_model.pb").is_file():
+            raise ArtifactError(
+                f"{path}: holds no saved_model.pb; expected a version directory of `tfship export`"
+            )
+        try:
+            tf = tensorflow_loader.tensorflow()
+        except ImportError as error:
+            raise ArtifactError(
+                f"{path}: a SavedModel needs TensorFlow, which can't be imported ({error}); install it, or serve a "
+                "version's TFLite file with --prefer_tflite_model"
+            ) from error
+        self._errors = tf.errors
+        options = tf.compat.v1.ConfigProto.FromString(config)
+        options.use_per_session_threads = True
+        if threads:
+            options.intra_op_parallelism_threads = options.inter_op_parallelism_threads = threads
+        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=options)
+        try:
+            with self._translated(ArtifactError, f"{path}: TensorFlow can't load it"):
+                graph = tf.compat.v1.saved_model.loader.load(self._session, list(tags), str(path))
+            self._signatures = {name: _signature(each) for name, each in graph.signature_def.items()}
+            self._callables: dict[str, Any] = {}
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """All signatures, the loader's own `__saved_model_init_op` among them, as TF Serving lists them."""
+        return self._signatures
+
+    def run(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """See `Runtime.run`."""
+        feeds = [inputs[name] for name in self._signatures[signature].inputs]
+        with self._translated(ValueError, None):
+            # Made when it is needed: each optimises its graph anew, which takes seconds, and few models are asked
+            # for every signature. Of two threads that make the same one at a time, one is in vain.
+            call = self._callables.get(signature)
+            if call is None:
+                call = self._callables.setdefault(signature, self._callable(self._signatures[signature]))
+            outputs = call(*feeds)
+        return dict(zip(self._signatures[signature].outputs, outputs, strict=True))
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        self._session.close()
+
+    def _callable(self, signature: Signature) -> Any:
+        from tensorflow.core.protobuf import config_pb2
+
+        # The public `make_callable` goes through `Session.run`, which is several times slower and refuses
+        # shapes that TensorFlow Serving takes. This is what Keras' own `function` is built on.
+        options = config_pb2.CallableOptions()
+        options.feed.extend(spec.name for spec in signature.inputs.values())
+        options.fetch.extend(spec.name for spec in signature.outputs.values())
+        # In the thread that calls: handing a small model over to a pool takes longer than running it.
+        options.run_options.inter_op_thread_pool = -1
+        return self._session._make_callable_from_options(options)
+
+    @contextlib.contextmanager
+    def _translated(self, error_type: type[Exception], where: str | None) -> Iterator[None]:
+        try:
+            yield
+        except self._errors.OpError as error:
+            raise error_type(f"{where} ({error.message})" if where else error.message) from error
+        except UnicodeDecodeError as error:
+            # TensorFlow's words, which quote an input that isn't text; they aren't an OpError then.
+            words = error.object.decode(errors="replace")
+            raise error_type(f"{where} ({words})" if where else words) from error
+        except (RuntimeError, OSError) as error:
+            raise error_type(f"{where} ({error})" if where else str(error)) from error
+
+
+def _signature(definition: Any) -> Signature:
+    return Signature(
+        {name: _spec(info) for name, info in definition.inputs.items()},
+        {name: _spec(info) for name, info in definition.outputs.items()},
+        definition.method_name,
+    )
+
+
+def _spec(info: Any) -> TensorSpec:
+    shape = info.tensor_shape
+    sizes = None if shape.unknown_rank else tuple(each.size for each in shape.dim)
+    return TensorSpec(info.name, info.dtype, sizes)

@@ -1,0 +1,1 @@
+"""What is exported: the digit networks, and users' own models with their evaluation data."""

@@ -1,0 +1,138 @@
+"""Start the model server.
+
+tfship serve                                  all models in the folder models: REST on 8501, gRPC on 8500
+tfship serve --model_base_path=models/nn      one of them, gRPC only, as tensorflow_model_server does
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tfship.serving.models import config
+from tfship.serving.server import flags
+from tfship.serving.server.model_server import ModelServer, Settings
+from tfship.serving.server.settings import Limits
+from tfship.serving.server.sockets import allow_connections, bracketed
+from tfship.train.common import cli, files
+from tfship.train.common.errors import UsageError
+
+log = logging.getLogger("tfship.serving")
+# How long a signal that another thread has taken may go unnoticed.
+_SIGNAL_SECONDS = 1.0
+_MODELS, _REST_PORT = Path("models"), 8501
+
+
+class _Stopped(BaseException):
+    """SIGTERM or SIGINT came; no Exception, so that nothing on the way takes it for an error."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve what `model_server` does; if no model is named, all that are in the folder `models`, over REST, too."""
+    options = flags.parse(argv)
+    if options.model_base_path or options.model_config_file:
+        return _serve(options, _models(options))
+    options.rest_api_port = options.rest_api_port or _REST_PORT
+    return _serve(options, config.models_in(_MODELS))
+
+
+def model_server(argv: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT, and return 0 when the requests in flight are answered."""
+    options = flags.parse(argv)
+    return _serve(options, _models(options))
+
+
+def _serve(options: argparse.Namespace, models: Any) -> int:
+    for line in flags.ignored(options):
+        print(line)
+    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.WARNING)
+    log.setLevel(logging.INFO)
+    # A log that can't be written, on a full disk or to a closed pipe, is no reason to stop, nor for more messages.
+    logging.raiseExceptions = False
+    settings = _within_limits(flags.settings(options))
+    server = ModelServer(models, settings)
+    ready_file: Path | None = options.ready_file
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _stop)
+    try:
+        server.start()
+        _announce(server, settings, models.model_config_list.config[0].name)
+        if ready_file:
+            _write(ready_file, server, options.host)
+        log.info("ready")
+        # With a timeout: a signal that comes just before the wait, or to another thread, doesn't end it.
+        never = threading.Event()
+        while not never.wait(_SIGNAL_SECONDS):
+            pass
+    except _Stopped:
+        log.info("stopping: requests in flight have %g s", options.shutdown_grace_seconds)
+    finally:
+        if ready_file:
+            with contextlib.suppress(OSError):
+                ready_file.unlink()
+        server.stop(options.shutdown_grace_seconds)
+    return 0
+
+
+def _stop(*_: object) -> None:
+    # A second signal ends the process at once, whatever the first is still waiting for.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise _Stopped
+
+
+def _within_limits(settings: Settings) -> Settings:
+    wanted = settings.limits.connections
+    allowed = allow_connections(wanted)
+    if allowed < wanted != Limits.connections:
+        log.warning("--max_connections=%d: %d fit into the limit of open files (ulimit -n)", wanted, allowed)
+    return replace(settings, limits=replace(settings.limits, connections=allowed))
+
+
+def _write(ready_file: Path, server: ModelServer, host: str) -> None:
+    ports = {"grpc_port": server.grpc_port, "rest_port": server.rest_port}
+    try:
+        files.write_json(ready_file, {"host": host, **ports, "pid": os.getpid()})
+    except OSError as error:
+        raise UsageError(f"--ready_file={ready_file}: can't be written ({error.strerror})") from None
+
+
+def _models(options: argparse.Namespace) -> Any:
+    if options.model_config_file:
+        if options.model_base_path:
+            # As in TensorFlow Serving, whose container always passes both.
+            log.info("--model_base_path and --model_name are ignored: --model_config_file is set")
+        return config.read_config(options.model_config_file)
+    if not options.model_base_path:
+        raise UsageError(
+            "no model: pass --model_base_path=DIR (such as models/nn) or --model_config_file=FILE"
+        )
+    return config.one_model(options.model_name, options.model_base_path)
+
+
+def _announce(server: ModelServer, settings: Settings, model: str) -> None:
+    host = bracketed(settings.host)
+    tls = ", TLS" if settings.tls else ""
+    if server.grpc_port:
+        log.info(f"gRPC: {host}:{server.grpc_port}{tls}")
+    if settings.grpc_socket:
+        one = f", by one of {settings.workers} workers" if settings.workers > 1 else ""
+        log.info(f"gRPC: unix:{settings.grpc_socket}{tls}{one}")
+    if server.rest_port:
+        url = f"{'https' if settings.tls else 'http'}://{host}:{server.rest_port}"
+        log.info(f"REST: {url}")
+        log.info(f"  try: curl {url}/v1/models/{model}")
+    else:
+        log.info("REST: off; --rest_api_port=8501 opens it")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(model_server))

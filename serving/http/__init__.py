@@ -1,0 +1,1 @@
+"""TensorFlow Serving's REST API over HTTP/1.1."""

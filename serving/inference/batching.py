@@ -1,0 +1,196 @@
+"""Requests that are run together: merged along the tensors' first dimension, and their answers taken apart again.
+
+By the rules of TensorFlow Serving's `batching_session.cc`, with its error messages. Where requests that can't be
+merged make each other fail there, they are run apart here.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfship.export.runtimes.protocol import Runtime, Signature, TensorSpec
+from tfship.serving.inference.batching_config import BatchingParameters
+from tfship.serving.inference.execution import DEADLINE, Tensors
+from tfship.serving.inference.scheduler import BatchQueue, BatchScheduler, Task
+from tfship.serving.protos.status import Code, StatusError, invalid
+
+__all__ = ["BatchRun", "BatchedRuntime", "Observer"]
+
+
+@dataclass(frozen=True)
+class BatchRun:
+    """What is told of each run of a model: how long each of its requests was queued, and the size of the batch.
+
+    `queued_seconds` is empty where requests are run again, by themselves, because they failed together. The model
+    was given `rows` rows and `padding` more.
+    """
+
+    thread_pool_name: str
+    queued_seconds: tuple[float, ...]
+    rows: int
+    padding: int
+
+
+# Called from the threads that run batches, before the model is run; must not raise.
+Observer = Callable[[BatchRun], None]
+
+
+class BatchedRuntime:
+    """A `Runtime` that merges the requests to another, which it owns.
+
+    Signatures are batched if all their inputs have a free first dimension. A request waits until its batch is run,
+    or until `execution.DEADLINE`. Besides what the other one raises, `run` raises StatusError.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        parameters: BatchingParameters,
+        scheduler: BatchScheduler,
+        observe: Observer | None = None,
+    ) -> None:
+        self._runtime = runtime
+        self._parameters = parameters
+        self._thread_pool_name = scheduler.name
+        self._observe = observe
+        self._queues = {
+            name: BatchQueue(scheduler, parameters, functools.partial(self._process, name))
+            for name, signature in runtime.signatures.items()
+            if _can_be_batched(signature)
+        }
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """The other runtime's."""
+        return self._runtime.signatures
+
+    def run(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> Tensors:
+        """See `Runtime.run`."""
+        queue = self._queues.get(signature)
+        rows = _rows(inputs) if queue else 0
+        if not queue or not rows:
+            return self._runtime.run(signature, inputs)
+        pad, deadline = self._parameters.pad_variable_length_inputs, DEADLINE.get()
+        pieces = queue.run(self._key(signature, inputs, pad=pad), dict(inputs), rows, deadline)
+        if pad and len({tuple(each.shape[1:] for each in piece.values()) for piece in pieces}) > 1:
+            # The pieces met different requests, and were padded to different lengths; those of its own shape don't.
+            pieces = queue.run(self._key(signature, inputs, pad=False), dict(inputs), rows, deadline)
+        if len(pieces) == 1:
+            return pieces[0]
+        return {name: np.concatenate([each[name] for each in pieces]) for name in pieces[0]}
+
+    def close(self) -> None:
+        """Run what is queued, then free the model's memory."""
+        for queue in self._queues.values():
+            queue.close()
+        self._runtime.close()
+
+    def _key(self, signature: str, inputs: Mapping[str, NDArray[Any]], *, pad: bool) -> Hashable:
+        """Return what requests that can be merged have in common."""
+        specs = self._runtime.signatures[signature].inputs
+        return tuple(
+            (tensor.dtype, *(_fixed(tensor.shape, specs[name]) if pad and tensor.size else tensor.shape[1:]))
+            for name, tensor in sorted(inputs.items())
+        )
+
+    def _process(self, signature: str, tasks: Sequence[Task]) -> None:
+        now = time.monotonic()
+        queued = tuple(now - task.queued_at for task in tasks)
+        tasks = [task for task in tasks if not task.expire()]
+        error = self._run(signature, tasks, queued) if tasks else None
+        if error and len(tasks) == 1:
+            tasks[0].fail(error)
+        elif error:
+            # One by one, so that whichever is to blame fails alone.
+            for task in tasks:
+                if not task.expire() and (error := self._run(signature, [task])):
+                    task.fail(error)
+
+    def _run(
+        self, signature: str, tasks: Sequence[Task], queued_seconds: tuple[float, ...] = ()
+    ) -> Exception | None:
+        """Run tasks together and end them; or return why that failed, and leave them as they are."""
+        rows = sum(task.rows for task in tasks)
+        padding = self._parameters.padding(rows)
+        if self._observe:
+            self._observe(BatchRun(self._thread_pool_name, queued_seconds, rows, padding))
+        try:
+            outputs = self._runtime.run(signature, _merged([task.inputs for task in tasks], padding))
+            _check_rows(self._runtime.signatures[signature], outputs, rows + padding)
+        except Exception as error:  # noqa: BLE001 - it is raised where the request came from
+            return error
+        begin = 0
+        for task in tasks:
+            end = begin + task.rows
+            task.succeed({name: each[begin:end] for name, each in outputs.items()})
+            begin = end
+        return None
+
+
+def _can_be_batched(signature: Signature) -> bool:
+    shapes = [spec.shape for spec in signature.inputs.values()]
+    return bool(shapes) and all(shape is None or shape[:1] == (-1,) for shape in shapes)
+
+
+def _rows(inputs: Mapping[str, NDArray[Any]]) -> int:
+    """Return the first dimension, which all inputs must have in common."""
+    if not all(tensor.ndim for tensor in inputs.values()):
+        raise invalid("Batching Run() input tensors must have at least one dimension")
+    rows, *others = {len(tensor) for tensor in inputs.values()}
+    if others:
+        raise invalid("Batching Run() input tensors must have equal 0th-dimension size")
+    return rows
+
+
+def _fixed(shape: tuple[int, ...], spec: TensorSpec) -> tuple[int | None, ...]:
+    """Return the dimensions but the first that padding must leave as they are, None for the others."""
+    if spec.shape is None:
+        return (None,) * (len(shape) - 1)
+    if len(shape) != len(spec.shape):
+        return shape[1:]
+    return tuple(None if free == -1 else size for size, free in zip(shape[1:], spec.shape[1:], strict=True))
+
+
+def _merged(requests: Sequence[Tensors], padding: int) -> Tensors:
+    """Return the inputs of a batch, and `padding` more rows, which repeat the last request's first.
+
+    Where the other dimensions differ, each request's tensor is filled up to the largest with its own first value.
+    """
+    if len(requests) == 1 and not padding:
+        return requests[0]
+    merged = {}
+    for name in requests[0]:
+        tensors = [request[name] for request in requests]
+        sizes = tuple(map(max, zip(*(tensor.shape[1:] for tensor in tensors), strict=True)))
+        rows = sum(map(len, tensors))
+        whole = np.empty((rows + padding, *sizes), tensors[0].dtype)
+        begin = 0
+        for tensor in tensors:
+            place = whole[begin : begin + len(tensor)]
+            if tensor.shape != place.shape:
+                place.fill(tensor.flat[0])
+            place[tuple(map(slice, tensor.shape))] = tensor
+            begin += len(tensor)
+        # A slice, and not a row: numpy would shorten a single string that ends in zeros.
+        first = rows - len(tensors[-1])
+        whole[rows:] = whole[first : first + 1]
+        merged[name] = whole
+    return merged
+
+
+def _check_rows(signature: Signature, outputs: Tensors, rows: int) -> None:
+    for name in sorted(outputs, key=lambda name: signature.outputs[name].name):
+        shape = np.shape(outputs[name])
+        if not shape:
+            raise StatusError(Code.FAILED_PRECONDITION, "Batched output tensor has 0 dimensions")
+        if shape[0] != rows:
+            raise StatusError(
+                Code.FAILED_PRECONDITION,
+                "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the "
+                "input tensors",
+            )

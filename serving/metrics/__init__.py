@@ -1,0 +1,1 @@
+"""Metrics, and the text format in which Prometheus reads them."""

@@ -1,0 +1,152 @@
+"""Which models to serve: flags or a `--model_config_file` to a checked ModelServerConfig."""
+
+import re
+from collections.abc import Container, Mapping
+from pathlib import Path
+from typing import Any
+
+from tfship.export.publishing import store
+from tfship.serving.protos import config_messages
+from tfship.serving.protos.messages import model_server_config_pb2
+from tfship.serving.protos.status import invalid
+from tfship.train.common.errors import UsageError
+
+__all__ = ["check_request", "models_in", "one_model", "parse_config", "read_config"]
+
+PLATFORM = "tensorflow"
+_URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+
+
+def one_model(name: str, base_path: str) -> Any:
+    """Return the ModelServerConfig of `--model_name` and `--model_base_path`. Raises UsageError."""
+    return _of({name: base_path}, "--model_base_path")
+
+
+def models_in(folder: Path) -> Any:
+    """Return the ModelServerConfig of all servables in a folder. Raises UsageError if there is none."""
+    names = store.servables(folder)
+    if not names:
+        raise UsageError(
+            f"no model: {folder} holds no exported version; run `tfship export` first, or pass --model_base_path=DIR "
+            "or --model_config_file=FILE"
+        )
+    return _of({name: str(folder / name) for name in names}, str(folder))
+
+
+def _of(base_paths: Mapping[str, str], source: str) -> Any:
+    config = model_server_config_pb2.ModelServerConfig()
+    for name, base_path in base_paths.items():
+        config.model_config_list.config.add(name=name, base_path=base_path, model_platform=PLATFORM)
+    _check(config, source)
+    return config
+
+
+def read_config(path: Path) -> Any:
+    """Return the ModelServerConfig in the text file `path`, base paths made absolute. Raises UsageError."""
+    flag = "--model_config_file"
+    return parse_config(config_messages.read_text(path, flag), f"{flag}: {path}")
+
+
+def parse_config(text: str, source: str) -> Any:
+    """Return the ModelServerConfig in `text`, a text protobuf. Raises UsageError, which names `source`."""
+    if not text.strip():
+        raise UsageError(f"{source}: is empty; expected model_config_list {{ config {{ … }} }}")
+    config = config_messages.parse(text, model_server_config_pb2.ModelServerConfig, source)
+    _check(config, source)
+    return config
+
+
+def check_request(config: Any, known: Container[str] = ()) -> None:
+    """Check a ModelServerConfig that came by HandleReloadConfigRequest, where `known` models are served already.
+
+    Its base paths must be absolute: whoever sends it needn't know this server's working directory. Raises
+    StatusError.
+    """
+    if config.WhichOneof("config") != "model_config_list":
+        raise invalid(
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
+            "supported"
+        )
+    names = set()
+    for model in config.model_config_list.config:
+        if model.name in names:
+            raise invalid(_twice(model))
+        names.add(model.name)
+        if not model.model_platform and not model.model_type:
+            raise invalid(_no_platform(model))
+        if not _URI.match(model.base_path) and not Path(model.base_path).is_absolute():
+            raise invalid(
+                f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
+            )
+        if model.model_platform not in ("", PLATFORM):
+            if model.name not in known:
+                raise invalid(_unsupported(model))
+            raise invalid(
+                f"Illegal to change a model's platform. For model {model.name} platform was {PLATFORM} and new "
+                f"platform requested is {model.model_platform}"
+            )
+        try:
+            _check_model(model, "reload")
+        except UsageError as error:
+            raise invalid(str(error)) from None
+
+
+def _check(config: Any, source: str) -> None:
+    if config.WhichOneof("config") == "custom_model_config":
+        raise UsageError(f"{source}: custom_model_config is not supported; expected model_config_list")
+    names = set()
+    for model in config.model_config_list.config:
+        _check_model(model, source)
+        if model.name in names:
+            raise UsageError(f"{source}: {_twice(model)}")
+        names.add(model.name)
+        # TensorFlow Serving refuses relative paths; resolving them lets a config file travel with its models.
+        model.base_path = str(Path(model.base_path).absolute())
+    if not names:
+        raise UsageError(f"{source}: lists no model; expected model_config_list {{ config {{ … }} }}")
+
+
+def _check_model(model: Any, source: str) -> None:
+    if not model.name:
+        raise UsageError(f"{source}: a model has no name")
+    where = f"{source}: model {model.name}"
+    if not model.base_path:
+        raise UsageError(f"{where}: has no base_path")
+    if "\0" in model.base_path:
+        raise UsageError(f"{where}: base_path {model.base_path!r} holds a NUL, which no path does")
+    if _URI.match(model.base_path):
+        raise UsageError(
+            f"{where}: base_path {model.base_path} is remote; only local directories are supported"
+        )
+    tensorflow_type = model_server_config_pb2.ModelType.Value("TENSORFLOW")
+    if not model.model_platform and not model.model_type:
+        raise UsageError(f'{source}: {_no_platform(model)}; expected model_platform: "{PLATFORM}"')
+    if model.model_platform and model.model_type:
+        raise UsageError(
+            f"{where}: sets both model_platform and the deprecated model_type; keep model_platform"
+        )
+    if model.model_platform != PLATFORM and model.model_type != tensorflow_type:
+        raise UsageError(f'{source}: {_unsupported(model)}; expected "{PLATFORM}"')
+    if model.HasField("logging_config"):
+        raise UsageError(f"{where}: logging_config is not supported by this server yet; remove it")
+    policy = model.model_version_policy
+    if policy.WhichOneof("policy_choice") == "specific" and not policy.specific.versions:
+        raise UsageError(f"{where}: model_version_policy.specific lists no versions")
+
+
+# TensorFlow Serving's words, at the start and for a reload.
+
+
+def _twice(model: Any) -> str:
+    return f"Illegal to list model {model.name} multiple times in config list"
+
+
+def _no_platform(model: Any) -> str:
+    return (
+        "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform, "
+        f"model name is {model.name}"
+    )
+
+
+def _unsupported(model: Any) -> str:
+    return f"Model {model.name} requests unsupported platform {model.model_platform}"

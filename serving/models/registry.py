@@ -1,0 +1,148 @@
+"""The versions loaded in one process, and which of them a request may use.
+
+What is available is said from outside, by a `View`: with several processes, all are told the same.
+"""
+
+import contextlib
+import threading
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfship.serving.inference.execution import Loaded
+from tfship.serving.models.loader import Loader
+from tfship.serving.models.snapshot import ModelView, VersionStatus, View
+from tfship.serving.protos.status import Code, StatusError
+from tfship.train.common.errors import ArtifactError
+
+__all__ = ["ServableHandle", "Servables"]
+
+
+@dataclass(frozen=True)
+class ServableHandle:
+    """A version that a request holds on to: it isn't unloaded meanwhile."""
+
+    name: str
+    version: int
+    loaded: Loaded
+
+
+@dataclass
+class _Entry:
+    loaded: Loaded
+    in_flight: int = 0
+
+
+class Servables:
+    """A `Fleet` of one process. Its methods may be called from any thread."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        self._view: View = {}
+        self._entries: dict[int, _Entry] = {}
+        # Guards all fields; notified when a version that is being unloaded loses a request.
+        self._changed = threading.Condition()
+        self._leaving: set[int] = set()
+        self._released = False
+
+    def load(self, key: int, path: Path) -> tuple[str, ...]:
+        """See `Fleet.load`."""
+        try:
+            loaded = self._loader.load(path)
+        except Exception as error:  # files can be broken in any way, and the server outlives all
+            known = isinstance(error, ArtifactError)
+            detail = str(error) if known else f"{path}: {type(error).__name__}: {error}"
+            # Clients are told TensorFlow's own words, as by TensorFlow Serving, and not where models lie.
+            message = getattr(error.__cause__, "message", detail)
+            raise StatusError(Code.of(error, Code.UNKNOWN), message, detail) from error
+        with self._changed:
+            self._entries[key] = _Entry(loaded)
+        return loaded.notes
+
+    def unload(self, key: int) -> None:
+        """See `Fleet.unload`."""
+        with self._changed:
+            self._leaving.add(key)
+            entry = self._entries[key]
+            self._changed.wait_for(lambda: not entry.in_flight or self._released)
+            self._leaving.discard(key)
+            if entry.in_flight:
+                return
+            del self._entries[key]
+        entry.loaded.runtime.close()
+
+    def publish(self, view: View) -> None:
+        """See `Fleet.publish`."""
+        with self._changed:
+            self._view = view
+
+    def release(self) -> None:
+        """See `Fleet.release`."""
+        with self._changed:
+            self._released = True
+            self._changed.notify_all()
+
+    def close(self, grace_seconds: float = 0.0) -> None:
+        """Unload everything, after at most `grace_seconds` for the requests that still run."""
+        with self._changed:
+            self._leaving |= self._entries.keys()
+            self._changed.wait_for(
+                lambda: not any(entry.in_flight for entry in self._entries.values()), grace_seconds
+            )
+            idle = [key for key, entry in self._entries.items() if not entry.in_flight]
+            entries = [self._entries.pop(key) for key in idle]
+        for entry in entries:
+            entry.loaded.runtime.close()
+
+    @contextlib.contextmanager
+    def use(self, spec: Any) -> Iterator[ServableHandle]:
+        """Hold the version that `spec`, a ModelSpec, asks for. Raises StatusError if it isn't available."""
+        with self._changed:
+            number, key = self._resolve(spec)
+            entry = self._entries[key]
+            entry.in_flight += 1
+        try:
+            yield ServableHandle(spec.name, number, entry.loaded)
+        finally:
+            with self._changed:
+                entry.in_flight -= 1
+                if self._leaving:
+                    self._changed.notify_all()
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of all models, also of those that were removed."""
+        return self._view.keys()
+
+    def status(self, name: str, number: int | None = None) -> list[VersionStatus]:
+        """Return the status of all versions ever seen, newest first, or of one.
+
+        Raises StatusError(NOT_FOUND) for a model or version that isn't known.
+        """
+        model = self._view.get(name, ModelView())
+        found = [each for each in model.statuses if number in (None, each.version)]
+        if found:
+            return found
+        if number is None:
+            raise StatusError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
+        raise StatusError(Code.NOT_FOUND, f"Could not find version {number} of model {name}")
+
+    def _resolve(self, spec: Any) -> tuple[int, int]:
+        if not spec.name:
+            raise StatusError(Code.INVALID_ARGUMENT, "ModelSpec has no name specified.")
+        model = self._view.get(spec.name, ModelView())
+        choice = spec.WhichOneof("version_choice")
+        if choice == "version_label":
+            if spec.version_label not in model.labels:
+                raise StatusError(
+                    Code.INVALID_ARGUMENT, f"Unrecognized servable version label: {spec.version_label}"
+                )
+            wanted: int | None = model.labels[spec.version_label]
+        else:
+            wanted = spec.version.value if choice == "version" else None
+        number = max(model.available, default=None) if wanted is None else wanted
+        if number is None or number not in model.available:
+            asked = f"Latest({spec.name})" if wanted is None else f"Specific({spec.name}, {wanted})"
+            raise StatusError(Code.NOT_FOUND, f"Servable not found for request: {asked}")
+        return number, model.available[number]

@@ -1,0 +1,1 @@
+"""TensorFlow Serving's protocol messages, tensors and status codes, without TensorFlow."""

@@ -1,0 +1,1 @@
+"""The server process: flags, sockets, TLS, workers."""

@@ -1,0 +1,77 @@
+"""The model server: models and ports put together; `tfship serve` runs it, tests hold it."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tfship.serving.models.config_watcher import ConfigFile
+from tfship.serving.models.manager import ModelManager
+from tfship.serving.server.settings import ANY_PORT, Settings
+from tfship.serving.server.sockets import check_free, check_path_free, remove_path
+from tfship.serving.server.worker_pool import WorkerPool
+from tfship.train.common.errors import UsageError
+
+if TYPE_CHECKING:
+    from tfship.serving.server.host import Host
+
+__all__ = ["ANY_PORT", "ModelServer", "Settings"]
+
+
+class ModelServer:
+    """Serves the models of a ModelServerConfig, from this process or, with `settings.workers`, from others.
+
+    Use: `start()`, then requests to `grpc_port` and `rest_port`, then `stop()`, also when `start()` raised
+    or was interrupted. The ports answer once every model is available, as TensorFlow Serving's do.
+    """
+
+    def __init__(self, config: Any, settings: Settings) -> None:
+        self._settings = settings
+        self._host = _host(settings, self._reload)
+        self._models = ModelManager(config, self._host, settings.loading)
+        self._config: ConfigFile | None = None
+        self.grpc_port = 0
+        self.rest_port = 0
+
+    def start(self) -> None:
+        """Load the models and open the ports.
+
+        Raises UsageError for a port that can't be had, before anything is loaded, and ArtifactError for a
+        model that can't be.
+        """
+        settings = self._settings
+        if settings.grpc_port == settings.rest_port not in (0, ANY_PORT):
+            raise UsageError(f"--port and --rest_api_port are both {settings.grpc_port}; expected two ports")
+        for port in (settings.grpc_port, settings.rest_port):
+            if port:
+                check_free(settings.host, max(0, port))
+        if settings.grpc_socket:
+            check_path_free(settings.grpc_socket)
+        if isinstance(self._host, WorkerPool):
+            self._host.start()
+        self._models.start()
+        self.grpc_port, self.rest_port = self._host.open(settings.grpc_port, settings.rest_port)
+        if settings.config_file and settings.config_poll_seconds:
+            self._config = ConfigFile(settings.config_file, settings.config_poll_seconds, self._models.reload)
+            self._config.start()
+
+    def stop(self, grace_seconds: float = 0.0) -> None:
+        """Take no more requests, give those that run `grace_seconds` to end, and unload the models."""
+        self._models.stop()
+        self._host.close(grace_seconds)
+        if self._config:
+            self._config.stop()
+        self._models.join()
+        if self._settings.grpc_socket:
+            # gRPC has removed it, unless the worker whose it was has been killed.
+            remove_path(self._settings.grpc_socket)
+
+    def _reload(self, config: Any) -> None:
+        self._models.reload(config)
+
+
+def _host(settings: Settings, reload: Callable[[Any], None]) -> "Host | WorkerPool":
+    if settings.workers:
+        return WorkerPool(settings, reload)
+    # What answers requests is not for a process that has others do it: the imports would take a third of the start.
+    from tfship.serving.server.host import Host
+
+    return Host(settings, reload)

@@ -1,0 +1,53 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tfship.benchmarks import command
+from tfship.benchmarks.studies import training_time
+from tfship.train.common import cli
+from tfship.train.data.datasets import Digits
+from tfship.train.recipe import RECIPES
+
+
+def test_both_recipes_are_trained_and_compared(
+    sample: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Real training on the sample, towards accuracies that it reaches, and one that nothing does."""
+    asked = {"nn": 0.8}
+    monkeypatch.setattr(training_time, "NETWORKS", ("nn",))  # the cnn would take a minute and go the same way
+    # As many steps as that accuracy needs, not as the whole of MNIST's does.
+    monkeypatch.setitem(RECIPES["fast"], "nn", replace(RECIPES["fast"]["nn"], min_steps=100))
+    results = training_time.compare(sample, repeats=1, asked=asked)
+    assert list(results["networks"]) == ["nn"]
+    for name, network in results["networks"].items():
+        (run,) = network["runs"]
+        for recipe in ("plain", "fast"):
+            assert run[recipe]["reached"]
+            assert asked[name] <= run[recipe]["accuracy"] <= 1
+            assert run[recipe]["seconds"] > 0
+        assert run["ratio"] == run["fast"]["seconds"] / run["plain"]["seconds"]
+    table = training_time.text(results)
+    assert "nn: 0.8000 by fast in" in table
+    assert "of plain training's time (medians of 1 runs, of which 0 missed it)" in table
+
+    monkeypatch.setattr(training_time, "_MOST_EPOCHS", 1)
+    monkeypatch.setitem(training_time.ASKED, "nn", 1.0)
+    assert cli.run(command.main, ["training", "--repeats", "1", "--out", str(tmp_path)]) == 0
+    (run,) = json.loads((tmp_path / "training.json").read_text())["networks"]["nn"]["runs"]
+    assert (run["plain"]["epochs"], run["plain"]["reached"], run["fast"]["reached"], run["ratio"]) == (
+        1,
+        False,
+        False,
+        None,
+    )
+    shown = capsys.readouterr().out
+    assert "not in" in shown
+    assert "of which 1 missed it" in shown
+
+
+def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="^2$"):
+        cli.run(command.main, ["training", "--repeats", "0"])
+    assert "--repeats: '0': expected a whole number, 1 or more" in capsys.readouterr().err

@@ -1,0 +1,418 @@
+"""Models that were not trained here: RGB with names and logits, SavedModels, and some that can't be exported whole."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from photo_fixtures import NAMES, SIZE, patches, photos
+from tfship.benchmarks import report
+from tfship.benchmarks.command import main as benchmark
+from tfship.benchmarks.suite.modes import MODES
+from tfship.client import predict
+from tfship.export.command import main
+from tfship.export.conversion import formats
+from tfship.export.preprocessing import input_contract
+from tfship.export.publishing import cards, store
+from tfship.export.runtimes.litert import LiteRT
+from tfship.export.runtimes.protocol import Classifier
+from tfship.export.runtimes.saved_model import SavedModel
+from tfship.export.sources.user_model import UserModel, source_of
+from tfship.train.common import cli
+from tfship.train.common.errors import DataError
+from tfship.train.data.datasets import Digits
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: photos.keras, trained here; labels.txt, eval.npz, and calibration/<class>/*.png."""
+    from tfship.train.common.tensorflow_loader import tensorflow
+
+    tensorflow()
+    import keras
+
+    path = tmp_path_factory.mktemp("own")
+    keras.utils.set_random_seed(1)
+    x, y = patches(900, 0)
+    model = keras.Sequential(
+        [
+            keras.layers.Input((SIZE, SIZE, 3)),
+            keras.layers.Rescaling(1 / 127.5, -1),
+            keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Conv2D(32, 3, strides=2, activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(len(NAMES)),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"], jit_compile=False)
+    model.fit(x.astype(np.float32), y, batch_size=32, epochs=12, verbose=0)
+    model.save(path / "photos.keras")
+    model.export(path / "saved", verbose=False)
+    (path / "labels.txt").write_text("\n".join(NAMES) + "\n")
+    x, y = patches(400, 1)
+    np.savez(path / "eval.npz", x=x, y=y)
+    for number, (image, name) in enumerate(zip(*patches(60, 2), strict=True)):
+        file = path / "calibration" / NAMES[name] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    return path
+
+
+def export(folder: Path, model: str, *arguments: str, name: str = "photos") -> int:
+    own = ["--name", name, "--eval", str(folder / "eval.npz"), "--models", str(folder / "models")]
+    return cli.run(main, [str(folder / model), *own, *arguments])
+
+
+def test_an_rgb_model_with_logits_answers_in_every_format_with_its_names(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (
+        "--labels",
+        str(folder / "labels.txt"),
+        "--calibration",
+        str(folder / "calibration"),
+        "--serve",
+        "int8",
+    )
+    assert export(folder, "photos.keras", *arguments) == 0
+    said = capsys.readouterr().err
+    assert "photos: 32 × 32 RGB images with values 0…255, by log loss on 200 images" in said
+    assert "photos: 3 classes, logits, which get a softmax (last activation linear)" in said
+    version = store.latest(folder / "models" / "photos")
+    card, rules = cards.read(version), input_contract.read(version)
+    assert card.classes == list(rules.labels) == NAMES
+    assert (rules.shape, rules.low, rules.high) == ((SIZE, SIZE, 3), 0, 255)
+    assert [each["format"] for each in card.artefacts] == ["savedmodel", *formats.FORMATS]
+    assert (version / "model.tflite").read_bytes() == (version / "tflite" / "int8.tflite").read_bytes()
+    assert len(card.calibration["pictures"]) == 60
+    assert len(card.equalized) == 1
+
+    x, y = patches(60, 3)
+    for each in card.artefacts:
+        assert each["accuracy"]["value"] > 0.85
+        if each["format"] in formats.FORMATS:
+            path = version / formats.FORMATS[each["format"]].file
+            target = Classifier(LiteRT(path), str(path))
+            probabilities = target.predict(rules.scale(x))
+            target.close()
+            np.testing.assert_allclose(probabilities.sum(1), 1, atol=0.02)
+            assert (
+                np.mean(
+                    [NAMES[row.argmax()] == NAMES[truth] for row, truth in zip(probabilities, y, strict=True)]
+                )
+                > 0.8
+            )
+
+    runtime = SavedModel(version)
+    large = [Image.fromarray(picture) for picture in photos()]
+    encoded = [io.BytesIO() for _ in large]
+    for picture, buffer in zip(large, encoded, strict=True):
+        picture.crop((100, 100, 260, 260)).save(buffer, "JPEG", quality=95)
+    data = np.array([buffer.getvalue() for buffer in encoded], object)
+    answer = runtime.run("serving_bytes", {"image_bytes": data})
+    assert [label.decode() for label in answer["label"]] == NAMES
+    runtime.close()
+
+    # The client goes by the contract too.
+    for number, picture in enumerate(data):
+        (folder / f"{number}.jpg").write_bytes(picture)
+    files = [str(folder / f"{number}.jpg") for number in range(len(data))]
+    for format_name in formats.FORMATS:
+        local = ["--target", f"tflite:{format_name}", "--json", "--model", "photos"]
+        local += ["--models", str(folder / "models")]
+        assert cli.run(predict.main, [*files, *local]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [row["label"] for row in rows] == NAMES
+
+    # Asked again, it is up to date; with other names, it isn't.
+    assert export(folder, "photos.keras", *arguments) == 0
+    assert "is up to date" in capsys.readouterr().err
+    other = folder / "other.txt"
+    other.write_text("a\nb\nc\n")
+    assert export(folder, "photos.keras", "--labels", str(other), "--formats", "float32") == 0
+    assert input_contract.read(folder / "models" / "photos" / "2").labels == ("a", "b", "c")
+
+
+def test_it_is_benchmarked_on_its_own_images(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief = replace(MODES["quick"], trials=1, connections=(1,), offline=64, window_seconds=0.0)
+    monkeypatch.setitem(MODES, "quick", brief)
+    labels, calibration = str(folder / "labels.txt"), str(folder / "calibration")
+    chosen = ("--formats", "float32,int8", "--serve", "int8")
+    assert export(folder, "photos.keras", "--labels", labels, "--calibration", calibration, *chosen) == 0
+    ask = ["--models", str(folder / "models"), "--model", "photos", "--out", str(tmp_path)]
+    capsys.readouterr()
+    assert cli.run(benchmark, ask) == 2
+    assert (
+        "Give --data PATH, a folder with a folder of images for each class, or an .npz with x [N, 32, 32, 3]"
+        in capsys.readouterr().err
+    )
+    assert cli.run(benchmark, [*ask, "--model", "nn", "--data", "x.npz"]) == 4
+    (tmp_path / "wrong.npz").write_bytes(b"")
+    assert cli.run(benchmark, [*ask, "--data", str(tmp_path / "wrong.npz")]) == 3
+    np.savez(tmp_path / "classes.npz", x=np.zeros((2, SIZE, SIZE, 3), np.uint8), y=[0, 3])
+    assert cli.run(benchmark, [*ask, "--data", str(tmp_path / "classes.npz")]) == 3
+    assert "has class 3; photos has 3 classes, 0 to 2" in capsys.readouterr().err
+    assert cli.run(benchmark, [*ask, "--data", str(folder / "eval.npz"), "--quick"]) == 0
+    results = report.read(tmp_path / "results.json")
+    model = results["models"]["photos"]
+    assert model["labels"] == NAMES
+    rows = {row["name"]: row for row in model["rows"]}
+    assert {"float32", "int8", "embedded TFLite, REST JSON", "embedded TFLite, gRPC"} == set(rows)
+    assert all(row["accuracy"]["images"] == 400 for row in rows.values())
+    assert all(row["accuracy"]["value"] > 0.85 for row in rows.values())
+    assert rows["embedded TFLite, gRPC"]["right"] == rows["int8"]["right"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "photos" in page
+
+
+def test_a_saved_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--formats", "float32,int8", "--calibration", str(folder / "eval.npz"))
+    assert export(folder, "saved", *arguments, name="from_saved") == 0
+    card = cards.read(store.latest(folder / "models" / "from_saved"))
+    assert card.classes == ["0", "1", "2"]
+    assert [each["accuracy"]["value"] > 0.85 for each in card.artefacts] == [True] * 3
+
+
+def save(path: Path, build: Callable[[Any], Any]) -> Path:
+    """Save a network 28 × 28 → 10 whose layers `build` makes from its input tensor."""
+    import keras
+
+    image = keras.Input((28, 28, 1))
+    keras.Model(image, build(image)).save(path)
+    return path
+
+
+def own_labels(folder: Path, path: Path) -> None:
+    """Label the evaluation images with what an untrained model says of them, so that it isn't a guess."""
+    import keras
+
+    with np.load(folder / "eval.npz") as arrays:
+        x = arrays["x"]
+    model = keras.models.load_model(path, compile=False)
+    values = x.astype(np.float32).reshape(-1, *model.inputs[0].shape[1:]) / 255
+    np.savez(folder / "eval.npz", x=x, y=model.predict(values, verbose=0).argmax(1))
+
+
+@pytest.fixture
+def digits(tmp_path: Path, sample: Digits) -> Path:
+    np.savez(tmp_path / "eval.npz", x=sample.x_test, y=sample.y_test)
+    np.savez(tmp_path / "calibration.npz", x=sample.x_train, y=sample.y_train)
+    return tmp_path
+
+
+def test_a_layer_that_int8_ruins_is_named_and_selective_keeps_it(
+    digits: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The trained nn with one unit of a layer made 3,000 times larger, and its weights in the next as much smaller."""
+    import keras
+
+    model = keras.models.load_model(models / "nn.keras", compile=False)
+    first, second = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)][-2:]
+    kernel, bias = first.get_weights()
+    unit, factor = int(np.abs(kernel).sum(0).argmax()), 3000
+    kernel[:, unit] *= factor
+    bias[unit] *= factor
+    first.set_weights([kernel, bias])
+    kernel, bias = second.get_weights()
+    kernel[unit] /= factor
+    second.set_weights([kernel, bias])
+    model.save(digits / "outlier.keras")
+
+    calibration = ("--calibration", str(digits / "calibration.npz"))
+    chosen = (*calibration, "--formats", "float32,int8,selective")
+    assert export(digits, "outlier.keras", *chosen, "--require", "int8", name="outlier") == 6
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "outlier: not blessed, so nothing was published: int8 is required but withheld: " in error
+    assert store.versions(digits / "models" / "outlier") == {}
+    record = json.loads((digits / "models" / "outlier.not-blessed.json").read_text())
+    astray = next(each["name"] for each in record["layers"]["int8"] if each["diverges"])
+    assert first.name in astray.split(" + ")
+    assert f"{astray} is the first whose output diverges" in error
+
+    # Without being required, it is withheld, and the others are published.
+    assert export(digits, "outlier.keras", *chosen, name="outlier") == 0
+    version = store.latest(digits / "models" / "outlier")
+    card = cards.read(version)
+    assert card.blessing["blessed"]
+    assert "accuracy relative to the model" in card.withheld["int8"]
+    assert [each["format"] for each in card.artefacts] == ["savedmodel", "float32", "selective"]
+    assert not (version / "tflite" / "int8.tflite").exists()
+    assert next(each["name"] for each in card.layers["int8"] if each["diverges"]) == astray
+    (artefact,) = [each for each in card.artefacts if each["format"] == "selective"]
+    assert astray in artefact["float_layers"]
+    assert len(artefact["float_layers"]) <= 3  # of the four that have weights
+    assert artefact["accuracy"]["value"] >= card.keras_accuracy["value"] - 0.005
+
+
+def test_what_cannot_be_converted_is_said_and_the_rest_comes_out(
+    digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import keras
+
+    keras.utils.set_random_seed(1)
+    calibration = ("--calibration", str(digits / "calibration.npz"))
+    # There is no TFLite operator for this one, and no int8 kernel of the other.
+    for name, function, missing in (
+        ("erfinv", keras.ops.erfinv, set(formats.FORMATS)),
+        ("angle", lambda x: keras.ops.arctan2(x, 0.5 * x + 1), {"int8", "int8_uint8", "int16x8"}),
+    ):
+
+        def build(image: Any, function: Any = function) -> Any:
+            hidden = keras.layers.Dense(10)(keras.layers.Flatten()(image))
+            return keras.layers.Softmax()(function(keras.ops.tanh(hidden) * 0.5))
+
+        own_labels(digits, save(digits / f"{name}.keras", build))
+        assert export(digits, f"{name}.keras", *calibration, name=name) == 0
+        said, summary = reversed(capsys.readouterr())
+        card = cards.read(store.latest(digits / "models" / name))
+        assert set(card.unconverted) == missing
+        assert card.serves == ("float32" if "float32" not in missing else "")
+        for format_name, reason in card.unconverted.items():
+            assert "\n" not in reason
+            assert f"{name} {format_name}: left out: {reason}" in said
+            assert summary.count(f": {reason}\n") == 1  # formats share it
+        made = {each["format"] for each in card.artefacts}
+        assert made | set(card.withheld) == {"savedmodel", *formats.FORMATS} - missing
+    asked = (*calibration, "--formats", "float32,int8", "--serve", "int8", "--new")
+    assert export(digits, "angle.keras", *asked, name="angle") == 4
+    assert "angle: int8 is required but can't be made" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["1", "a,b", "1,0", "0,1,2"])
+def test_impossible_ranges(folder: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        export(folder, "photos.keras", f"--range={text}")
+    assert ended.value.code == 2
+    assert "as in --range=-1,1" in capsys.readouterr().err
+
+
+def test_without_calibration_the_calibrated_formats_are_left_out(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(folder, "photos.keras", name="uncalibrated") == 0
+    assert (
+        "int8: left out: needs images to find the activations' ranges; give --calibration"
+        in capsys.readouterr().err
+    )
+    card = cards.read(store.latest(folder / "models" / "uncalibrated"))
+    assert set(card.unconverted) == {row.name for row in formats.FORMATS.values() if row.calibrated}
+
+
+def test_a_grey_model_without_an_axis_for_channels(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import keras
+
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [keras.layers.Input((28, 28)), keras.layers.Flatten(), keras.layers.Dense(10, "softmax")]
+    )
+    model.save(digits / "flat.keras")
+    own_labels(digits, digits / "flat.keras")
+    assert export(digits, "flat.keras", "--formats", "float32,float16", name="flat") == 0
+    assert input_contract.read(store.latest(digits / "models" / "flat")).shape == (28, 28, 1)
+
+    # Evaluated on an empty page too, which can't be prepared as a digit.
+    with np.load(digits / "eval.npz") as arrays:
+        x, y = arrays["x"].copy(), arrays["y"]
+    x[3] = 0
+    np.savez(digits / "eval.npz", x=x, y=y)
+    arguments = ("--formats", "float32", "--preparation", "digit", "--new")
+    assert export(digits, "flat.keras", *arguments, name="flat") == 6
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "a signature refuses evaluation images" in error
+    assert "nothing to see on the image" in error
+    assert list(store.versions(digits / "models" / "flat")) == [1]
+
+
+def test_folders_of_images_are_numbered_by_the_labels_file(folder: Path, tmp_path: Path) -> None:
+    x, y = patches(90, 5)
+    for number, (image, name) in enumerate(zip(x, y, strict=True)):
+        file = tmp_path / "eval" / NAMES[name] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    labels = folder / "labels.txt"
+    said: list[str] = []
+    model = UserModel(folder / "photos.keras", "photos", tmp_path / "eval", tmp_path / "eval", labels)
+    found = source_of(model, "", said.append)
+    # The model's order isn't the folders'.
+    assert found.contract.labels == tuple(NAMES) != tuple(sorted(NAMES))
+    assert np.bincount(found.evaluation.truth).tolist() == np.bincount(y).tolist()
+    assert found.detected["by"] == "log loss"
+    assert (found.predict(found.evaluation.pixels).argmax(1) == found.evaluation.truth).mean() > 0.85
+    assert found.calibration is not None
+    assert found.calibrated_with["also_evaluated"] == len(found.calibration) > 60
+    assert "evaluation images are calibration images, too" in said[-1]
+    shutil.rmtree(tmp_path / "eval" / NAMES[0])
+    with pytest.raises(DataError, match="holds folders of 2 classes, but the model has 3"):
+        source_of(replace(model, labels=None), "", said.append)
+    assert source_of(model, "", said.append).evaluation.truth.min() == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "code", "message"),
+    [
+        ("none.keras", [], 2, "no network is called that"),
+        ("eval.npz", [], 4, "a zip without config.json, so no Keras file"),
+        ("calibration", [], 4, "a folder without saved_model.pb"),
+        ("photos.keras", ["--labels", "eval.npz"], 2, "can't be read"),
+        ("photos.keras", ["--labels", "two.txt"], 2, "names 2 classes; the model has 3"),
+        ("photos.keras", ["--eval", "labels.txt"], 3, "no .npz file that can be read"),
+        (
+            "photos.keras",
+            ["--eval", "grey.npz"],
+            3,
+            "x is uint8 [5, 28, 28]; expected pixels uint8 [N, 32, 32, 3]",
+        ),
+        ("photos.keras", ["--eval", "many.npz"], 3, "holds class 7, but the model has 3 classes"),
+        (
+            "photos.keras",
+            ["--eval", "odd.npz"],
+            3,
+            "holds a, b; expected arrays x_test and y_test or x_val and y_val or x and y",
+        ),
+        ("photos.keras", ["--calibration", "models"], 3, "holds no PNG or JPEG images"),
+        ("photos.keras", ["--calibration", "broken"], 3, "neither a PNG nor a JPEG image"),
+        ("photos.keras", ["--name", "cnn"], 2, "--name cnn: expected a name"),
+        ("photos.keras", ["--name", "../up"], 2, "--name ../up: expected a name"),
+        ("photos.keras", ["--eval", "mixed.npz"], 6, "no better than guessing on 60 images, whatever values"),
+        (
+            "photos.keras",
+            ["--eval", "mixed.npz", "--range=0,255"],
+            6,
+            "not blessed, so nothing was published",
+        ),
+    ],
+)
+def test_what_cannot_be_exported(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    model: str,
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    (folder / "two.txt").write_text("a\nb\n")
+    (folder / "broken").mkdir(exist_ok=True)
+    (folder / "broken" / "a.png").write_bytes(b"no picture")
+    (folder / "models").mkdir(exist_ok=True)
+    x, y = patches(5, 4)
+    np.savez(folder / "grey.npz", x=np.zeros((5, 28, 28), np.uint8), y=y)
+    np.savez(folder / "many.npz", x=x, y=y + 7 - y.max())
+    np.savez(folder / "odd.npz", a=x, b=y)
+    x, y = patches(60, 4)
+    np.savez(folder / "mixed.npz", x=x, y=(y + 1) % 3)
+    values = [str(folder / each) if (folder / each).exists() else each for each in arguments]
+    assert export(folder, model, "--formats", "float32", *values, name="wrong") == code
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert message in error
+    assert store.versions(folder / "models" / "wrong") == {}

@@ -1,0 +1,423 @@
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import ROOT
+from processes import Forked, command, forked
+from tfship.train import cards, checkpoint
+from tfship.train.cards import Card
+from tfship.train.command import main
+from tfship.train.common import cli
+from tfship.train.common.errors import ArtifactError, DataError, ResultError
+from tfship.train.data import datasets
+from tfship.train.data.corruptions import CORRUPTIONS
+from tfship.train.data.datasets import Digits
+from tfship.train.recipe import NETWORKS, RECIPES, Augmentation, Teachers
+
+FAST = RECIPES["fast"]
+
+
+@pytest.fixture
+def few(sample: Digits) -> Digits:
+    """Enough to train on where what counts is how, not how well: nine batches an epoch."""
+    return replace(
+        sample,
+        x_train=sample.x_train[:1280],
+        y_train=sample.y_train[:1280],
+        x_test=sample.x_test[:100],
+        y_test=sample.y_test[:100],
+    )
+
+
+@pytest.fixture
+def few_npz(few: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fewer still as a file, for large networks: a few batches an epoch."""
+    path = tmp_path_factory.mktemp("few") / "few.npz"
+    np.savez(path, x_train=few.x_train[:640], y_train=few.y_train[:640], x_test=few.x_test, y_test=few.y_test)
+    return path
+
+
+def train(folder: Path, *arguments: str) -> int:
+    return cli.run(main, [*arguments, "--models", str(folder)])
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path, few: Digits) -> None:
+    import keras
+
+    from tfship.train.trainer import fit
+
+    recipe = replace(FAST["cnn"], epochs=1, min_steps=0)
+    few = replace(few, x_train=few.x_train[:384], y_train=few.y_train[:384])
+    weights = []
+    for number, seed in enumerate([7, 7, 8]):
+        folder = tmp_path / str(number)
+        fit("cnn", recipe, few, seed, folder)
+        weights.append(keras.models.load_model(folder / "cnn.keras").get_weights())
+    for first, second in zip(weights[0], weights[1], strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(weights[0][0], weights[2][0])
+
+
+def test_card_tells_what_the_weights_were_made_of(models: Path, sample: Digits) -> None:
+    card = cards.read(models, "nn")
+    assert card.data["label"] == datasets.SAMPLE
+    assert card.data["sha256"] == sample.sha256
+    assert (card.data["train"], card.data["test"]) == (4000, 1000)
+    assert (card.parameters, card.seed, card.epochs, card.steps) == (91_860, 1, 12, 12 * 28)
+    assert card.recipe["peak_learning_rate"] == FAST["nn"].peak_learning_rate
+    assert card.environment["packages"]["tensorflow"]
+    low, high = card.accuracy["interval95"]
+    assert 0.85 < low < card.accuracy["value"] < high < 1
+    assert card.accuracy["value"] == card.accuracy["correct"] / 1000
+
+
+def test_what_is_up_to_date_is_not_trained_again(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (models / "nn.keras").stat()
+    assert train(models, "nn", "--epochs", "12", "--json") == 0
+    captured = capsys.readouterr()
+    assert "nn: up to date" in captured.err
+    (card,) = json.loads(captured.out)
+    assert card["model"] == "nn"
+    assert (models / "nn.keras").stat() == before
+
+
+def test_other_seed_recipe_or_data_is_not_up_to_date(models: Path, sample: Digits) -> None:
+    recipe = replace(FAST["nn"], epochs=12, min_steps=0)
+    assert cards.up_to_date(models, "nn", sample, recipe, 1)
+    assert not cards.up_to_date(models, "nn", sample, recipe, 2)
+    assert not cards.up_to_date(models, "nn", sample, replace(recipe, epochs=13), 1)
+    assert not cards.up_to_date(models, "nn", replace(sample, y_test=sample.y_test[::-1]), recipe, 1)
+    assert not cards.up_to_date(models, "nn", sample, recipe, 1, teachers=[cards.read(models, "cnn")])
+
+
+def test_weights_that_the_card_does_not_name_are_refused(tmp_path: Path, models: Path) -> None:
+    (tmp_path / "nn.card.json").write_bytes((models / "nn.card.json").read_bytes())
+    with pytest.raises(ArtifactError, match=r"nn\.keras: no such model; run `tfship train`"):
+        cards.read(tmp_path, "nn")
+    (tmp_path / "nn.keras").write_bytes((models / "nn.keras").read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match="not the weights that nn.card.json describes"):
+        cards.read(tmp_path, "nn")
+    (tmp_path / "nn.card.json").write_text('{"model": "nn"}')
+    with pytest.raises(ArtifactError, match="not a training card"):
+        cards.read(tmp_path, "nn")
+
+
+def old_weights(folder: Path) -> dict[str, bytes]:
+    """Put something into the folder that a failing run must leave alone."""
+    (folder / "nn.keras").write_text("old")
+    (folder / "nn.card.json").write_text("old card")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return what lies in the folder, but for the log of a run, which also tells of those that failed."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "logs"}
+
+
+def test_a_loss_that_is_no_number_is_an_error_and_leaves_the_old_weights(
+    tmp_path: Path, sample: Digits
+) -> None:
+    from tfship.train.trainer import fit
+
+    before = old_weights(tmp_path)
+    wild = replace(FAST["nn"], epochs=3, min_steps=0, peak_learning_rate=float("inf"))
+    with pytest.raises(ResultError, match="nn: the loss became .* lower the recipe's peak_learning_rate"):
+        fit("nn", wild, sample, 1, tmp_path)
+    assert files(tmp_path) == before
+
+
+def test_a_diverged_run_is_an_error_and_leaves_the_old_weights(tmp_path: Path, few: Digits) -> None:
+    from tfship.train.trainer import fit
+
+    before = old_weights(tmp_path)
+    wild = replace(FAST["cnn"], epochs=2, min_steps=0, peak_learning_rate=30.0)
+    with pytest.raises(
+        ResultError, match="cnn: diverged: right about .* lower the recipe's peak_learning_rate"
+    ):
+        fit("cnn", wild, few, 1, tmp_path)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("count", [1, 9, 140])
+def test_too_few_images_are_an_error(tmp_path: Path, sample: Digits, count: int) -> None:
+    few = tmp_path / "few.npz"
+    x_train, y_train = sample.x_train[:count], sample.y_train[:count]
+    np.savez(few, x_train=x_train, y_train=y_train, x_test=sample.x_test, y_test=sample.y_test)
+    folder = tmp_path / "models"
+    folder.mkdir()
+    before = old_weights(folder)
+    with pytest.raises(DataError, match=rf"{count} training images, .*; expected a batch of 128 or more"):
+        main(["nn", "--data", str(few), "--models", str(folder)])
+    assert files(folder) == before
+
+
+def without_times(card: Card) -> dict[str, object]:
+    """Return a card's fields but for those that tell when and how fast."""
+    return {
+        key: value for key, value in asdict(card).items() if key not in ("created", "seconds", "keras_sha256")
+    }
+
+
+def train_best(*argv: str) -> None:
+    """Train by the recipe `best`, but with one teacher and fewer views, to save time."""
+    best = RECIPES["best"]
+    best["nn"] = replace(best["nn"], teachers=Teachers("teacher", count=1, views=2, weight=0.9))
+    command("train", "nn", "--recipe", "best", "--epochs", "3", *argv)
+
+
+def test_a_killed_best_run_goes_on_and_ends_with_the_same_card(tmp_path: Path, few_npz: Path) -> None:
+    """Two processes in turn are killed for real, one in the teacher's training, one in the student's."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+
+    def start(folder: Path) -> contextlib.AbstractContextManager[Forked]:
+        return forked(train_best, "--data", str(few_npz), "--models", str(folder))
+
+    with start(whole) as beside:
+        for run in (killed / "teachers" / "1" / "teacher", killed / "nn"):
+            with start(killed) as process:
+                process.reaches(run.with_suffix(".checkpoint.npz").exists)
+                assert process.kill() == -signal.SIGKILL
+            assert not run.with_suffix(".keras").exists()
+        with start(killed) as process:
+            assert process.ends() == 0, process.error
+            assert re.search(r"nn: goes on from epoch [23] of 3", process.error)
+            assert "teacher: up to date" in process.error
+        assert beside.ends() == 0, beside.error
+    assert without_times(cards.read(whole, "nn")) == without_times(cards.read(killed, "nn"))
+    assert len(cards.read(killed, "nn").history) == 3
+    names = {path.name for path in killed.iterdir()}
+    assert names == {path.name for path in whole.iterdir()}
+    assert names == {"nn.keras", "nn.card.json", "nn.curves.png", "nn.confusion.png", "logs", "teachers"}
+
+
+def test_a_student_learns_from_its_teachers_and_goes_on_too(
+    tmp_path: Path, few: Digits, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tfship.train.trainer import fit, prepare
+
+    few = replace(few, x_train=few.x_train[:1000], y_train=few.y_train[:1000])
+    recipe = replace(
+        RECIPES["best"]["nn"],
+        epochs=12,
+        min_steps=0,
+        batch_size=64,
+        augmentation=Augmentation(shift=1),
+        plain=0.25,
+        teachers=Teachers("cnn", count=2, views=3, weight=0.9),
+    )
+    # The network is its own colleague: what counts here is that answers are averaged.
+    card = cards.read(models, "cnn")
+    shutil.copy(models / "cnn.keras", tmp_path)
+    lesson = prepare(recipe, few, {models: card, tmp_path: replace(card, weights_sha256="other")})
+    assert lesson is not None
+    assert lesson.teachers == [card.weights_sha256, "other"]
+    assert lesson.views.shape == (3 * 900, 28, 28)
+    np.testing.assert_array_equal(lesson.views[:900], few.x_train[:900])
+    assert not np.array_equal(lesson.views[900:1800], few.x_train[:900])
+    np.testing.assert_allclose(lesson.answers.sum(1), 1, atol=0.01)
+    assert np.mean(lesson.answers.argmax(1) == np.tile(few.y_train[:900], 3)) > 0.8
+
+    write = checkpoint.write
+
+    def interrupt(*arguments: Any) -> None:
+        write(*arguments)
+        if arguments[3].epochs == 5:
+            raise KeyboardInterrupt
+
+    whole = fit("nn", recipe, few, 3, tmp_path / "whole", lesson=lesson)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit("nn", recipe, few, 3, tmp_path / "interrupted", lesson=lesson)
+    resumed = fit("nn", recipe, few, 3, tmp_path / "interrupted", lesson=lesson)
+    assert without_times(whole) == without_times(resumed)
+    assert whole.teachers == lesson.teachers
+    assert whole.steps == 12 * (900 // 64)
+    assert whole.accuracy["value"] > 0.7
+
+
+def test_best_trains_the_teachers_first_and_once(
+    tmp_path: Path, few_npz: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipes = RECIPES["best"]
+    best = ("--recipe", "best", "--epochs", "2", "--data", str(few_npz))
+    quick = Teachers("teacher", count=2, views=2, weight=1.0)
+    for name in NETWORKS:
+        monkeypatch.setitem(recipes, name, replace(recipes[name], teachers=quick))
+
+    def trained(*arguments: str) -> tuple[str, list[tuple[str, str]]]:
+        """Return what was said, and each network that was trained with its seed."""
+        assert train(tmp_path, *best, *arguments) == 0
+        said = capsys.readouterr().err
+        return said, re.findall("(.*): training with seed (.*)", said)
+
+    said, names = trained("nn", "--seed", "4")
+    assert "nn: learns from 2 teachers, which come first" in said
+    assert names == [("teacher", "1"), ("teacher", "2"), ("nn", "4")]
+    teachers = [cards.read(tmp_path / "teachers" / str(seed), "teacher") for seed in (1, 2)]
+    assert cards.read(tmp_path, "nn").teachers == [each.weights_sha256 for each in teachers]
+    # Neither another network nor another seed needs others.
+    assert trained("cnn", "--seed", "5")[1] == [("cnn", "5")]
+    said, names = trained("nn", "--seed", "4")
+    assert "nn: up to date" in said
+    assert names == []
+
+
+def test_several_seeds_are_reported_and_the_best_on_validation_is_kept(
+    tmp_path: Path, few_npz: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["nn", "--seeds", "3", "--seed", "5", "--epochs", "2", "--data", str(few_npz)]
+    assert train(tmp_path, *arguments) == 0
+    captured = capsys.readouterr()
+    card = cards.read(tmp_path, "nn")
+    runs = {seed: cards.read(tmp_path / "seeds" / str(seed), "nn") for seed in (5, 6, 7)}
+    assert [run["seed"] for run in card.seeds] == [5, 6, 7]
+    best = max(runs.values(), key=lambda run: (run.validation["value"], -run.validation["loss"]))
+    assert (card.seed, card.weights_sha256) == (best.seed, best.weights_sha256)
+    values = [run.accuracy["value"] for run in runs.values()]
+    assert f"nn: 3 seeds: accuracy {np.mean(values):.4f} on average" in captured.out
+    assert f"seed {best.seed} is the best on validation" in captured.out
+    for kind in ("curves", "confusion"):
+        assert (tmp_path / f"nn.{kind}.png").read_bytes().startswith(b"\x89PNG")
+    # Again: nothing is trained a second time.
+    assert train(tmp_path, *arguments) == 0
+    assert capsys.readouterr().err.count("nn: up to date") == 3
+
+
+def test_what_lies_beside_the_weights(tmp_path: Path) -> None:
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    assert train(tmp_path, "nn", "--epochs", "3") == 0
+    card = cards.read(tmp_path, "nn")
+    for kind in ("curves", "confusion"):
+        with Image.open(tmp_path / f"nn.{kind}.png") as picture:
+            assert min(picture.size) >= 400
+            assert len(picture.convert("RGB").getcolors(2**20) or []) > 20
+    for part, prefix in (("train", ""), ("validation", "val_")):
+        log = EventAccumulator(str(tmp_path / "logs" / "nn" / part), size_guidance={"tensors": 0})
+        log.Reload()
+        events = log.Tensors("epoch_accuracy")
+        assert [event.step for event in events] == [0, 1, 2]
+        logged = [float(make_ndarray(event.tensor_proto)) for event in events]
+        assert logged == pytest.approx([epoch[f"{prefix}accuracy"] for epoch in card.history])
+    assert 0.1 < card.corruptions["shift"] < card.accuracy["value"]
+    assert set(card.corruptions) == set(CORRUPTIONS)
+    assert 0 < card.validation["loss"] < 1
+    assert card.validation["images"] == 400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nm"], 2, "no network is called nm; there are nn, cnn"),
+        (["--seeds", "0"], 2, "--seeds 0: expected 1 or more"),
+        (["--epochs", "0"], 2, "--epochs 0: expected 1 or more"),
+        (["--seed", "-1"], 2, "--seed -1: expected 0 to 4294967295"),
+        (["--data", "/no/such/file"], 3, "/no/such/file: no such file or folder"),
+    ],
+)
+def test_wrong_arguments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str
+) -> None:
+    assert train(tmp_path, *arguments) == code
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_unwritable_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    assert train(tmp_path / "file" / "models", "nn", "--epochs", "1") == 1
+    assert re.match(r"error: .*file.*: Not a directory$", capsys.readouterr().err.splitlines()[-1])
+
+
+def test_killed_training_leaves_nothing_that_a_later_step_takes(tmp_path: Path) -> None:
+    with forked(command, "train", "nn", "--epochs", "500", "--models", str(tmp_path)) as process:
+        process.reaches((tmp_path / "nn.checkpoint.npz").exists)
+        assert process.kill() == -signal.SIGKILL
+    left = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".stage-")}
+    assert left == {"logs", "nn.checkpoint.npz"}
+
+
+def train_until_the_weights_are_renamed(folder: Path) -> None:
+    """Train, and kill this process between the card's rename and the weights', the worst moment there is."""
+    from tfship.train.common import files
+    from tfship.train.trainer import fit
+
+    publish = files.publish
+
+    def publish_all_but_weights(staged_path: Path, final: Path) -> None:
+        if final.suffix == ".keras":
+            os.kill(os.getpid(), signal.SIGKILL)
+        publish(staged_path, final)
+
+    files.publish = publish_all_but_weights
+    fit("nn", replace(FAST["nn"], epochs=1, min_steps=0), datasets.load(datasets.find()), 1, folder)
+
+
+def test_training_killed_while_it_writes_is_noticed(tmp_path: Path, sample: Digits) -> None:
+    (tmp_path / "nn.keras").write_text("old weights")
+    with forked(train_until_the_weights_are_renamed, tmp_path) as process:
+        assert process.ends() == -signal.SIGKILL
+    with pytest.raises(ArtifactError, match="not the weights that nn.card.json describes"):
+        cards.read(tmp_path, "nn")
+    recipe = replace(FAST["nn"], epochs=1, min_steps=0)
+    assert cards.up_to_date(tmp_path, "nn", sample, recipe, 1) is None
+    assert train(tmp_path, "nn", "--epochs", "1") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "logs",
+        "nn.card.json",
+        "nn.confusion.png",
+        "nn.curves.png",
+        "nn.keras",
+    ]
+
+
+def test_help_is_complete_and_quick() -> None:
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "tfship.train.common.entry_point", "train", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for flag in (
+        "--recipe",
+        "--seeds",
+        "TF_CONFIG",
+        "--data",
+        "--models",
+        "--seed",
+        "--epochs",
+        "--force",
+        "--json",
+        "exit codes",
+    ):
+        assert flag in process.stdout
+    assert "tensorflow" not in process.stderr
+
+
+@pytest.mark.parametrize(("name", "floor"), [("cnn", 0.9922), ("nn", 0.9696)])
+def test_full_mnist_reaches_the_accuracy_that_was_asked_for(name: str, floor: float) -> None:
+    """Looks at what `tfship train` left in models/, if that was trained on all of MNIST by the recipe."""
+    try:
+        card = cards.read(ROOT / "models", name)
+    except ArtifactError:
+        pytest.skip("models/ holds no trained network")
+    if card.data["label"] != "MNIST" or "min_steps" not in card.recipe:
+        pytest.skip(f"models/{name}.keras was trained on {card.data['label']}")
+    assert card.data["test"] == 10_000
+    assert card.accuracy["value"] >= floor

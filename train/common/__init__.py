@@ -1,0 +1,1 @@
+"""What every package uses: errors, the look of commands, files, progress, statistics."""

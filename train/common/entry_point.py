@@ -1,0 +1,102 @@
+"""The command `tfship`: what each of its commands is for, and the module that is imported when it is called."""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tfship.train.common import cli, interruption
+from tfship.train.common.errors import UsageError
+
+__all__ = ["COMMANDS", "Command", "main", "model_server", "run"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: the module whose `main` takes its arguments, what it does, and the extra that it needs.
+
+    `at_once`: Ctrl-C ends it where it is, since it writes nothing that could be left half done. None: it handles
+    signals itself.
+    """
+
+    module: str
+    does: str
+    extra: str = ""
+    at_once: bool | None = False
+
+
+COMMANDS = {
+    "train": Command("tfship.train.command", "train the two digit classifiers", "tensorflow"),
+    "export": Command("tfship.export.command", "write a model as SavedModel and TFLite files, verified", "tensorflow"),
+    "serve": Command("tfship.serving.command", "serve models by TensorFlow Serving's APIs", "serve", None),
+    "predict": Command("tfship.client.predict", "tell what pictures show", at_once=True),
+    "compare": Command("tfship.client.compare.command", "find out why targets answer differently", at_once=True),
+    "doctor": Command("tfship.client.doctor.command", "find out why a server doesn't answer", at_once=True),
+    "benchmark": Command("tfship.benchmarks.command", "measure every format and every way of serving", "benchmark"),
+    "report": Command("tfship.benchmarks.report.command", "render the last benchmark again", "benchmark"),
+    "versions": Command("tfship.export.versions_command", "list, verify, retire and restore exported versions"),
+}  # fmt: skip
+
+
+# For each extra, a package that comes with it alone.
+_PACKAGES = {"tensorflow": "tensorflow", "serve": "uvicorn", "benchmark": "jinja2"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Call the command that the first argument names and return its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    name, *arguments = argv or ["--help"]
+    if name in ("-h", "--help"):
+        print(_help())  # noqa: T201
+        return 0
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(f"tfship {version('tfship')}")  # noqa: T201
+        return 0
+    if name not in COMMANDS:
+        raise UsageError(f"tfship {name}: no such command; there are {', '.join(COMMANDS)}")
+    return _call(name, "main", arguments)
+
+
+def run() -> int:
+    """Run the command line and return the exit code."""
+    command = COMMANDS.get(next(iter(sys.argv[1:]), ""))
+    if command is not None and command.at_once is not None:
+        interruption.catch(at_once=command.at_once)  # before the imports, which take a while
+    return cli.run(main)
+
+
+def model_server() -> int:
+    """Run `tfship-model-server`, for those who replace `tensorflow_model_server`: a model must be named, as there."""
+    return cli.run(lambda argv: _call("serve", "model_server", sys.argv[1:] if argv is None else argv))
+
+
+def _call(name: str, function: str, argv: Sequence[str]) -> int:
+    command = COMMANDS[name]
+    # Checked first, since some packages are imported late, or in another process only.
+    if command.extra and importlib.util.find_spec(_PACKAGES[command.extra]) is None:
+        raise cli.missing(f"tfship {name}", _PACKAGES[command.extra], command.extra)
+    try:
+        code: int = getattr(importlib.import_module(command.module), function)(argv)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "tfship"):
+            raise
+        raise cli.missing(f"tfship {name}", package, command.extra) from error
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    listed = "\n".join(f"  {name:<{width}}  {command.does}" for name, command in COMMANDS.items())
+    return (
+        "usage: tfship COMMAND …\n\n"
+        "Deploy Keras classifiers on TensorFlow Serving and TFLite, verified.\n\n"
+        f"commands:\n{listed}\n\n"
+        f"`tfship COMMAND --help` says more. `tfship --version` prints the version.\n\n{cli.EXIT_CODES}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,47 @@
+"""One network out of several that differ in the seed alone: chosen on validation, reported as all of them."""
+
+import statistics
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from tfship.train.cards import Card, copy
+from tfship.train.recipe import RECIPES
+from tfship.train.tuning_record import TRIED
+
+__all__ = ["publish_best", "summary"]
+
+
+def publish_best(cards: dict[Path, Card], folder: Path) -> Card:
+    """Copy the run that did best on validation into `folder` and return its card, which records all runs.
+
+    `cards` are the finished runs by the folder each lies in. The most held-out images right wins, and of
+    equals the lowest loss; the test images have no say.
+    """
+    best = max(cards, key=lambda each: (cards[each].validation["value"], -cards[each].validation["loss"]))
+    runs = [
+        {
+            "seed": card.seed,
+            "validation": card.validation["value"],
+            "validation_loss": card.validation["loss"],
+            "accuracy": card.accuracy["value"],
+            "corruptions": card.corruptions,
+            "seconds": card.seconds,
+            "weights_sha256": card.weights_sha256,
+        }
+        for card in cards.values()
+    ]
+    card = cards[best]
+    of_best = card.recipe == asdict(RECIPES["best"][card.model])
+    chosen = replace(card, seeds=runs, tried=TRIED[card.model] if of_best else [])
+    copy(chosen, best, folder)
+    return chosen
+
+
+def summary(card: Card) -> str:
+    """Return the mean accuracy over all of a card's seeds with its spread, in words."""
+    values = [run["accuracy"] for run in card.seeds]
+    return (
+        f"{len(values)} seeds: accuracy {statistics.mean(values):.4f} on average (standard deviation "
+        f"{statistics.stdev(values):.4f}, {min(values):.4f} to {max(values):.4f}); seed {card.seed} is the best "
+        "on validation"
+    )
