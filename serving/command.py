@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tfship.serving.models import config
-from tfship.serving.server import flags
+from tfship.serving.server import flag_settings, flags, logs
 from tfship.serving.server.model_server import ModelServer, Settings
 from tfship.serving.server.settings import Limits
 from tfship.serving.server.sockets import allow_connections, bracketed
@@ -36,7 +36,7 @@ class _Stopped(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve what `model_server` does; if no model is named, all that are in the folder `models`, over REST, too."""
-    options = flags.parse(argv)
+    options = _parsed(argv)
     if options.model_base_path or options.model_config_file:
         return _serve(options, _models(options))
     options.rest_api_port = options.rest_api_port or _REST_PORT
@@ -45,18 +45,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def model_server(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT, and return 0 when the requests in flight are answered."""
-    options = flags.parse(argv)
+    options = _parsed(argv)
     return _serve(options, _models(options))
 
 
-def _serve(options: argparse.Namespace, models: Any) -> int:
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    options = flags.parse(argv)
+    logs.configure(options.log_format)
     for line in flags.ignored(options):
-        print(line)
-    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.WARNING)
-    log.setLevel(logging.INFO)
-    # A log that can't be written, on a full disk or to a closed pipe, is no reason to stop, nor for more messages.
-    logging.raiseExceptions = False
-    settings = _within_limits(flags.settings(options))
+        log.info(line)
+    return options
+
+
+def _serve(options: argparse.Namespace, models: Any) -> int:
+    settings = _within_limits(flag_settings.settings(options))
     server = ModelServer(models, settings)
     ready_file: Path | None = options.ready_file
     if threading.current_thread() is threading.main_thread():

@@ -12,7 +12,6 @@ from tfship.serving.protos.status import Code, StatusError
 
 __all__ = ["Call", "Observer"]
 
-# One line of JSON per request: structured, for a machine to read.
 log = logging.getLogger("tfship.serving.requests")
 
 _INFERENCE = frozenset({"Predict", "Classify", "Regress", "MultiInference"})
@@ -55,10 +54,9 @@ class Call:
         """Return where the time went as a Server-Timing header (https://www.w3.org/TR/server-timing/): milliseconds."""
         return ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in self._parts().items())
 
-    def line(self, code: Code) -> str:
-        """Return what there is to say about it, as JSON."""
-        said = {
-            "time": round(time.time(), 3),
+    def fields(self, code: Code) -> dict[str, object]:
+        """Return what the log contains of it."""
+        return {
             "entrypoint": self.entrypoint,
             "api": self.api,
             "model": self.model,
@@ -67,7 +65,6 @@ class Call:
             "sent": self.sent,
             "milliseconds": {name: round(seconds * 1e3, 3) for name, seconds in self._parts().items()},
         }
-        return json.dumps(said, ensure_ascii=False)
 
     def _parts(self) -> dict[str, float]:
         total = time.monotonic() - self.begin
@@ -102,7 +99,8 @@ class Observer:
             raise
         finally:
             if self._logs:
-                log.info("%s", call.line(code))
+                fields = call.fields(code)
+                log.info("%s", json.dumps(fields, ensure_ascii=False), extra={"request": fields})
             if call.api in _INFERENCE:
                 self._count(call, code)
 

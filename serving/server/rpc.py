@@ -55,7 +55,7 @@ class Channel:
         return self.start(method, *arguments).result()
 
     def beat(self) -> None:
-        """Send a sign of life every second, from a thread."""
+        """Send a heartbeat every second, from a thread."""
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
 
     def serve(self, patience_seconds: int = 0, at_first_seconds: int = 0) -> bool:

@@ -57,14 +57,14 @@ class Settings:
 
     Ports: ANY_PORT takes a free one, and 0 is none; gRPC is served from the Unix socket `grpc_socket`, too.
     `workers` is the number of processes that share the ports, 0 to serve from the process that starts the
-    server; the socket can't be shared, and is the first worker's. A worker that gives no sign of life for
+    server; the socket can't be shared, and is the first worker's. A worker without a heartbeat for
     `worker_timeout_seconds` is replaced. `metrics_path` is where Prometheus finds its page on the REST port, "" for
     TensorFlow Serving's, None for no metrics. With `tells_timing`, answers say where the time went (a Server-Timing
     header, and trailing metadata of that name). `config_file` is looked at every `config_poll_seconds`, if that
     isn't 0. `rest_timeout_seconds` is what a request over REST has until its
     inference must have begun, None for as long as it takes. `tls` is for both ports. `grpc_arguments` are gRPC
     core's own, by its names (grpc/impl/channel_arg_names.h). With `checks_methods`, a signature classifies or
-    regresses only if it was exported for that.
+    regresses only if it was exported for that. `log_format` is one of `serving.server.logs.FORMATS`.
     """
 
     host: str = "127.0.0.1"
@@ -84,6 +84,7 @@ class Settings:
     reflection: bool = True
     checks_methods: bool = False
     metrics_path: str | None = None
+    log_format: str = "text"
     logs_requests: bool = False
     tells_timing: bool = False
     config_file: Path | None = None

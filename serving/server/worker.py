@@ -1,7 +1,6 @@
 """A worker process: a `Host` whose methods another process calls. Started by `worker_pool`, never by hand."""
 
 import ctypes
-import logging
 import os
 import pickle
 import sys
@@ -11,6 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from tfship.serving.protos.status import Code, StatusError
+from tfship.serving.server import logs
 from tfship.serving.server.host import Host
 from tfship.serving.server.rpc import Channel, ChannelClosed
 from tfship.serving.server.settings import Settings
@@ -20,16 +20,14 @@ __all__ = ["main"]
 _TRIM_SECONDS = 10.0
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, number: int) -> None:
     """Serve what the process at the other end of the connection says, until it says `close` or is gone."""
-    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.WARNING)
-    logging.getLogger("tfship.serving").setLevel(logging.INFO)
-    logging.raiseExceptions = False  # see `serving.command`
     connection = Connection(descriptor)
     try:
         settings: Settings = pickle.loads(connection.recv_bytes())  # noqa: S301 - our own process
     except EOFError:
         return  # the server was stopped before this process was needed
+    logs.configure(settings.log_format, number)
 
     def reload(config: Any) -> None:
         try:
@@ -62,4 +60,4 @@ def _keep_trimmed() -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(*map(int, sys.argv[1:]))

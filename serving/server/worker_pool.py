@@ -46,7 +46,7 @@ _MALLOC = {
 # A worker that dies is replaced at once; one that doesn't live long, time and again, after ever longer pauses.
 _PAUSES_SECONDS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 _LONG_SECONDS = 60.0
-# Until a process that starts gives its first sign of life: what it imports may have to come from a slow disk.
+# Until the first heartbeat of a process that starts: what it imports may have to come from a slow disk.
 _START_SECONDS = 60
 # How long a version that may kill its process waits for a second one, when there is only one left.
 _COMPANY_SECONDS = 30.0
@@ -75,7 +75,7 @@ class _Worker:
 class WorkerPool:
     """A `Host` of `settings.workers` processes. `reload` is called with the ModelServerConfig of a reload by RPC.
 
-    A process that hangs, in whatever, is killed and replaced like one that dies: it gives a sign of life every
+    A process that hangs, in whatever, is killed and replaced like one that dies: it sends a heartbeat every
     second, and nothing here waits for it longer than `settings.worker_timeout_seconds`.
     """
 
@@ -233,7 +233,7 @@ class WorkerPool:
         # manager's SIGTERM reach every process, and only this one obeys.
         with theirs, _signals_held():
             process = subprocess.Popen(
-                [sys.executable, "-m", "tfship.serving.server.worker", str(theirs.fileno())],
+                [sys.executable, "-m", "tfship.serving.server.worker", str(theirs.fileno()), str(number)],
                 pass_fds=[theirs.fileno()],
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -254,7 +254,7 @@ class WorkerPool:
     def _read(self, number: int, process: subprocess.Popen[bytes], channel: Channel) -> None:
         patience = self._settings.worker_timeout_seconds
         if not channel.serve(patience, _START_SECONDS):
-            log.warning("worker %d gives no sign of life for %d s, and is killed", number, patience)
+            log.warning("worker %d: no heartbeat for %d s; killed", number, patience)
             process.kill()
 
     def _keep(self, worker: _Worker) -> None:

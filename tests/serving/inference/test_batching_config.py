@@ -6,7 +6,7 @@ import pytest
 
 from tfship.serving.inference.batching_config import BatchingParameters, read
 from tfship.serving.models.loader import Loader
-from tfship.serving.server import flags
+from tfship.serving.server import flag_settings, flags
 from tfship.train.common.errors import UsageError
 
 
@@ -74,7 +74,7 @@ def test_what_can_not_be_is_refused(tmp_path: Path, text: str, message: str) -> 
 
 
 def loader(*argv: str) -> Loader:
-    return flags.settings(flags.parser().parse_args(argv)).loader
+    return flag_settings.settings(flags.parser().parse_args(argv)).loader
 
 
 def test_the_flags(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 from tfship.serving.command import model_server as main
 from tfship.serving.models import config
-from tfship.serving.server import flags
+from tfship.serving.server import flag_settings, flags
 from tfship.train.common import cli
 from tfship.train.common.errors import UsageError
 
@@ -94,10 +94,10 @@ def test_flags_that_make_no_difference_are_accepted_and_named(name: str) -> None
         assert flags.ignored(flags.parse(argv)) == [f"--{name}: accepted and ignored: {reason}"]
 
 
-def test_ignored_flags_are_named_in_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ignored_flags_are_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     argv = ["--enable_profiler", "--mixed_precision=bfloat16", "--model_base_path=/none", "--port=-1"]
     assert cli.run(main, argv) == 4
-    lines = capsys.readouterr().out.splitlines()
+    lines = [record.getMessage() for record in caplog.records]
     assert lines[0] == "--enable_profiler: accepted and ignored: there is no profiler service"
     assert lines[1].startswith("--mixed_precision: accepted and ignored: ")
 
@@ -114,7 +114,7 @@ def test_flags_in_all_of_their_forms() -> None:
     ):
         assert parse(argv).prefer_tflite_model is True
     assert parse(["--prefer_tflite_model=false"]).prefer_tflite_model is False
-    settings = flags.settings(
+    settings = flag_settings.settings(
         parse(
             [
                 "--port=-1",

@@ -11,14 +11,14 @@ from tfship.export.runtimes.saved_model import SavedModel
 from tfship.serving.models.loader import Loader
 from tfship.serving.models.session_config import session_config
 from tfship.serving.protos.messages import config_pb2, saved_model_pb2
-from tfship.serving.server import flags
+from tfship.serving.server import flag_settings, flags
 from tfship.serving.server.settings import cores
 from tfship.train.common.errors import ArtifactError, UsageError
 
 
 def _threads(*argv: str) -> tuple[int, int, int]:
     """Return TensorFlow's threads within and between operators, and LiteRT's."""
-    loader = flags.settings(flags.parse(["--workers=0", *argv])).loader
+    loader = flag_settings.settings(flags.parse(["--workers=0", *argv])).loader
     config = config_pb2.ConfigProto.FromString(loader.session_config)
     return config.intra_op_parallelism_threads, config.inter_op_parallelism_threads, loader.threads
 
@@ -92,7 +92,7 @@ def test_tags_choose_a_graph(tmp_path: Path) -> None:
     path = _with_another_graph(tmp_path)
 
     def loaded(*argv: str) -> Any:
-        return flags.settings(flags.parse([*argv, "--workers=0"])).loader.load(path).runtime
+        return flag_settings.settings(flags.parse([*argv, "--workers=0"])).loader.load(path).runtime
 
     assert "serving_default" in loaded().signatures
     assert "serving_default" in loaded("--saved_model_tags=serve").signatures
@@ -121,4 +121,4 @@ def test_values_of_no_use(argv: list[str]) -> None:
 
 def test_warm_up_runs_as_often_as_asked() -> None:
     for argv, times in (([], 1), (["--num_request_iterations_for_warmup=3"], 3)):
-        assert flags.settings(flags.parse(argv)).loader.warmup_iterations == times
+        assert flag_settings.settings(flags.parse(argv)).loader.warmup_iterations == times

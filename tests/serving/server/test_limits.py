@@ -24,7 +24,7 @@ from tfship.serving.protos.messages import predict_pb2
 from tfship.serving.protos.status import StatusError
 from tfship.serving.protos.stubs import PredictionServiceStub
 from tfship.serving.protos.tensors import to_proto
-from tfship.serving.server import flags
+from tfship.serving.server import flag_settings, flags
 from tfship.serving.server.model_server import Settings
 from tfship.serving.server.settings import Limits
 
@@ -304,8 +304,8 @@ def test_flags() -> None:
         "min_bytes_per_second": "slowest_bytes_per_second",
         "idle_timeout_seconds": "idle_seconds",
     }
-    defaults = flags.settings(flags.parser().parse_args([])).limits
+    defaults = flag_settings.settings(flags.parser().parse_args([])).limits
     assert defaults == Limits()
     given = [f"--{name}={index}" for index, name in enumerate(names, 1)]
-    found = flags.settings(flags.parser().parse_args(given)).limits
+    found = flag_settings.settings(flags.parser().parse_args(given)).limits
     assert [getattr(found, name) for name in names.values()] == list(range(1, 10))

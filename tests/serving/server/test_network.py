@@ -31,7 +31,7 @@ from serving_fixtures import (
 from tfship.serving.protos.messages import predict_pb2
 from tfship.serving.protos.stubs import PredictionServiceStub
 from tfship.serving.protos.tensors import from_proto, to_proto
-from tfship.serving.server import flags
+from tfship.serving.server import flag_settings, flags
 from tfship.serving.server.model_server import ModelServer, Settings
 from tfship.serving.server.sockets import remove_path
 from tfship.train.common.errors import UsageError
@@ -214,7 +214,7 @@ def test_only_a_socket_which_the_next_worker_takes_over(base_path: Path, tmp_pat
     ("ports", "workers"), [(("--port=0",), 1), (("--port=0", "--rest_api_port=1"), 3), ((), 3)]
 )
 def test_no_worker_has_nothing_to_do(ports: tuple[str, ...], workers: int) -> None:
-    settings = flags.settings(flags.parse(["--grpc_socket_path=socket", "--workers=3", *ports]))
+    settings = flag_settings.settings(flags.parse(["--grpc_socket_path=socket", "--workers=3", *ports]))
     assert settings.workers == workers
 
 
@@ -244,7 +244,9 @@ def test_paths_that_can_not_be_had_are_found_before_anything_is_loaded(
 
 def test_grpcs_own_arguments(base_path: Path) -> None:
     text = "grpc.max_receive_message_length=1000,a.b=c=d,large=9999999999"
-    arguments = flags.settings(flags.parser().parse_args([f"--grpc_channel_arguments={text}"])).grpc_arguments
+    arguments = flag_settings.settings(
+        flags.parser().parse_args([f"--grpc_channel_arguments={text}"])
+    ).grpc_arguments
     assert arguments == (
         ("grpc.max_receive_message_length", 1000),
         ("a.b", "c=d"),
@@ -267,7 +269,7 @@ def test_arguments_that_are_none(text: str, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(("milliseconds", "seconds"), [("500", 0.5), ("0", None), ("-1", None)])
 def test_the_time_limit_for_rest(milliseconds: str, seconds: float | None) -> None:
     parsed = flags.parser().parse_args([f"--rest_api_timeout_in_ms={milliseconds}"])
-    assert flags.settings(parsed).rest_timeout_seconds == seconds
+    assert flag_settings.settings(parsed).rest_timeout_seconds == seconds
 
 
 def test_rest_requests_have_their_time(base_path: Path) -> None:

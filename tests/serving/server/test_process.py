@@ -1,7 +1,9 @@
 """The server as its users start it: a process, its files, its signals."""
 
 import ctypes
+import json
 import platform
+import re
 import signal
 import socket
 import subprocess
@@ -48,11 +50,35 @@ def test_a_tflite_server_never_loads_tensorflow(tmp_path: Path) -> None:
         out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
     assert not ready.exists()
-    lines = out.splitlines()
+    form = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO server (tfship\.serving[.\w]*): (.*)")
+    lines = [match[2] for match in map(form.fullmatch, out.splitlines()) if match]
+    assert len(lines) == len(out.splitlines())
     assert lines[0].startswith("model default version 1: loading, from ")
     assert lines[1].startswith("model default version 1: available after ")
     assert f"  try: curl http://127.0.0.1:{client.rest_port}/v1/models/default" in lines
     assert lines.index("ready") < lines.index("stopping: requests in flight have 30 s")
+
+
+def test_a_log_of_json_says_when_who_and_what(tmp_path: Path) -> None:
+    publish(tmp_path / "m", 1)
+    ready = tmp_path / "ready.json"
+    flags = ("--prefer_tflite_model", "--port=-1", "--rest_api_port=-1", "--workers=1")
+    with _process(
+        f"--model_base_path={tmp_path}/m", *flags, "--log_format=json", "--log_requests", "--mixed_precision=x",
+        ready=ready,
+    ) as process:  # fmt: skip
+        client = _client(process, ready)
+        assert client.rest("/v1/models/default:predict", {"instances": [[1, 2]]})[0] == 200
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert all({"time", "level", "worker", "logger"} < set(line) for line in lines)
+    assert lines[0]["message"].startswith("--mixed_precision: accepted and ignored: ")
+    assert {line["worker"] for line in lines if "message" in line} == {None}
+    (request,) = (line for line in lines if "request" in line)
+    assert (request["worker"], request["logger"]) == (0, "tfship.serving.requests")
+    assert (request["request"]["api"], request["request"]["status"]) == ("Predict", "OK")
 
 
 def test_sigterm_lets_requests_finish(tmp_path: Path) -> None:
