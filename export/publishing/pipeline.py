@@ -1,7 +1,6 @@
 """One export: SavedModel and TFLite files built in a stage, verified, judged, then published as a version."""
 
 import contextlib
-import functools
 import os
 import shutil
 import time
@@ -11,12 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-
-from tfship.export.conversion import calibration, layer_divergence, selective_quantization
+from tfship.export.conversion import calibration, selective_quantization
 from tfship.export.conversion.formats import FORMATS, REFERENCE, SERVED_FILE, Format
 from tfship.export.preprocessing import outputs
-from tfship.export.publishing import cards, gate, store, verification
+from tfship.export.publishing import cards, diagnosis, gate, store, verification
 from tfship.export.publishing.cards import LOG, SAVED_MODEL, ExportCard
 from tfship.export.publishing.gate import Gate, GateCheck
 from tfship.export.runtimes import isolation, tflite_micro
@@ -29,13 +26,8 @@ from tfship.train.common.files import sha256, stage, write_json
 
 __all__ = ["ExportPlan", "export", "refusal_path"]
 
-# TensorFlow Lite Micro, whose kernels are slow, runs this many evaluation images, or as many as it can in so many
-# seconds; a file whose first takes much longer is too large for it.
-_MICRO_IMAGES, _MICRO_SECONDS, _MICRO_LIMIT = 100, 20.0, 60.0
 # Each interpreter holds the model once more.
 _MOST_INTERPRETERS, _INTERPRETERS_BYTES = 8, 200_000_000
-# A failed format is compared layer by layer on this many images.
-_LAYER_IMAGES = 100
 # The layers in float32 that the terminal names; the card names all.
 _NAMED = 5
 
@@ -240,12 +232,12 @@ class _Work:
         failed = [check for check in self._checks[checked:] if not check.passed]
         if not failed:
             return
-        self._layers |= self._diagnosed(row)
+        if layers := self._by_layers(row):
+            self._layers[row.name] = layers
         if self._plan.force:
             return
-        reason = "; ".join(
-            [*(check.text().removeprefix(f"{row.name}: ") for check in failed), *self._astray(row)]
-        )
+        why = [check.text().removeprefix(f"{row.name}: ") for check in failed]
+        reason = "; ".join([*why, *diagnosis.first_divergence(self._layers.get(row.name, []))])
         self._withheld[row.name] = reason
         self._artefacts = [each for each in self._artefacts if each["format"] != row.name]
         path.unlink()
@@ -306,7 +298,9 @@ class _Work:
                     f"{self._name} {row.name}: calibrated with {calibrated} of {there} images; more take too long"
                 )
         if row.integer and tflite_micro.AVAILABLE:
-            extra["micro"] = self._micro(row)
+            target = verification.open_tflite(self._folder, row)
+            with contextlib.closing(target):
+                extra["micro"] = diagnosis.micro(self._isolation, target, path, self._contract, self._pixels)
         self._verify(row.name, [path], self._opened(row), exact=row.exact and self._exact, extra=extra)
 
     def _selective(self, path: Path) -> tuple[list[str], int]:
@@ -326,23 +320,6 @@ class _Work:
         named = ", ".join(kept[:_NAMED]) + (f" and {len(kept) - _NAMED} more" if len(kept) > _NAMED else "")
         self._say(f"{self._name} {path.stem}: {named or 'no layer'} kept in float32")
         return kept, calibrated
-
-    def _micro(self, row: Format) -> dict[str, Any]:
-        """Run some images in TensorFlow Lite Micro and compare with LiteRT; a file it can't run is no failure."""
-        path, target = self._folder / row.file, verification.open_tflite(self._folder, row)
-        pixels = self._pixels[:_MICRO_IMAGES]
-        tensors = target.prepare(pixels if target.takes_pixels else self._contract.scale(pixels))
-        run = functools.partial(self._isolation.run, tflite_micro.NAME, seconds=_MICRO_LIMIT, about=row.name)
-        try:
-            found = run(tflite_micro.predict, path, tensors, _MICRO_SECONDS).argmax(1)
-            expected = target.infer(tensors[: len(found)]).argmax(1)
-            agreement = float(np.mean(found == expected))
-            arena = run(tflite_micro.arena, path)
-            return {"arena_bytes": arena, "agreement": agreement, "images": len(found)}
-        except ArtifactError as error:
-            return {"refused": str(error)}
-        finally:
-            target.close()
 
     def _opened(self, row: Format) -> list[Classifier]:
         # An interpreter runs one inference at a time; together they use the whole processor.
@@ -386,35 +363,17 @@ class _Work:
             }
         )
 
-    def _diagnosed(self, row: Format) -> dict[str, list[dict[str, Any]]]:
-        """Return the layer by layer report of a format that failed a check, by its name."""
+    def _by_layers(self, row: Format) -> list[dict[str, Any]]:
         reference = self._folder / FORMATS[REFERENCE].file
         if not reference.is_file() or row.name == REFERENCE:
-            return {}
-        try:
-            found = self._isolation.run(
-                "LiteRT",
-                layer_divergence.compare,
-                reference,
-                self._folder / row.file,
-                self._pixels[:_LAYER_IMAGES],
-                self._contract,
-                self._source.layers,
-                about=f"{row.name} by layers",
-            )
-        except ArtifactError:
-            return {}
-        return {row.name: [each.describe() for each in found]}
-
-    def _astray(self, row: Format) -> list[str]:
-        """Return in words where a format begins to diverge, nothing if that isn't known."""
-        first = next((each for each in self._layers.get(row.name, []) if each["diverges"]), None)
-        return (
-            [
-                f"{first['operator']} {first['name']} is the first whose output diverges ({first['snr_db']:.0f} dB)"
-            ]
-            if first
-            else []
+            return []
+        return diagnosis.by_layers(
+            self._isolation,
+            reference,
+            self._folder / row.file,
+            self._contract,
+            self._source.layers,
+            self._pixels,
         )
 
     @contextlib.contextmanager
