@@ -109,7 +109,11 @@ class _Page:
             gaps = {main: gap for main in mains if (gap := _gap(box(part), box(main))) is not None}
             if gaps and min(gaps.values()) <= _NEAR * self._height:
                 groups[min(gaps, key=lambda main: gaps[main])].append(part)
-        return [_Group(tuple(labels), _around(map(box, labels))) for labels in groups.values()]
+        return [
+            _Group(tuple(labels), _around(map(box, labels)))
+            for labels in groups.values()
+            if self._found.strokes(np.array(labels)).any()
+        ]
 
     def lines(self) -> list[list[_Group]]:
         """Return the digits as they are read."""

@@ -120,7 +120,7 @@ def _digit(grey: NDArray[np.uint8], contract: Contract, name: str) -> tuple[Grey
     closer = reduction(near)
     if closer < factor:
         digit = _located(reduced(near, closer)) or digit
-    return as_mnist(digit.found.strokes(digit.labels), contract), number
+    return as_mnist(digit.strokes, contract), number
 
 
 def _located(small: Grey) -> Written | None:
@@ -129,7 +129,8 @@ def _located(small: Grey) -> Written | None:
         digit for found in segmentation.found(small, segmentation.cell_of(small)) if (digit := found.digit())
     ]
     # The first of equals, which is dark ink.
-    return max(digits, key=lambda each: each.distinct, default=None)
+    digit = max(digits, key=lambda each: each.distinct, default=None)
+    return digit if digit is not None and digit.strokes.any() else None
 
 
 def _box(contract: Contract) -> int:

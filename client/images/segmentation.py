@@ -36,6 +36,11 @@ class Written:
         """The number of components that may be other digits: nearly as high as the largest, and apart from it."""
         return len(self.found.digits(int(self.labels[0]))) - 1
 
+    @functools.cached_property
+    def strokes(self) -> Grey:
+        """What was written, 0…255 [h, w], within the digit's box and a pixel around; all 0 if it is too pale."""
+        return self.found.strokes(self.labels)
+
 
 class Found:
     """The ink that is darker than its surroundings on an image [h, w].

@@ -169,7 +169,7 @@ def _cut(
     strokes = tf.where(near, tf.cast(strokes, tf.float32), 0.0)
     top, left = inner[0].start - outer[0].start, inner[1].start - outer[1].start
     return _Written(
-        there,
+        there & tf.reduce_any(strokes > 0),
         strokes[top : top + inner[0].stop - inner[0].start, left : left + inner[1].stop - inner[1].start],
         tf.stack(box),
     )

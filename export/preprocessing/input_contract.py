@@ -30,7 +30,8 @@ black paper and ink of MNIST's extent passes unchanged. All others:
    on each side, is cut from the original if it then needs less reduction, and steps 1 to 4 are done on that. If nothing
    is found there, the first result stands.
 6. The strokes: the contrast as a share of the strongest two cells around, so that ink in a shadow counts like other
-   ink, from `PALE` (0) to `FULL` (255), within the digit and a pixel around it. Strokes thinner than the share `STROKE`
+   ink, from `PALE` (0) to `FULL` (255), within the digit and a pixel around it. A digit without any counts as not found
+   in steps 4 and 5. Strokes thinner than the share `STROKE`
    of the digit's longer side, such as a ballpoint's, are thickened to it; their width is estimated from the ink's area
    and the length of its outline. The bounding box is scaled to `BOX` of `FIELD` of the model's size, keeping its
    proportions (Lanczos, three lobes), and placed by its centre of mass.

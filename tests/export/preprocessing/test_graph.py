@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -135,6 +135,8 @@ def test_mnist_images_pass_unchanged(sample: Digits) -> None:
     ),
     noise=st.integers(0, 40),
 )
+# Ink that is found, and too pale beside other ink for any stroke.
+@example(size=(27, 8), paper=14, strokes=[(0.0, 0.875, 15, 97)], noise=30)
 @settings(max_examples=150)
 def test_any_picture(
     size: tuple[int, int], paper: int, strokes: list[tuple[float, float, int, int]], noise: int
