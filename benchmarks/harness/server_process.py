@@ -20,7 +20,7 @@ __all__ = ["PROTOCOLS", "Addresses", "Server", "check_alive", "embedded", "free_
 # The fields of Addresses.
 PROTOCOLS = ("rest", "grpc")
 
-_START_SECONDS = 120.0
+_START_SECONDS = 600.0
 _STOP_SECONDS = 20.0
 
 

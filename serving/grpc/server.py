@@ -28,7 +28,7 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
 logging.getLogger("grpc._cython.cygrpc").addFilter(_without_traceback)
 # At the end, for calls that are on their way, and for clients that don't stop calling.
-_REFUSING_SECONDS = 0.5
+_REFUSING_SECONDS = 2.0
 
 
 class GrpcServer:
@@ -56,8 +56,8 @@ class GrpcServer:
             REUSE_PORT: int(settings.workers > 0),
         }
         self._server = grpc.server(
-            threads,
-            interceptors=(self._arrivals,),
+            threads,  # type: ignore[arg-type]  # it takes any executor
+            interceptors=[self._arrivals],
             options=tuple(options.items()),
             maximum_concurrent_rpcs=limits.requests,
         )
