@@ -1,7 +1,7 @@
 """`tfship benchmark`: measure, report, keep the README's tables true. Each command has its own --help.
 
 tfship benchmark                    measure both models; print the tables, write JSON, a page and Markdown
-tfship report [FILE]      render the report of the last run, or of that result file, again
+tfship report [FILE]                render the report of the last run, or of that result file, again
 tfship benchmark gate               fail if anything got worse since a baseline
 tfship benchmark training           train plainly and by the fast recipe, in turn; print the ratios
 tfship benchmark server             the embedded server's speed against TensorFlow Serving's
@@ -16,14 +16,18 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from tfship.benchmarks.studies import command as studies
+from tfship.benchmarks.studies.registry import STUDIES
 from tfship.benchmarks.suite import command as suite
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the commands and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in suite.OTHERS:
-        # A command's modules are imported when it is asked for.
-        code: int = importlib.import_module(f"tfship.benchmarks.{suite.OTHERS[argv[0]]}").main(argv[1:])
+    name, *rest = argv or [""]
+    if name in STUDIES:
+        return studies.main(name, rest)
+    if name in suite.OTHERS:
+        code: int = importlib.import_module(f"tfship.benchmarks.{suite.OTHERS[name]}").main(rest)
         return code
     return suite.main(argv)

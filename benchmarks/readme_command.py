@@ -1,21 +1,18 @@
 """`tfship benchmark readme`: put the committed results into README.md and benchmarks/README.md, or check them."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tabulate import tabulate
+
 from tfship.benchmarks import report
-from tfship.benchmarks.studies import (
-    client_startup_table,
-    photographs_study,
-    server_load_table,
-    soak_table,
-    training_time,
-)
-from tfship.benchmarks.studies.zoo import table
+from tfship.benchmarks.studies.registry import STUDIES
 from tfship.train import cards
 from tfship.train.common import cli
 from tfship.train.common.errors import ArtifactError, ResultError
-from tfship.train.common.files import read_json, write_bytes
+from tfship.train.common.files import write_bytes
+from tfship.train.data.corruptions import CORRUPTIONS
 from tfship.train.recipe import NETWORKS
 
 __all__ = ["main"]
@@ -23,13 +20,6 @@ __all__ = ["main"]
 _FOLDER = Path(__file__).resolve().parent
 # Measured on full MNIST and committed: where the tables come from.
 _RESULTS = _FOLDER / "results"
-_COMMITTED = _RESULTS / "formats.json"
-_COMMITTED_TRAINING = _RESULTS / "training.json"
-_COMMITTED_SPEED = _RESULTS / "server.json"
-_COMMITTED_SOAK = _RESULTS / "soak.json"
-_COMMITTED_PICTURES = _RESULTS / "pictures.json"
-_COMMITTED_CLIENT = _RESULTS / "client.json"
-_COMMITTED_ZOO = _RESULTS / "zoo.json"
 _RELEASED = _FOLDER.parent / "models" / cards.RELEASED
 _README = _FOLDER.parent / "README.md"
 _TABLES = _FOLDER / "README.md"
@@ -43,17 +33,10 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--check", action="store_true", help="change nothing, exit 6 if it differs")
     arguments = parser.parse_args(argv)
-    released = {name: cards.read(_RELEASED, name) for name in NETWORKS}
-    results = report.read(_COMMITTED)
-    blocks = {
-        "results": report.readme_block(results),
-        "training": training_time.readme_block(released, read_json(_COMMITTED_TRAINING)),
-        "server": server_load_table.readme_block(server_load_table.read(_COMMITTED_SPEED)),
-        "soak": soak_table.readme_block(soak_table.read(_COMMITTED_SOAK)),
-        "pictures": photographs_study.readme_block(photographs_study.read(_COMMITTED_PICTURES)),
-        "client": client_startup_table.readme_block(client_startup_table.read(_COMMITTED_CLIENT)),
-        "zoo": table.readme_block(table.read(_COMMITTED_ZOO)),
-    }
+    results = report.read(_RESULTS / "formats.json")
+    blocks = {"results": report.readme_block(results), "released": _released()}
+    for name, study in STUDIES.items():
+        blocks[name] = study.table().render(study.read(_RESULTS / f"{name}.json"), "github")
     written = {_README: {"formats": report.headline(results)}, _TABLES: blocks}
     before = {file: file.read_text(encoding="utf-8") for file in written}
     after = {file: _filled(file, before[file], each) for file, each in written.items()}
@@ -76,3 +59,27 @@ def _filled(file: Path, text: str, blocks: Mapping[str, str]) -> str:
             raise ArtifactError(f"{file}: the markers of the {name} are gone; expected {begin} … {end}")
         text = f"{head}{begin}\n\n{block}\n\n{end}{tail}"
     return text
+
+
+def _released() -> str:
+    """Return the table of the released weights, by their cards."""
+    rows = []
+    found = {name: cards.read(_RELEASED, name) for name in NETWORKS}
+    for name, card in found.items():
+        low, high = card.accuracy["interval95"]
+        values = [run["accuracy"] for run in card.seeds]
+        rows.append(
+            [
+                f"`{name}`",
+                f"{card.parameters:,}",
+                f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}",
+                f"{card.seed}: {card.accuracy['value']:.4f} ({low:.4f}–{high:.4f})",
+                *(f"{card.corruptions[kind]:.4f}" for kind in CORRUPTIONS),
+            ]
+        )
+    (count,) = {len(card.seeds) for card in found.values()}
+    headers = ["network", "parameters", f"{count} seeds: mean ± sd", "released seed (95 % interval)"]
+    kinds = [kind.replace("_", " ") for kind in CORRUPTIONS]
+    align = ["left", *["right"] * (len(headers) - 1 + len(kinds))]
+    table = tabulate(rows, [*headers, *kinds], tablefmt="github", disable_numparse=True, colalign=align)
+    return f"{table}\n\nAccuracy on MNIST's test images, and of the released seed on nine corrupted copies of them."

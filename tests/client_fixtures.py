@@ -1,17 +1,24 @@
-"""What the client's tests ask: the released digit network behind the embedded server, and a web server to misbehave."""
+"""What the client's tests share: digits, the released network behind our server, and a web server to misbehave."""
 
 import contextlib
+import io
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
 
 from conftest import ROOT
 from serving_fixtures import TFLITE, Client, config_of, publish, serving
 from tfship.client import predict
+from tfship.client.images import preprocessing
 from tfship.client.images.draw_samples import FOLDER
+from tfship.export.preprocessing import input_contract
 from tfship.serving.server.model_server import Settings
 from tfship.serving.server.tls import ServerTls
 from tfship.train.cards import RELEASED
@@ -19,6 +26,12 @@ from tfship.train.common import cli
 
 SEVEN = FOLDER / "seven.png"
 RELEASED_MODELS = ROOT / "models" / RELEASED
+DIGITS = input_contract.digits("cnn")
+# Prepared already: they take no time.
+INK = preprocessing.from_file(SEVEN, DIGITS)
+SAMPLES = [(path, label) for name, label in (("five", "5"), ("seven", "7"), ("three", "3"), ("two", "2"))
+           for path in FOLDER.glob(f"{name}.*")]  # fmt: skip
+BOTH = pytest.mark.parametrize("kind", ["rest", "grpc"])
 
 
 def run(*arguments: object) -> int:
@@ -32,6 +45,17 @@ def digits_served(folder: Path, tls: ServerTls | None = None) -> Iterator[Client
     publish(base, 1, (RELEASED_MODELS / "cnn.int8.tflite").read_bytes())
     with serving(config_of(cnn=base), Settings(loader=TFLITE, tls=tls)) as client:
         yield client
+
+
+def address(kind: str, ports: Client) -> str:
+    return f"localhost:{ports.grpc_port}" if kind == "grpc" else f"http://localhost:{ports.rest_port}"
+
+
+def seven(**how: Any) -> bytes:
+    buffer = io.BytesIO()
+    with Image.open(SEVEN) as picture:
+        picture.convert("RGB").save(buffer, **how)
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True)

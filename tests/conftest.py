@@ -2,6 +2,9 @@
 
 import fcntl
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +20,11 @@ from tfship.train.data import datasets
 from tfship.train.data.datasets import Digits
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("train", "export", "serving", "client", "benchmarks")
 
 _LONG = (
-    "train", "bring", "hostile_images", "benchmarks", "export_command", "interruption", "comparison", "cases",
-    "user_model", "zoo",
+    "train_command", "photo_model", "hostile_images", "benchmarks", "export_command", "interruption",
+    "divergence_causes", "comparison", "cases", "user_model", "zoo", "digit_models", "trainer", "exported_files",
 )  # fmt: skip
 
 # On a busy machine examples take long, and so does drawing them. The fixtures of such tests are only read.
@@ -121,3 +125,38 @@ def _train_and_export(name: str, epochs: int, folder: Path) -> None:
 
     assert train([name, "--epochs", str(epochs), "--models", str(folder)]) == 0
     assert export([name, "--models", str(folder)]) == 0
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of what is committed or new, built in another folder, since a build leaves files behind."""
+    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    kept = (*(f"{each}/" for each in PACKAGES), "pyproject.toml", "README.md", "LICENSE")
+    for name in names:
+        if name.startswith(kept) and (ROOT / name).exists():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, source / name)
+    _pip("wheel", "--wheel-dir", folder, source)
+    (path,) = folder.iterdir()
+    return path
+
+
+@pytest.fixture(scope="session")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the wheel is installed, without what it needs."""
+    folder = tmp_path_factory.mktemp("site")
+    _pip("install", "--target", folder, wheel)
+    return folder
+
+
+def _pip(command: str, *arguments: str | Path) -> None:
+    offline = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check")
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", command, *offline, *arguments],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -190,7 +190,7 @@ def call(rpc: str, request: bytes, port: int) -> tuple[str, bytes | str]:
         try:
             return "OK", method(request, timeout=100)
         except grpc.RpcError as error:
-            return error.code().name, error.details()
+            return error.code().name, error.details() or ""
 
 
 def reload_request(case: Case) -> bytes:

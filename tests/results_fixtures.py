@@ -7,99 +7,20 @@ anything is.
 """
 
 import base64
-import binascii
 import copy
 import functools
-import io
 import zlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+import results_parts as parts
+from results_parts import MODELS
 from tfship.export.conversion.formats import FORMATS, REFERENCE
 from tfship.train.common import statistics
 
 __all__ = ["MODELS", "packed", "results"]
-
-MODELS = ("nn", "cnn")
-_IMAGES, _CLASSES = 10_000, 10
-_ROUNDS, _WINDOW = 3, 2_500
-_THREADS = (1, 2)
-_BOUND_MS = 10.0
-_QUANTILES = (
-    0.0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.995, 0.999, 1.0,
-)  # fmt: skip
-# Samples that each percentile needs.
-_FLOORS = {"p50": (50, 11), "p90": (90, 64), "p99": (99, 662), "p99.9": (99.9, 6_636)}
-
-# By model and format: size in bytes, the arena's, images of the reference's that are now wrong, and those that are
-# now right, and those that are wrong either way, but otherwise.
-_FILES: dict[str, dict[str, tuple[int, int | None, int, int, int]]] = {
-    "nn": {
-        "float32": (368_492, None, 0, 0, 0),
-        "dynamic": (100_160, None, 0, 1, 0),
-        "float16": (187_604, None, 0, 0, 0),
-        "int8": (102_312, 6_420, 4, 3, 0),
-        "int8_uint8": (102_320, 6_420, 4, 3, 0),
-        "int16x8": (104_456, None, 2, 1, 0),
-        "selective": (102_200, None, 4, 3, 0),
-    },
-    "cnn": {
-        "float32": (2_182_076, None, 0, 0, 0),
-        "dynamic": (552_632, None, 0, 0, 0),
-        "float16": (1_094_284, None, 0, 0, 0),
-        "int8": (555_640, 61_764, 1, 0, 1),
-        "int8_uint8": (555_656, 61_764, 1, 0, 1),
-        "int16x8": (557_784, None, 0, 0, 0),
-        "selective": (555_624, None, 1, 0, 1),
-    },
-}  # fmt: skip
-_SAVED_MODEL = {"nn": 653_399, "cnn": 2_423_774}
-_KERAS = {"nn": 1_131_040, "cnn": 6_560_112}
-_CORRECT = {"nn": 9_802, "cnn": 9_939}
-
-# By model: the layers as (operator, name, microseconds in float32, in int8, in int16 by TFLite's own kernels).
-_LAYERS = {
-    "nn": (
-        ("RESHAPE", "flatten", 0.2, 0.1, 0.2),
-        ("FULLY_CONNECTED", "dense", 7.6, 2.2, 10.2),
-        ("FULLY_CONNECTED", "dense_1", 1.2, 0.5, 1.4),
-        ("FULLY_CONNECTED", "dense_2", 0.7, 0.4, 0.8),
-        ("FULLY_CONNECTED", "dense_3", 0.3, 0.2, 0.4),
-        ("SOFTMAX", "dense_3", 0.6, 0.5, 0.6),
-    ),
-    "cnn": (
-        ("CONV_2D", "conv2d", 18.5, 8.9, 41.0),
-        ("CONV_2D", "conv2d_1", 168.0, 41.5, 243.0),
-        ("MAX_POOL_2D", "max_pooling2d", 8.1, 2.7, 6.0),
-        ("RESHAPE", "flatten", 0.4, 0.1, 0.3),
-        ("FULLY_CONNECTED", "dense", 44.0, 18.6, 52.0),
-        ("FULLY_CONNECTED", "dense_1", 0.9, 0.4, 1.1),
-        ("SOFTMAX", "dense_1", 0.8, 0.5, 0.8),
-    ),
-}
-# By model, what the numbers' change of type costs where an integer file begins and ends.
-_EDGE_US = {"nn": (0.4, 0.2), "cnn": (0.5, 0.2)}
-_CALL_US = 0.6
-_DRAWN_US = 113.0  # from a picture's bytes to a prepared image
-
-# By model: how many times as long it takes with two threads, and without XNNPACK.
-_TWO_THREADS = {"nn": 1.3, "cnn": 0.64}
-_NO_XNNPACK = {"nn": 1.4, "cnn": 1.9}
-# By model: the time of an image in a batch of 8 and of 64, as a share of that of one alone.
-_IN_BATCHES = {"nn": (0.42, 0.3), "cnn": (0.88, 0.84)}
-
-# Server, protocol, format, and by model microseconds of a request and requests per second at most.
-_SERVED: tuple[tuple[str, str, str, dict[str, tuple[float, int]]], ...] = (
-    ("embedded TFLite", "REST JSON", "float32", {"nn": (820, 4_900), "cnn": (1_060, 3_000)}),
-    ("embedded TFLite", "gRPC", "float32", {"nn": (470, 6_100), "cnn": (700, 3_700)}),
-    ("embedded SavedModel", "REST JSON", "savedmodel", {"nn": (1_150, 2_400), "cnn": (1_480, 1_900)}),
-    ("embedded SavedModel", "REST base64", "savedmodel", {"nn": (1_020, 2_600), "cnn": (1_340, 2_000)}),
-    ("embedded SavedModel", "gRPC", "savedmodel", {"nn": (760, 3_100), "cnn": (1_090, 2_300)}),
-)  # fmt: skip
-_CONNECTIONS = ((1, 0.45), (8, 0.9), (32, 1.0), (128, 0.97))
 
 
 def results() -> dict[str, Any]:
@@ -122,10 +43,10 @@ def _made() -> dict[str, Any]:
             "python": "3.11.7",
             "packages": {"tensorflow": "2.21.0", "ai-edge-litert": "2.3.0", "numpy": "2.4.6"},
         },
-        "threads": list(_THREADS),
-        "bound_ms": _BOUND_MS,
-        "quantiles": list(_QUANTILES),
-        "data": {"label": "MNIST", "sha256": _sha256("data"), "train": 60_000, "test": _IMAGES},
+        "threads": list(parts.THREADS),
+        "bound_ms": parts.BOUND_MS,
+        "quantiles": list(parts.QUANTILES),
+        "data": {"label": "MNIST", "sha256": parts.sha256("data"), "train": 60_000, "test": parts.IMAGES},
         "models": {name: _Model(name, generator).describe() for name in MODELS},
     }
 
@@ -140,23 +61,27 @@ class _Model:
 
     def __init__(self, name: str, generator: np.random.Generator) -> None:
         self._name, self._generator = name, generator
-        self._truth = generator.integers(0, _CLASSES, _IMAGES)
+        self._truth = generator.integers(0, parts.CLASSES, parts.IMAGES)
         self._reference = self._truth.copy()
-        wrong = generator.permutation(_IMAGES)[: _IMAGES - _CORRECT[name]]
-        self._reference[wrong] = (self._truth[wrong] + generator.integers(1, _CLASSES, len(wrong))) % _CLASSES
+        wrong = generator.permutation(parts.IMAGES)[: parts.IMAGES - parts.CORRECT[name]]
+        self._reference[wrong] = (
+            self._truth[wrong] + generator.integers(1, parts.CLASSES, len(wrong))
+        ) % parts.CLASSES
         # The machine is slower or faster from one round to the next, for all rows alike.
-        self._drift = {clock: 1 + 0.02 * generator.standard_normal(_ROUNDS) for clock in ("query", "end")}
+        self._drift = {
+            clock: 1 + 0.02 * generator.standard_normal(parts.ROUNDS) for clock in ("query", "end")
+        }
         self._changed: dict[str, Any] = {}
 
     def describe(self) -> dict[str, Any]:
-        rows = [self._tflite(row, threads, xnnpack) for row, threads, xnnpack in _ways()]
+        rows = [self._tflite(row, threads, xnnpack) for row, threads, xnnpack in parts.ways()]
         rows += [self._tensorflow("savedmodel"), self._tensorflow("keras")]
-        rows += [self._served(*served) for served in _SERVED]
+        rows += [self._served(*served) for served in parts.SERVED]
         return {
             "version": 1,
-            "keras_sha256": _sha256(f"{self._name} weights"),
-            "labels": [str(label) for label in range(_CLASSES)],
-            "images": _IMAGES,
+            "keras_sha256": parts.sha256(f"{self._name} weights"),
+            "labels": [str(label) for label in range(parts.CLASSES)],
+            "images": parts.IMAGES,
             "reference": REFERENCE,
             "rows": rows,
             "absent": {"tensorflow/serving": "no Docker here"},
@@ -164,7 +89,7 @@ class _Model:
             "layers": {
                 name: [
                     {"name": layer, "operator": operator, "snr_db": self._snr(name)}
-                    for operator, layer, *_ in _LAYERS[self._name]
+                    for operator, layer, *_ in parts.LAYERS[self._name]
                 ]
                 for name in FORMATS
                 if FORMATS[name].calibrated or name == "dynamic"
@@ -173,18 +98,18 @@ class _Model:
         }
 
     def _tflite(self, name: str, threads: int, xnnpack: bool) -> dict[str, Any]:
-        bytes_, arena, losses, wins, others = _FILES[self._name][name]
-        us = _CALL_US + sum(each["us"] for each in self._operators(name))
+        bytes_, arena, losses, wins, others = parts.FILES[self._name][name]
+        us = parts.CALL_US + sum(each["us"] for each in self._operators(name))
         if name != "int16x8":  # whose operators TFLite's own kernels run in any case
-            us *= (_TWO_THREADS[self._name] if threads > 1 else 1) * (
-                1 if xnnpack else _NO_XNNPACK[self._name]
+            us *= (parts.TWO_THREADS[self._name] if threads > 1 else 1) * (
+                1 if xnnpack else parts.NO_XNNPACK[self._name]
             )
         suffix = (", 2 threads" if threads > 1 else "") + ("" if xnnpack else ", no XNNPACK")
         row = self._in_process(f"{name}{suffix}", "tflite", name, threads, us)
         row |= {
             "delegate": "XNNPACK" if xnnpack else None,
             "bytes": bytes_,
-            "sha256": _sha256(f"{self._name} {name}"),
+            "sha256": parts.sha256(f"{self._name} {name}"),
             "arena_bytes": arena,
             "load_ms": round(0.4 + bytes_ / 1e6, 2),
             "first_ms": round(us / 500, 3),
@@ -198,14 +123,14 @@ class _Model:
     def _tensorflow(self, kind: str) -> dict[str, Any]:
         """A row that TensorFlow runs in this process: its cost of a call, and float32's work."""
         call, size, load = {
-            "savedmodel": (40.0, _SAVED_MODEL, 880.0),
-            "keras": (1_900.0, _KERAS, 240.0),
+            "savedmodel": (40.0, parts.SAVED_MODEL, 880.0),
+            "keras": (1_900.0, parts.KERAS, 240.0),
         }[kind]
         us = call + sum(each["us"] for each in self._operators(REFERENCE))
         row = self._in_process(kind, kind, kind, 1 if kind == "savedmodel" else None, us)
         row |= {
             "bytes": size[self._name],
-            "sha256": _sha256(f"{self._name} {kind}"),
+            "sha256": parts.sha256(f"{self._name} {kind}"),
             "load_ms": load,
             "first_ms": 3.4,
             "peak_bytes": 612_000_000 + 3 * size[self._name],
@@ -215,7 +140,7 @@ class _Model:
     def _in_process(
         self, name: str, kind: str, format_: str, threads: int | None, us: float
     ) -> dict[str, Any]:
-        at_8, at_64 = _IN_BATCHES[self._name]
+        at_8, at_64 = parts.IN_BATCHES[self._name]
         batches = {
             str(count): self._batch(count, us * count * share)
             for count, share in ((1, 1.0), (8, at_8), (64, at_64))
@@ -225,12 +150,12 @@ class _Model:
         if threads == 1:
             empty["offline"] = "takes all cores: see the row with 2 threads"
         else:
-            offline = _offline(batches["64"]["rate"])
+            offline = parts.offline(batches["64"]["rate"])
         return {
-            **_row(name, kind, format_, threads),
+            **parts.row(name, kind, format_, threads),
             "cpu_seconds_per_1000": {"here": round(us / 1e3, 5), "server": None},
             "query": self._timing(us, "query"),
-            "end_to_end": self._timing(us + _DRAWN_US, "end"),
+            "end_to_end": self._timing(us + parts.DRAWN_US, "end"),
             "batches": batches,
             "scenarios": {**self._streams(us, us * 8 * at_8), "server": None, "offline": offline},
             "empty": empty,
@@ -240,22 +165,25 @@ class _Model:
         self, server: str, protocol: str, format_: str, figures: dict[str, tuple[float, int]]
     ) -> dict[str, Any]:
         us, most = figures[self._name]
-        inference = _CALL_US + sum(each["us"] for each in self._operators(REFERENCE))
+        inference = parts.CALL_US + sum(each["us"] for each in self._operators(REFERENCE))
         rest = us - inference
-        sizes = {"float32": _FILES[self._name]["float32"][0], "savedmodel": _SAVED_MODEL[self._name]}
+        sizes = {
+            "float32": parts.FILES[self._name]["float32"][0],
+            "savedmodel": parts.SAVED_MODEL[self._name],
+        }
         return {
-            **_row(f"{server}, {protocol}", "served", format_, 1),
+            **parts.row(f"{server}, {protocol}", "served", format_, 1),
             "server": server,
             "protocol": protocol,
             "bytes": sizes[format_],
-            "sha256": _sha256(f"{self._name} {format_}"),
+            "sha256": parts.sha256(f"{self._name} {format_}"),
             "load_ms": 1_150.0 if format_ == "float32" else 3_900.0,
             "first_ms": 4.1,
             "peak_bytes": 310_000_000 if format_ == "float32" else 1_450_000_000,
             "cpu_seconds_per_1000": {"here": round(rest * 4e-4, 4), "server": round(us * 7e-4, 4)},
             **self._accuracy(format_, 0, 0, 0, shown=False),
             "query": self._timing(us, "query", samples=1_000),
-            "end_to_end": self._timing(us + _DRAWN_US, "end", samples=800),
+            "end_to_end": self._timing(us + parts.DRAWN_US, "end", samples=800),
             "batches": {
                 str(count): self._batch(count, rest * (1 + 0.1 * (count - 1)) + inference * count, samples=400)
                 for count in (1, 8, 64)
@@ -263,7 +191,7 @@ class _Model:
             "scenarios": {
                 **self._streams(us, us * 2.2),
                 "server": self._under_load(most, us),
-                "offline": _offline(most * 1.9),
+                "offline": parts.offline(most * 1.9),
             },
             "sweep": [
                 {
@@ -272,7 +200,7 @@ class _Model:
                     "p50_ms": round(connections / most / share * 1e3, 3),
                     "p99_ms": round(connections / most / share * 1.8e3, 3),
                 }
-                for connections, share in _CONNECTIONS
+                for connections, share in parts.CONNECTIONS
             ],
             "parts_us": {
                 "prepare": 6.0,
@@ -292,10 +220,10 @@ class _Model:
         xnnpack = name != "int16x8"
         found: list[dict[str, Any]] = [
             {"operator": layer[0], "name": layer[1], "us": layer[column], "delegated": xnnpack}
-            for layer in _LAYERS[self._name]
+            for layer in parts.LAYERS[self._name]
         ]
         if row.calibrated:
-            into, out = _EDGE_US[self._name]
+            into, out = parts.EDGE_US[self._name]
             begin = {"operator": "QUANTIZE", "name": "image", "us": into, "delegated": xnnpack}
             end = {"operator": "DEQUANTIZE", "name": "probabilities", "us": out, "delegated": xnnpack}
             found = [
@@ -305,31 +233,31 @@ class _Model:
             ]
         return found
 
-    def _timing(self, us: float, clock: str, samples: int = _WINDOW) -> dict[str, Any]:
-        noise = 1 + 0.004 * self._generator.standard_normal(_ROUNDS)
-        spread = self._generator.lognormal(0, 0.05, (_ROUNDS, samples))
-        slow = 1 + (self._generator.random((_ROUNDS, samples)) < 0.02) * self._generator.exponential(
-            0.4, (_ROUNDS, samples)
+    def _timing(self, us: float, clock: str, samples: int = parts.WINDOW) -> dict[str, Any]:
+        noise = 1 + 0.004 * self._generator.standard_normal(parts.ROUNDS)
+        spread = self._generator.lognormal(0, 0.05, (parts.ROUNDS, samples))
+        slow = 1 + (self._generator.random((parts.ROUNDS, samples)) < 0.02) * self._generator.exponential(
+            0.4, (parts.ROUNDS, samples)
         )
         drawn = us * (self._drift[clock] * noise)[:, np.newaxis] * spread * slow
         pooled = drawn.ravel()
-        enough = {name: len(pooled) >= floor for name, (_, floor) in _FLOORS.items()}
+        enough = {name: len(pooled) >= floor for name, (_, floor) in parts.FLOORS.items()}
         return {
             **{
                 f"{name}_us": round(float(np.percentile(pooled, which)), 2) if enough[name] else None
-                for name, (which, _) in _FLOORS.items()
+                for name, (which, _) in parts.FLOORS.items()
             },
             "missing": {
                 name: f"needs {floor:,} samples for 99 % confidence"
-                for name, (_, floor) in _FLOORS.items()
+                for name, (_, floor) in parts.FLOORS.items()
                 if not enough[name]
             },
             "samples": len(pooled),
             "stable": True,
             "windows_p50_us": [round(float(each), 2) for each in np.median(drawn, axis=1)],
             "undisturbed_p50_us": None,
-            "windows_undisturbed_p50_us": [None] * _ROUNDS,
-            "quantiles_us": [round(float(each), 2) for each in np.quantile(pooled, _QUANTILES)],
+            "windows_undisturbed_p50_us": [None] * parts.ROUNDS,
+            "quantiles_us": [round(float(each), 2) for each in np.quantile(pooled, parts.QUANTILES)],
         }  # fmt: skip
 
     def _batch(self, count: int, us: float, samples: int = 500) -> dict[str, Any]:
@@ -351,7 +279,7 @@ class _Model:
                 "p99_ms": round(p99, 2),
                 "p99.9_ms": round(p99 * 1.6, 2),
                 "queries": int(most * share * 3),
-                "kept": p99 <= _BOUND_MS,
+                "kept": p99 <= parts.BOUND_MS,
             }
             for share, p99 in ((0.25, 2.1), (0.5, 3.4), (0.75, 6.2), (1.0, 48.0), (0.85, 9.1))
         ]
@@ -376,11 +304,11 @@ class _Model:
         lost, won = ok[:: len(ok) // (losses + 1)][:losses], wrong[:: len(wrong) // (wins + 1)][:wins]
         other = np.setdiff1d(wrong, won)[:others]
         guesses = self._reference.copy()
-        guesses[lost] = (self._truth[lost] + 1) % _CLASSES
+        guesses[lost] = (self._truth[lost] + 1) % parts.CLASSES
         guesses[won] = self._truth[won]
         for image in other:
             neither = {int(self._truth[image]), int(self._reference[image])}
-            guesses[image] = next(each for each in range(_CLASSES) if each not in neither)
+            guesses[image] = next(each for each in range(parts.CLASSES) if each not in neither)
         if shown:
             self._changed[name] = self._pictures(guesses)
         return {
@@ -395,7 +323,7 @@ class _Model:
         shown = [
             {
                 "image": int(image),
-                "png": _png(int(image)),
+                "png": parts.png(int(image)),
                 "label": int(self._truth[image]),
                 "reference": {"class": int(self._reference[image]), "probability": 0.52},
                 "here": {"class": int(guesses[image]), "probability": round(0.5 + margin / 2, 3)},
@@ -411,44 +339,3 @@ class _Model:
         if name == "int16x8":
             return round(float(self._generator.uniform(70, 85)), 1)
         return round(float(self._generator.uniform(28, 41)), 1)
-
-
-def _ways() -> list[tuple[str, int, bool]]:
-    """Every TFLite format with each number of threads, with XNNPACK and without."""
-    return [(name, threads, xnnpack) for name in FORMATS for xnnpack in (True, False) for threads in _THREADS]
-
-
-def _row(name: str, kind: str, format_: str, threads: int | None) -> dict[str, Any]:
-    """A row's fields of which there is nothing to say, where nobody says something else."""
-    return {
-        "name": name,
-        "kind": kind,
-        "format": format_,
-        "threads": threads,
-        "delegate": None,
-        "server": None,
-        "protocol": None,
-        "arena_bytes": None,
-        "sweep": None,
-        "parts_us": None,
-        "loadgen": None,
-        "empty": {},
-    }
-
-
-def _offline(rate: float) -> dict[str, Any]:
-    return {"rate": rate, "images": _IMAGES, "seconds": round(_IMAGES / rate, 3), "batch": 64}
-
-
-def _png(seed: int) -> str:
-    """A small picture: a bright bar on black, somewhere else for every seed."""
-    pixels = np.zeros((28, 28), np.uint8)
-    pixels[4:24, 4 + seed % 16 : 8 + seed % 16] = 200
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _sha256(text: str) -> str:
-    """Something with the look of a digest, another for every text."""
-    return f"{binascii.crc32(text.encode()):08x}" * 8

@@ -1,4 +1,4 @@
-"""Tiny models, made once a run, and the clients that the server's tests call it with."""
+"""What the server's tests share: tiny models, made once a run, servers, and the clients that ask them."""
 
 import contextlib
 import functools
@@ -9,8 +9,10 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,10 @@ from typing import Any
 import grpc
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client.parser import text_string_to_metric_families
 
 from tfship.export.conversion import signature_metadata
+from tfship.serving.metrics.metrics import Metrics
 from tfship.serving.models.config import parse_config
 from tfship.serving.models.loader import Loader
 from tfship.serving.models.manager import LoadPolicy
@@ -32,6 +36,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # Deleted when the interpreter ends.
 _FOLDER = tempfile.TemporaryDirectory(prefix="tfship-serving-")
 TFLITE = Loader(prefer_tflite=True)
+NEVER = 10**15  # microseconds: a batch runs when it is full
+POOL = "batching_test"
+COUNT = ":tensorflow:serving:request_count"
+LATENCY = ":tensorflow:serving:request_latency"
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @functools.cache
@@ -218,7 +228,7 @@ class Client:
         try:
             answer = self.call(rpc, request)
         except grpc.RpcError as error:
-            return error.code().name, error.details()
+            return error.code().name, error.details() or ""
         raise AssertionError(f"{rpc} was answered: {answer}")
 
     def states(self, model: str) -> dict[str, str]:
@@ -286,6 +296,77 @@ def slow_steps(client: Client, seconds: float, model: str = "m") -> int:
     begin = time.monotonic()
     client.predict(model, n=np.array([steps], np.int32))
     return int(steps * seconds / (time.monotonic() - begin))
+
+
+def factor(client: Client, target: str = "m") -> float:
+    """Return what the model multiplies with, which is its version."""
+    status, answer = client.rest(f"/v1/models/{target}:predict", {"instances": [[1, 0]]})
+    assert status == 200, answer
+    return float(answer["predictions"][0][0])
+
+
+@contextlib.contextmanager
+def asked(client: Client) -> Iterator[list[float]]:
+    """Ask the model all the time, in a thread, and yield the answers so far; each must be one."""
+    seen: list[float] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            seen.append(factor(client))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        eventually(lambda: len(seen) > 5)
+        yield seen
+    finally:
+        done.set()
+        thread.join()
+
+
+def at_once(call: Callable[[Any], Any], arguments: Iterable[Any]) -> list[Any]:
+    """Make a call with each argument, each in a thread of its own, and return what they returned or raised."""
+
+    def made(argument: Any) -> Any:
+        try:
+            return call(argument)
+        except Exception as error:  # noqa: BLE001
+            return error
+
+    listed = list(arguments)
+    with ThreadPoolExecutor(len(listed)) as callers:
+        return list(callers.map(made, listed))
+
+
+def pool_threads() -> list[str]:
+    """Return the names of the threads that run batches."""
+    return [each.name for each in threading.enumerate() if each.name.startswith(POOL)]
+
+
+def parsed(page: str) -> Samples:
+    """Read a metrics page as Prometheus does: values by name and labels."""
+    return {
+        (as_told(sample.name, page), frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+
+
+def as_told(name: str, page: str) -> str:
+    """Take the `_total` off a counter that prometheus_client's parser gives it."""
+    return name if f"{name}{{" in page else name.removesuffix("_total")
+
+
+def value(metrics: Metrics | str, name: str, **labels: str) -> float | None:
+    """Return the value that a metrics page, or the page of `metrics`, gives a metric with these labels."""
+    page = metrics if isinstance(metrics, str) else metrics.page()[0].decode()
+    return parsed(page).get((name, frozenset(labels.items())))
+
+
+def run(*argv: str | Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run a command in the root of the repository."""
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=timeout)
 
 
 ROW = np.array([[1.0, 2.0]], np.float32)

@@ -110,7 +110,7 @@ class GrpcSender:
             address.connection.server,
             [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)],
         )
-        self._predict = self._channel.unary_unary(METHOD)
+        self._predict = self._channel.unary_unary(METHOD, None, None)
 
     def encoded(self, images: NDArray[Any]) -> bytes:
         """See `Sender.encoded`."""
@@ -126,7 +126,7 @@ class GrpcSender:
             gone = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
             raise (Unreachable if gone else Refused)(what) from error
         timing = next((value for key, value in call.trailing_metadata() if key == _TIMING), "")
-        return Reply(content, _parts(timing))
+        return Reply(content, _parts(str(timing)))
 
     def understood(self, content: bytes, count: int) -> NDArray[np.float32]:
         """See `Sender.understood`."""

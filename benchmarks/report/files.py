@@ -7,7 +7,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from tfship.benchmarks.report import result_files
+from tfship.benchmarks.harness import result_files
 from tfship.train.common.errors import ArtifactError
 
 __all__ = ["read"]

@@ -74,7 +74,9 @@ class Case:
     def _grpc(self) -> tuple[int, NDArray[np.float32]]:
         with grpc.insecure_channel(self.address) as channel:
             try:
-                answer = channel.unary_unary(METHOD)(message(self.file.read_bytes()), timeout=_ANSWER_SECONDS)
+                answer = channel.unary_unary(METHOD, None, None)(
+                    message(self.file.read_bytes()), timeout=_ANSWER_SECONDS
+                )
             except grpc.RpcError as error:
                 what = f"{error.code().name}: {error.details()}"
                 if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):

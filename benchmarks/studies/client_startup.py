@@ -5,28 +5,31 @@ server on this machine. All clients in turn, in an order that changes each time;
 the files cached. Each must answer what the picture shows.
 """
 
-import os
+import argparse
 import random
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from tfship import client
 from tfship.benchmarks.harness.server_process import Server, embedded
+from tfship.benchmarks.studies.registry import Save
 from tfship.export.publishing import store
-from tfship.train.common import environment, interruption, statistics
+from tfship.train.common import cli, interruption, statistics
 from tfship.train.common.errors import ResultError, TargetError
 from tfship.train.common.progress import Progress
 
-__all__ = ["BARS", "ROWS", "SCHEMA", "Bars", "described", "run"]
+__all__ = ["BARS", "DESCRIPTION", "ROWS", "Bars", "add_arguments", "described", "measure", "run"]
 
-SCHEMA = 1
+DESCRIPTION = (
+    "Time whole processes that ask about one image: the client over REST, over gRPC and without a server, and a script "
+    "that uses TensorFlow and tensorflow-serving-api in the usual way (benchmarks/studies/usual_client.py)."
+)
 MODEL = "cnn"
 
 _PICTURE, _SHOWS = Path(client.__file__).parent / "samples" / "seven.png", "7"
@@ -62,14 +65,23 @@ class Bars:
 BARS = Bars()
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `StudyMeasurement.add_arguments`."""
+    parser.add_argument("--pairs", type=cli.count, default=10, metavar="N", help="runs of each")
+
+
+def measure(arguments: argparse.Namespace, _flags: Sequence[str], _save: Save) -> dict[str, Any]:
+    """See `StudyMeasurement.measure`."""
+    return run(arguments.models, arguments.pairs)
+
+
 def run(models: Path, pairs: int) -> dict[str, Any]:
-    """Run all clients `pairs` times, with the newest version in `models`; return the results as a file has them.
+    """Run all clients `pairs` times, with the newest version in `models`; return the results.
 
     Raises ArtifactError if nothing is exported, TargetError if a server or a client fails, ResultError for a wrong
     answer.
     """
     store.latest(models / MODEL)
-    busy, _, _ = os.getloadavg()
     seconds: dict[str, list[float]] = {row.name: [] for row in ROWS}
     order, shuffled = list(ROWS), random.Random(_SEED)  # noqa: S311 - no secret
     with embedded(models, [MODEL]) as server, Progress("client", pairs * len(ROWS), "processes") as progress:
@@ -80,14 +92,7 @@ def run(models: Path, pairs: int) -> dict[str, Any]:
                 if number:
                     seconds[row.name].append(took)
                     progress.advance(note=f"{row.name}: {took:.2f} s")
-    return {
-        "schema": SCHEMA,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": environment.describe(),
-        "load_before": round(busy, 2),
-        "picture": _PICTURE.name,
-        **described(seconds),
-    }
+    return {"picture": _PICTURE.name, **described(seconds)}
 
 
 def described(seconds: dict[str, list[float]]) -> dict[str, Any]:

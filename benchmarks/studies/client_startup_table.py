@@ -1,14 +1,10 @@
 """The results of `benchmarks.studies.client_startup` as a table: for the terminal and benchmarks/README.md."""
 
-from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from tfship.benchmarks.report import result_files
-from tfship.benchmarks.studies.client_startup import SCHEMA
-
-__all__ = ["missed", "read", "readme_block", "text"]
+__all__ = ["failures", "render"]
 
 _HEADERS = [
     "one picture, process and all",
@@ -19,23 +15,13 @@ _HEADERS = [
 ]
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read a result file; ArtifactError if it is missing, damaged or of another schema."""
-    return result_files.read(path, SCHEMA, "tfship benchmark client")
+def render(results: dict[str, Any], layout: str) -> str:
+    """See `StudyTable.render`."""
+    return "\n".join([_heading(results), "", _table(results, layout), "", *_remarks(results)])
 
 
-def text(results: dict[str, Any]) -> str:
-    """Return the table for a terminal, and what must be said about it."""
-    return "\n".join([_heading(results), "", _table(results, "simple"), "", *_remarks(results)])
-
-
-def readme_block(results: dict[str, Any]) -> str:
-    """Return the part of benchmarks/README.md on the client's speed, in Markdown."""
-    return "\n".join([_heading(results), "", _table(results, "github"), "", *_remarks(results)])
-
-
-def missed(results: dict[str, Any]) -> list[str]:
-    """Return what was asked for and wasn't met, with what was found."""
+def failures(results: dict[str, Any]) -> list[str]:
+    """See `StudyTable.failures`."""
     return [
         f"{verdict['asked']}: {verdict['found']}" for verdict in results["verdicts"] if not verdict["met"]
     ]

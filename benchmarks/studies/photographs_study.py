@@ -5,10 +5,11 @@ Photographs (`benchmarks.studies.photographs`) go the way that the client's pict
 that is left. Untouched, as PNG of 28 × 28, the preparation must change nothing.
 """
 
+import argparse
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -18,20 +19,25 @@ import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from tfship.benchmarks.report import result_files
 from tfship.benchmarks.studies.photographs import photograph
+from tfship.benchmarks.studies.registry import Save
 from tfship.client.images import preprocessing, preview
 from tfship.client.targets.connection import Servable
 from tfship.client.targets.registry import TARGETS, Choice, open_target
 from tfship.export.preprocessing import input_contract
-from tfship.train.common import environment, interruption, statistics
-from tfship.train.common.errors import DataError
+from tfship.train.common import cli, interruption, statistics
+from tfship.train.common.errors import DataError, UsageError
 from tfship.train.common.progress import Progress
+from tfship.train.data import datasets
 from tfship.train.data.datasets import Digits, to_input
+from tfship.train.recipe import NETWORKS
 
-__all__ = ["BARS", "SCHEMA", "measure", "missed", "read", "readme_block", "text"]
+__all__ = ["BARS", "DESCRIPTION", "add_arguments", "failures", "measure", "render", "run"]
 
-SCHEMA = 1
+DESCRIPTION = (
+    "Turn test digits into photographs (paper, ink, shadow, noise, tilt, a table around, JPEG), prepare them as the "
+    "client does, and report how many are still read rightly; and whether untouched images stay what they are."
+)
 # What was asked for: of the photographs, at least this share is read rightly by the cnn; of 10,000 untouched images,
 # at most so many predictions change.
 BARS = {"cnn": 0.98}
@@ -52,8 +58,24 @@ _DIGITS = input_contract.digits("digits")
 _SEED = 1_000_000
 
 
-def measure(models: Path, names: list[str], digits: Digits, count: int, seed: int) -> dict[str, Any]:
-    """Measure each network; returns what `text` prints.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `StudyMeasurement.add_arguments`."""
+    parser.add_argument("--model", action="append", choices=NETWORKS, help="only this one (may be repeated)")
+    parser.add_argument("--count", type=cli.count, default=2000, metavar="N", help="number of photographs")
+    parser.add_argument("--seed", type=cli.count, default=1, metavar="N", help="seed of the photographs")
+
+
+def measure(arguments: argparse.Namespace, _flags: Sequence[str], _save: Save) -> dict[str, Any]:
+    """See `StudyMeasurement.measure`."""
+    digits = datasets.load(datasets.find(arguments.data, say=cli.say))
+    if arguments.count > len(digits.x_test):
+        raise UsageError(f"--count {arguments.count}: there are {len(digits.x_test)} test images")
+    names = arguments.model or list(NETWORKS)
+    return run(arguments.models, names, digits, arguments.count, arguments.seed)
+
+
+def run(models: Path, names: list[str], digits: Digits, count: int, seed: int) -> dict[str, Any]:
+    """Measure each network and return the results.
 
     `count` of the test images, evenly spread, become a photograph each, the i-th by `seed` × 1,000,000 + i.
     Raises UsageError if there are fewer.
@@ -92,9 +114,7 @@ def measure(models: Path, names: list[str], digits: Digits, count: int, seed: in
             },
         }
     return {
-        "schema": SCHEMA,
         "data": digits.describe(),
-        "environment": environment.describe(),
         "photographs": count,
         "seed": seed,
         "nothing_found": sum(each["problem"] is not None for each in made),
@@ -106,8 +126,8 @@ def measure(models: Path, names: list[str], digits: Digits, count: int, seed: in
     }
 
 
-def missed(results: dict[str, Any]) -> list[str]:
-    """Return which bars were missed, a sentence for each."""
+def failures(results: dict[str, Any]) -> list[str]:
+    """See `StudyTable.failures`."""
     found = []
     for name, network in results["networks"].items():
         accuracy, untouched = network["photographs"]["value"], network["untouched"]
@@ -118,19 +138,9 @@ def missed(results: dict[str, Any]) -> list[str]:
     return found
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read a result file; ArtifactError if it is missing, damaged or of another schema."""
-    return result_files.read(path, SCHEMA, "tfship benchmark pictures")
-
-
-def text(results: dict[str, Any]) -> str:
-    """Return the results for a terminal."""
-    return "\n".join([_heading(results), "", _table(results, "simple"), "", *_remarks(results)])
-
-
-def readme_block(results: dict[str, Any]) -> str:
-    """Return the part of benchmarks/README.md on pictures, in Markdown."""
-    return "\n".join([_heading(results), "", _table(results, "github"), "", *_remarks(results)])
+def render(results: dict[str, Any], layout: str) -> str:
+    """See `StudyTable.render`."""
+    return "\n".join([_heading(results), "", _table(results, layout), "", *_remarks(results)])
 
 
 def _heading(results: dict[str, Any]) -> str:
@@ -172,7 +182,7 @@ def _remarks(results: dict[str, Any]) -> list[str]:
         f"- Nothing was found on {results['nothing_found']} photographs, which count as wrong. Preparing one, its "
         f"decoding included, took {took['median']:.0f} ms (median; {took['most']:.0f} at most)."
     )
-    return lines + [f"- missed: {each}" for each in missed(results)]
+    return lines + [f"- missed: {each}" for each in failures(results)]
 
 
 def _all_prepared(

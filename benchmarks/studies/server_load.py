@@ -13,12 +13,12 @@ reference's requests per second times (its yardstick / the median of ours) are w
 latencies are divided by the same.
 """
 
-import os
+import argparse
+import fnmatch
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,22 @@ from tfship.benchmarks.harness import load_generators, timer
 from tfship.benchmarks.harness.server_process import embedded
 from tfship.benchmarks.studies import cases, machine_speed, reference
 from tfship.benchmarks.studies.reference import LoadCell
+from tfship.benchmarks.studies.registry import Save
+from tfship.export.conversion import formats
 from tfship.export.publishing import store
-from tfship.train.common import environment
+from tfship.train.common import cli
+from tfship.train.common.errors import UsageError
 from tfship.train.common.files import sha256
 from tfship.train.common.progress import Progress
+from tfship.train.data import datasets
 from tfship.train.data.datasets import Digits
 
-__all__ = ["SCHEMA", "LoadPlan", "run"]
+__all__ = ["DESCRIPTION", "LoadPlan", "add_arguments", "measure", "run"]
 
-# Counted up when a field of the result file changes its meaning.
-SCHEMA = 1
-
+DESCRIPTION = (
+    f"Measure the embedded server against {reference.MACHINE}. Needs wrk and h2load (Debian: wrk nghttp2-client). "
+    "Flags after -- are the server's: -- --workers=2"
+)
 _WARM_UP_SECONDS = 1
 _YARDSTICK_FORMATS = ("float32", "int8")
 
@@ -59,8 +64,60 @@ class LoadPlan:
     flags: Sequence[str] = ()
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `StudyMeasurement.add_arguments`."""
+    names = ", ".join(cell.name for cell in reference.RATES)
+    parser.add_argument("--only", metavar="A,B", help=f"some cells, * for any: {names}")
+    parser.add_argument(
+        "--connections", type=_counts, default=[1, 8, 32], metavar="A,B", help="numbers of connections"
+    )
+    parser.add_argument("--seconds", type=cli.count, default=4, metavar="S", help="duration of a run")
+    parser.add_argument(
+        "--repeats", type=cli.count, default=3, metavar="N", help="runs of each; the median counts"
+    )
+    parser.add_argument(
+        "--format",
+        default=reference.FORMAT,
+        metavar="A,B",
+        help="formats of the files that are served, in turn",
+    )
+
+
+def measure(arguments: argparse.Namespace, flags: Sequence[str], _save: Save) -> dict[str, Any]:
+    """See `StudyMeasurement.measure`."""
+    cells = _cells(arguments.only)
+    rows = formats.select(arguments.format)
+    if foreign := [row.name for row in rows if row.edge != "float32"]:
+        raise UsageError(
+            f"--format {','.join(foreign)}: takes other tensors than the reference; expected float32 ones"
+        )
+    load_generators.require()
+    names = [row.name for row in rows]
+    plan = LoadPlan(cells, arguments.connections, arguments.seconds, arguments.repeats, names, flags)
+    return run(arguments.models, plan, datasets.load(datasets.find(arguments.data, say=cli.say)))
+
+
+def _cells(only: str | None) -> list[LoadCell]:
+    if only is None:
+        return list(reference.RATES)
+    patterns = [part.strip() for part in only.split(",")]
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(cell.name, pattern) for cell in reference.RATES):
+            names = ", ".join(cell.name for cell in reference.RATES)
+            raise UsageError(f"--only: no cell is called {pattern!r}; there are {names}")
+    return [
+        cell
+        for cell in reference.RATES
+        if any(fnmatch.fnmatchcase(cell.name, pattern) for pattern in patterns)
+    ]
+
+
+def _counts(value: str) -> list[int]:
+    return [cli.count(each.strip()) for each in value.split(",")]
+
+
 def run(models: Path, plan: LoadPlan, digits: Digits) -> dict[str, Any]:
-    """Measure the plan on the latest versions in `models` and return the result file's contents.
+    """Measure the plan on the latest versions in `models` and return the results.
 
     Raises TfshipError if a generator isn't installed, ArtifactError if a model or a format of it isn't there,
     TargetError if the server can't be started, dies or hangs, ResultError if it answers wrongly between the runs.
@@ -73,7 +130,6 @@ def run(models: Path, plan: LoadPlan, digits: Digits) -> dict[str, Any]:
         for name in names
     }
     images = cases.images(digits, max(cell.batch for cell in plan.cells))
-    busy = os.getloadavg()[0]
     sticks: list[dict[str, dict[str, float]]] = []
     tables: dict[str, list[dict[str, Any]]] = {}
 
@@ -95,11 +151,7 @@ def run(models: Path, plan: LoadPlan, digits: Digits) -> dict[str, Any]:
             tables[each] = _table(found, plan, each, images, take_yardsticks, progress)
     yardsticks = _yardsticks(names, sticks)
     return {
-        "schema": SCHEMA,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": environment.describe(),
         "generators": load_generators.versions(),
-        "load_before": round(busy, 2),
         "data": digits.describe(),
         "seconds": plan.seconds,
         "repeats": plan.repeats,

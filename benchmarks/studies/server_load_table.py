@@ -1,15 +1,12 @@
 """The results of `benchmarks.studies.server_load` as tables: for the terminal and benchmarks/README.md."""
 
-from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from tfship.benchmarks.report import result_files
 from tfship.benchmarks.studies import reference
-from tfship.benchmarks.studies.server_load import SCHEMA
 
-__all__ = ["problems", "read", "readme_block", "text"]
+__all__ = ["failures", "problems", "render"]
 
 _HEADERS = [
     "cell", "connections", "requests/s", "reference", "× reference", "× scaled", "p50 / p99 ms", "reference",
@@ -18,19 +15,19 @@ _HEADERS = [
 _ALIGN = ["left", *["right"] * (len(_HEADERS) - 2), "left"]
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read a result file; ArtifactError if it is missing, damaged or of another schema."""
-    return result_files.read(path, SCHEMA, "tfship benchmark server")
+def render(results: dict[str, Any], layout: str) -> str:
+    """See `StudyTable.render`."""
+    return "\n".join([_heading(results), *_tables(results, layout), "", *_remarks(results)])
 
 
-def text(results: dict[str, Any]) -> str:
-    """Return the tables for a terminal, and what must be said about them."""
-    return "\n".join([_heading(results), *_tables(results, "simple"), "", *_remarks(results)])
-
-
-def readme_block(results: dict[str, Any]) -> str:
-    """Return the part of benchmarks/README.md on the server's speed, in Markdown."""
-    return "\n".join([_heading(results), *_tables(results, "github"), "", *_remarks(results)])
+def failures(results: dict[str, Any]) -> list[str]:
+    """See `StudyTable.failures`: wrong answers, whatever the figures are."""
+    faulty = problems(results)
+    return (
+        [f"wrong answers in {len(faulty)} cells, marked FAULTY above; the first is {faulty[0]}"]
+        if faulty
+        else []
+    )
 
 
 def problems(results: dict[str, Any]) -> list[str]:

@@ -12,15 +12,14 @@ mislead, with their 95 % confidence interval. Growth is "none" where that interv
 above, and "unknown" where there are too few rounds or the interval is too wide to tell.
 """
 
+import argparse
 import itertools
-import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +30,23 @@ from tfship.benchmarks.harness.process_info import Footprint, Look, Watch
 from tfship.benchmarks.harness.server_process import PROTOCOLS, Server, embedded
 from tfship.benchmarks.studies import cases, server_startup, soak_requests
 from tfship.benchmarks.studies.cases import Case
+from tfship.benchmarks.studies.registry import Save
 from tfship.benchmarks.studies.soak_requests import Mixture
 from tfship.export.publishing import store
-from tfship.train.common import environment, interruption
+from tfship.train.common import cli, interruption
 from tfship.train.common.files import sha256
 from tfship.train.common.progress import Progress
+from tfship.train.data import datasets
 from tfship.train.data.datasets import Digits
 from tfship.train.recipe import NETWORKS
 
-__all__ = ["BARS", "SCHEMA", "SoakBars", "SoakPlan", "run"]
+__all__ = ["BARS", "DESCRIPTION", "SoakBars", "SoakPlan", "add_arguments", "measure", "run"]
 
-# Counted up when a field of the result file changes its meaning.
-SCHEMA = 1
+DESCRIPTION = (
+    "Measure how soon a TFLite-only server with both models answers, and its memory over many requests, right ones of "
+    "every kind and wrong ones. Needs wrk and h2load (Debian: wrk nghttp2-client), and Linux. Flags after -- are the "
+    "server's: -- --workers=1"
+)
 
 # Until connections that are closed are gone from the server, too.
 _REST_SECONDS = 3.0
@@ -100,8 +104,45 @@ class _Round:
     looks: list[Look]
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `StudyMeasurement.add_arguments`."""
+    parser.add_argument(
+        "--requests", type=cli.count, metavar="N", help="whole rounds until N requests are answered"
+    )
+    parser.add_argument(
+        "--seconds", type=cli.count, metavar="S", help="or until S are over; 180 if neither is given"
+    )
+    parser.add_argument(
+        "--starts", type=cli.count, default=5, metavar="N", help="server starts for each protocol"
+    )
+    parser.add_argument(
+        "--seconds-each", type=cli.count, default=2, metavar="S", help="duration of each run in a round"
+    )
+    parser.add_argument(
+        "--connections",
+        type=cli.count,
+        default=4,
+        metavar="N",
+        help="concurrent connections of each protocol",
+    )
+
+
+def measure(arguments: argparse.Namespace, flags: Sequence[str], _save: Save) -> dict[str, Any]:
+    """See `StudyMeasurement.measure`."""
+    load_generators.require()
+    plan = SoakPlan(
+        requests=arguments.requests,
+        seconds=arguments.seconds or (None if arguments.requests else SoakPlan.seconds),
+        starts=arguments.starts,
+        seconds_each=arguments.seconds_each,
+        connections=arguments.connections,
+        flags=flags,
+    )
+    return run(arguments.models, plan, datasets.load(datasets.find(arguments.data, say=cli.say)))
+
+
 def run(models: Path, plan: SoakPlan, digits: Digits) -> dict[str, Any]:
-    """Measure both models' latest versions in `models` and return the result file's contents.
+    """Measure both models' latest versions in `models` and return the results.
 
     Raises TfshipError if a generator isn't installed or memory can't be measured, ArtifactError if a model or a file
     of it isn't there, TargetError if the server can't be started, dies or hangs, ResultError if it answers wrongly
@@ -110,7 +151,6 @@ def run(models: Path, plan: SoakPlan, digits: Digits) -> dict[str, Any]:
     load_generators.require()
     found = {name: store.latest(models / name) for name in NETWORKS}
     files = {name: {each: cases.tflite(found[name], each) for each in plan.formats} for name in found}
-    busy = os.getloadavg()[0]
     started = server_startup.measure(models, found, digits, plan.starts, plan.flags)
     with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
         served = {f"{name}_{each}": (found[name], each) for name in found for each in plan.formats}
@@ -119,11 +159,7 @@ def run(models: Path, plan: SoakPlan, digits: Digits) -> dict[str, Any]:
             images = cases.images(digits, max(soak_requests.BATCHES))
             memory = _soak(server, soak_requests.prepare(server, served, images, Path(folder)), plan)
     return {
-        "schema": SCHEMA,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": environment.describe(),
         "generators": load_generators.versions(),
-        "load_before": round(busy, 2),
         "data": digits.describe(),
         "server_flags": [*server_startup.FLAGS, *plan.flags],
         "models": {

@@ -1,14 +1,10 @@
 """The results of `benchmarks.studies.soak` as tables: for the terminal and benchmarks/README.md."""
 
-from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from tfship.benchmarks.report import result_files
-from tfship.benchmarks.studies.soak import SCHEMA
-
-__all__ = ["problems", "read", "readme_block", "text"]
+__all__ = ["failures", "problems", "render"]
 
 _STARTS = [
     "first answer over",
@@ -27,19 +23,19 @@ _MEMORY = [
 _VERDICTS = {True: "met", False: "missed", None: "can't be told"}
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read a result file; ArtifactError if it is missing, damaged or of another schema."""
-    return result_files.read(path, SCHEMA, "tfship benchmark soak")
+def render(results: dict[str, Any], layout: str) -> str:
+    """See `StudyTable.render`."""
+    return "\n".join([_heading(results), "", *_tables(results, layout), "", *_remarks(results)])
 
 
-def text(results: dict[str, Any]) -> str:
-    """Return the tables for a terminal, and what must be said about them."""
-    return "\n".join([_heading(results), "", *_tables(results, "simple"), "", *_remarks(results)])
-
-
-def readme_block(results: dict[str, Any]) -> str:
-    """Return the part of benchmarks/README.md on start and memory, in Markdown."""
-    return "\n".join([_heading(results), "", *_tables(results, "github"), "", *_remarks(results)])
+def failures(results: dict[str, Any]) -> list[str]:
+    """See `StudyTable.failures`: wrong answers, whatever the figures are."""
+    faulty = problems(results)
+    return (
+        [f"wrong answers in {len(faulty)} runs, marked FAULTY above; the first is {faulty[0]}"]
+        if faulty
+        else []
+    )
 
 
 def problems(results: dict[str, Any]) -> list[str]:

@@ -5,24 +5,27 @@ scheduled and nothing distorted, all training images, until it first reaches the
 It may look at the test images after every epoch, and that look isn't counted: both favour plain.
 """
 
+import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
-from tfship.train.cards import Card
-from tfship.train.common import environment, tensorflow_loader
+from tfship.benchmarks.studies.registry import Save
+from tfship.train.common import cli, tensorflow_loader
 from tfship.train.common.progress import Progress
-from tfship.train.data.corruptions import CORRUPTIONS
+from tfship.train.data import datasets
 from tfship.train.data.datasets import Digits, to_input
 from tfship.train.recipe import NETWORKS, RECIPES
 
-__all__ = ["ASKED", "compare", "readme_block", "text"]
+__all__ = ["ASKED", "DESCRIPTION", "add_arguments", "compare", "failures", "measure", "render"]
+
+DESCRIPTION = "Train plainly and by the fast recipe, in turn, and report the ratios."
 
 # The test accuracies that this project was asked to reproduce.
 ASKED = {"nn": 0.9696, "cnn": 0.9922}
@@ -32,6 +35,22 @@ _PLAIN_DROPOUT = {"nn": 0.1, "cnn": 0.5}
 # Plain training that hasn't got there by then isn't going to.
 _MOST_EPOCHS = 40
 _FIRST_SEED = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `StudyMeasurement.add_arguments`."""
+    parser.add_argument("--repeats", type=cli.count, default=3, metavar="N", help="pairs of runs, by seed")
+
+
+def measure(arguments: argparse.Namespace, _flags: Sequence[str], _save: Save) -> dict[str, Any]:
+    """See `StudyMeasurement.measure`."""
+    digits = datasets.load(datasets.find(arguments.data, say=cli.say))
+    return compare(digits, arguments.repeats, say=cli.say)
+
+
+def failures(results: dict[str, Any]) -> list[str]:  # noqa: ARG001
+    """See `StudyTable.failures`; the ratios are judged by people."""
+    return []
 
 
 def compare(
@@ -55,11 +74,14 @@ def compare(
             ratio = fast["seconds"] / plain["seconds"] if reached else None
             runs.append({"seed": seed, "plain": plain, "fast": fast, "ratio": ratio})
         networks[name] = {"asked": asked[name], "runs": runs}
-    return {"data": digits.describe(), "environment": environment.describe(), "networks": networks}
+    return {"data": digits.describe(), "networks": networks}
 
 
-def text(results: dict[str, Any]) -> str:
-    """Return the comparison as a table, with the median ratio of each network."""
+def render(results: dict[str, Any], layout: str) -> str:
+    """See `StudyTable.render`; Markdown has the median ratio of each network only."""
+    if layout == "github":
+        verdicts = [f"- `{name}`: {verdict}" for name, verdict in _verdicts(results).items()]
+        return "\n".join([f"Time to the accuracies that were asked for, {_heading(results)}:", "", *verdicts])
     rows = []
     for name, network in results["networks"].items():
         for run in network["runs"]:
@@ -87,39 +109,6 @@ def text(results: dict[str, Any]) -> str:
             table,
             "",
             *(f"{name}: {verdict}" for name, verdict in _verdicts(results).items()),
-        ]
-    )
-
-
-def readme_block(released: dict[str, Card], measured: dict[str, Any]) -> str:
-    """Return the part of benchmarks/README.md on training: the released weights by their cards, and `compare`'s run."""
-    rows = []
-    for name, card in released.items():
-        low, high = card.accuracy["interval95"]
-        values = [run["accuracy"] for run in card.seeds]
-        rows.append(
-            [
-                f"`{name}`",
-                f"{card.parameters:,}",
-                f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}",
-                f"{card.seed}: {card.accuracy['value']:.4f} ({low:.4f}–{high:.4f})",
-                *(f"{card.corruptions[kind]:.4f}" for kind in CORRUPTIONS),
-            ]
-        )
-    (count,) = {len(card.seeds) for card in released.values()}
-    headers = ["network", "parameters", f"{count} seeds: mean ± sd", "released seed (95 % interval)"]
-    kinds = [kind.replace("_", " ") for kind in CORRUPTIONS]
-    align = ["left", *["right"] * (len(headers) - 1 + len(kinds))]
-    table = tabulate(rows, [*headers, *kinds], tablefmt="github", disable_numparse=True, colalign=align)
-    return "\n".join(
-        [
-            table,
-            "",
-            "Accuracy on MNIST's test images, and of the released seed on nine corrupted copies of them.",
-            "",
-            f"Time to the accuracies that were asked for, {_heading(measured)}:",
-            "",
-            *(f"- `{name}`: {verdict}" for name, verdict in _verdicts(measured).items()),
         ]
     )
 

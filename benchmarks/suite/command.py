@@ -5,22 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfship.benchmarks.report import command
+from tfship.benchmarks.studies.registry import STUDIES
 from tfship.benchmarks.suite.modes import BOUND_MS, MODES
 from tfship.train.common import cli
 from tfship.train.common.errors import UsageError
 
 __all__ = ["OTHERS", "main"]
 
-# What else `tfship benchmark` can do, and the module that does it.
+# What else `tfship benchmark` can do, and the module that does it, besides the studies.
 OTHERS = {
     "report": "report.command",
     "gate": "analysis.gate_command",
-    "training": "studies.training_time_command",
-    "server": "studies.server_load_command",
-    "soak": "studies.soak_command",
-    "pictures": "studies.photographs_command",
-    "client": "studies.client_startup_command",
-    "zoo": "studies.zoo.command",
     "readme": "readme_command",
 }
 _MOST_BOUND_MS = 60_000.0
@@ -48,7 +43,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "tfship benchmark",
         "Measure every format and every way of serving, and report: results.json, report.html, report.md. What is "
         "interrupted goes on where it was when the command is given again. Other commands, each with its own --help: "
-        f"{', '.join(OTHERS)}.",
+        f"{', '.join([*OTHERS, *STUDIES])}.",
     )
     parser.add_argument("--models", type=Path, default=Path("models"), help="the folder of exported models")
     parser.add_argument(

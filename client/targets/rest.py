@@ -77,7 +77,7 @@ def open_target(choice: Choice) -> Opened:
     return served(choice, Rest(choice.connection or Connection(f"localhost:{REST_PORT}"), choice.servable))
 
 
-class _Session(requests.Session):  # type: ignore[misc]  # requests has no types
+class _Session(requests.Session):
     """Trusts whom it was told to: in requests' own, REQUESTS_CA_BUNDLE comes before a session's authorities."""
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:

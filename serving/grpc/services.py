@@ -75,12 +75,12 @@ class Services:
         server.add_generic_rpc_handlers((_Unknown(),))
 
 
-class _Unknown(grpc.GenericRpcHandler):  # type: ignore[misc]
+class _Unknown(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic for type checkers only
     """Refuses every other method, with no words, as TensorFlow Serving does."""
 
     def service(self, _details: Any) -> Any:
         def refuse(_request: bytes, context: grpc.ServicerContext) -> bytes:
-            return context.abort(grpc.StatusCode.UNIMPLEMENTED, "")  # type: ignore[no-any-return]
+            return context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
 
         return grpc.unary_unary_rpc_method_handler(refuse)
 
@@ -112,7 +112,7 @@ def _rpc(kind: Any) -> Callable[[_Method[_S]], Callable[[_S, bytes, grpc.Service
             except Exception:
                 log.exception("unexpected error in %s", method.__name__)
                 code, message = grpc.StatusCode.INTERNAL, "Internal error; the server's log has the details"
-            return context.abort(code, _short(message))  # type: ignore[no-any-return]
+            return context.abort(code, _short(message))
 
         return handler
 

@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from conftest import ROOT
+from conftest import PACKAGES, ROOT
 from serving_fixtures import Client, eventually, publish
 from tfship.benchmarks.harness.server_process import Server, embedded
 from tfship.client.images.draw_samples import FOLDER
@@ -26,9 +25,7 @@ SEVEN = FOLDER / "seven.png"
 RELEASED = ROOT / "models" / "released" / "cnn.int8.tflite"
 GRPC = ("--target", "grpc")
 LOCAL = (f"--target=tflite:{RELEASED}",)
-OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check")
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-FOLDERS = ("train", "export", "serving", "client", "benchmarks")
 
 
 def required(*extras: str) -> list[str]:
@@ -41,40 +38,6 @@ def required(*extras: str) -> list[str]:
             elif each.marker is None or each.marker.evaluate():
                 found.append(each)
     return sorted({each.name for each in found})
-
-
-def pip(*arguments: str | Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build it from what is committed or new: a build leaves files behind, and this folder isn't the test's."""
-    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    names = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
-    for name in names:
-        wanted = name.startswith(
-            (*(f"{each}/" for each in FOLDERS), "pyproject.toml", "README.md", "LICENSE")
-        )
-        if wanted and (ROOT / name).exists():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, source / name)
-    pip("wheel", *OFFLINE, "--wheel-dir", folder, source)
-    (path,) = folder.iterdir()
-    return path
-
-
-@pytest.fixture(scope="module")
-def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("site")
-    pip("install", *OFFLINE, "--target", folder, wheel)
-    return folder
 
 
 def linked(folder: Path, names: Sequence[str]) -> Path:
@@ -136,7 +99,7 @@ def tfship(folder: Path, *arguments: str | Path, path: Sequence[Path]) -> subpro
 def test_nothing_but_tfship_is_installed(wheel: Path, site: Path) -> None:
     assert {path.name for path in site.iterdir() if path.suffix != ".dist-info"} == {"tfship", "bin"}
     assert {path.name for path in (site / "bin").iterdir()} == {"tfship", "tfship-model-server"}
-    assert {path.name for path in (site / "tfship").iterdir()} == set(FOLDERS)
+    assert {path.name for path in (site / "tfship").iterdir()} == set(PACKAGES)
     names = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("tfship/")}
     assert {
         "tfship/client/py.typed",
@@ -148,7 +111,7 @@ def test_nothing_but_tfship_is_installed(wheel: Path, site: Path) -> None:
 
 
 def test_all_modules_are_in_the_wheel(site: Path) -> None:
-    for folder in FOLDERS:
+    for folder in PACKAGES:
         modules = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.py")}
         modules.discard(Path("serving/docker/lock_subset.py"))  # for building images
         assert modules == {
@@ -280,7 +243,7 @@ assert ("tensorflow" in loaded) == {with_tensorflow}, loaded
 
 def test_other_programs_import_it(site: Path, needed: Path, server: Server, tmp_path: Path) -> None:
     """Programs with packages called `train` or `client`, too."""
-    for name in FOLDERS:
+    for name in PACKAGES:
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"mine = {name!r}\n")
     imports = "import train, export, serving, client\nassert client.mine == 'client'"

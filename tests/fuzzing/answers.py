@@ -67,7 +67,7 @@ class Sender:
         channel = next(self._channels)
         begin = time.monotonic()
         try:
-            channel.unary_unary(case.to)(case.data, timeout=_SECONDS)
+            channel.unary_unary(case.to, None, None)(case.data, timeout=_SECONDS)
         except grpc.RpcError as error:
             code, details = error.code().name, error.details() or ""
             assert code not in _BUGS, f"{code}: {details}"

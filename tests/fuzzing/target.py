@@ -212,7 +212,7 @@ def _predict(channel: grpc.Channel, model: str) -> Any:
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model
     request.inputs["x"].CopyFrom(to_proto(ROW))
-    answer = channel.unary_unary(PREDICT)(request.SerializeToString(), timeout=_SECONDS)
+    answer = channel.unary_unary(PREDICT, None, None)(request.SerializeToString(), timeout=_SECONDS)
     return from_proto(predict_pb2.PredictResponse.FromString(answer).outputs["y"])
 
 

@@ -6,6 +6,7 @@ Keras answers; `tfship export`, at a terminal, exports it without being told its
 trained on and the published files decide as Keras does, or if it is refused for the reason that is true of it.
 """
 
+import argparse
 import re
 import shutil
 import signal
@@ -20,12 +21,19 @@ from numpy.typing import NDArray
 
 from tfship.benchmarks.harness import child_terminal
 from tfship.benchmarks.harness.child_terminal import Ended
+from tfship.benchmarks.report.command import OUT
+from tfship.benchmarks.studies.registry import Save
+from tfship.export.conversion import formats
 from tfship.export.conversion.formats import FORMATS
 from tfship.export.publishing import cards, store
 from tfship.export.publishing.cards import SAVED_MODEL
 from tfship.export.publishing.gate import MIN_AGREEMENT
+from tfship.train.common import cli
 from tfship.train.common.cli import one_line
-from tfship.train.common.files import read_json
+from tfship.train.common.errors import UsageError
+from tfship.train.common.files import read_json, stage
+from tfship.train.common.progress import Progress
+from tfship.train.data import datasets
 from tfship.train.data.datasets import Digits
 
 __all__ = [
@@ -114,13 +122,63 @@ ARCHITECTURES = {
 }
 
 
+DESCRIPTION = (
+    "Build networks of many kinds, fit each for seconds, export it by `tfship export` without naming its range of "
+    "values, and compare what is published with Keras. A network passes if it is exported right, or refused for the "
+    "true reason."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `StudyMeasurement.add_arguments`."""
+    parser.add_argument("--only", metavar="A,B", help=f"these networks, of {', '.join(ARCHITECTURES)}")
+    parser.add_argument("--formats", metavar="A,B", help="the TFLite formats to try (all if not given)")
+    parser.add_argument(
+        "--selective-seconds", type=float, default=60.0, metavar="S", help="time for the format selective"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=OUT / "zoo", metavar="FOLDER",
+        help="work folder; logs stay there, and the files of networks that failed",
+    )  # fmt: skip
+
+
+def measure(arguments: argparse.Namespace, _flags: Sequence[str], save: Save) -> dict[str, Any]:
+    """See `StudyMeasurement.measure`."""
+    from tfship.benchmarks.studies.zoo import table  # imports this module
+
+    names = list(dict.fromkeys((arguments.only or ",".join(ARCHITECTURES)).split(",")))
+    if unknown := [name for name in names if name not in ARCHITECTURES]:
+        raise UsageError(
+            f"--only {','.join(unknown)}: no such network; expected some of {', '.join(ARCHITECTURES)}"
+        )
+    rows = formats.select(arguments.formats)
+    settings = ["--formats", ",".join(row.name for row in rows)]
+    settings += ["--selective-seconds", str(arguments.selective_seconds)]
+    digits = datasets.load(datasets.find(arguments.data, say=cli.say))
+    models: list[dict[str, Any]] = []
+    results = {"data": digits.describe(), "models": models}
+    out = arguments.out.resolve()
+    with stage(out, "digits.npz") as file, Progress("zoo", len(names), "networks") as progress:
+        save_digits(digits, file)
+        for name in names:
+            progress.advance(0, note=name)
+            row = run(name, file, out / name, settings)
+            models.append(row)
+            progress.advance()
+            progress.say(table.line(row))
+            if row["verdict"] != FAILED:
+                tidy(out / name)
+            save(results)
+    return results
+
+
 def save_digits(digits: Digits, path: Path) -> None:
     """Write the digits where `benchmarks.studies.zoo.networks` reads them."""
     names = ("x_train", "y_train", "x_test", "y_test")
     np.savez(path, **{name: getattr(digits, name) for name in names})
 
 
-def measure(name: str, digits: Path, folder: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
+def run(name: str, digits: Path, folder: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
     """Fit and export a network in `folder`, which is emptied before; return its row, judged.
 
     `digits` is the file of `save_digits`, `settings` are more flags for `tfship export`. Logs of the three commands
@@ -131,7 +189,7 @@ def measure(name: str, digits: Path, folder: Path, settings: Sequence[str] = ())
     folder.mkdir(parents=True)
     row: dict[str, Any] = {"model": name, "says": architecture.says, "trained_on": architecture.values}
     fitted = _run(
-        "zoo_models",
+        "networks",
         folder,
         _MOST_SECONDS_OF_FITTING,
         "tfship.benchmarks.studies.zoo.networks",
@@ -144,7 +202,8 @@ def measure(name: str, digits: Path, folder: Path, settings: Sequence[str] = ())
     row["fit"] = read_json(folder / "fit.json")
     models = folder / "models"
     ended = _run(
-        "export", folder, MOST_SECONDS, "tfship.export", folder / architecture.file, "--name", name, "--models", models,
+        "export", folder, MOST_SECONDS, "tfship.train.common.entry_point",
+        "export", folder / architecture.file, "--name", name, "--models", models,
         "--eval", folder / "evaluation.npz", "--calibration", folder / "calibration.npz", *settings,
     )  # fmt: skip
     row["export"] = {

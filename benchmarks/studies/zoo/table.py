@@ -1,41 +1,33 @@
 """The table of `tfship benchmark zoo`, for terminals and benchmarks/README.md."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
 from tfship.benchmarks.analysis.formatting import listed
-from tfship.benchmarks.report import result_files
 from tfship.benchmarks.studies.zoo.study import FAILED, MOST_BYTES, MOST_LINES, MOST_SECONDS, REFUSED, RIGHT
 from tfship.export.publishing.cards import SAVED_MODEL
 
-__all__ = ["SCHEMA", "line", "read", "readme_block", "text"]
+__all__ = ["failures", "line", "render"]
 
-SCHEMA = 1
-_COMMAND = "tfship benchmark zoo"
 _LONGEST_REASON = 120
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read a result file; ArtifactError if it is missing, damaged or of another schema."""
-    return result_files.read(path, SCHEMA, _COMMAND)
-
-
-def text(results: Mapping[str, Any]) -> str:
-    """Return the results for a terminal."""
-    return "\n".join([_heading(results), "", _table(results, "simple"), *_remarks(results)])
-
-
-def readme_block(results: Mapping[str, Any]) -> str:
-    """Return the part of benchmarks/README.md on the zoo, in Markdown."""
+def render(results: Mapping[str, Any], layout: str) -> str:
+    """See `StudyTable.render`."""
     machine = results["environment"]
     bounds = (
         f"An export may take {MOST_SECONDS // 60} minutes, {MOST_BYTES / 1e9:g} GB and {MOST_LINES} lines on the "
         f"terminal; measured on {machine['cpu']}, {machine['cores']} cores."
     )
-    return "\n".join([_heading(results), bounds, "", _table(results, "github"), *_remarks(results)])
+    return "\n".join([_heading(results), bounds, "", _table(results, layout), *_remarks(results)])
+
+
+def failures(results: Mapping[str, Any]) -> list[str]:
+    """See `StudyTable.failures`."""
+    failed = [row["model"] for row in results["models"] if row["verdict"] == FAILED]
+    return [f"{', '.join(failed)}: not exported rightly; see the table, and the logs"] if failed else []
 
 
 def line(row: Mapping[str, Any]) -> str:

@@ -1,38 +1,23 @@
+"""The formats' front and ranking, and the recommendation for each use."""
+
 import itertools
-import statistics
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analysis_fixtures import Results, row, slow_down
 from results_fixtures import MODELS, results
-from tfship.benchmarks.analysis import formatting
 from tfship.benchmarks.analysis.ratios import known, ratio
 from tfship.benchmarks.analysis.recommendation import OBJECTIVES, gain, judge
-from tfship.benchmarks.harness.timer import settled
 from tfship.export.conversion.formats import FORMATS
 from tfship.train.common.errors import UsageError
-
-Results = dict[str, Any]
 
 
 @pytest.fixture
 def made() -> Results:
     return results()
-
-
-def row(made: Results, name: str, model: str = "cnn") -> dict[str, Any]:
-    (found,) = [each for each in made["models"][model]["rows"] if each["name"] == name]
-    return found  # type: ignore[no-any-return]
-
-
-def slow_down(timing: dict[str, Any], factor: float) -> None:
-    for name in ("p50_us", "p90_us", "p99_us", "p99.9_us"):
-        timing[name] = timing[name] and timing[name] * factor
-    for name in ("windows_p50_us", "quantiles_us"):
-        timing[name] = [each * factor for each in timing[name]]
 
 
 def set_time(timing: dict[str, Any], us: float) -> None:
@@ -51,11 +36,6 @@ def recommended(made: Results, use: str, **settings_: Any) -> dict[str, Any]:
     (found,) = judge(made, use, **settings_)["models"]["cnn"]["recommendations"]
     assert found["use"] == use
     return found  # type: ignore[no-any-return]
-
-
-def explained(made: Results, name: str) -> str:
-    (found,) = [each for each in judge(made)["models"]["cnn"]["slower"] if each["row"] == name]
-    return str(found["sentence"])
 
 
 def front(made: Results) -> list[str]:
@@ -315,127 +295,6 @@ def test_what_cannot_be_asked_for_is_refused(made: Results) -> None:
         judge(made, max_accuracy_drop=5)
 
 
-# Slower, because
-
-
-def test_only_what_is_slower_in_every_round_is_called_slower(made: Results) -> None:
-    names = [each["row"] for each in judge(made)["models"]["cnn"]["slower"]]
-    assert [name for name in names if "embedded" not in name] == ["int16x8"]
-    reference = row(made, "float32")["query"]
-    row(made, "int8")["query"].update(
-        windows_p50_us=[each * 1.2 for each in reference["windows_p50_us"]], p50_us=reference["p50_us"] * 1.2
-    )
-    assert "int8 takes 1.20 times float32's time (1.20–1.20 over 3 rounds)" in explained(made, "int8")
-    row(made, "int8")["query"]["windows_p50_us"][1] = reference["windows_p50_us"][1] * 1.05
-    assert "int8" not in [each["row"] for each in judge(made)["models"]["cnn"]["slower"]]
-
-
-def test_operators_that_xnnpack_does_not_run_are_the_reason(made: Results) -> None:
-    sentence = explained(made, "int16x8")
-    assert (
-        "because XNNPACK doesn't run its CONV_2D, MAX_POOL_2D, RESHAPE, FULLY_CONNECTED and SOFTMAX"
-        in sentence
-    )
-    assert "TFLite's own kernels take 344 µs for what takes XNNPACK 241 µs in float32" in sentence
-    assert "with 2 threads each it is 2.2" in sentence
-    for each in made["models"]["cnn"]["operators"]["int16x8"]:
-        each["delegated"] = True
-    sentence = explained(made, "int16x8")
-    assert "XNNPACK doesn't run" not in sentence
-    assert (
-        "XNNPACK is slower at the same operators: CONV_2D of conv2d_1 takes 243 µs instead of 168 µs"
-        in sentence
-    )
-
-
-def test_what_the_reference_leaves_to_tflite_too_is_no_reason(made: Results) -> None:
-    for name in ("float32", "int16x8"):
-        for each in made["models"]["cnn"]["operators"][name]:
-            each["delegated"] = False
-    assert "XNNPACK doesn't run" not in explained(made, "int16x8")
-
-
-def slowed_int8(made: Results, **operators: float) -> dict[str, Any]:
-    """Have int8 take 1.2 times float32's time, with float32's operators but for those given."""
-    reference, here = row(made, "float32"), row(made, "int8")
-    here["query"] = {**reference["query"]}
-    slow_down(here["query"], 1.2)
-    for count, batch in reference["batches"].items():
-        here["batches"][count] = {"rate": batch["rate"], "timing": {**batch["timing"]}}
-        slow_down(here["batches"][count]["timing"], 1.2)
-    found = made["models"]["cnn"]["operators"]
-    found["int8"] = [
-        {**each, "us": each["us"] * operators.get(each["operator"], 1)} for each in found["float32"]
-    ]
-    return here
-
-
-def test_changing_the_type_of_numbers_is_a_reason(made: Results) -> None:
-    slowed_int8(made)
-    made["models"]["cnn"]["operators"]["int8"].insert(
-        0, {"operator": "QUANTIZE", "name": "image", "us": 30.0, "delegated": True}
-    )
-    assert "changing its numbers' type (QUANTIZE) takes 30 µs, 11 % of its operators' time" in explained(
-        made, "int8"
-    )
-    made["models"]["cnn"]["operators"]["int8"][0]["us"] = 2.0
-    assert "changing" not in explained(made, "int8")
-
-
-def test_the_largest_reason_comes_first(made: Results) -> None:
-    slowed_int8(made, CONV_2D=1.15)
-    sentence = explained(made, "int8")
-    assert sentence.index("XNNPACK is slower at the same operators") < sentence.index(
-        "more go outside its operators"
-    )
-    slowed_int8(made, MAX_POOL_2D=2.0)
-    sentence = explained(made, "int8")
-    assert sentence.index("more go outside its operators") < sentence.index(
-        "MAX_POOL_2D of max_pooling2d takes 16.2 µs"
-    )
-
-
-def test_a_batch_that_closes_the_gap_is_a_reason(made: Results) -> None:
-    here = slowed_int8(made)
-    assert "too little work" not in explained(made, "int8")
-    slow_down(here["batches"]["64"]["timing"], 1 / 1.18)
-    assert (
-        "one image is too little work for what a call of it costs: in batches of 64 it takes only 1.02 times"
-        in explained(made, "int8")
-    )
-
-
-def test_where_nothing_explains_it_that_is_said(made: Results) -> None:
-    slowed_int8(made)
-    made["models"]["cnn"]["operators"]["int8"][0]["us"] += row(made, "float32")["query"]["p50_us"] * 0.19
-    made["models"]["cnn"]["operators"]["int8"][0]["name"] = "something that float32 lacks"
-    sentence = explained(made, "int8")
-    assert sentence.endswith("and neither its operators nor larger batches say why.")
-    assert "because" not in sentence
-    del made["models"]["cnn"]["operators"]["int8"]
-    assert explained(made, "int8").endswith("and why isn't known: its operators weren't timed.")
-
-
-def test_threads_are_told_only_where_float32_gains_more_by_them(made: Results) -> None:
-    row(made, "int16x8, 2 threads")["query"] = {**row(made, "int16x8")["query"]}
-    slow_down(row(made, "int16x8, 2 threads")["query"], 0.64)
-    assert "threads" not in explained(made, "int16x8")
-
-
-def test_behind_a_server_the_parts_of_a_request_are_the_reason(made: Results) -> None:
-    name = "embedded TFLite, gRPC"
-    parts = row(made, name)["parts_us"]
-    parts.update(dict.fromkeys(parts, 1.0), network=81.0, inference=13.0)
-    assert (
-        "because 87 % of a request isn't inference: 81 µs on the way and in the server's protocol (81 %)."
-        in (explained(made, name))
-    )
-    parts.update(network=1.0, inference=400.0)
-    assert explained(made, name).endswith("and 98 % of a request is inference.")
-    row(made, name)["parts_us"] = None
-    assert explained(made, name).endswith("and its parts weren't timed.")
-
-
 # Properties
 
 
@@ -456,78 +315,6 @@ def test_a_slower_machine_changes_no_verdict(factor: float) -> None:
         assert [each["row"] for each in one["slower"]] == [each["row"] for each in other["slower"]]
 
 
-@given(
-    st.lists(st.floats(1, 1e6), min_size=1, max_size=10), st.lists(st.floats(1, 1e6), min_size=1, max_size=10)
-)
-def test_a_ratio_lies_within_its_span_and_is_the_inverse_of_the_other(
-    mine: list[float], its: list[float]
-) -> None:
-    # Steady from the first round on, or never.
-    assume(not settled(mine) and not settled(its))
-    here, there = _timing(mine), _timing(its)
-    found, inverse = ratio(here, there), ratio(there, here)
-    assert found
-    assert inverse
-    assert found.low <= found.value <= found.high
-    assert found.rounds == min(len(mine), len(its))
-    assert found.value * inverse.value == pytest.approx(1)
-    assert found.low * inverse.high == pytest.approx(1)
-    assert ratio(here, here).apart is False  # type: ignore[union-attr]
-
-
-def _timing(medians: list[float], undisturbed: Sequence[float | None] = ()) -> dict[str, Any]:
-    there = [each for each in undisturbed if each]
-    return {
-        "p50_us": sorted(medians)[len(medians) // 2] if medians else None,
-        "windows_p50_us": medians,
-        "undisturbed_p50_us": statistics.median(there) if there else None,
-        "windows_undisturbed_p50_us": list(undisturbed) or [None] * len(medians),
-    }
-
-
-def test_of_many_rounds_the_span_holds_the_median_with_95_percent() -> None:
-    reference = _timing([1.0] * 10)
-    rounds = [0.3, 1.2, 1.9, 1.3, 1.5, 1.6, 1.7, 1.8, 1.4, 9.0]
-    found = ratio(_timing(rounds), reference)
-    assert found
-    # The lowest and the highest of ten may be chance (98 %), of eight neither (93 % would be left).
-    assert (found.low, found.high, found.rounds) == (1.2, 1.9, 10)
-    fewer = ratio(_timing(rounds[:8]), reference)
-    assert fewer
-    assert (fewer.low, fewer.high) == (0.3, 1.9)
-
-
-def test_a_ratio_is_of_what_was_undisturbed() -> None:
-    # Half of the time a neighbour slows both down, one of them more than the other.
-    here = _timing([8.0, 4.0, 8.0, 4.0, 8.0], [None, 4.0, None, 4.0, 4.0])
-    there = _timing([12.0, 8.0, 12.0, 8.0, 12.0], [8.0, 8.0, None, 8.0, 8.0])
-    found = ratio(here, there)
-    assert found
-    assert (found.value, found.low, found.high, found.rounds) == (0.5, 0.5, 0.5, 3)
-    # Two such rounds are too few.
-    here["windows_undisturbed_p50_us"][1] = None
-    found = ratio(here, there)
-    assert found
-    assert found.rounds == 5
-    assert found.value > 0.6
-
-
-def test_only_rounds_that_count_for_both_are_the_span() -> None:
-    # One settled at once; the other was slow for two rounds, which don't count.
-    here = _timing([50.0, 40.0, 10.0, 10.0, 10.5])
-    there = _timing([20.0, 20.0, 20.0])
-    found = ratio(here, there)
-    assert found
-    assert (found.low, found.value, found.high) == (0.5, 0.5, 0.5)
-    # They have no round in common: every window of one beside every one of the other.
-    later = _timing([50.0, 40.0, 30.0, 10.0, 10.0, 11.0])
-    there = _timing([20.0, 20.0, 22.0])
-    found = ratio(later, there)
-    assert found
-    assert found.low == pytest.approx(10 / 22)
-    assert found.high == pytest.approx(11 / 20)
-
-
 def test_what_settled_where_it_was_undisturbed_can_be_trusted(made: Results) -> None:
     best = judge(made)["models"]["cnn"]["recommendations"][0]["row"]
     timing = row(made, best)["query"]
@@ -546,18 +333,3 @@ def test_what_settled_where_it_was_undisturbed_can_be_trusted(made: Results) -> 
     recommended = judge(made)["models"]["cnn"]["recommendations"][0]
     assert recommended["row"] == best
     assert "never settled" not in recommended["sentence"]
-
-
-def test_there_is_no_ratio_to_nothing() -> None:
-    timing = _timing([3.0])
-    assert ratio(None, timing) is None
-    assert ratio(timing, {**_timing([]), "p50_us": None}) is None
-
-
-def test_words() -> None:
-    assert formatting.listed(["a"]) == "a"
-    assert formatting.listed(["a", "b", "c"]) == "a, b and c"
-    assert formatting.listed(["a, b", "c", "d"]) == "a, b; c and d"
-    assert (formatting.microseconds(5.236), formatting.microseconds(1234.5)) == ("5.24 µs", "1,234 µs")
-    assert (formatting.size(6_420), formatting.size(102_312)) == ("6,420 bytes", "100 KiB")
-    assert (formatting.times(1.234), formatting.times(73.26)) == ("1.23", "73.3")

@@ -9,15 +9,16 @@ import pytest
 from tfship.benchmarks import command
 from tfship.benchmarks.harness.server_process import embedded
 from tfship.benchmarks.studies import client_startup, client_startup_table
+from tfship.benchmarks.studies.registry import STUDIES
 from tfship.train.common import cli
-from tfship.train.common.errors import ArtifactError, TargetError
+from tfship.train.common.errors import TargetError
 
 
 def results(rest: list[float], usual: list[float]) -> dict[str, Any]:
     seconds = {"rest": rest, "grpc": rest, "tflite": rest, "usual": usual}
     environment = {"cpu": "a processor", "cores": 2}
     return {
-        "schema": client_startup.SCHEMA, "created": "2026-11-24T12:00:00+00:00", "environment": environment,
+        "schema": STUDIES["client"].schema, "created": "2026-11-24T12:00:00+00:00", "environment": environment,
         "load_before": 0.1, "picture": "seven.png", **client_startup.described(seconds),
     }  # fmt: skip
 
@@ -28,11 +29,11 @@ def test_the_whole_way(
     monkeypatch.setattr(client_startup, "embedded", lambda *arguments: embedded(*arguments, "--workers=1"))
     file = tmp_path / "client.json"
     code = cli.run(command.main, ["client", "--models", str(models), "--pairs", "1", "--json", str(file)])
-    found = client_startup_table.read(file)
+    found = STUDIES["client"].read(file)
     output = capsys.readouterr()
-    assert output.out.strip() == client_startup_table.text(found).strip()
+    assert output.out.strip() == client_startup_table.render(found, "simple").strip()
     # Whether the bars are met depends on what else this machine does.
-    assert code == (6 if client_startup_table.missed(found) else 0), output.err
+    assert code == (6 if client_startup_table.failures(found) else 0), output.err
     assert [row["name"] for row in found["rows"]] == [row.name for row in client_startup.ROWS]
     for row in found["rows"]:
         (seconds,) = row["seconds"]
@@ -72,9 +73,9 @@ def test_multiples_are_of_the_same_round() -> None:
 )  # fmt: skip
 def test_what_is_missed_is_said(rest: float, usual: float, missed: list[str]) -> None:
     found = results([rest] * 10, [usual] * 10)
-    assert client_startup_table.missed(found) == missed
-    assert client_startup_table.text(found).count(", missed") == len(missed)
-    assert client_startup_table.readme_block(found).count("| the client over REST") == 1
+    assert client_startup_table.failures(found) == missed
+    assert client_startup_table.render(found, "simple").count(", missed") == len(missed)
+    assert client_startup_table.render(found, "github").count("| the client over REST") == 1
 
 
 def test_a_client_that_fails_or_answers_wrongly(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,10 +95,3 @@ def test_a_client_that_fails_or_answers_wrongly(models: Path, monkeypatch: pytes
 def test_nothing_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(command.main, ["client", "--models", str(tmp_path)]) == 4
     assert "run `tfship export` first" in capsys.readouterr().err
-
-
-def test_results_of_another_schema(tmp_path: Path) -> None:
-    file = tmp_path / "client.json"
-    file.write_text('{"schema": 0}')
-    with pytest.raises(ArtifactError, match="not a result file of schema"):
-        client_startup_table.read(file)

@@ -1,7 +1,4 @@
-import copy
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ from tfship.benchmarks.harness import load_generators
 from tfship.benchmarks.harness.server_process import embedded
 from tfship.benchmarks.studies import cases, reference, server_load, server_load_table, soak_table
 from tfship.benchmarks.studies.reference import LoadCell
+from tfship.benchmarks.studies.registry import STUDIES
 from tfship.export.publishing import store
 from tfship.train.common import cli
 from tfship.train.common.errors import ArtifactError, ResultError, Unreachable
@@ -32,7 +30,7 @@ def result(rate: float = 2000.0, p50: float | None = 0.5, **changed: Any) -> dic
     row |= {"batch": 1, "protocol": "rest", "connections": 1, "problems": [], **changed}
     rows = [server_load._judged({**row, "model": name}, "float32", yardsticks) for name in ("nn", "cnn")]
     return {
-        "schema": server_load.SCHEMA,
+        "schema": STUDIES["server"].schema,
         "created": "2026-01-02T00:00:00+00:00",
         "environment": {"cpu": "a processor", "cores": 2},
         "load_before": 0.0,
@@ -84,9 +82,9 @@ def test_what_has_no_reference_or_goes_wrong_is_never_met() -> None:
         assert row["reference"] is None
 
 
-@pytest.mark.parametrize("render", [server_load_table.text, server_load_table.readme_block])
-def test_table_shows_ratios_verdicts_and_what_went_wrong(render: Callable[[dict[str, Any]], str]) -> None:
-    table = render(result(rate=2243 * 0.4, p50=3.0))
+@pytest.mark.parametrize("layout", ["simple", "github"])
+def test_table_shows_ratios_verdicts_and_what_went_wrong(layout: str) -> None:
+    table = server_load_table.render(result(rate=2243 * 0.4, p50=3.0), layout)
     (line,) = [line for line in table.splitlines() if "nn-1-rest" in line and "cnn" not in line]
     assert " ".join(line.replace("|", " ").split()) == (
         "nn-1-rest 1 897 2,243 0.40 0.80 3 / 0.9 0.42 / 0.73 3.57 rate ≥ 0.8 met"
@@ -94,9 +92,8 @@ def test_table_shows_ratios_verdicts_and_what_went_wrong(render: Callable[[dict[
     assert "missed" in table
     assert "1 of 2 bars met" in table
     assert "nn float32: 15.2 µs here (taken: 15.2, 15.2; drift 0 %), 7.6 µs there: × 0.500" in table
-    faulty = render(
-        result(problems=["3 answers with an error status"], stable=False, p50=None, connections=2)
-    )
+    wrong = result(problems=["3 answers with an error status"], stable=False, p50=None, connections=2)
+    faulty = server_load_table.render(wrong, layout)
     assert faulty.count(" FAULTY") >= 2
     assert "float32 nn-1-rest at 2 connections: 3 answers with an error status" in faulty
     assert "~ 2,000" in faulty
@@ -122,8 +119,8 @@ def test_a_real_server_is_measured(models: Path, tmp_path: Path, capsys: pytest.
     arguments = ["--only", "nn-1-*", "--connections", "2", "--seconds", "1", "--repeats", "1"]
     served = ["--models", str(models), "--json", str(file), "--", "--tensorflow_session_parallelism=1"]
     assert cli.run(command.main, ["server", *arguments, *served]) == 0
-    results = server_load_table.read(file)
-    assert capsys.readouterr().out.strip() == server_load_table.text(results).strip()
+    results = STUDIES["server"].read(file)
+    assert capsys.readouterr().out.strip() == server_load_table.render(results, "simple").strip()
     assert results["server_flags"] == ["--tensorflow_session_parallelism=1"]
     assert list(results["models"]) == ["nn"]
     stick = results["yardsticks"]["nn"]["float32"]
@@ -146,8 +143,8 @@ def test_a_real_server_s_memory_is_watched(
     little = ["--seconds=1", "--starts=1", "--seconds-each=1", "--connections=2"]
     served = ["--models", str(models), "--json", str(file), "--", "--workers=1"]
     assert cli.run(command.main, ["soak", *little, *served]) == 0
-    results = soak_table.read(file)
-    assert capsys.readouterr().out.strip() == soak_table.text(results).strip()
+    results = STUDIES["soak"].read(file)
+    assert capsys.readouterr().out.strip() == soak_table.render(results, "simple").strip()
     assert results["server_flags"] == ["--prefer_tflite_model", "--workers=1"]
     assert results["problems"] == []
     assert results["requests"] > results["refused"] > 0
@@ -231,10 +228,3 @@ def test_what_is_not_exported_is_refused(tmp_path: Path, sample: Digits) -> None
         ArtifactError, match=r"float32.tflite: no such file; `tfship export` writes every format"
     ):
         server_load.run(tmp_path, server_load.LoadPlan([LoadCell("nn", 1, "rest")]), sample)
-
-
-def test_result_files_of_another_schema_are_refused(tmp_path: Path) -> None:
-    file = tmp_path / "server.json"
-    file.write_text(json.dumps({**copy.deepcopy(result()), "schema": 0}))
-    with pytest.raises(ArtifactError, match="not a result file of schema"):
-        server_load_table.read(file)

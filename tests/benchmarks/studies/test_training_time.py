@@ -28,14 +28,16 @@ def test_both_recipes_are_trained_and_compared(
             assert asked[name] <= run[recipe]["accuracy"] <= 1
             assert run[recipe]["seconds"] > 0
         assert run["ratio"] == run["fast"]["seconds"] / run["plain"]["seconds"]
-    table = training_time.text(results)
+    about = {"environment": {"cpu": "a processor", "cores": 2}}
+    table = training_time.render({**about, **results}, "simple")
     assert "nn: 0.8000 by fast in" in table
     assert "of plain training's time (medians of 1 runs, of which 0 missed it)" in table
 
     monkeypatch.setattr(training_time, "_MOST_EPOCHS", 1)
     monkeypatch.setitem(training_time.ASKED, "nn", 1.0)
-    assert cli.run(command.main, ["training", "--repeats", "1", "--out", str(tmp_path)]) == 0
-    (run,) = json.loads((tmp_path / "training.json").read_text())["networks"]["nn"]["runs"]
+    file = tmp_path / "training.json"
+    assert cli.run(command.main, ["training", "--repeats", "1", "--json", str(file)]) == 0
+    (run,) = json.loads(file.read_text())["networks"]["nn"]["runs"]
     assert (run["plain"]["epochs"], run["plain"]["reached"], run["fast"]["reached"], run["ratio"]) == (
         1,
         False,

@@ -11,6 +11,7 @@ import pytest
 
 from tfship.benchmarks import command
 from tfship.benchmarks.harness import child_terminal
+from tfship.benchmarks.studies.registry import STUDIES
 from tfship.benchmarks.studies.zoo import study, table
 from tfship.export.preprocessing import range_detection
 from tfship.train.common import cli
@@ -84,9 +85,11 @@ def test_failures(found: dict[str, Any], problem: str) -> None:
     failed = judged(found)
     assert failed["verdict"] == "FAILED"
     assert problem in "; ".join(failed["problems"])
-    results = {"data": {"label": "digits"}, "models": [failed, judged(row())]}
-    assert "2 networks (digits): 1 right, 1 FAILED." in table.text(results)
-    assert f"- vit: FAILED: {failed['problems'][0]}" in table.text(results)
+    machine = {"cpu": "a processor", "cores": 2}
+    results = {"environment": machine, "data": {"label": "digits"}, "models": [failed, judged(row())]}
+    shown = table.render(results, "simple")
+    assert "2 networks (digits): 1 right, 1 FAILED." in shown
+    assert f"- vit: FAILED: {failed['problems'][0]}" in shown
     assert table.line(failed).startswith("vit: FAILED: ")
 
 
@@ -176,7 +179,7 @@ def test_the_command(
     captured = capsys.readouterr()
     assert "1 networks (sample: 5,000 digits of MNIST's training set): 1 right." in captured.out
     assert "nested: right, values 0…255, agreement with Keras" in captured.err
-    results = table.read(file)
+    results = STUDIES["zoo"].read(file)
     (found,) = results["models"]
     assert (found["verdict"], found["values"], found["values_right"]) == ("right", "0…255", True)
     assert set(found["agreement"]) == {"savedmodel", "float32"}
@@ -184,10 +187,10 @@ def test_the_command(
         assert (each["value"] > 0.99, each["decisions"], each["wrong"]) == (True, 300, 0)
     assert 0 < found["export"]["lines"] <= study.MOST_LINES
     assert found["export"]["peak_bytes"] > 100_000_000
-    assert "| nested: Rescaling in a model within the model | 0…255" in table.readme_block(results)
+    assert "| nested: Rescaling in a model within the model | 0…255" in table.render(results, "github")
     assert "10 classes, probabilities" in (out / "nested" / "export.log").read_text()
     assert {path.name for path in (out / "nested").iterdir()} == {
-        "zoo_models.log",
+        "networks.log",
         "export.log",
         "answers.log",
     }

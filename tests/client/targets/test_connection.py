@@ -214,7 +214,7 @@ def test_grpc_sends_headers_as_metadata_and_tries_again() -> None:
     seen: list[dict[str, str]] = []
 
     def handle(request: object, context: grpc.ServicerContext) -> object:
-        seen.append(dict(context.invocation_metadata()))
+        seen.append({key: str(value) for key, value in context.invocation_metadata()})
         if len(seen) == 1:
             context.abort(grpc.StatusCode.UNAVAILABLE, "not yet")
         outputs = {"probabilities": to_proto(np.full((64, 2), 0.5, np.float32))}

@@ -14,23 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from client_fixtures import SEVEN, run, send, web
-from conftest import ROOT
-from serving_fixtures import TFLITE, Client, config_of, publish, serving
-from tfship.client import AsyncClient, DataError, Prediction, Refused, predict
+from serving_fixtures import Client, config_of, serving
+from tfship.client import AsyncClient, Prediction, Refused
 from tfship.client import Client as Library
-from tfship.client.api import inputs
-from tfship.client.cli.arguments import choice
-from tfship.client.targets.binding import Binding, by_signature
+from tfship.client.targets.binding import Binding
 from tfship.client.targets.interpretation import Interpretation
-from tfship.client.targets.registry import open_target
-from tfship.export.conversion.formats import FORMATS
-from tfship.export.preprocessing import input_contract as contracts
 from tfship.export.preprocessing.input_contract import Contract, Scaling
-from tfship.export.runtimes.protocol import Quantization, Signature, TensorSpec
-from tfship.serving.server.model_server import Settings
-from tfship.train.common import cli
 
-CASES = ROOT.parent / "shared" / "cases"
 SHADES = (0, 102, 255)  # 0.0, 0.4 and 1.0
 THREE = Contract("kinds", ("a", "b", "c"), 28, 28, 1, Scaling.of_range(0, 1, 1), "resize")
 
@@ -300,25 +290,6 @@ def test_streamed_answers_of_another_kind_are_an_error(shades: list[Path], rules
         assert run(*[shades[0]] * 65, "--server", server.address, "--contract", rules / "classes") == 5
 
 
-def test_a_uint8_input_takes_pixels_unless_its_quantization_says_otherwise() -> None:
-    def bound(scale: float, zero: int, scaling: Scaling, dtype: int = 4) -> str:
-        spec = TensorSpec("x", dtype, (-1, 28, 28, len(scaling.scale)), Quantization(scale, zero))
-        signature = Signature({"x": spec}, {"y": TensorSpec("y", 4, (-1, 3), Quantization(1 / 256, 0))}, "")
-        rules = Contract("m", ("a", "b", "c"), 28, 28, len(scaling.scale), scaling, "resize")
-        binding = by_signature({"s": signature}, "s", rules, "here")
-        assert (binding.integers, binding.step) == ("", 1 / 256)
-        return binding.dtype
-
-    caffe = Scaling((1.0, 1.0, 1.0), (-103.9, -116.8, -123.7), bgr=True)
-    assert bound(1 / 255, 0, Scaling.of_range(0, 1, 1)) == "uint8"
-    assert bound(2 / 255, 128, Scaling.of_range(-1, 1, 1)) == "uint8"
-    assert bound(1.0, 0, Scaling.of_range(0, 1, 1)) == "uint8"
-    assert bound(1.0, 0, caffe) == "uint8"
-    assert bound(1.07, 115, caffe) == "float32"
-    assert bound(2 / 255, 128, Scaling.of_range(0, 1, 1)) == "float32"
-    assert bound(1 / 255, -128, Scaling.of_range(0, 1, 1), dtype=6) == "float32"
-
-
 def test_what_shows_later_counts_for_all() -> None:
     found = Interpretation("here", Binding())
     values = found.read(np.array([[0.2, 0.8]], np.float32))
@@ -333,102 +304,3 @@ def test_what_shows_later_counts_for_all() -> None:
     assert found.scores(values)[0] == pytest.approx(softmax([[0.2, 0.8]])[0])
     with pytest.raises(Refused, match="answered 2 numbers for each image, now 3"):
         found.read(np.zeros((1, 3), np.float32))
-
-
-def test_a_keras_file_goes_by_the_contract_of_its_name(tmp_path: Path) -> None:
-    import keras
-
-    def saved(name: str, units: int, activation: str, outputs: str = "probabilities") -> Any:
-        layer = keras.layers.Dense(units, activation, use_bias=False)
-        model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), layer])
-        layer.set_weights([np.full((64, units), 1 / 64, np.float32)])
-        model.save(tmp_path / f"{name}.keras")
-        labels = tuple("abc"[: max(units, 2)])
-        rules = Contract(name, labels, 8, 8, 1, Scaling.of_range(0, 1, 1), "resize", outputs)
-        version = tmp_path / "models" / name / "1"
-        version.mkdir(parents=True)
-        rules.write(version)
-        arguments = ["x.png", "--target", f"keras:{tmp_path / name}.keras", "--model", name]
-        return open_target(
-            choice(predict._parser().parse_args([*arguments, "--models", str(tmp_path / "models")]))
-        )
-
-    half = np.full((1, 8, 8, 1), 0.5, np.float32)
-    sigmoid = 1 / (1 + np.exp(-0.5))
-    for name, units, activation, outputs, expected in (
-        ("sigmoid", 1, "sigmoid", "probabilities", [1 - sigmoid, sigmoid]),
-        # Within 0…1, and a logit all the same: the activation tells.
-        ("logit", 1, "linear", "probabilities", [1 - sigmoid, sigmoid]),
-        ("labels", 3, "sigmoid", "independent", [sigmoid] * 3),
-        ("label_logits", 3, "linear", "independent", [sigmoid] * 3),
-        ("one_vs_rest", 3, "sigmoid", "probabilities", [sigmoid] * 3),
-        ("classes", 3, "linear", "probabilities", [1 / 3] * 3),
-    ):
-        found = saved(name, units, activation, outputs)
-        assert found.contract.model == name
-        assert found.predict(half)[0] == pytest.approx(expected, abs=1e-6)
-        assert found.interpretation.meaning == (
-            "independent" if "label" in name or "rest" in name else "probabilities"
-        )
-
-
-@pytest.mark.skipif(not CASES.is_dir(), reason="the cases aren't here")
-def test_logits_of_tensorflows_tutorial() -> None:
-    two = SEVEN.with_name("two.png")
-    with serving(config_of(logits=CASES / "logits_saved_model")) as client:
-        for url in (f"http://localhost:{client.rest_port}", f"localhost:{client.grpc_port}"):
-            with Library(url, model="logits") as library:
-                found = library.predict(two)
-        assert found.label == "2"
-        assert found.probability == pytest.approx(0.998, abs=5e-4)
-    assert contracts.digits("x").outputs == "probabilities"
-
-
-@pytest.mark.skipif(not CASES.is_dir(), reason="the cases aren't here")
-@pytest.mark.parametrize("kind", ["rest", "grpc"])
-def test_a_file_of_integers_answers_behind_a_server_as_in_this_process(
-    quantized: Path, kind: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with serving(config_of(small=quantized / "small"), Settings(loader=TFLITE)) as client:
-        port = client.grpc_port if kind == "grpc" else client.rest_port
-        where = ["--target", kind, "--server", f"localhost:{port}", "--model", "small"]
-        assert run(SEVEN, *where, "--models", quantized) == 0
-        assert run(SEVEN, "--target", f"tflite:{quantized / 'small/1/model.tflite'}") == 0
-        served, local = capsys.readouterr().out.splitlines()
-        assert served == local == f"{SEVEN}: 7 (44.9%), then 1 (25.0%)"
-        assert run(SEVEN, *where, "--models", "/nowhere") == 5
-        (line,) = capsys.readouterr().err.splitlines()
-        assert (
-            "answers uint8, whose scale no server tells; give the model's contract.json by --contract" in line
-        )
-
-
-@pytest.fixture(scope="module")
-def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of models with `digits_small.keras` as int8_uint8, in a version by itself, for servers of TFLite."""
-    from tfship.export.command import main as export
-
-    folder, made = tmp_path_factory.mktemp("quantized"), tmp_path_factory.mktemp("exported")
-    data = [f"--eval={CASES / 'eval_digits.npz'}", f"--calibration={CASES / 'calibration_digits.npz'}"]
-    chosen = ["--name", "small", "--formats", "int8_uint8", "--models", str(made)]
-    assert cli.run(export, [str(CASES / "digits_small.keras"), *data, *chosen]) == 0
-    publish(folder / "small", 1, (made / "small" / "1" / FORMATS["int8_uint8"].file).read_bytes())
-    contracts.digits("small").write(folder / "small" / "1")
-    return folder
-
-
-def test_floats_are_checked_against_the_range_of_each_channel() -> None:
-    scaling = Scaling((1.0, 1.0, 1.0), (-100.0, 0.0, 50.0), bgr=True)
-    rules = Contract("colours", ("a", "b"), 2, 2, 3, scaling, "resize")
-    good = np.tile(np.array([-100, 0, 305], np.float32), (2, 2, 1))
-    assert inputs.row(good, rules, "float32", "image") is not None
-    # Within the range of the model, and not of its channels.
-    with pytest.raises(
-        DataError, match="image: values of 305 to 305 in channel 0; expected the model's, -100 to 155"
-    ):
-        inputs.row(good[..., ::-1], rules, "float32", "image")
-    assert inputs.row(np.zeros((2, 2, 3), np.uint8), rules, "float32", "image")[0, 0].tolist() == [
-        -100,
-        0,
-        50,
-    ]

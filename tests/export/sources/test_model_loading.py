@@ -1,8 +1,6 @@
-"""Loading models of other people's kind: Keras files of both generations, SavedModels, and what is neither."""
+"""Keras models loaded: what they tell of themselves, types and batches, and files that are no model."""
 
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,118 +8,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from conftest import ROOT
-from tfship.export.preprocessing import layouts
-from tfship.export.sources.keras_files import silent
-from tfship.export.sources.model_loading import LoadedModel, load
-from tfship.train.common.errors import ArtifactError, TfshipError, UsageError
+from loading_fixtures import (
+    CASES,
+    agrees,
+    cases,
+    converted,
+    functional,
+    head,
+    images,
+    refused,
+    saved,
+    scores,
+    sequential,
+    tail,
+)
+from tfship.export.sources.model_loading import load
+from tfship.train.common.errors import UsageError
 from tfship.train.common.tensorflow_loader import tensorflow
 
 tf = tensorflow()
 import keras  # noqa: E402 - after TensorFlow is loaded quietly
 from keras import layers  # noqa: E402
-
-CASES = ROOT.parent / "shared" / "cases"
-cases = pytest.mark.skipif(not CASES.is_dir(), reason="the cases of other people's kind aren't there")
-
-
-def images(loaded: LoadedModel, count: int = 8) -> NDArray[np.float32]:
-    return np.random.default_rng(1).integers(0, 256, (count, *loaded.shape)).astype(np.float32)
-
-
-def scores(function: Callable[[Any], Any], x: NDArray[Any]) -> NDArray[np.float32]:
-    return np.asarray(function(tf.constant(x, tf.float32)))
-
-
-def agrees(loaded: LoadedModel, tolerance: float = 1e-5) -> bool:
-    x = images(loaded)
-    return bool(np.allclose(scores(loaded.function, x), scores(loaded.exported, x), atol=tolerance))
-
-
-def sequential(*stack: Any, shape: tuple[int | None, ...] = (8, 8, 1), dtype: str | None = None) -> Any:
-    return keras.Sequential([keras.Input(shape, dtype=dtype), *stack])
-
-
-def functional(
-    build: Callable[[Any], Any], shape: tuple[int, ...] = (8, 8, 3), dtype: str | None = None
-) -> Any:
-    image = keras.Input(shape, dtype=dtype)
-    return keras.Model(image, build(image))
-
-
-def head(tensor: Any, activation: str | None = "softmax") -> Any:
-    return layers.Dense(3, activation)(layers.Flatten()(tensor))
-
-
-def tail() -> list[Any]:
-    """Return the end of a network, with a batch normalization that can be equalized."""
-    return [
-        layers.Conv2D(4, 3, activation="relu"),
-        layers.BatchNormalization(),
-        layers.Flatten(),
-        layers.Dense(3, "softmax"),
-    ]
-
-
-def saved(model: Any, path: Path) -> Path:
-    """Save a model with statistics as training leaves them."""
-    generator = np.random.default_rng(0)
-    for variable in model.weights:
-        if variable.path.endswith("moving_variance"):
-            variable.assign(generator.uniform(0.01, 9, variable.shape))
-        elif variable.path.endswith("moving_mean"):
-            variable.assign(generator.normal(size=variable.shape))
-    model.save(path)
-    return path
-
-
-def converted(loaded: LoadedModel) -> tuple[NDArray[np.float32], set[str]]:
-    """Return the scores of the model in int8, and the types of the file's tensors but for input and output."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    x = images(loaded)
-    serve = tf.function(loaded.exported, input_signature=[tf.TensorSpec((None, *loaded.shape))])
-    module = tf.Module()
-    module.tracked = loaded.tracked
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()], module)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.representative_dataset = lambda: ([each[np.newaxis]] for each in x)
-    interpreter = Interpreter(model_content=converter.convert())
-    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
-    interpreter.resize_tensor_input(source["index"], x.shape)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(source["index"], x)
-    interpreter.invoke()
-    edges = (source["index"], target["index"])
-    types = {
-        np.dtype(each["dtype"]).name
-        for each in interpreter.get_tensor_details()
-        if each["index"] not in edges
-    }
-    return interpreter.get_tensor(target["index"]), types
-
-
-def resaved(loaded: LoadedModel, folder: Path) -> NDArray[np.float32]:
-    """Save what is exported as a SavedModel, load that, and return its scores."""
-    module = tf.Module()
-    module.tracked = loaded.tracked
-    serve = tf.function(loaded.exported, input_signature=[tf.TensorSpec((None, *loaded.shape))])
-    tf.saved_model.save(module, str(folder), signatures=serve)
-    (answer,) = (
-        tf.saved_model.load(str(folder)).signatures["serving_default"](tf.constant(images(loaded))).values()
-    )
-    return np.asarray(answer)
-
-
-def refused(path: Path, *arguments: Any, error: type[TfshipError] = ArtifactError) -> str:
-    with pytest.raises(error) as caught:
-        load(path, *arguments)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def split(image: Any) -> Any:
@@ -297,59 +205,6 @@ def test_half_precision_of_another_changes_no_prediction() -> None:
     assert (classes[0] == classes[1]).sum() == len(x) == 200
 
 
-@pytest.mark.parametrize(
-    ("shape", "size", "expected"),
-    [
-        ((49, 10, 1), None, (49, 10, 1)),
-        ((49, 10), None, (49, 10, 1)),
-        ((32, 1, 40), None, (32, 40, 1)),
-        ((1, 32, 40), None, (32, 40, 1)),
-        ((3, 8, 10), None, (8, 10, 3)),
-        ((784,), (28, 28), (28, 28, 1)),
-        ((300,), (5, 20), (5, 20, 3)),
-        ((None, None, 3), (8, 10), (8, 10, 3)),
-        ((3, None, None), (8, 10), (8, 10, 3)),
-        ((None, None), (8, 10), (8, 10, 1)),
-        ((8, 10, 3), (8, 10), (8, 10, 3)),
-    ],
-)
-def test_layouts(
-    shape: tuple[int | None, ...], size: tuple[int, int] | None, expected: tuple[int, int, int]
-) -> None:
-    layout = layouts.of(Path("model"), shape, size)
-    assert layout.shape == expected
-    x = np.random.default_rng(0).random((2, *expected), np.float32)
-    arranged = np.asarray(layout.arrange(tf.constant(x)))
-    if shape[0] == 3:
-        assert np.array_equal(arranged, x.transpose(0, 3, 1, 2))
-    else:
-        assert np.array_equal(arranged.ravel(), x.ravel())
-    assert all(one in (other, None) for one, other in zip(shape, arranged.shape[1:], strict=True))
-
-
-@pytest.mark.parametrize(
-    ("shape", "size", "remedy"),
-    [
-        ((784,), None, "--size 28,28"),
-        ((3072,), None, "--size 32,32"),
-        ((120,), None, "--size H,W"),
-        ((784,), (32, 32), "--size"),
-        ((None, None, 3), None, "--size 224,224"),
-        ((None,), (8, 8), "save it with an input"),
-        ((8, 8, None), (8, 8), "expected [None, height, width, 1 or 3]"),
-        ((8, 10, 3), (10, 8), "leave --size out"),
-        ((None, 10, 3), (8, 8), "leave --size out"),
-        ((8, 8, 4), None, "keras.layers.Reshape"),
-        ((4, 8, 8, 3), None, "keras.layers.Reshape"),
-        ((), None, "keras.layers.Reshape"),
-    ],
-)
-def test_what_is_no_image(shape: tuple[int | None, ...], size: tuple[int, int] | None, remedy: str) -> None:
-    with pytest.raises(TfshipError) as caught:
-        layouts.of(Path("model"), shape, size)
-    assert remedy in str(caught.value)
-
-
 def test_flat_and_transposed_models_are_loaded_and_converted(tmp_path: Path) -> None:
     flat = load(saved(sequential(layers.Dense(3, "softmax"), shape=(192,)), tmp_path / "flat.keras"), (8, 8))
     first = functional(lambda x: head(layers.Permute((2, 3, 1))(x)), (3, 8, 10))
@@ -369,81 +224,6 @@ def test_fixed_batches(tmp_path: Path) -> None:
     assert load(saved(meant, tmp_path / "meant.keras")).batch == 1
     stateful = keras.Sequential([keras.Input((8, 8), batch_size=1), layers.LSTM(4, stateful=True)])
     assert "stateful=False" in refused(saved(stateful, tmp_path / "stateful.keras"))
-
-
-LAYERS = """
-import keras
-
-@keras.saving.register_keras_serializable("mine")
-class Twice(keras.layers.Layer):
-    def call(self, x):
-        return 2 * x
-
-@keras.saving.register_keras_serializable("mine")
-class Subclassed(keras.Model):
-    def __init__(self, **arguments):
-        super().__init__(**arguments)
-        self.flat, self.dense = keras.layers.Flatten(), keras.layers.Dense(3)
-
-    def call(self, x):
-        return self.dense(self.flat(x))
-
-def squared(x):
-    return x * x
-"""
-
-
-def run_elsewhere(code: str, folder: Path) -> None:
-    """Run Python in a process whose registered layers and imported packages this one doesn't have."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_custom_layers_need_their_file(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(LAYERS)
-    run_elsewhere(
-        "import keras, mine, numpy as np\n"
-        "start = [keras.Input((8, 8, 1)), mine.Twice(), keras.layers.Flatten()]\n"
-        "keras.Sequential([*start, keras.layers.Dense(3)]).save('layer.keras')\n"
-        "keras.Sequential([*start, keras.layers.Dense(3, activation=mine.squared)]).save('function.keras')\n"
-        "model = mine.Subclassed()\n"
-        "model(np.zeros((1, 8, 8, 1)))\n"
-        "model.save('subclassed.keras')\n",
-        tmp_path,
-    )
-    for name, held in (("layer", "Twice"), ("subclassed", "Subclassed")):
-        message = refused(tmp_path / f"{name}.keras")
-        assert f"doesn't know {held} (Could not locate class '{held}'." in message
-        assert "config=" not in message
-        assert f"--import my_layers.py, the file that registers {held}, or" in message
-        assert 'call model.export("folder") and export that folder' in message
-    for name, activation in (("layer", "linear"), ("function", "squared"), ("subclassed", None)):
-        loaded = load(tmp_path / f"{name}.keras", None, [tmp_path / "mine.py"])
-        assert loaded.activation == activation
-        assert agrees(loaded)
-
-
-@cases
-def test_custom_layer_of_another() -> None:
-    message = refused(CASES / "custom_layer.keras")
-    assert "Scale" in message
-    assert "--import" in message
-    assert "model.export" in message
-    assert len(message) < 700
-
-
-def test_imports_that_fail(tmp_path: Path) -> None:
-    model = saved(sequential(*tail()), tmp_path / "model.keras")
-    for name, text, expected in (
-        ("syntax.py", "x = 1\nx = = 2\n", "line 2: SyntaxError"),
-        ("missing.py", "import nothing_of_this_name\n", "line 1: ModuleNotFoundError"),
-        ("ends.py", "import sys\n\nsys.exit(3)\n", "line 3: SystemExit"),
-    ):
-        (tmp_path / name).write_text(text)
-        assert expected in refused(model, None, [tmp_path / name], error=UsageError)
-    assert "no such file" in refused(model, None, [tmp_path / "none.py"], error=UsageError)
 
 
 def test_another_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -491,17 +271,6 @@ def test_what_is_no_model(tmp_path: Path) -> None:
         assert expected in refused(tmp_path / name), name
 
 
-def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
-    with silent():
-        import tf_keras
-
-        for library, ending in ((keras, "keras"), (tf_keras, "h5")):
-            scale = library.layers.Lambda(lambda x: x / 255, name="scale")
-            library.Sequential([library.Input((8, 8, 1)), scale]).save(tmp_path / f"lambda.{ending}")
-    for ending in ("keras", "h5"):
-        assert "the Lambda layer scale, Python code" in refused(tmp_path / f"lambda.{ending}")
-
-
 def test_several_inputs_or_outputs(tmp_path: Path) -> None:
     one, two = keras.Input((8, 8, 1)), keras.Input((8, 8, 1))
     added = keras.Model([one, two], head(layers.Add()([one, two])))
@@ -521,237 +290,6 @@ def test_a_quantized_model(tmp_path: Path) -> None:
     loaded = load(saved(model, tmp_path / "model.keras"))
     assert loaded.precision == "int8"
     assert agrees(loaded, 0.05)
-
-
-def block(x: Any, layer: Any) -> Any:
-    from tf_keras import layers as old
-
-    return old.Activation("relu")(old.BatchNormalization()(layer(x)))
-
-
-def classifier(image: Any, x: Any, classes: int) -> Any:
-    import tf_keras
-    from tf_keras import layers as old
-
-    return tf_keras.Model(image, old.Dense(classes, "softmax")(old.Flatten()(x)))
-
-
-def resnet() -> Any:
-    from tf_keras import layers as old
-
-    image = old.Input((32, 32, 3))
-    x = block(image, old.Conv2D(8, 3, strides=2, padding="same", kernel_regularizer="l2"))
-    y = old.BatchNormalization()(old.Conv2D(8, 3, padding="same")(x))
-    return classifier(image, old.AveragePooling2D(8)(old.Activation("relu")(old.add([x, y]))), 10)
-
-
-def ds_cnn() -> Any:
-    from tf_keras import layers as old
-
-    image = old.Input((49, 10, 1))
-    x = block(image, old.Conv2D(8, (10, 4), (2, 2), padding="same"))
-    x = block(old.Dropout(0.2)(x), old.DepthwiseConv2D(3, padding="same"))
-    return classifier(image, old.AveragePooling2D((25, 5))(block(x, old.Conv2D(8, 1))), 12)
-
-
-def mobile() -> Any:
-    import tf_keras
-
-    return tf_keras.applications.MobileNet((32, 32, 3), alpha=0.25, weights=None, classes=2)
-
-
-def autoencoder() -> Any:
-    import tf_keras
-    from tf_keras import layers as old
-
-    return tf_keras.Sequential([old.Input((640,)), old.Dense(8, "relu"), old.Dense(640)])
-
-
-def streaming() -> Any:
-    from tf_keras import layers as old
-
-    image = old.Input((32, 1, 40))
-    return classifier(image, block(old.DepthwiseConv2D((3, 1))(image), old.Conv2D(16, 1)), 3)
-
-
-def operators() -> Any:
-    from tf_keras import layers as old
-
-    image = old.Input((32, 32, 3))
-    return classifier(image, old.LSTM(4, recurrent_activation="hard_sigmoid")(image[:, 0] / 127.5 - 1), 3)
-
-
-def half() -> Any:
-    import tf_keras
-    from tf_keras import layers as old
-
-    tf_keras.mixed_precision.set_global_policy("mixed_float16")
-    image = old.Input((16, 16, 1), dtype="uint8")
-    model = classifier(image, old.Conv2D(4, 3)(old.Rescaling(1 / 255)(image)), 3)
-    tf_keras.mixed_precision.set_global_policy("float32")
-    return model
-
-
-@pytest.fixture(scope="module")
-def keras_2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models as MLPerf Tiny's five are, and two more, made by Keras 2: `.h5`, some `.keras`, some SavedModels."""
-    folder = tmp_path_factory.mktemp("keras_2")
-    with silent():
-        import tf_keras
-
-        tf_keras.utils.set_random_seed(1)
-        for build in (resnet, ds_cnn, mobile, autoencoder, streaming, operators, half):
-            model, name = build(), build.__name__
-            x = np.random.default_rng(0).integers(0, 256, (4, *model.input_shape[1:])).astype(np.float32)
-            model.compile("adam", "mse", metrics=["accuracy"])
-            if name in ("autoencoder", "streaming"):
-                model.train_on_batch(x, np.zeros((4, *model.output_shape[1:])))
-                model.save(folder / name, save_format="tf")
-            if name in ("ds_cnn", "half"):
-                model.save(folder / f"{name}.keras")
-            model.save(folder / f"{name}.h5")
-            np.savez(folder / f"{name}.npz", x=x, y=np.asarray(model(x, training=False), np.float32))
-    return folder
-
-
-SHAPES = {
-    "resnet": (32, 32, 3),
-    "ds_cnn": (49, 10, 1),
-    "mobile": (32, 32, 3),
-    "autoencoder": (16, 40, 1),
-    "streaming": (32, 40, 1),
-    "operators": (32, 32, 3),
-    "half": (16, 16, 1),
-}
-
-
-@pytest.mark.parametrize("installed", [True, False])
-def test_files_of_keras_2(keras_2: Path, installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not installed:
-        monkeypatch.setitem(sys.modules, "tf_keras", None)
-    for path in sorted(each for each in keras_2.iterdir() if each.suffix != ".npz"):
-        name, size = path.stem, (16, 40) if path.stem == "autoencoder" else None
-        if not installed and (name == "operators" or path.name in ("ds_cnn.keras", "half.keras")):
-            message = refused(path)
-            assert "pip install 'tf-keras==" in message
-            assert "model.export" in message
-            continue
-        loaded = load(path, size)
-        with np.load(path.with_suffix(".npz")) as arrays:
-            x, expected = arrays["x"].reshape(-1, *loaded.shape), arrays["y"]
-        assert loaded.shape == SHAPES[name]
-        assert scores(loaded.function, x) == pytest.approx(expected, abs=1e-2 if name == "half" else 1e-4), (
-            path
-        )
-        assert scores(loaded.exported, x) == pytest.approx(expected, abs=1e-2 if name == "half" else 1e-4), (
-            path
-        )
-        if path.is_file():
-            assert loaded.activation == ("linear" if name == "autoencoder" else "softmax")
-            assert loaded.precision == ("float16" if name == "half" else "float32")
-            assert loaded.integer == (name == "half")
-            assert loaded.value_range == ((0, 255) if name in ("operators", "half") else None)
-
-
-def test_files_of_keras_2_convert(keras_2: Path) -> None:
-    for name in ("ds_cnn.h5", "half.h5", "streaming"):
-        loaded = load(keras_2 / name)
-        answers, types = converted(loaded)
-        assert not types & {"float16", "float32"}
-        assert answers == pytest.approx(scores(loaded.function, images(loaded)), abs=0.05)
-
-
-class Weights(tf.Module):  # type: ignore[misc, name-defined]
-    """Weights of a classifier of 8 × 8 images, and what training leaves beside them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernel = tf.Variable(tf.random.stateless_normal((64, 3), [1, 2]))
-
-    def scores(self, image: Any) -> dict[str, Any]:
-        return {"scores": tf.nn.softmax(tf.reshape(image, (-1, 64)) @ self.kernel)}
-
-
-def signed(folder: Path, function: Callable[[Any], Any], shape: Any, dtype: Any, *names: str) -> Path:
-    """Write a SavedModel of the weights behind `function`, with signatures of these names."""
-    module = Weights()
-    call = tf.function(
-        lambda image: module.scores(function(image)), input_signature=[tf.TensorSpec(shape, dtype)]
-    )
-    tf.saved_model.save(module, str(folder), signatures=dict.fromkeys(names or ["serving_default"], call))
-    return folder
-
-
-def test_types_of_signatures(tmp_path: Path) -> None:
-    def scaled(image: Any) -> Any:
-        return tf.cast(image, tf.float32) / 255
-
-    shape = (None, 8, 8, 1)
-    for name, dtype, call, integer, precision in (
-        ("bytes", tf.uint8, scaled, True, "float32"),
-        ("integers", tf.int32, lambda image: scaled(tf.transpose(image, (0, 2, 1, 3))), True, "float32"),
-        ("half", tf.float16, lambda image: scaled(image / 2), False, "float16"),
-        ("double", tf.float64, lambda image: tf.cast(image / 255, tf.float32), False, "float32"),
-    ):
-        loaded = load(signed(tmp_path / name, call, shape, dtype))
-        assert (loaded.integer, loaded.precision, loaded.activation) == (integer, precision, None)
-        assert agrees(loaded, 1e-5 if precision == "float32" else 0.02)
-        expected = scores(loaded.exported, images(loaded))
-        assert resaved(loaded, tmp_path / f"{name} again") == pytest.approx(expected, abs=1e-5)
-        answers, types = converted(loaded)
-        assert not types & {"float16", "float32", "float64", "uint8"}
-        assert answers == pytest.approx(expected, abs=0.05)
-    # Bytes that are halved lose a bit, which float32 keeps: the cast stays.
-    loaded = load(signed(tmp_path / "halved", lambda image: scaled(image // 2), shape, tf.uint8))
-    assert loaded.integer
-    assert agrees(loaded)
-
-
-def test_signatures_by_other_names(tmp_path: Path) -> None:
-    def call(image: Any) -> Any:
-        return image / 255
-
-    assert load(signed(tmp_path / "one", call, (None, 8, 8), tf.float32, "predict")).shape == (8, 8, 1)
-    assert load(signed(tmp_path / "batch", call, (1, 8, 8), tf.float32)).batch == 1
-    assert load(signed(tmp_path / "serve", call, (None, 8, 8), tf.float32, "serve", "other")).batch is None
-    several = signed(tmp_path / "several", call, (None, 8, 8), tf.float32, "a", "b")
-    assert "has no signature serving_default; there are a, b" in refused(several)
-    assert "any shape" in refused(signed(tmp_path / "rank", call, None, tf.float32))
-    strings = signed(tmp_path / "strings", lambda x: tf.io.decode_raw(x, tf.float32), (None,), tf.string)
-    assert "takes string" in refused(strings)
-
-
-def test_savedmodels_with_training_state(tmp_path: Path) -> None:
-    module = Weights()
-    module.optimizer = tf.compat.v1.train.AdamOptimizer()
-    call = tf.function(module.scores, input_signature=[tf.TensorSpec((None, 8, 8, 1), tf.float32)])
-    module.optimizer.minimize(
-        lambda: tf.reduce_sum(call(tf.ones((2, 8, 8, 1)))["scores"][:, 0]), var_list=[module.kernel]
-    )
-    tf.saved_model.save(module, str(tmp_path / "trained"), signatures=call)
-    with pytest.raises(AttributeError, match="add_slot"):
-        tf.saved_model.load(str(tmp_path / "trained"))
-    loaded = load(tmp_path / "trained")
-    expected = np.asarray(module.scores(images(loaded))["scores"])
-    assert scores(loaded.function, images(loaded)) == pytest.approx(expected, abs=1e-6)
-    assert resaved(loaded, tmp_path / "again") == pytest.approx(expected, abs=1e-6)
-    answers, types = converted(loaded)
-    assert "float32" not in types
-    assert answers == pytest.approx(expected, abs=0.05)
-
-
-def test_a_savedmodel_of_tensorflow_1(tmp_path: Path) -> None:
-    v1 = tf.compat.v1
-    with tf.Graph().as_default(), v1.Session() as session:
-        image = v1.placeholder(tf.float32, (None, 8, 8, 1))
-        kernel = v1.get_variable("kernel", (64, 3), use_resource=False)
-        answers = tf.nn.softmax(tf.reshape(image, (-1, 64)) @ kernel)
-        session.run(v1.global_variables_initializer())
-        v1.saved_model.simple_save(session, str(tmp_path / "old"), {"image": image}, {"scores": answers})
-    loaded = load(tmp_path / "old")
-    assert agrees(loaded)
-    expected = scores(loaded.function, images(loaded))
-    assert resaved(loaded, tmp_path / "again") == pytest.approx(expected, abs=1e-6)
 
 
 def test_an_unzipped_file_and_one_of_another_name(tmp_path: Path) -> None:

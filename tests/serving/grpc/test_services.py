@@ -121,7 +121,7 @@ def test_bytes_that_are_no_message(client: Client, caplog: pytest.LogCaptureFixt
         for method in ("PredictionService/Predict", "ModelService/HandleReloadConfigRequest"):
             for data in (b"\xff\xff", b"\x0a\x02\x0a\x01", b"\x0a\x03\x0a\x01\xff"):
                 with pytest.raises(grpc.RpcError, match="Error parsing message") as refusal:
-                    channel.unary_unary(f"/tensorflow.serving.{method}")(data, timeout=100)
+                    channel.unary_unary(f"/tensorflow.serving.{method}", None, None)(data, timeout=100)
                 assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert not caplog.records  # grpcio would log a traceback
 

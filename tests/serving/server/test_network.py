@@ -128,7 +128,7 @@ def test_calls_of_bytes_that_are_no_message_are_forgotten(
         def ask(method: str, times: int) -> None:
             for _ in range(times):
                 # Whether a method takes and answers streams can't be seen from its bytes.
-                answers = channel.stream_stream(f"/{method}")(iter([b"\xff\xff"]), timeout=100)
+                answers = channel.stream_stream(f"/{method}", None, None)(iter([b"\xff\xff"]), timeout=100)
                 with pytest.raises(grpc.RpcError, match="Error parsing message") as refusal:
                     list(answers)
                 assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -148,9 +148,11 @@ def test_calls_of_bytes_that_are_no_message_are_forgotten(
 
 def test_newer_reflection_is_refused_so_that_clients_fall_back(plain: Client) -> None:
     with plain.channel() as channel:
-        method = channel.stream_stream(f"/{REFLECTION.replace('v1alpha', 'v1')}/ServerReflectionInfo")
+        method = channel.stream_stream(
+            f"/{REFLECTION.replace('v1alpha', 'v1')}/ServerReflectionInfo", None, None
+        )
         with pytest.raises(grpc.RpcError) as refused:
-            next(method(iter([b"\x3a\x00"]), timeout=100))
+            list(method(iter([b"\x3a\x00"]), timeout=100))
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -1,23 +1,21 @@
-"""Models that were not trained here: RGB with names and logits, SavedModels, and some that can't be exported whole."""
+"""A user's RGB model with names and logits: exported, benchmarked, and what can't be exported."""
 
 import io
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from export_fixtures import export
 from photo_fixtures import NAMES, SIZE, patches, photos
 from tfship.benchmarks import report
 from tfship.benchmarks.command import main as benchmark
 from tfship.benchmarks.suite.modes import MODES
 from tfship.client import predict
-from tfship.export.command import main
 from tfship.export.conversion import formats
 from tfship.export.preprocessing import input_contract
 from tfship.export.publishing import cards, store
@@ -27,7 +25,6 @@ from tfship.export.runtimes.saved_model import SavedModel
 from tfship.export.sources.user_model import UserModel, source_of
 from tfship.train.common import cli
 from tfship.train.common.errors import DataError
-from tfship.train.data.datasets import Digits
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +62,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(file)
     return path
-
-
-def export(folder: Path, model: str, *arguments: str, name: str = "photos") -> int:
-    own = ["--name", name, "--eval", str(folder / "eval.npz"), "--models", str(folder / "models")]
-    return cli.run(main, [str(folder / model), *own, *arguments])
 
 
 def test_an_rgb_model_with_logits_answers_in_every_format_with_its_names(
@@ -184,111 +176,6 @@ def test_a_saved_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert [each["accuracy"]["value"] > 0.85 for each in card.artefacts] == [True] * 3
 
 
-def save(path: Path, build: Callable[[Any], Any]) -> Path:
-    """Save a network 28 × 28 → 10 whose layers `build` makes from its input tensor."""
-    import keras
-
-    image = keras.Input((28, 28, 1))
-    keras.Model(image, build(image)).save(path)
-    return path
-
-
-def own_labels(folder: Path, path: Path) -> None:
-    """Label the evaluation images with what an untrained model says of them, so that it isn't a guess."""
-    import keras
-
-    with np.load(folder / "eval.npz") as arrays:
-        x = arrays["x"]
-    model = keras.models.load_model(path, compile=False)
-    values = x.astype(np.float32).reshape(-1, *model.inputs[0].shape[1:]) / 255
-    np.savez(folder / "eval.npz", x=x, y=model.predict(values, verbose=0).argmax(1))
-
-
-@pytest.fixture
-def digits(tmp_path: Path, sample: Digits) -> Path:
-    np.savez(tmp_path / "eval.npz", x=sample.x_test, y=sample.y_test)
-    np.savez(tmp_path / "calibration.npz", x=sample.x_train, y=sample.y_train)
-    return tmp_path
-
-
-def test_a_layer_that_int8_ruins_is_named_and_selective_keeps_it(
-    digits: Path, models: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The trained nn with one unit of a layer made 3,000 times larger, and its weights in the next as much smaller."""
-    import keras
-
-    model = keras.models.load_model(models / "nn.keras", compile=False)
-    first, second = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)][-2:]
-    kernel, bias = first.get_weights()
-    unit, factor = int(np.abs(kernel).sum(0).argmax()), 3000
-    kernel[:, unit] *= factor
-    bias[unit] *= factor
-    first.set_weights([kernel, bias])
-    kernel, bias = second.get_weights()
-    kernel[unit] /= factor
-    second.set_weights([kernel, bias])
-    model.save(digits / "outlier.keras")
-
-    calibration = ("--calibration", str(digits / "calibration.npz"))
-    chosen = (*calibration, "--formats", "float32,int8,selective")
-    assert export(digits, "outlier.keras", *chosen, "--require", "int8", name="outlier") == 6
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "outlier: not blessed, so nothing was published: int8 is required but withheld: " in error
-    assert store.versions(digits / "models" / "outlier") == {}
-    record = json.loads((digits / "models" / "outlier.not-blessed.json").read_text())
-    astray = next(each["name"] for each in record["layers"]["int8"] if each["diverges"])
-    assert first.name in astray.split(" + ")
-    assert f"{astray} is the first whose output diverges" in error
-
-    # Without being required, it is withheld, and the others are published.
-    assert export(digits, "outlier.keras", *chosen, name="outlier") == 0
-    version = store.latest(digits / "models" / "outlier")
-    card = cards.read(version)
-    assert card.blessing["blessed"]
-    assert "accuracy relative to the model" in card.withheld["int8"]
-    assert [each["format"] for each in card.artefacts] == ["savedmodel", "float32", "selective"]
-    assert not (version / "tflite" / "int8.tflite").exists()
-    assert next(each["name"] for each in card.layers["int8"] if each["diverges"]) == astray
-    (artefact,) = [each for each in card.artefacts if each["format"] == "selective"]
-    assert astray in artefact["float_layers"]
-    assert len(artefact["float_layers"]) <= 3  # of the four that have weights
-    assert artefact["accuracy"]["value"] >= card.keras_accuracy["value"] - 0.005
-
-
-def test_what_cannot_be_converted_is_said_and_the_rest_comes_out(
-    digits: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import keras
-
-    keras.utils.set_random_seed(1)
-    calibration = ("--calibration", str(digits / "calibration.npz"))
-    # There is no TFLite operator for this one, and no int8 kernel of the other.
-    for name, function, missing in (
-        ("erfinv", keras.ops.erfinv, set(formats.FORMATS)),
-        ("angle", lambda x: keras.ops.arctan2(x, 0.5 * x + 1), {"int8", "int8_uint8", "int16x8"}),
-    ):
-
-        def build(image: Any, function: Any = function) -> Any:
-            hidden = keras.layers.Dense(10)(keras.layers.Flatten()(image))
-            return keras.layers.Softmax()(function(keras.ops.tanh(hidden) * 0.5))
-
-        own_labels(digits, save(digits / f"{name}.keras", build))
-        assert export(digits, f"{name}.keras", *calibration, name=name) == 0
-        said, summary = reversed(capsys.readouterr())
-        card = cards.read(store.latest(digits / "models" / name))
-        assert set(card.unconverted) == missing
-        assert card.serves == ("float32" if "float32" not in missing else "")
-        for format_name, reason in card.unconverted.items():
-            assert "\n" not in reason
-            assert f"{name} {format_name}: left out: {reason}" in said
-            assert summary.count(f": {reason}\n") == 1  # formats share it
-        made = {each["format"] for each in card.artefacts}
-        assert made | set(card.withheld) == {"savedmodel", *formats.FORMATS} - missing
-    asked = (*calibration, "--formats", "float32,int8", "--serve", "int8", "--new")
-    assert export(digits, "angle.keras", *asked, name="angle") == 4
-    assert "angle: int8 is required but can't be made" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("text", ["1", "a,b", "1,0", "0,1,2"])
 def test_impossible_ranges(folder: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -307,31 +194,6 @@ def test_without_calibration_the_calibrated_formats_are_left_out(
     )
     card = cards.read(store.latest(folder / "models" / "uncalibrated"))
     assert set(card.unconverted) == {row.name for row in formats.FORMATS.values() if row.calibrated}
-
-
-def test_a_grey_model_without_an_axis_for_channels(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import keras
-
-    keras.utils.set_random_seed(1)
-    model = keras.Sequential(
-        [keras.layers.Input((28, 28)), keras.layers.Flatten(), keras.layers.Dense(10, "softmax")]
-    )
-    model.save(digits / "flat.keras")
-    own_labels(digits, digits / "flat.keras")
-    assert export(digits, "flat.keras", "--formats", "float32,float16", name="flat") == 0
-    assert input_contract.read(store.latest(digits / "models" / "flat")).shape == (28, 28, 1)
-
-    # Evaluated on an empty page too, which can't be prepared as a digit.
-    with np.load(digits / "eval.npz") as arrays:
-        x, y = arrays["x"].copy(), arrays["y"]
-    x[3] = 0
-    np.savez(digits / "eval.npz", x=x, y=y)
-    arguments = ("--formats", "float32", "--preparation", "digit", "--new")
-    assert export(digits, "flat.keras", *arguments, name="flat") == 6
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "a signature refuses evaluation images" in error
-    assert "nothing to see on the image" in error
-    assert list(store.versions(digits / "models" / "flat")) == [1]
 
 
 def test_folders_of_images_are_numbered_by_the_labels_file(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""Keras files whose layers are a user's own Python code: imported on demand, never run from the file."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from loading_fixtures import CASES, agrees, cases, refused, saved, sequential, tail
+from tfship.export.sources.keras_files import silent
+from tfship.export.sources.model_loading import load
+from tfship.train.common.errors import UsageError
+from tfship.train.common.tensorflow_loader import tensorflow
+
+tensorflow()
+import keras  # noqa: E402 - after TensorFlow is loaded quietly
+
+LAYERS = """
+import keras
+
+@keras.saving.register_keras_serializable("mine")
+class Twice(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+
+@keras.saving.register_keras_serializable("mine")
+class Subclassed(keras.Model):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.flat, self.dense = keras.layers.Flatten(), keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.dense(self.flat(x))
+
+def squared(x):
+    return x * x
+"""
+
+
+def run_elsewhere(code: str, folder: Path) -> None:
+    """Run Python in a process whose registered layers and imported packages this one doesn't have."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_custom_layers_need_their_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(LAYERS)
+    run_elsewhere(
+        "import keras, mine, numpy as np\n"
+        "start = [keras.Input((8, 8, 1)), mine.Twice(), keras.layers.Flatten()]\n"
+        "keras.Sequential([*start, keras.layers.Dense(3)]).save('layer.keras')\n"
+        "keras.Sequential([*start, keras.layers.Dense(3, activation=mine.squared)]).save('function.keras')\n"
+        "model = mine.Subclassed()\n"
+        "model(np.zeros((1, 8, 8, 1)))\n"
+        "model.save('subclassed.keras')\n",
+        tmp_path,
+    )
+    for name, held in (("layer", "Twice"), ("subclassed", "Subclassed")):
+        message = refused(tmp_path / f"{name}.keras")
+        assert f"doesn't know {held} (Could not locate class '{held}'." in message
+        assert "config=" not in message
+        assert f"--import my_layers.py, the file that registers {held}, or" in message
+        assert 'call model.export("folder") and export that folder' in message
+    for name, activation in (("layer", "linear"), ("function", "squared"), ("subclassed", None)):
+        loaded = load(tmp_path / f"{name}.keras", None, [tmp_path / "mine.py"])
+        assert loaded.activation == activation
+        assert agrees(loaded)
+
+
+@cases
+def test_custom_layer_of_another() -> None:
+    message = refused(CASES / "custom_layer.keras")
+    assert "Scale" in message
+    assert "--import" in message
+    assert "model.export" in message
+    assert len(message) < 700
+
+
+def test_imports_that_fail(tmp_path: Path) -> None:
+    model = saved(sequential(*tail()), tmp_path / "model.keras")
+    for name, text, expected in (
+        ("syntax.py", "x = 1\nx = = 2\n", "line 2: SyntaxError"),
+        ("missing.py", "import nothing_of_this_name\n", "line 1: ModuleNotFoundError"),
+        ("ends.py", "import sys\n\nsys.exit(3)\n", "line 3: SystemExit"),
+    ):
+        (tmp_path / name).write_text(text)
+        assert expected in refused(model, None, [tmp_path / name], error=UsageError)
+    assert "no such file" in refused(model, None, [tmp_path / "none.py"], error=UsageError)
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
+    with silent():
+        import tf_keras
+
+        for library, ending in ((keras, "keras"), (tf_keras, "h5")):
+            scale = library.layers.Lambda(lambda x: x / 255, name="scale")
+            library.Sequential([library.Input((8, 8, 1)), scale]).save(tmp_path / f"lambda.{ending}")
+    for ending in ("keras", "h5"):
+        assert "the Lambda layer scale, Python code" in refused(tmp_path / f"lambda.{ending}")

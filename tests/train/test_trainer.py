@@ -1,0 +1,157 @@
+"""Training by a recipe: the weights and their card, runs that fail, and a student that learns from teachers."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import ROOT
+from tfship.train import cards, checkpoint
+from tfship.train.common.errors import ArtifactError, ResultError
+from tfship.train.data import datasets
+from tfship.train.data.datasets import Digits
+from tfship.train.recipe import RECIPES, Augmentation, Teachers
+from training_fixtures import FAST, files, first_of, old_weights, without_times
+
+
+@pytest.fixture
+def few(sample: Digits) -> Digits:
+    """Enough to train on where what counts is how, not how well: nine batches an epoch."""
+    return first_of(sample, 1280)
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path, few: Digits) -> None:
+    import keras
+
+    from tfship.train.trainer import fit
+
+    recipe = replace(FAST["cnn"], epochs=1, min_steps=0)
+    few = replace(few, x_train=few.x_train[:384], y_train=few.y_train[:384])
+    weights = []
+    for number, seed in enumerate([7, 7, 8]):
+        folder = tmp_path / str(number)
+        fit("cnn", recipe, few, seed, folder)
+        weights.append(keras.models.load_model(folder / "cnn.keras").get_weights())
+    for first, second in zip(weights[0], weights[1], strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(weights[0][0], weights[2][0])
+
+
+def test_card_tells_what_the_weights_were_made_of(models: Path, sample: Digits) -> None:
+    card = cards.read(models, "nn")
+    assert card.data["label"] == datasets.SAMPLE
+    assert card.data["sha256"] == sample.sha256
+    assert (card.data["train"], card.data["test"]) == (4000, 1000)
+    assert (card.parameters, card.seed, card.epochs, card.steps) == (91_860, 1, 12, 12 * 28)
+    assert card.recipe["peak_learning_rate"] == FAST["nn"].peak_learning_rate
+    assert card.environment["packages"]["tensorflow"]
+    low, high = card.accuracy["interval95"]
+    assert 0.85 < low < card.accuracy["value"] < high < 1
+    assert card.accuracy["value"] == card.accuracy["correct"] / 1000
+
+
+def test_other_seed_recipe_or_data_is_not_up_to_date(models: Path, sample: Digits) -> None:
+    recipe = replace(FAST["nn"], epochs=12, min_steps=0)
+    assert cards.up_to_date(models, "nn", sample, recipe, 1)
+    assert not cards.up_to_date(models, "nn", sample, recipe, 2)
+    assert not cards.up_to_date(models, "nn", sample, replace(recipe, epochs=13), 1)
+    assert not cards.up_to_date(models, "nn", replace(sample, y_test=sample.y_test[::-1]), recipe, 1)
+    assert not cards.up_to_date(models, "nn", sample, recipe, 1, teachers=[cards.read(models, "cnn")])
+
+
+def test_weights_that_the_card_does_not_name_are_refused(tmp_path: Path, models: Path) -> None:
+    (tmp_path / "nn.card.json").write_bytes((models / "nn.card.json").read_bytes())
+    with pytest.raises(ArtifactError, match=r"nn\.keras: no such model; run `tfship train`"):
+        cards.read(tmp_path, "nn")
+    (tmp_path / "nn.keras").write_bytes((models / "nn.keras").read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match="not the weights that nn.card.json describes"):
+        cards.read(tmp_path, "nn")
+    (tmp_path / "nn.card.json").write_text('{"model": "nn"}')
+    with pytest.raises(ArtifactError, match="not a training card"):
+        cards.read(tmp_path, "nn")
+
+
+def test_a_loss_that_is_no_number_is_an_error_and_leaves_the_old_weights(
+    tmp_path: Path, sample: Digits
+) -> None:
+    from tfship.train.trainer import fit
+
+    before = old_weights(tmp_path)
+    wild = replace(FAST["nn"], epochs=3, min_steps=0, peak_learning_rate=float("inf"))
+    with pytest.raises(ResultError, match="nn: the loss became .* lower the recipe's peak_learning_rate"):
+        fit("nn", wild, sample, 1, tmp_path)
+    assert files(tmp_path) == before
+
+
+def test_a_diverged_run_is_an_error_and_leaves_the_old_weights(tmp_path: Path, few: Digits) -> None:
+    from tfship.train.trainer import fit
+
+    before = old_weights(tmp_path)
+    wild = replace(FAST["cnn"], epochs=2, min_steps=0, peak_learning_rate=30.0)
+    with pytest.raises(
+        ResultError, match="cnn: diverged: right about .* lower the recipe's peak_learning_rate"
+    ):
+        fit("cnn", wild, few, 1, tmp_path)
+    assert files(tmp_path) == before
+
+
+def test_a_student_learns_from_its_teachers_and_goes_on_too(
+    tmp_path: Path, few: Digits, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tfship.train.trainer import fit, prepare
+
+    few = replace(few, x_train=few.x_train[:1000], y_train=few.y_train[:1000])
+    recipe = replace(
+        RECIPES["best"]["nn"],
+        epochs=12,
+        min_steps=0,
+        batch_size=64,
+        augmentation=Augmentation(shift=1),
+        plain=0.25,
+        teachers=Teachers("cnn", count=2, views=3, weight=0.9),
+    )
+    # The network is its own colleague: what counts here is that answers are averaged.
+    card = cards.read(models, "cnn")
+    shutil.copy(models / "cnn.keras", tmp_path)
+    lesson = prepare(recipe, few, {models: card, tmp_path: replace(card, weights_sha256="other")})
+    assert lesson is not None
+    assert lesson.teachers == [card.weights_sha256, "other"]
+    assert lesson.views.shape == (3 * 900, 28, 28)
+    np.testing.assert_array_equal(lesson.views[:900], few.x_train[:900])
+    assert not np.array_equal(lesson.views[900:1800], few.x_train[:900])
+    np.testing.assert_allclose(lesson.answers.sum(1), 1, atol=0.01)
+    assert np.mean(lesson.answers.argmax(1) == np.tile(few.y_train[:900], 3)) > 0.8
+
+    write = checkpoint.write
+
+    def interrupt(*arguments: Any) -> None:
+        write(*arguments)
+        if arguments[3].epochs == 5:
+            raise KeyboardInterrupt
+
+    whole = fit("nn", recipe, few, 3, tmp_path / "whole", lesson=lesson)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit("nn", recipe, few, 3, tmp_path / "interrupted", lesson=lesson)
+    resumed = fit("nn", recipe, few, 3, tmp_path / "interrupted", lesson=lesson)
+    assert without_times(whole) == without_times(resumed)
+    assert whole.teachers == lesson.teachers
+    assert whole.steps == 12 * (900 // 64)
+    assert whole.accuracy["value"] > 0.7
+
+
+@pytest.mark.parametrize(("name", "floor"), [("cnn", 0.9922), ("nn", 0.9696)])
+def test_full_mnist_reaches_the_accuracy_that_was_asked_for(name: str, floor: float) -> None:
+    """Looks at what `tfship train` left in models/, if that was trained on all of MNIST by the recipe."""
+    try:
+        card = cards.read(ROOT / "models", name)
+    except ArtifactError:
+        pytest.skip("models/ holds no trained network")
+    if card.data["label"] != "MNIST" or "min_steps" not in card.recipe:
+        pytest.skip(f"models/{name}.keras was trained on {card.data['label']}")
+    assert card.data["test"] == 10_000
+    assert card.accuracy["value"] >= floor
