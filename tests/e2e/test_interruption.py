@@ -230,11 +230,11 @@ def test_benchmarking(models: Path, tmp_path: Path) -> None:
         process.reaches(lambda: any((tmp_path / "partial").glob("*/*/*.json")))
         (server,) = (each for each in children(pid) if "serving" in Path(f"/proc/{each}/cmdline").read_text())
         interrupt(process, 0.1)
-        assert "figures are kept in" in process.error
+        assert "measured so far: " in process.error
     assert not Path(f"/proc/{server}").exists()
     assert stages(tmp_path) == []
     with forked(command, *argv) as process:
-        process.reaches(lambda: "going on with a run that was interrupted" in process.error)
+        process.reaches(lambda: "resuming an interrupted run" in process.error)
         interrupt(process, 0.1)  # killed, it would leave its server behind
 
 
@@ -243,7 +243,7 @@ def test_the_zoo(tmp_path: Path) -> None:
 
     def fitting() -> list[int]:
         assert pid is not None
-        return [each for each in children(pid) if "zoo_models" in Path(f"/proc/{each}/cmdline").read_text()]
+        return [each for each in children(pid) if "zoo.networks" in Path(f"/proc/{each}/cmdline").read_text()]
 
     with forked(command, "benchmark", "zoo", "--only", "vit", "--out", str(tmp_path)) as process:
         pid = process.process.pid

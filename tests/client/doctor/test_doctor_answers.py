@@ -70,14 +70,21 @@ _BODIES = (_STATUS | _METADATA | _JSON).map(lambda value: json.dumps(value).enco
 
 @given(body=_BODIES)
 def test_what_is_no_answer_is_a_value_error(body: bytes) -> None:
-    for parse in (
-        model_info.versions_in_json,
-        model_info.signatures_in_json,
-        model_info.versions_in_proto,
-        model_info.signatures_in_proto,
-    ):
+    """What is taken for an answer is one: complete, and of the right types."""
+    for parse_versions in (model_info.versions_in_json, model_info.versions_in_proto):
         with contextlib.suppress(ValueError):
-            parse(body)
+            versions = parse_versions(body)
+            assert all(isinstance(each.number, int) for each in versions)
+            assert all(isinstance(text, str) for each in versions for text in (each.state, each.code, each.message))
+    for parse_served in (model_info.served_in_json, model_info.served_in_proto):
+        with contextlib.suppress(ValueError):
+            served = parse_served(body)
+            assert isinstance(served.version, int)
+            for name, signature in served.signatures.items():
+                assert isinstance(name, str)
+                for tensor in (*signature.inputs.values(), *signature.outputs.values()):
+                    assert isinstance(tensor.dtype, int)
+                    assert tensor.shape is None or all(isinstance(size, int) for size in tensor.shape)
 
 
 @pytest.fixture(scope="module")
