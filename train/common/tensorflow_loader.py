@@ -1,4 +1,4 @@
-"""The one way to load TensorFlow: late, and without its chatter."""
+"""Lazy import of TensorFlow, with its log output suppressed."""
 
 import contextlib
 import os
@@ -12,14 +12,14 @@ from tfship.train.common import interruption
 
 __all__ = ["WITHOUT_KERAS", "quiet", "tensorflow"]
 
-# The environment of processes that need TensorFlow and no Keras: TensorFlow doesn't import it then, which takes a third
-# of the time. Not for those that run users' code: `tensorflow.keras` would be Keras 2.
+# Environment of processes that need TensorFlow without Keras: TensorFlow then doesn't import Keras, and takes a third
+# of the time. Not for processes that run users' code, where `tensorflow.keras` would be Keras 2.
 WITHOUT_KERAS = {"TF_USE_LEGACY_KERAS": "1"}
 
 
 def tensorflow() -> Any:
-    """Import TensorFlow quietly and return it. Takes seconds and some 500 MB the first time."""
-    # Several threads may load models: only one may hold stderr back, and no other see a module that is half there.
+    """Import TensorFlow without log output and return it. Takes seconds and about 500 MB the first time."""
+    # Several threads may load models: only one may redirect stderr, and none may see a partly imported module.
     with _importing:
         return _tensorflow()
 
@@ -32,38 +32,55 @@ def _tensorflow() -> Any:
         return sys.modules["tensorflow"]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    # A digit classifier needs no GPU; without this, a machine that has one gives all its memory away.
+    # Otherwise TensorFlow reserves all of a GPU's memory.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    with interruption.loading(), quiet():
+    with interruption.loading(), quiet(), _hidden():
         import tensorflow as tf
 
-        # Looks for devices now, so that what it has to say about missing ones is said in here.
+        # Looks for devices here, where its messages about missing ones are suppressed.
         tf.config.list_physical_devices()
     tf.get_logger().setLevel("ERROR")
     return tf
 
 
+# TensorFlow and Keras import these if they are installed, for wrappers and plots that tfship doesn't use. That takes
+# 1.6 of 4.3 s.
+_UNUSED = ("matplotlib", "pandas", "sklearn")
+
+
+@contextlib.contextmanager
+def _hidden() -> Iterator[None]:
+    """Make imports of `_UNUSED` packages that aren't loaded yet fail, as if they weren't installed."""
+    hidden = [name for name in _UNUSED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is what makes an import fail
+    try:
+        yield
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[Callable[[], str]]:
-    """Hold back what C++ code writes to stderr past every log level; yield a function that returns it so far.
+    """Capture what native code writes to stderr, whatever the log level; yield a function that returns it so far.
 
-    If the body raises, what was held back is shown: it may say why. For commands with one thread: what
-    other threads say meanwhile is held back too.
+    If the body raises, the captured text is written to stderr, since it may contain the reason. For commands with one
+    thread, since the output of other threads is captured too.
     """
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
 
-        def said() -> str:
-            held.seek(0)
-            return held.read().decode(errors="replace")
+        def text() -> str:
+            captured.seek(0)
+            return captured.read().decode(errors="replace")
 
         try:
-            yield said
+            yield text
         except BaseException:
-            os.write(kept, said().encode())
+            os.write(original, text().encode())
             raise
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(original, 2)
+            os.close(original)
