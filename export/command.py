@@ -1,10 +1,10 @@
 """`tfship export`: write models as versioned SavedModels and TFLite files, verified before they appear.
 
-tfship export                           both networks that `tfship train` makes, all formats
-tfship export cnn --formats int8        one of them, SavedModel and int8 only
-tfship export --new                     a new version even where the latest is up to date
-tfship export my.keras --eval photos/ --calibration photos/    a model of your own, verified on labelled images
-tfship versions list | verify | rollback | restore | retire | c-source    look after versions (each with --help)
+tfship export                           both networks of `tfship train`, all formats
+tfship export cnn --formats int8        one network, SavedModel and int8 only
+tfship export --new                     a new version even if the latest is up to date
+tfship export my.keras --eval photos/ --calibration photos/    your own model, verified on labelled images
+tfship versions list | verify | rollback | restore | retire | c-source    manage versions (each with --help)
 """
 
 import argparse
@@ -30,14 +30,14 @@ from tfship.train.common.errors import UsageError
 from tfship.train.data import datasets
 from tfship.train.recipe import NETWORKS
 
-# Below the folder of models, these aren't servables.
-_TAKEN = (*NETWORKS, training_cards.RELEASED, "logs", "seeds", "teachers")
+# Subfolders of the models' folder that aren't servables, and the networks' names.
+_RESERVED = (*NETWORKS, training_cards.RELEASED, "logs", "seeds", "teachers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export, print a table per model, return the exit code."""
+    """Export the models that `argv` names, print a table for each, and return the exit code."""
     arguments = _parser().parse_args(argv)
-    # Checked before anything is loaded: a wrong flag should be reported at once.
+    # Checked before anything is loaded, so that a wrong flag is reported at once.
     rows = formats.select(arguments.formats)
     required = [row.name for row in formats.select(arguments.require)] if arguments.require else []
     bounds = gate.Gate(arguments.min_accuracy, arguments.max_drop, arguments.min_agreement)
@@ -71,9 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser(
         "tfship export",
-        "Write <models>/<name>/<N>/ with a SavedModel and TFLite files, N one above the last version. Everything is "
-        "verified on the evaluation images before it is published. A format that can't be made, or isn't good enough, "
-        "is left out with the reason. To manage versions: tfship versions.",
+        "Write a SavedModel and TFLite files to <models>/<name>/<N>/, where N is the next version number. All files "
+        "are verified on the evaluation images before the version is published. A format that can't be converted, or "
+        "isn't good enough, is left out, and the reason is reported. To manage versions: tfship versions.",
     )
     parser.add_argument(
         "models_named",
@@ -82,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         help=f"{' or '.join(NETWORKS)} (both if none is given); or one Keras file or SavedModel folder",
     )
     parser.add_argument("--data", metavar="PATH", help="the data that the networks were trained on")
-    parser.add_argument("--models", type=Path, default=Path("models"), help="the folder to read and write")
+    parser.add_argument(
+        "--models", type=Path, default=Path("models"), help="the models' folder, to read and write"
+    )
     parser.add_argument(
         "--formats",
         metavar="A,B",
@@ -91,21 +93,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--require",
         metavar="A,B",
-        help="formats without which nothing is published (any may be left out if not given)",
+        help="formats without which nothing is published (none if not given)",
     )
     parser.add_argument(
         "--serve",
         metavar="FORMAT",
         choices=formats.FORMATS,
-        help="also write this format as model.tflite, for TensorFlow Serving's --prefer_tflite_model; the warm-up "
-        "requests are then those that it can answer",
+        help="also write this format as model.tflite, for TensorFlow Serving's --prefer_tflite_model, and only those "
+        "warm-up requests that it supports",
     )
     parser.add_argument(
         "--selective-seconds",
         type=float,
         default=ExportPlan.selective_seconds,
         metavar="S",
-        help="time for finding the layers that the format selective keeps in float32",
+        help="time limit for choosing the layers that the format selective keeps in float32, in seconds",
     )
     parser.add_argument("--new", action="store_true", help="export even if the latest version is up to date")
     parser.add_argument("--json", action="store_true", help="print the export cards as JSON on stdout")
@@ -122,50 +124,52 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=gate.MAX_DROP,
         metavar="SHARE",
-        help="largest loss of accuracy relative to the model, and to the last blessed version; more blocks a format "
-        "if an exact test supports it",
+        help="largest loss of accuracy relative to the model and to the last blessed version; a larger one blocks a "
+        "format if an exact test is significant",
     )
     judging.add_argument(
         "--min-agreement",
         type=float,
         default=gate.MIN_AGREEMENT,
         metavar="SHARE",
-        help="how often a quantized format must decide as the model does",
+        help="share of images on which a quantized format must agree with the model",
     )
     judging.add_argument(
-        "--force", action="store_true", help="publish what isn't blessed; its card records it"
+        "--force",
+        action="store_true",
+        help="publish even if the gate doesn't bless the version; the card records it",
     )
     own = parser.add_argument_group("your own model")
-    own.add_argument("--name", help="the servable's name (default: the file's)")
+    own.add_argument("--name", help="the servable's name (default: from the file name)")
     own.add_argument(
         "--eval",
         type=Path,
         metavar="PATH",
-        help="labelled images to verify on: a folder with a folder of PNG and JPEG images per class, or an .npz with x "
-        "[N, H, W, C] and y: class numbers, or rows of 0 and 1",
+        help="labelled images for verification: a folder with a folder of PNG and JPEG images per class, or an .npz "
+        "with x [N, H, W, C] and y: class numbers, or rows of 0 and 1",
     )
     own.add_argument(
         "--calibration",
         type=Path,
         metavar="PATH",
-        help="images for the ranges of int8 formats: a folder, or an .npz; labels aren't needed",
+        help="calibration images for integer formats: a folder, or an .npz; labels aren't needed",
     )
     own.add_argument(
         "--labels",
         type=Path,
         metavar="FILE",
-        help="the classes' names, a line each (default: the folders', or numbers)",
+        help="text file with a class name on each line (default: the folders' names, or numbers)",
     )
     own.add_argument(
         "--size",
         type=_size,
         metavar="H,W",
-        help="height and width, for a model that takes images of any size",
+        help="height and width, for a model whose input has free sizes or is a flat row",
     )
     own.add_argument(
         "--outputs",
         choices=outputs.KINDS,
-        help="what the model's outputs are (default: found by activation and values)",
+        help="kind of the model's outputs (default: detected by activation and values)",
     )
     own.add_argument(
         "--import",
@@ -179,36 +183,41 @@ def _parser() -> argparse.ArgumentParser:
         "--preparation",
         choices=("resize", "digit"),
         default="resize",
-        help="how an image is brought to the model's size: stretched, or as MNIST's digits were",
+        help="how an image is brought to the model's size: stretched, or like MNIST's digits",
     )
     own.add_argument(
         "--unverified-accuracy",
         action="store_true",
-        help="export without labels: only the agreement of the formats with the model is verified, on --eval or "
-        "--calibration, else on noise, and the version is marked so; needs --range",
+        help="export without labels: verify only the agreement of the formats with the model, on --eval, --calibration "
+        "or noise, and mark the version as unverified; needs --range",
     )
     values = parser.add_argument_group(
-        "the values of pixels", "Found with the labelled images where none of these is given."
+        "the range of values", "Detected with the labelled images if none of these is given."
     )
     values.add_argument(
-        "--range", type=_range, metavar="LOW,HIGH", help="values of pixels 0 and 255, as in --range=-1,1"
+        "--range", type=_range, metavar="LOW,HIGH", help="values of pixels 0 and 255, such as --range=-1,1"
     )
     values.add_argument(
         "--mean",
         type=_numbers,
         metavar="M,M,M",
-        help="subtracted from these values; one number, or one per channel",
+        help="mean to subtract from these values; one number, or one per channel",
     )
-    values.add_argument("--std", type=_deviations, metavar="S,S,S", help="divides the difference; likewise")
+    values.add_argument(
+        "--std",
+        type=_deviations,
+        metavar="S,S,S",
+        help="divisor of the difference; one number, or one per channel",
+    )
     values.add_argument(
         "--channel-order",
         choices=("RGB", "BGR"),
-        help="the order of the model's channels, which --mean and --std follow",
+        help="order of the model's channels, also for --mean and --std",
     )
     return parser
 
 
-# What the command line says of a model of one's own.
+# Arguments that only apply to a user's own model.
 _OWN = (
     "name",
     "eval",
@@ -225,9 +234,9 @@ _OWN = (
 
 
 def _models(arguments: argparse.Namespace) -> Iterator[tuple[str, str, Callable[[], source.Source]]]:
-    """Yield name, digest of the request and loader of each model that was asked for."""
-    asked: list[str] = list(dict.fromkeys(arguments.models_named)) or list(NETWORKS)
-    own = [each for each in asked if each not in NETWORKS]
+    """Yield name, digest of the request and loader of each requested model."""
+    requested: list[str] = list(dict.fromkeys(arguments.models_named)) or list(NETWORKS)
+    own = [each for each in requested if each not in NETWORKS]
     flags = [
         f"--{flag.removesuffix('s') if flag == 'imports' else flag.replace('_', '-')}"
         for flag in _OWN
@@ -236,14 +245,14 @@ def _models(arguments: argparse.Namespace) -> Iterator[tuple[str, str, Callable[
     if not own:
         if flags or arguments.unverified_accuracy:
             raise UsageError(
-                f"{', '.join(flags or ['--unverified-accuracy'])}: for a model of your own; name its Keras file or "
+                f"{', '.join(flags or ['--unverified-accuracy'])}: only for your own model; give its Keras file or "
                 "SavedModel folder"
             )
-        yield from _trained(arguments, asked)
+        yield from _trained(arguments, requested)
         return
-    if len(asked) > 1:
-        raise UsageError(f"{', '.join(asked)}: a model of your own is exported by itself")
-    yield _brought(arguments, Path(own[0]))
+    if len(requested) > 1:
+        raise UsageError(f"{', '.join(requested)}: expected a single model if it is your own")
+    yield _own(arguments, Path(own[0]))
 
 
 def _trained(
@@ -254,7 +263,7 @@ def _trained(
         folder = training_cards.locate(arguments.models, name)
         card = training_cards.read(folder, name)
         if folder != arguments.models:
-            cli.say(f"{name}: not trained here, so the released weights are exported, {folder / name}.keras")
+            cli.say(f"{name}: not trained here; exporting the released weights, {folder / name}.keras")
         training_cards.check_data(card, folder, digits)
 
         def load(name: str = name, folder: Path = folder) -> source.Source:
@@ -263,16 +272,15 @@ def _trained(
         yield name, source.request(card), load
 
 
-def _brought(arguments: argparse.Namespace, path: Path) -> tuple[str, str, Callable[[], source.Source]]:
+def _own(arguments: argparse.Namespace, path: Path) -> tuple[str, str, Callable[[], source.Source]]:
     if not path.exists():
         raise UsageError(
-            f"{path}: no network is called that ({', '.join(NETWORKS)}), and there is no such file; expected a Keras "
-            "file or a SavedModel folder"
+            f"{path}: no such network or file; expected {', '.join(NETWORKS)}, a Keras file or a SavedModel folder"
         )
     name = arguments.name or path.resolve().stem
-    if name in _TAKEN or not name.replace("_", "").replace("-", "").isalnum() or name.isdigit():
+    if name in _RESERVED or not name.replace("_", "").replace("-", "").isalnum() or name.isdigit():
         raise UsageError(
-            f"--name {name}: expected a name of letters, digits, - and _, none of {', '.join(_TAKEN)}"
+            f"--name {name}: expected a name of letters, digits, - and _, none of {', '.join(_RESERVED)}"
         )
     order = arguments.channel_order
     model = user_model.UserModel(
@@ -298,9 +306,9 @@ def _range(text: str) -> tuple[float, float]:
     try:
         low, high = map(float, text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected two numbers, as in --range=-1,1") from None
+        raise argparse.ArgumentTypeError(f"{text!r}: expected two numbers, such as --range=-1,1") from None
     if not low < high:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected the lower one first, as in --range=-1,1")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected the lower one first, such as --range=-1,1")
     return low, high
 
 
@@ -310,7 +318,7 @@ def _numbers(text: str) -> tuple[float, ...]:
     except ValueError:
         numbers = ()
     if not numbers or not all(map(math.isfinite, numbers)):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers, as in --mean=0.485,0.456,0.406")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers, such as --mean=0.485,0.456,0.406")
     return numbers
 
 
@@ -326,7 +334,7 @@ def _size(text: str) -> tuple[int, int]:
         height, width = (cli.count(each.strip()) for each in text.split(","))
     except (ValueError, argparse.ArgumentTypeError):
         raise argparse.ArgumentTypeError(
-            f"{text!r}: expected height and width, as in --size=224,224"
+            f"{text!r}: expected height and width, such as --size=224,224"
         ) from None
     return height, width
 

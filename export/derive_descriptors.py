@@ -1,6 +1,6 @@
-"""Write `descriptors.binpb` anew: `python -m tfship.export.derive_descriptors`, after the locked packages have changed.
+"""Generator of `descriptors.binpb`; run `python -m tfship.export.derive_descriptors` when locked packages change.
 
-The descriptors are those that the generated modules of tensorflow-serving-api, tensorflow and gRPC's services carry.
+The descriptors are taken from the generated modules of tensorflow-serving-api, tensorflow and gRPC's services.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from tfship.train.common.files import write_bytes
 __all__ = ["FILE", "derived"]
 
 FILE = Path(__file__).with_name("descriptors.binpb")
-# What `serving.protos.messages` and gRPC reflection offer; what these files import comes with them.
+# Files used by `serving.protos.messages` and gRPC reflection; files that they import are added.
 _FILES = (
     "grpc_health/v1/health.proto",
     "grpc_reflection/v1alpha/reflection.proto",
@@ -35,19 +35,19 @@ _FILES = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the file and return 0; ArtifactError where a package isn't installed."""
-    cli.parser(
-        "python -m tfship.export.derive_descriptors", "Write export/descriptors.binpb anew."
-    ).parse_args(argv)
+    """Write the file and return 0; ArtifactError if a package isn't installed."""
+    cli.parser("python -m tfship.export.derive_descriptors", "Generate export/descriptors.binpb.").parse_args(
+        argv
+    )
     files = derived()
     write_bytes(FILE, files.SerializeToString(deterministic=True))
     version = importlib.metadata.version("tensorflow-serving-api")
-    cli.say(f"{FILE}: {len(files.file)} files; export.descriptors.VERSION must be {version}")
+    cli.say(f"{FILE}: {len(files.file)} files; set export.descriptors.VERSION to {version}")
     return 0
 
 
 def derived() -> Any:
-    """Return the FileDescriptorSet of the installed packages: each file after those that it imports."""
+    """Return the FileDescriptorSet of the installed packages; imported files come first."""
     found: dict[str, Any] = {}
 
     def add(file: Any) -> None:

@@ -1,8 +1,8 @@
-"""The descriptors of TensorFlow's and TensorFlow Serving's protocol messages, without their packages.
+"""Descriptors of TensorFlow's and TensorFlow Serving's protocol messages, without their packages.
 
-`descriptors.binpb` is a FileDescriptorSet, which `python -m tfship.export.derive_descriptors` writes. The message
-classes made from it live in a pool of their own, so that TensorFlow's may be loaded beside them. The two kinds read
-each other's bytes; a message of one can't be put into a message of the other (TypeError of CopyFrom and the like).
+`descriptors.binpb` is a FileDescriptorSet, written by `python -m tfship.export.derive_descriptors`. The message classes
+have a separate pool, so that TensorFlow's classes may be loaded as well. Both kinds serialize to the same bytes, but
+can't be combined: `CopyFrom` and similar methods raise TypeError.
 """
 
 from pathlib import Path
@@ -14,12 +14,12 @@ from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 __all__ = ["POOL", "VERSION", "messages"]
 
-# Of the package tensorflow-serving-api that the descriptors were derived from.
+# Version of the package tensorflow-serving-api that the descriptors were derived from.
 VERSION = "2.21.0"
 
 
 def _pool() -> Any:
-    """Return a pool of every file in the set, which has each after those that it imports."""
+    """Return a pool of the files in the set, in which imported files come first."""
     files = descriptor_pb2.FileDescriptorSet()
     files.ParseFromString(Path(__file__).with_name("descriptors.binpb").read_bytes())
     pool = descriptor_pool.DescriptorPool()
@@ -28,12 +28,12 @@ def _pool() -> Any:
     return pool
 
 
-# Also what resolves the Any messages in texts (`descriptor_pool` of text_format and json_format).
+# Also the `descriptor_pool` for Any messages of text_format and json_format.
 POOL = _pool()
 
 
 def messages(name: str) -> Any:
-    """Return the contents of the generated module for the file `name`: messages, enums, their values, DESCRIPTOR."""
+    """Return the equivalent of the generated module for the file `name`: messages, enums, enum values, DESCRIPTOR."""
     file = POOL.FindFileByName(name)
     module = SimpleNamespace(DESCRIPTOR=file)
     for name, message in file.message_types_by_name.items():

@@ -1,11 +1,11 @@
-"""The store's commands: `tfship versions list | verify | rollback | restore | retire | c-source`.
+"""Commands of the version store: `tfship versions list | verify | rollback | restore | retire | c-source`.
 
-tfship versions list                      every version there is, in service or retired
-tfship versions verify cnn                hash a published version again and compare with its card
-tfship versions rollback cnn              take the latest version out of service: a server falls back
-tfship versions restore cnn               put it back
+tfship versions list                      list all versions, in service or retired
+tfship versions verify cnn                hash the published versions again and compare with their cards
+tfship versions rollback cnn              take the latest version out of service; servers fall back to the one before
+tfship versions restore cnn               put it back into service
 tfship versions retire cnn 3              take version 3 out of service
-tfship versions c-source cnn --out src    the int8 file as C source, for microcontrollers
+tfship versions c-source cnn --out src    write the int8 file as C source, for microcontrollers
 """
 
 import argparse
@@ -27,7 +27,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code."""
+    """Run the command that `argv` names and return the exit code."""
     arguments = _parser().parse_args(argv)
     base = arguments.models / (getattr(arguments, "name", None) or "")
     match arguments.command:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _verify(arguments)
         case "rollback":
             moved, now = store.rollback(base)
-            print(f"{arguments.name}: {now} is the latest version now; `restore` brings {moved} back")
+            print(f"{arguments.name}: the latest version is now {now}; `restore` brings back {moved}")
         case "restore":
             print(f"{arguments.name}: {store.restore(base, arguments.version)} is in service again")
         case "retire":
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser("tfship versions", "Look after the versions that were exported.")
+    parser = cli.parser("tfship versions", "Manage exported versions.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str, *, version: str | None) -> argparse.ArgumentParser:
@@ -57,34 +57,37 @@ def _parser() -> argparse.ArgumentParser:
             name, help=text, description=text, allow_abbrev=False, epilog=cli.EXIT_CODES
         )
         found.add_argument("name", nargs="?" if name in ("list", "verify") else None, metavar="NAME",
-                           help="of the servable")  # fmt: skip
+                           help="name of the servable")  # fmt: skip
         if version is not None:
-            found.add_argument("version", nargs=version, type=int, metavar="N", help="of the servable")
+            found.add_argument("version", nargs=version, type=int, metavar="N", help="number of the version")
         found.add_argument(
             "--models", type=Path, default=Path("models"), help="the folder of models (default: models)"
         )
         return found
 
-    listing = command("list", "show every version: what it holds, and whether it is in service", version=None)
+    listing = command("list", "list all versions with their contents and state", version=None)
     listing.add_argument("--json", action="store_true", help="print a JSON list instead of the table")
-    command("verify", "hash versions again and compare with their cards; all, if none is named", version="?")
-    command(
-        "rollback", "take the latest version out of service, so that the one before it serves", version=None
-    )
-    command("restore", "put a retired version back into service (default: the highest)", version="?")
+    command("verify", "hash versions again and compare with their cards (all if none is given)", version="?")
+    command("rollback", "take the latest version out of service; the previous one takes over", version=None)
+    command("restore", "put a retired version back into service (the highest if none is given)", version="?")
     command("retire", "take one version out of service", version=None).add_argument(
-        "version", type=int, metavar="N", help="of the servable"
+        "version", type=int, metavar="N", help="number of the version"
     )
     source = command("c-source", "write a TFLite file as a C header and source", version="?")
     source.add_argument(
-        "--format", choices=formats.FORMATS, default="int8_uint8", help="(default: int8_uint8, raw pixels in)"
+        "--format",
+        choices=formats.FORMATS,
+        default="int8_uint8",
+        help="the format to write (default: int8_uint8, which takes raw pixels)",
     )
-    source.add_argument("--out", type=Path, default=Path(), help="the folder to write to (default: this one)")
+    source.add_argument(
+        "--out", type=Path, default=Path(), help="the folder to write to (default: the current one)"
+    )
     return parser
 
 
 def _servables(models: Path, name: str | None) -> dict[str, dict[int, Path]]:
-    """Return the versions by servable, those in service and the retired ones, each folder with a card."""
+    """Return all versions with a card by servable and number, in service and retired."""
     bases = [models / name] if name else sorted(path for path in models.glob("*") if path.is_dir())
     found = {base.name: store.retired(base) | store.versions(base) for base in bases}
     exported = {
@@ -144,12 +147,12 @@ def _verify(arguments: argparse.Namespace) -> int:
         if arguments.version is not None:
             if arguments.version not in versions:
                 raise ArtifactError(
-                    f"{name}: no version {arguments.version}; there are {', '.join(map(str, versions))}"
+                    f"{name}: no version {arguments.version}; expected one of {', '.join(map(str, versions))}"
                 )
             chosen = {arguments.version: versions[arguments.version]}
         for path in chosen.values():
             wrong = cards.damage(path)
-            print(f"{path}: {'; '.join(wrong) if wrong else 'as it was published'}")
+            print(f"{path}: {'; '.join(wrong) if wrong else 'unchanged since it was published'}")
             damaged += [f"{path}: {each}" for each in wrong]
     if damaged:
         raise ResultError(

@@ -1,4 +1,4 @@
-"""Training cards: what a `.keras` file was made of, beside it as `<name>.card.json`."""
+"""Training cards: the record of how a `.keras` file was trained, written next to it as `<name>.card.json`."""
 
 import shutil
 from collections.abc import Iterable
@@ -13,9 +13,9 @@ from tfship.train.recipe import Recipe
 
 __all__ = ["FIGURES", "RELEASED", "Card", "check_data", "copy", "figure_path", "locate", "read", "up_to_date"]
 
-# The pictures beside a card, <name>.<kind>.png.
+# The figures written with a card, <name>.<kind>.png.
 FIGURES = ("curves", "confusion")
-# The folder, below that of the models, of the weights that come with the repository.
+# The subfolder of the models' folder with the weights that are part of the repository.
 RELEASED = "released"
 
 
@@ -23,14 +23,13 @@ RELEASED = "released"
 class Card:
     """The record of one training run.
 
-    `validation` is `train.common.statistics.accuracy` and the loss on the held-out end of the training set, by which
-    recipes and seeds are chosen; `accuracy` is that on the test images, which are looked at when everything
-    else is settled, and `corruptions` the share right on each corrupted copy of them. `seconds` is the wall
-    time of the training alone and `history` its figures by epoch, `precision` Keras' dtype policy,
-    `teachers` the `weights_sha256` of the networks that were learned from. `keras_sha256` is the digest of the
-    file that this card belongs to, `weights_sha256` that of the weights in it, equal for equal weights.
-    `seeds` are the runs that this one was chosen among, if it was, and `tried` what its recipe was chosen
-    among.
+    `validation` holds `train.common.statistics.accuracy` and the loss on the validation images, by which recipes
+    and seeds are chosen. `accuracy` is the same statistic on the test images, which are used once, at the end.
+    `corruptions` is the share of correct predictions for each corrupted copy of the test images. `seconds` is the
+    wall time of the training alone, `history` its figures by epoch, and `precision` Keras' dtype policy. `teachers`
+    holds the `weights_sha256` of each teacher. `keras_sha256` is the digest of the file that this card describes;
+    `weights_sha256` is the digest of its weights, equal for equal weights. `seeds` lists the runs from which this one
+    was selected, if any, and `tried` the alternatives to its recipe.
     """
 
     model: str
@@ -45,7 +44,7 @@ class Card:
     epochs: int
     steps: int
     environment: dict[str, Any]
-    # Known when the run has ended.
+    # Filled in when the run has ended.
     created: str = ""
     keras_sha256: str = ""
     weights_sha256: str = ""
@@ -60,27 +59,24 @@ class Card:
     def write(self, folder: Path) -> None:
         """Write the card into `folder`, atomically, and before the weights that it names.
 
-        If the process dies between the two, the card names weights that aren't there, which every reader notices
-        by their hash; weights without a true card would pass for the old ones.
+        If the process dies between the two writes, the card's hash doesn't match the weights, and `read` refuses
+        them.
         """
         write_json(card_path(folder, self.model), asdict(self))
 
 
 def card_path(folder: Path, name: str) -> Path:
-    """Return where the card of network `name` lies."""
+    """Return the path of network `name`'s card in `folder`."""
     return folder / f"{name}.card.json"
 
 
 def figure_path(folder: Path, name: str, kind: str) -> Path:
-    """Return where one of the `FIGURES` of network `name` lies."""
+    """Return the path of network `name`'s figure of a `kind` in `FIGURES`."""
     return folder / f"{name}.{kind}.png"
 
 
 def copy(card: Card, source: Path, folder: Path) -> list[Path]:
-    """Copy the weights and figures in `source` that `card` belongs to into `folder`, and write the card there.
-
-    Returns the files written.
-    """
+    """Copy the weights and figures of `card` from `source` into `folder`, write the card there, return all paths."""
     figures = [figure_path(folder, card.model, kind) for kind in FIGURES]
     weights = folder / f"{card.model}.keras"
     for path in figures:
@@ -93,19 +89,19 @@ def copy(card: Card, source: Path, folder: Path) -> list[Path]:
 
 
 def locate(models: Path, name: str) -> Path:
-    """Return the folder of network `name`'s weights: `models`, or the released ones' if none are trained there."""
+    """Return the folder of network `name`'s weights: `models`, or `models/released` if only that has them."""
     trained, released = (folder / f"{name}.keras" for folder in (models, models / RELEASED))
     return released.parent if released.is_file() and not trained.is_file() else models
 
 
 def read(folder: Path, name: str) -> Card:
-    """Read the card of a trained network and check that the weights beside it are the ones it names.
+    """Read the card of a trained network and check that it matches the weights in the same folder.
 
-    Raises ArtifactError if either is missing or damaged or they don't belong together.
+    Raises ArtifactError if either is missing or damaged, or if the card's hash doesn't match the weights.
     """
     path, weights = card_path(folder, name), folder / f"{name}.keras"
     if not weights.is_file():
-        raise ArtifactError(f"{weights}: no such model; run `tfship train` first")
+        raise ArtifactError(f"{weights}: no such file; run `tfship train` first")
     values = read_json(path)
     try:
         card = Card(**values)
@@ -113,16 +109,16 @@ def read(folder: Path, name: str) -> Card:
         raise ArtifactError(f"{path}: not a training card of this version; run `tfship train`") from error
     if card.keras_sha256 != sha256(weights):
         raise ArtifactError(
-            f"{weights}: not the weights that {path.name} describes (its training was interrupted, or the file "
-            "was changed); run `tfship train`"
+            f"{weights}: doesn't match the hash in {path.name} (an interrupted training, or a changed file); "
+            "run `tfship train`"
         )
     return card
 
 
 def check_data(card: Card, folder: Path, digits: Digits) -> None:
-    """Raise DataError if `digits` aren't what the network of `card` in `folder` was trained on.
+    """Raise DataError if `digits` aren't the data that the network of `card` in `folder` was trained on.
 
-    Other images may be among those that it has seen, and flatter it.
+    The test images of other data may be among its training images, which would overstate its accuracy.
     """
     if card.data["sha256"] != digits.sha256:
         raise DataError(
@@ -135,7 +131,7 @@ def check_data(card: Card, folder: Path, digits: Digits) -> None:
 def up_to_date(
     folder: Path, name: str, digits: Digits, recipe: Recipe, seed: int, teachers: Iterable[Card] = ()
 ) -> Card | None:
-    """Return the card if the weights in `folder` come from this data, recipe, seed and teachers, else None."""
+    """Return the card if the weights in `folder` were made from this data, recipe, seed and teachers, else None."""
     try:
         card = read(folder, name)
     except ArtifactError:

@@ -1,10 +1,10 @@
 """`tfship train`: train the digit networks.
 
-tfship train                         both networks, as fast as possible, on the first data set that is found
-tfship train cnn --data mnist.npz    one of them, on this data
-tfship train --recipe best           both, as good as they get
-tfship train --recipe best --seeds 5 five times each, and keep the best on the validation images
-tfship train --force                 even where the weights are up to date
+tfship train                         both networks, as fast as possible, on the first data set found
+tfship train cnn --data mnist.npz    one network, on this data
+tfship train --recipe best           both, for the best accuracy
+tfship train --recipe best --seeds 5 five runs of each; keep the best on the validation images
+tfship train --force                 train even if the weights are up to date
 """
 
 import json
@@ -19,43 +19,45 @@ from tfship.train.common.errors import UsageError
 from tfship.train.common.files import sweep
 from tfship.train.data import datasets
 from tfship.train.recipe import NETWORKS, RECIPES
-from tfship.train.training_plan import Session
+from tfship.train.training_plan import TrainingPlan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train, print a line per network, return the exit code."""
+    """Train the networks that `argv` names, print a line for each, and return the exit code."""
     parser = cli.parser(
         "tfship train",
-        "Train the digit networks and write <name>.keras and <name>.card.json, with training curves and a confusion "
-        "matrix beside them and logs/<name> for TensorBoard. An interrupted run goes on where it was. With "
-        "TF_CONFIG set as TensorFlow documents it, several hosts train together and worker 0 writes.",
+        "Train the digit networks. Writes <name>.keras and <name>.card.json, figures of the learning curves and the "
+        "confusion matrix, and logs/<name> for TensorBoard. An interrupted run resumes from its last complete epoch. "
+        "With TF_CONFIG set as TensorFlow documents it, several hosts train together and worker 0 writes the files.",
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"which of {', '.join(NETWORKS)} (both if none)"
+        "names", nargs="*", metavar="NAME", help=f"{' or '.join(NETWORKS)} (both if none is given)"
     )
     parser.add_argument(
         "--recipe",
         choices=RECIPES,
         default="fast",
-        help="as fast or as good as possible (minutes, or an hour)",
+        help="for speed (minutes) or for accuracy (up to an hour)",
     )
     parser.add_argument("--data", metavar="PATH", help="a Keras mnist.npz or a folder of IDX files")
     parser.add_argument("--models", type=Path, default=Path("models"), help="the folder to write to")
-    parser.add_argument("--seed", type=int, default=1, help="of the weights, the order and the augmentation")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="seed of the weights, the order and the augmentation"
+    )
     parser.add_argument(
         "--seeds",
         type=int,
         default=1,
         metavar="N",
-        help="train with N seeds from --seed on and keep the best",
+        help="train with N seeds, starting at --seed, and keep the best",
     )
-    parser.add_argument("--epochs", type=int, metavar="N", help="exactly this many, instead of the recipe's")
+    parser.add_argument("--epochs", type=int, metavar="N", help="number of epochs, instead of the recipe's")
     parser.add_argument("--force", action="store_true", help="train even if the weights are up to date")
     parser.add_argument("--json", action="store_true", help="print the cards as JSON on stdout")
     arguments = parser.parse_args(argv)
     names = list(dict.fromkeys(arguments.names)) or list(NETWORKS)
     if unknown := sorted(set(names) - set(NETWORKS)):
-        raise UsageError(f"no network is called {', '.join(unknown)}; there are {', '.join(NETWORKS)}")
+        raise UsageError(f"{', '.join(unknown)}: no such network; expected {' or '.join(NETWORKS)}")
     for flag in ("epochs", "seeds"):
         if (value := getattr(arguments, flag)) is not None and value < 1:
             raise UsageError(f"--{flag} {value}: expected 1 or more")
@@ -68,18 +70,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"data: {source.label}, {len(digits.x_train):,} training and {len(digits.x_test):,} test images, from "
         f"{', '.join(map(str, source.files))}; sha256 {digits.sha256}"
     )
-    # Now, and not after minutes of training, is the time to find out that this folder can't be written.
+    # Fails before minutes of training if this folder can't be written.
     arguments.models.mkdir(parents=True, exist_ok=True)
     sweep(arguments.models)
-    session = Session(arguments.recipe, digits, arguments.models, arguments.epochs, force=arguments.force)
+    plan = TrainingPlan(arguments.recipe, digits, arguments.models, arguments.epochs, force=arguments.force)
     done: list[Card] = []
     for name in names:
         if arguments.seeds == 1:
-            card = session.train(name, arguments.seed, arguments.models)
+            card = plan.train(name, arguments.seed, arguments.models)
         else:
             each = range(arguments.seed, arguments.seed + arguments.seeds)
             folders = {seed: arguments.models / "seeds" / str(seed) for seed in each}
-            cards = {folder: session.train(name, seed, folder) for seed, folder in folders.items()}
+            cards = {folder: plan.train(name, seed, folder) for seed, folder in folders.items()}
             card = seed_selection.publish_best(cards, arguments.models)
         done.append(card)
         if not arguments.json:
@@ -91,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _line(card: Card, folder: Path) -> str:
     if not card.accuracy:
-        return f"{card.model}: trained by {card.workers} workers, the first writes; weights {card.weights_sha256}"
+        return f"{card.model}: trained by {card.workers} workers; worker 0 has the files; weights {card.weights_sha256}"
     accuracy = card.accuracy
     low, high = accuracy["interval95"]
     line = (

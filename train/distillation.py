@@ -1,4 +1,4 @@
-"""Training targets from teachers: distorted copies of the training images, and what they make of them.
+"""Soft targets for distillation: distorted copies of the training images, labelled by the teachers.
 
 Loads TensorFlow.
 """
@@ -15,34 +15,34 @@ from tfship.train.data.augmentation import distort
 from tfship.train.data.datasets import to_input
 from tfship.train.recipe import Augmentation
 
-__all__ = ["Lesson", "label"]
+__all__ = ["SoftTargets", "label"]
 
 _BATCH = 500
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What students learn from: views uint8 [V·N, H, W] of N images, and probabilities [V·N, classes] for them.
+class SoftTargets:
+    """Training data for students: `views` uint8 [V·N, H, W] of N images, and `probabilities` [V·N, classes].
 
-    The first N are the images as they are. `teachers` are the `weights_sha256` of those who gave the answers.
+    The first N views are the undistorted images. `teachers` holds the `weights_sha256` of each teacher.
     """
 
     views: NDArray[np.uint8]
-    answers: NDArray[np.float16]
+    probabilities: NDArray[np.float16]
     teachers: list[str]
 
 
 def label(
     teachers: dict[str, keras.Model], count: int, augmentation: Augmentation, images: NDArray[np.uint8]
-) -> Lesson:
+) -> SoftTargets:
     """Return `count` views of each image uint8 [N, H, W] with the teachers' mean probabilities.
 
-    All of it is made before training: asking the teachers again in every epoch would take longer than training.
-    `teachers` are keyed by their `weights_sha256`.
+    All views are labelled before training, since running the teachers in every epoch would take longer than the
+    training itself. `teachers` are keyed by their `weights_sha256`.
     """
     size, classes = len(images), next(iter(teachers.values())).output_shape[1]
     views = np.empty((count, *images.shape), np.uint8)
-    answers = np.empty((count, size, classes), np.float16)
+    probabilities = np.empty((count, size, classes), np.float16)
 
     @tf.function  # type: ignore[untyped-decorator]
     def distorted(batch: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
@@ -58,8 +58,10 @@ def label(
                     batch = to_input(views[view, part])
                 else:
                     views[view, part] = images[part]
-                answers[view, part] = np.mean(
+                probabilities[view, part] = np.mean(
                     [each.predict_on_batch(batch) for each in teachers.values()], axis=0
                 )
                 progress.advance(len(batch))
-    return Lesson(views.reshape(-1, *images.shape[1:]), answers.reshape(-1, classes), list(teachers))
+    return SoftTargets(
+        views.reshape(-1, *images.shape[1:]), probabilities.reshape(-1, classes), list(teachers)
+    )

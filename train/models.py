@@ -1,4 +1,4 @@
-"""The architectures, layer by layer. Importing this loads TensorFlow."""
+"""Architectures of the networks, layer by layer. Loads TensorFlow."""
 
 import keras
 from keras import layers
@@ -9,7 +9,7 @@ _INPUT = (28, 28, 1)
 
 
 def _nn(dropout: float) -> list[keras.Layer]:
-    """Dense network, 91,860 parameters, of which 91,500 are trained."""
+    """Dense network, 91,860 parameters (91,500 trainable)."""
     return [
         layers.Flatten(),
         layers.Dense(100, activation="relu"),
@@ -37,10 +37,10 @@ def _cnn(dropout: float) -> list[keras.Layer]:
 
 
 def _teacher(dropout: float) -> list[keras.Layer]:
-    """Convolutional network, 226,434 parameters, that the `best` recipes learn from; it is never deployed.
+    """Convolutional network, 226,434 parameters: the teacher of the `best` recipes, which is never deployed.
 
-    Batch normalization and depth make it better than the two that are; halving the picture at once makes it
-    as fast to train as the cnn.
+    Batch normalization and depth make it more accurate than the deployed networks. Its first layer halves the image,
+    which makes it as fast to train as the cnn.
     """
 
     def convolution(filters: int, size: int = 3, strides: int = 1) -> list[keras.Layer]:
@@ -66,11 +66,11 @@ MODELS = {"nn": _nn, "cnn": _cnn, "teacher": _teacher}
 
 
 def build(name: str, dropout: float, policy: str = "float32") -> keras.Sequential:
-    """Return an untrained network, float32 [N, 28, 28, 1] in 0…1 to probabilities float32 [N, 10].
+    """Return an untrained network from float32 [N, 28, 28, 1] in 0…1 to probabilities float32 [N, 10].
 
     `name` is a key of `MODELS`; `dropout` is the share of activations dropped in training, 0 to 1. `policy` is
     Keras' dtype policy of the layers: with "mixed_bfloat16" all but the last compute in bfloat16. Weights and
-    probabilities are float32 whatever it is.
+    probabilities are float32 under any policy.
     """
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)

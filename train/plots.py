@@ -1,4 +1,4 @@
-"""The pictures beside a training card: how training went, and what is mistaken for what."""
+"""Figures of a training run: learning curves and a confusion matrix."""
 
 import io
 from pathlib import Path
@@ -47,7 +47,7 @@ def _curves(card: Card) -> "Figure":
 
 
 def _confusion(card: Card, truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> "Figure":
-    """Plot how often each class is taken for each; shades show only the mistakes."""
+    """Plot the confusion matrix; only mistakes are shaded."""
     count = len(card.classes)
     matrix = np.zeros((count, count), int)
     np.add.at(matrix, (truth, predicted), 1)
@@ -65,8 +65,8 @@ def _confusion(card: Card, truth: NDArray[np.integer], predicted: NDArray[np.int
                 )  # fmt: skip
     axes.set(
         title=f"{card.model}: {mistakes.sum()} mistakes in {matrix.sum():,} test images",
-        xlabel="taken for",
-        ylabel="is",
+        xlabel="predicted",
+        ylabel="true",
         xticks=range(count),
         yticks=range(count),
         xticklabels=card.classes,
@@ -76,7 +76,7 @@ def _confusion(card: Card, truth: NDArray[np.integer], predicted: NDArray[np.int
 
 
 def _figure(width: float, height: float) -> "Figure":
-    # Not pyplot: it keeps every figure until it is told to close it, and looks for a display.
+    # Not pyplot, which keeps every figure until it is closed, and needs a display.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

@@ -1,8 +1,8 @@
-"""How each network is trained: every setting, with its reason.
+"""Training recipes: every setting of each network, with its reason.
 
-`fast` reaches the accuracies that were asked for in as little time as possible; `best` goes as far as these
-architectures do. Everything was compared on the validation images, the last of the training set, which no
-recipe trains on; the test set had no say.
+`fast` reaches the required accuracies in as little time as possible; `best` reaches the best accuracy of these
+architectures. All settings were chosen on the validation images, the last of the training set, which no recipe
+trains on. The test set wasn't used.
 """
 
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ NETWORKS = ("nn", "cnn")
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a training image may be distorted; each value is the largest either way, drawn uniformly.
+    """The largest distortions of a training image.
 
-    `rotation` is in degrees, `scale` (of width and height apart) and `shear` are shares, `shift` is in
-    pixels; `elastic` is the standard deviation in pixels of a smooth random displacement; in every second
-    image a square of `erase` pixels is turned to paper.
+    `rotation` (degrees), `scale` (a share, drawn separately for width and height), `shear` (a share) and `shift`
+    (pixels) are drawn uniformly between minus and plus their value. `elastic` is the standard deviation in pixels
+    of a smooth random displacement. In every second image, a square with sides of `erase` pixels becomes paper.
     """
 
     rotation: float = 0.0
@@ -31,11 +31,11 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Teachers:
-    """Knowledge distillation (Hinton et al. 2015) from an ensemble that is trained before, on the same images.
+    """Knowledge distillation (Hinton et al. 2015) from an ensemble that is trained first, on the same images.
 
-    `count` networks of the architecture `network`, with the seeds from 1 on, label `views` of each training
-    image: itself and distorted copies. A target is their mean probability for the share `weight`, and the
-    true label for the rest.
+    The ensemble has `count` networks of the architecture `network`, with seeds 1 to `count`. It labels `views`
+    copies of each training image: the image itself and distorted ones. A target is `weight` times the ensemble's
+    mean probabilities, plus 1 - `weight` times the true label.
     """
 
     network: str
@@ -48,13 +48,13 @@ class Teachers:
 class Recipe:
     """Settings of one training run.
 
-    An epoch is as many images as there are to train on; with teachers, it is that many of all views. AdamW's
-    learning rate rises to `peak_learning_rate` over the share `warmup` of all steps and falls along a cosine to
-    nothing. What is kept is the weights' exponential moving average over about the last share `average` of the
-    steps (0: the last weights). The last share `plain` of the steps sees the images as they are: every
-    distortion blurs, and what the network will be asked about isn't blurred. `dropout` and `label_smoothing`
-    are shares 0…1. `bfloat16` lets processors that have it multiply in half the bits. `validation` is how many
-    of the last training images, at most a tenth, are held out.
+    An epoch has as many images as the training set; with teachers, they are drawn from all views. AdamW's
+    learning rate rises to `peak_learning_rate` over the share `warmup` of all steps, then falls to nearly zero along
+    a cosine. The resulting weights are an exponential moving average over about the last share `average` of the steps
+    (0: the last weights). The last share `plain` of the steps uses undistorted images: every distortion blurs,
+    and the images in use aren't blurred. `dropout` and `label_smoothing` are shares 0…1. `bfloat16` enables mixed
+    precision on processors that support it. `validation` is the number of images held out from the end of the
+    training set, at most a tenth of it.
     """
 
     epochs: int
@@ -70,56 +70,56 @@ class Recipe:
     teachers: Teachers | None
     bfloat16: bool
     validation: int
-    # A small data set is repeated until there have been this many steps: 3 epochs of the 3,600 sample
-    # digits would be 84 steps, over before the network has learned anything.
+    # The number of epochs grows until a small data set gives this many steps: 3 epochs of the 3,600 sample digits
+    # are only 84 steps, too few to learn anything.
     min_steps: int
 
 
 _FAST = {
     "nn": Recipe(
-        epochs=4,  # three times what the accuracy asked for needs, and still seconds
+        epochs=4,  # three times what the required accuracy needs; still takes only seconds
         batch_size=128,
-        peak_learning_rate=3e-3,  # three times Adam's default: a warm-up and a cosine make it safe
+        peak_learning_rate=3e-3,  # three times Adam's default; safe with warm-up and cosine decay
         warmup=0.2,
-        weight_decay=0.0,  # too short a run to over-fit
+        weight_decay=0.0,  # too short a run to overfit
         label_smoothing=0.0,
-        average=0.0,  # the cosine's end averages enough
-        dropout=0.1,  # the network is small for its task: more only slows it
+        average=0.0,  # the end of the cosine averages enough
+        dropout=0.1,  # the network is small for its task: more only slows training
         augmentation=Augmentation(shift=1),  # 12 epochs: 0.9868, 0.9844 without, 0.9864 with two pixels
         plain=0.25,
         teachers=None,
-        bfloat16=False,  # its products are too small to gain by it
+        bfloat16=False,  # its matrix products are too small to benefit
         validation=5000,
         min_steps=1000,
     ),
     "cnn": Recipe(
         epochs=6,
-        batch_size=128,  # 512 makes an epoch 8 % faster and takes more epochs
+        batch_size=128,  # 512 makes an epoch 8 % faster but needs more epochs
         peak_learning_rate=3e-3,
         warmup=0.2,
         weight_decay=0.0,
         label_smoothing=0.0,
         average=0.0,
-        dropout=0.4,  # 0.5 is for long runs
+        dropout=0.4,  # 0.5 suits long runs only
         augmentation=Augmentation(shift=1.5),  # in four epochs one pixel leaves 38 errors in 5,000
         plain=0.3,
         teachers=None,
-        bfloat16=True,  # an epoch in 14 s instead of 27, on two cores
+        bfloat16=True,  # an epoch takes 14 s instead of 27 on two cores
         validation=5000,
         min_steps=600,
     ),
 }
 
-# The teachers' and the cnn's; stronger ones (elastic 1.5, say) cost accuracy on pictures as they are.
+# For the teachers and their students; stronger distortions (such as elastic 1.5) cost accuracy on undistorted images.
 _DISTORTED = Augmentation(rotation=11, scale=0.12, shear=0.15, shift=2, elastic=0.8)
 _BEST = {
     "teacher": Recipe(
-        epochs=12,  # 8 leave 17 errors in 5,000, 12 from 17 to 19: it is the ensemble that counts
+        epochs=12,  # 17 to 19 errors in 5,000; 8 epochs leave 17: the ensemble matters more
         batch_size=128,
-        peak_learning_rate=3e-3,  # batch normalization bears more than the cnn
+        peak_learning_rate=3e-3,  # batch normalization tolerates a higher rate than the cnn
         warmup=0.1,
         weight_decay=0.02,
-        label_smoothing=0.05,  # some labels of MNIST are wrong, and teachers shouldn't be sure of them
+        label_smoothing=0.05,  # some MNIST labels are wrong: teachers shouldn't be certain
         average=0.05,
         dropout=0.4,
         augmentation=_DISTORTED,
@@ -135,28 +135,28 @@ _BEST = {
         peak_learning_rate=2e-3,
         warmup=0.1,
         weight_decay=0.02,
-        label_smoothing=0.0,  # the teachers' answers are smooth already
+        label_smoothing=0.0,  # the teachers' probabilities are already smooth
         average=0.05,
-        dropout=0.5,  # 96 % of the parameters sit in one dense layer
+        dropout=0.5,  # 96 % of the parameters are in one dense layer
         augmentation=_DISTORTED,
-        plain=0.15,  # without an end on images as they are it stands still at 25 errors
+        plain=0.15,  # without undistorted images at the end it stays at 25 errors
         teachers=Teachers("teacher", count=3, views=20, weight=0.9),  # 20 errors, 23 without teachers
         bfloat16=True,
         validation=5000,
         min_steps=600,
     ),
     "nn": Recipe(
-        epochs=240,  # six times each view; loss 0.0450, after 120 epochs 0.0473
+        epochs=240,  # each view six times; loss 0.0450, after 120 epochs 0.0473
         batch_size=512,  # a step of this network is mostly overhead
         peak_learning_rate=5e-3,
         warmup=0.1,
         weight_decay=0.0,
         label_smoothing=0.0,
         average=0.05,
-        dropout=0.0,  # it can't even fit the views
+        dropout=0.0,  # it underfits the views
         augmentation=_DISTORTED,
-        plain=0.0,  # unlike the cnn it learns the originals by heart: loss 0.0498 with a tenth, 0.0473 without
-        # Loss 0.0498; 0.0565 with 0.9. It has the parameters for more views than the cnn has the time for.
+        plain=0.0,  # unlike the cnn it overfits the originals: loss 0.0498 with a tenth, 0.0473 without
+        # Loss 0.0498; 0.0565 with weight 0.9. It trains fast enough to use more views than the cnn.
         teachers=Teachers("teacher", count=3, views=40, weight=0.7),
         bfloat16=False,
         validation=5000,

@@ -1,4 +1,4 @@
-"""One network out of several that differ in the seed alone: chosen on validation, reported as all of them."""
+"""Selection of the best of several runs that differ only in the seed, by validation accuracy."""
 
 import statistics
 from dataclasses import asdict, replace
@@ -12,10 +12,10 @@ __all__ = ["publish_best", "summary"]
 
 
 def publish_best(cards: dict[Path, Card], folder: Path) -> Card:
-    """Copy the run that did best on validation into `folder` and return its card, which records all runs.
+    """Copy the run with the best validation accuracy into `folder` and return its card, which records all runs.
 
-    `cards` are the finished runs by the folder each lies in. The most held-out images right wins, and of
-    equals the lowest loss; the test images have no say.
+    `cards` maps the folder of each finished run to its card. Ties are broken by the lowest validation loss. The test
+    images aren't used.
     """
     best = max(cards, key=lambda each: (cards[each].validation["value"], -cards[each].validation["loss"]))
     runs = [
@@ -38,7 +38,7 @@ def publish_best(cards: dict[Path, Card], folder: Path) -> Card:
 
 
 def summary(card: Card) -> str:
-    """Return the mean accuracy over all of a card's seeds with its spread, in words."""
+    """Return a sentence with the mean and spread of the accuracy over all of a card's seeds."""
     values = [run["accuracy"] for run in card.seeds]
     return (
         f"{len(values)} seeds: accuracy {statistics.mean(values):.4f} on average (standard deviation "

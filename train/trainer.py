@@ -1,4 +1,4 @@
-"""One training run: seeded data, the recipe, the test set looked at once, a card. Loads TensorFlow."""
+"""One training run: seeded data, training by the recipe, one evaluation on the test set, a card. Loads TensorFlow."""
 
 import hashlib
 import math
@@ -14,7 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tfship.train import distillation, plots
-from tfship.train.callbacks import Report, Resumable, tensorboard
+from tfship.train.callbacks import EpochCheckpoint, ProgressReport, tensorboard
 from tfship.train.cards import Card
 from tfship.train.common import cli, environment, statistics
 from tfship.train.common.errors import DataError, ResultError, Unreachable
@@ -23,17 +23,17 @@ from tfship.train.common.progress import Progress
 from tfship.train.data.corruptions import CORRUPTIONS, corrupted
 from tfship.train.data.datasets import CLASSES, Digits, to_input
 from tfship.train.data.input_pipeline import batches
-from tfship.train.distillation import Lesson
+from tfship.train.distillation import SoftTargets
 from tfship.train.models import build
 from tfship.train.recipe import Augmentation, Recipe
 from tfship.train.workers import ALONE, Workers
 
 __all__ = ["digest", "fit", "prepare"]
 
-# Large enough to hide the cost of a call, small enough for any machine's memory.
+# Large enough to hide the overhead of a call, small enough for any machine's memory.
 _PREDICT_BATCH = 1000
-# Half the bits for all but the weights: 1.9 times as fast for the cnn on a processor that has bfloat16.
-_HALF = "mixed_bfloat16"
+# All but the weights in bfloat16: 1.9 times as fast for the cnn on a processor that supports it.
+_MIXED_BFLOAT16 = "mixed_bfloat16"
 
 
 def fit(
@@ -43,43 +43,43 @@ def fit(
     seed: int,
     folder: Path,
     *,
-    lesson: Lesson | None = None,
+    soft_targets: SoftTargets | None = None,
     workers: Workers = ALONE,
 ) -> Card:
     """Train network `name`, write `folder/name.keras`, its card and its figures, and return the card.
 
-    The same seed, data, recipe and package versions give the same weights on the same machine, whether or not
-    the run was interrupted: a checkpoint in `folder` of the very same run is gone on from. `lesson` is what the
-    recipe's teachers have prepared. Of several workers only the chief writes and looks at the test images.
+    The same seed, data, recipe and package versions give the same weights on the same machine. An interrupted run
+    resumes from its checkpoint in `folder` and gives the same weights too. `soft_targets` come from the recipe's
+    teachers (`prepare`). With several workers, only the chief writes files and uses the test images.
 
-    Raises DataError if there are too few images, ResultError if the loss stops being a number or the network
-    ends up no better than guessing, Unreachable if another worker has gone; what was there before is then
-    untouched.
+    Raises DataError for too few images, Unreachable if another worker has ended, and ResultError if the loss isn't
+    finite or the network is no better than guessing. Existing files are then unchanged.
     """
     start = time.perf_counter()
     images, labels, held_out = _split(digits, recipe)
-    # Sets Python's, NumPy's and the backend's generators. TensorFlow's operator determinism isn't asked for:
-    # on a CPU these networks' weights come out the same to the bit without it, and it takes the cnn 1.6 times
-    # as long.
+    # Seeds the generators of Python, NumPy and the backend. TensorFlow's operator determinism isn't enabled: on a
+    # CPU these networks' weights are bit-identical without it, and the cnn would take 1.6 times as long.
     keras.utils.set_random_seed(seed)
-    seen, augmentation = images, recipe.augmentation
+    inputs, augmentation = images, recipe.augmentation
     targets = _one_hot(labels)
-    if lesson and recipe.teachers:
-        seen, augmentation = lesson.views, Augmentation()  # what was labelled is distorted already
+    if soft_targets and recipe.teachers:
+        inputs, augmentation = soft_targets.views, Augmentation()  # the views are already distorted
         share = np.float32(recipe.teachers.weight)
-        targets = share * lesson.answers + (1 - share) * np.tile(targets, (recipe.teachers.views, 1))
+        targets = share * soft_targets.probabilities + (1 - share) * np.tile(
+            targets, (recipe.teachers.views, 1)
+        )
     per_epoch = len(images) // recipe.batch_size
     epochs = max(recipe.epochs, math.ceil(recipe.min_steps / per_epoch))
     total = epochs * per_epoch
 
-    precision = _HALF if recipe.bfloat16 and environment.has_bfloat16() else "float32"
+    precision = _MIXED_BFLOAT16 if recipe.bfloat16 and environment.has_bfloat16() else "float32"
     model = build(name, recipe.dropout, precision)
     model.compile(
         _Optimizer(recipe, total, workers),
         keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
-        # Not by its name: Keras would make it in the first step, which TensorFlow traces once more then.
+        # Not by name: Keras would create it in the first step, which TensorFlow would then trace again.
         metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
-        jit_compile=False,  # on a CPU, XLA's convolutions take twice as long as oneDNN's
+        jit_compile=False,  # on a CPU, XLA's convolutions are half as fast as oneDNN's
     )
     card = Card(
         model=name,
@@ -90,21 +90,21 @@ def fit(
         seed=seed,
         precision=precision,
         workers=workers.count,
-        teachers=lesson.teachers if lesson else [],
+        teachers=soft_targets.teachers if soft_targets else [],
         epochs=epochs,
         steps=total,
         environment=environment.describe(),
     )
-    run = Resumable(model, folder, card, workers, start)
+    run = EpochCheckpoint(model, folder, card, workers, start)
     if first := run.resume():
-        cli.say(f"{name}: goes on from epoch {first + 1} of {epochs}")
+        cli.say(f"{name}: resumes from epoch {first + 1} of {epochs}")
     steps = range(first * per_epoch, total)
     try:
         with Progress(name, total, "steps", done=steps.start) as progress:
             if steps:
                 model.fit(
                     batches(
-                        seen,
+                        inputs,
                         targets,
                         recipe.batch_size,
                         seed,
@@ -117,35 +117,35 @@ def fit(
                     initial_epoch=first,
                     epochs=epochs,
                     steps_per_epoch=per_epoch,
-                    shuffle=False,  # the batches come shuffled
+                    shuffle=False,  # the batches are already shuffled
                     verbose=0,
                     validation_data=(to_input(held_out[0]), _one_hot(held_out[1])),
                     validation_batch_size=_PREDICT_BATCH,
                     callbacks=[
-                        Report(name, progress, epochs),
+                        ProgressReport(name, progress, epochs),
                         run,
                         *tensorboard(folder, name, first, workers),
                     ],
                 )
         if recipe.average:
             model.optimizer.finalize_variable_values(model.trainable_variables)
-        final = _final(model, name, recipe, images)
+        final = _deployable(model, name, recipe, images)
         card = replace(
             card,
             weights_sha256=digest(final),
-            seconds=round(run.progressed.seconds, 1),
-            history=run.progressed.history,
+            seconds=round(run.progress.seconds, 1),
+            history=run.progress.history,
             validation=_validate(name, final, *held_out),
         )
     except ResultError:
-        run.clear()  # going on from there would end there again
+        run.clear()  # a resumed run would fail again
         raise
     except tf.errors.OpError as error:
         if workers.count == 1:
             raise
         raise Unreachable(
-            f"{name}: another worker has gone ({error.message.splitlines()[0]}); start this command again on every "
-            "worker, it goes on from the last whole epoch"
+            f"{name}: another worker has ended ({error.message.splitlines()[0]}); start this command again on every "
+            "worker: it resumes from the last complete epoch"
         ) from error
     if workers.chief:
         card = _publish(final, card, digits, folder)
@@ -154,9 +154,9 @@ def fit(
 
 
 def digest(model: keras.Model) -> str:
-    """Return the sha256 of all weights' bytes in the model's order: equal weights, equal digest.
+    """Return the sha256 of the bytes of all weights of `model`, in order.
 
-    A `.keras` file's own hash can't compare two runs: the file holds the time of its writing.
+    The hash of a `.keras` file can't compare two runs, since the file contains the time when it was written.
     """
     weights = (np.ascontiguousarray(each).tobytes() for each in model.get_weights())
     return hashlib.sha256(b"".join(weights)).hexdigest()
@@ -164,8 +164,8 @@ def digest(model: keras.Model) -> str:
 
 def prepare(
     recipe: Recipe, digits: Digits, teachers: dict[Path, Card], workers: Workers = ALONE
-) -> Lesson | None:
-    """Return what the students of `teachers`, the cards by the folders that the networks lie in, learn from."""
+) -> SoftTargets | None:
+    """Return the soft targets of `teachers` (cards by the networks' folders); None if the recipe has no teachers."""
     if not recipe.teachers:
         return None
     images, _, _ = _split(digits, recipe)
@@ -176,13 +176,13 @@ def prepare(
 def _split(
     digits: Digits, recipe: Recipe
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Return the images and labels to train on, and the pair that is held out for validation."""
+    """Return the training images, their labels, and the pair (images, labels) held out for validation."""
     count = len(digits.x_train)
     kept = count - min(recipe.validation, count // 10)
     if kept == count or kept < recipe.batch_size:
         raise DataError(
-            f"{digits.source.label}: {count} training images, {kept} without the tenth that is held out for "
-            f"validation; expected a batch of {recipe.batch_size} or more: pass a larger data set with --data"
+            f"{digits.source.label}: {count} training images, {kept} without the tenth held out for validation; "
+            f"expected at least a batch of {recipe.batch_size}; pass a larger data set with --data"
         )
     return digits.x_train[:kept], digits.y_train[:kept], (digits.x_train[kept:], digits.y_train[kept:])
 
@@ -192,8 +192,8 @@ def _one_hot(labels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _load(folder: Path, name: str, workers: Workers) -> keras.Model:
-    """Return the trained network `name` that lies in the chief's folder, to ask it as fast as possible."""
-    network = build(name, 0.0, _HALF if environment.has_bfloat16() else "float32")
+    """Return the trained network `name` from the chief's folder, in the precision of fastest inference."""
+    network = build(name, 0.0, _MIXED_BFLOAT16 if environment.has_bfloat16() else "float32")
     if workers.chief:
         trained = keras.models.load_model(folder / f"{name}.keras", compile=False)
         network.set_weights(trained.get_weights())
@@ -202,7 +202,7 @@ def _load(folder: Path, name: str, workers: Workers) -> keras.Model:
 
 
 class _Optimizer(keras.optimizers.AdamW):  # type: ignore[misc]
-    """AdamW (Loshchilov and Hutter 2019) by the recipe, on gradients averaged over all workers."""
+    """AdamW (Loshchilov and Hutter 2019) with the recipe's settings, on gradients averaged over all workers."""
 
     def __init__(self, recipe: Recipe, total: int, workers: Workers) -> None:
         warmup = max(1, int(total * recipe.warmup))
@@ -219,20 +219,20 @@ class _Optimizer(keras.optimizers.AdamW):  # type: ignore[misc]
             use_ema=bool(recipe.average),
             ema_momentum=1 - 1 / max(1, recipe.average * total),
         )
-        # Decay is for the matrices: pulling biases and batch normalization's scales to zero only hurts.
+        # Only matrices decay: biases and batch normalization's scales shouldn't be pulled towards zero.
         self.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         self._workers = workers
 
     def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
-        """Apply the mean over all workers of their gradients."""
+        """Apply the mean of all workers' gradients."""
         super().apply(self._workers.mean(grads), trainable_variables)
 
 
-def _final(model: keras.Model, name: str, recipe: Recipe, images: NDArray[np.uint8]) -> keras.Model:
-    """Return the trained network as it is deployed: in float32, with statistics that belong to its weights.
+def _deployable(model: keras.Model, name: str, recipe: Recipe, images: NDArray[np.uint8]) -> keras.Model:
+    """Return the trained network for deployment: in float32, with batch statistics that match its weights.
 
-    Batch normalization's own moving averages are of distorted images under dropout, and of weights that
-    changed meanwhile. Here they are taken anew, over all training images as they are.
+    Batch normalization's moving averages come from distorted images with dropout, and from changing weights. They
+    are computed again here, over all undistorted training `images`.
     """
     final = build(name, recipe.dropout)
     final.set_weights(model.get_weights())
@@ -241,14 +241,14 @@ def _final(model: keras.Model, name: str, recipe: Recipe, images: NDArray[np.uin
         measured.set_weights(model.get_weights())
         for layer in measured.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
-                layer.momentum = 0.0  # nothing of the old averages
+                layer.momentum = 0.0  # drops the old averages
         measured(to_input(images), training=True)
         final.set_weights(measured.get_weights())
     return final
 
 
-def _answers(model: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    # Not `predict`: it sets up a pipeline each time, which takes longer than a thousand answers of the nn.
+def _predict(model: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    # Not `predict`: it sets up a pipeline on each call, which takes longer than a thousand predictions of the nn.
     parts = [
         model.predict_on_batch(to_input(images[start : start + _PREDICT_BATCH]))
         for start in range(0, len(images), _PREDICT_BATCH)
@@ -259,30 +259,30 @@ def _answers(model: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float3
 def _validate(
     name: str, model: keras.Model, images: NDArray[np.uint8], labels: NDArray[np.uint8]
 ) -> dict[str, object]:
-    """Return accuracy and loss on the held-out images; ResultError if a constant answer would do as well."""
-    probabilities = _answers(model, images)
+    """Return accuracy and loss on the held-out images. Raises ResultError if a constant prediction is as accurate."""
+    probabilities = _predict(model, images)
     accuracy = statistics.accuracy(probabilities.argmax(1), labels)
     constant = np.bincount(labels).max() / len(labels)
     if not np.isfinite(probabilities).all() or accuracy["value"] <= constant:
         raise ResultError(
-            f"{name}: diverged: right about {accuracy['value']:.1%} of {len(labels):,} held-out images, which always "
-            f"answering the same digit is about {constant:.1%}; lower the recipe's peak_learning_rate"
+            f"{name}: diverged: accuracy {accuracy['value']:.1%} on {len(labels):,} held-out images; expected more "
+            f"than the {constant:.1%} of a constant prediction; lower the recipe's peak_learning_rate"
         )
     likelihood = np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1)
     return {**accuracy, "loss": float(-np.log(likelihood).mean())}
 
 
 def _publish(model: keras.Model, card: Card, digits: Digits, folder: Path) -> Card:
-    """Look at the test images, once; write figures, card and weights; return the card, completed."""
-    predicted = _answers(model, digits.x_test).argmax(1)
+    """Evaluate on the test images, write figures, card and weights, and return the completed card."""
+    predicted = _predict(model, digits.x_test).argmax(1)
     with Progress(f"{card.model}: corrupted test images", len(CORRUPTIONS), "kinds") as progress:
-        under = {}
+        corruptions = {}
         for kind, images in corrupted(digits.x_test):
-            under[kind] = float(np.mean(_answers(model, images).argmax(1) == digits.y_test))
+            corruptions[kind] = float(np.mean(_predict(model, images).argmax(1) == digits.y_test))
             progress.advance()
     created = datetime.now(UTC).isoformat(timespec="seconds")
     accuracy = statistics.accuracy(predicted, digits.y_test)
-    card = replace(card, created=created, accuracy=accuracy, corruptions=under)
+    card = replace(card, created=created, accuracy=accuracy, corruptions=corruptions)
     plots.draw(card, digits.y_test, predicted, folder)
     with staged(folder / f"{card.model}.keras") as temporary:
         model.save(temporary)

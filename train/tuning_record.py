@@ -1,6 +1,6 @@
-"""What was tried on the way to the `best` recipes, and what each thing gave: the record that their cards carry.
+"""Settings that were tried for the `best` recipes, with their results, as recorded in the cards.
 
-Errors are of 5,000 validation images, from one run each; two runs of the same recipe differ by about five.
+Errors are counted on 5,000 validation images, in one run each. Two runs of the same recipe differ by about five.
 """
 
 __all__ = ["TRIED"]
@@ -31,7 +31,7 @@ _RUNS: dict[str, list[tuple[str, int]]] = {
     ],
 }
 
-# The same as a card holds it.
+# In the format of `Card.tried`.
 TRIED = {
     network: [{"what": what, "validation_errors": errors} for what, errors in runs]
     for network, runs in _RUNS.items()

@@ -1,11 +1,11 @@
-"""Training on several hosts at once: synchronous data parallelism over TensorFlow's collectives.
+"""Training on several hosts: synchronous data parallelism with TensorFlow's collectives.
 
-The hosts are named in `TF_CONFIG`, TensorFlow's own convention. Keras 3's `fit` can't run under
-`MultiWorkerMirroredStrategy` (keras-team/keras#20585), so the strategy only joins the workers, and what
-training needs of it is done here in two places: gradients are averaged before each step, and once an epoch
-everything that the steps don't keep equal (batch normalization's statistics) is averaged too.
+The hosts are named in `TF_CONFIG`, TensorFlow's convention. Keras 3's `fit` can't run under
+`MultiWorkerMirroredStrategy` (keras-team/keras#20585), so that strategy only connects the workers. This module
+averages the gradients before each step. After each epoch it averages the variables that the steps don't keep equal,
+such as batch normalization's statistics.
 
-Loads TensorFlow only where there are other workers.
+Loads TensorFlow only if there are other workers.
 """
 
 import json
@@ -33,31 +33,31 @@ _ADDRESS = re.compile(r".+:[0-9]{1,5}")
 
 @dataclass(frozen=True)
 class Workers:
-    """The place of this process among all workers: `index` from 0, of `count`. Worker 0, the chief, writes."""
+    """The group of workers: `index` of this process, from 0, and their `count`. Worker 0, the chief, writes files."""
 
     index: int
     count: int
 
     @property
     def chief(self) -> bool:
-        """Whether this is the one that writes and reports."""
+        """Whether this is the worker that writes and reports."""
         return self.index == 0
 
     def mean(self, values: Sequence[Any]) -> list[Any]:
-        """Return float32 tensors averaged over all workers, which must all call this with the same shapes."""
+        """Return float32 tensors averaged over all workers. Every worker must call this, with the same shapes."""
         return list(values) if self.count == 1 else self._reduce(values, "float32", "Div")
 
     def from_chief(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Return the chief's numbers, exactly, to all workers, which must call this with the same shapes."""
+        """Return the chief's arrays, exactly, on every worker. Every worker must call this, with the same shapes."""
         if self.count == 1:
             return list(arrays)
-        # A sum in which the others' terms are zero; float64 holds every float32 and every 32-bit integer.
+        # A sum with zeros from the other workers. float64 represents every float32 and 32-bit integer exactly.
         terms = arrays if self.chief else [np.zeros_like(each) for each in arrays]
         sums = self._reduce([np.asarray(each) for each in terms], "float64", "Id")
         return [each.numpy().astype(array.dtype) for each, array in zip(sums, arrays, strict=True)]
 
     def text_from_chief(self, text: str) -> str:
-        """Return the chief's text to all workers."""
+        """Return the chief's text on every worker."""
         mine = np.frombuffer(text.encode(), np.uint8)
         (size,) = self.from_chief([np.array(len(mine))])
         (encoded,) = self.from_chief([mine if self.chief else np.zeros(size, np.uint8)])
@@ -67,12 +67,12 @@ class Workers:
         import tensorflow as tf
 
         tensors = [tf.convert_to_tensor(value) for value in values]
-        # One vector for all of them: a message has a price whatever its size.
+        # One vector for all tensors, since each message has a fixed cost.
         vector = tf.raw_ops.CollectiveReduceV2(
             input=tf.concat([tf.reshape(tf.cast(each, dtype), [-1]) for each in tensors], 0),
             group_size=self.count,
             group_key=1,
-            # One for each kind of message: an instance has one shape and type for good.
+            # One key for each kind of message, since an instance keeps its shape and dtype.
             instance_key=zlib.crc32(f"{dtype} {final} {[each.shape for each in tensors]}".encode()) >> 1,
             ordering_token=[],
             merge_op="Add",
@@ -82,7 +82,7 @@ class Workers:
         return [tf.reshape(part, each.shape) for part, each in zip(parts, tensors, strict=True)]
 
     def average(self, variables: Sequence[Any]) -> None:
-        """Set each variable of floating-point type to its mean over all workers."""
+        """Set each floating-point variable to its mean over all workers."""
         if self.count == 1:
             return
         floats = [variable for variable in variables if "float" in str(variable.dtype)]
@@ -94,10 +94,11 @@ ALONE = Workers(0, 1)
 
 
 def connect(say: Callable[[str], None], seconds: float = 600) -> Workers:
-    """Join the workers that `TF_CONFIG` names and return this one's place; ALONE where it isn't set.
+    """Connect to the workers in `TF_CONFIG` and return the group; ALONE if the variable isn't set.
 
-    Must come before TensorFlow has run anything. Waits for the others up to `seconds`, telling `say` so.
-    Raises UsageError if `TF_CONFIG` isn't what TensorFlow expects, Unreachable if not all workers came.
+    Must be called before TensorFlow runs any operation. Waits up to `seconds` for the other workers, and reports
+    the wait with `say`. Raises UsageError if `TF_CONFIG` isn't what TensorFlow expects, Unreachable if a worker is
+    missing.
     """
     text = os.environ.get("TF_CONFIG")
     if not text:
@@ -105,41 +106,41 @@ def connect(say: Callable[[str], None], seconds: float = 600) -> Workers:
     workers, addresses = _parse(text)
     if workers.count == 1:
         return ALONE
-    _meet(workers, addresses, say, seconds)
+    _await_others(workers, addresses, say, seconds)
     tf = tensorflow_loader.tensorflow()
     try:
         tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError) as error:
         raise Unreachable(
-            f"TF_CONFIG: the workers could not join ({error}); start this command on all of them again"
+            f"TF_CONFIG: the workers can't connect ({error}); start this command again on all of them"
         ) from error
     return workers
 
 
-def _meet(workers: Workers, addresses: list[str], say: Callable[[str], None], seconds: float) -> None:
-    """Wait until every worker listens: on this worker's port first this function, then TensorFlow.
+def _await_others(workers: Workers, addresses: list[str], say: Callable[[str], None], seconds: float) -> None:
+    """Wait until every worker listens; meanwhile listen on this worker's port, until TensorFlow does.
 
-    TensorFlow itself would wait an hour, in a call that neither Ctrl-C nor another thread can end.
+    TensorFlow's own call would wait an hour, and neither Ctrl-C nor another thread can end it.
     """
     missing = [each for index, each in enumerate(addresses) if index != workers.index]
-    begun, said = time.monotonic(), -math.inf
+    begun, reported = time.monotonic(), -math.inf
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("", int(addresses[workers.index].rpartition(":")[2])))
         except OSError as error:
             raise Unreachable(
-                f"TF_CONFIG: can't listen at {addresses[workers.index]} ({error.strerror}); take a free port"
+                f"TF_CONFIG: can't listen at {addresses[workers.index]} ({error.strerror}); choose a free port"
             ) from error
         listener.listen()
         while missing := [each for each in missing if not _listens(each)]:
             if (now := time.monotonic()) > begun + seconds:
                 raise Unreachable(
                     f"TF_CONFIG: no worker at {', '.join(missing)} after {seconds:.0f} s; start this command on every "
-                    "one of them, with its own index"
+                    "worker, each with its own index"
                 )
-            if now > said + _SECONDS_BETWEEN_LINES:
-                said = now
+            if now > reported + _SECONDS_BETWEEN_LINES:
+                reported = now
                 say(f"worker {workers.index} of {workers.count}: waiting for {', '.join(missing)}")
             interruption.check()
             time.sleep(0.2)
@@ -172,5 +173,5 @@ def _parse(text: str) -> tuple[Workers, list[str]]:
     except (ValueError, KeyError, TypeError):
         valid = False
     if not valid:
-        raise UsageError(f"TF_CONFIG is {text!r}; expected {expected}, N an index into that list")
+        raise UsageError(f"TF_CONFIG is {text!r}; expected {expected}, where N is an index into that list")
     return Workers(index, len(addresses)), addresses

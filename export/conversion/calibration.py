@@ -1,4 +1,4 @@
-"""The images that quantization is calibrated with: a fixed, class-balanced, seeded list of training images."""
+"""Calibration sets for quantization: fixed, seeded, class-balanced selections of training images."""
 
 import hashlib
 from pathlib import Path
@@ -12,19 +12,20 @@ from tfship.export.sources import evaluation_data
 
 __all__ = ["MOST", "choose", "order", "read", "record", "shared", "write"]
 
-# A calibration's time and memory grow with its images, and its ranges hardly change beyond some hundreds.
+# Calibration time and memory grow with the number of images; the ranges hardly change beyond a few hundred.
 MOST = 500
 _SEED = 0
 _PER_CLASS = 30
 
 
 def choose(labels: NDArray[np.integer], most: int = MOST) -> NDArray[np.int64]:
-    """Return sorted indices into labels: class numbers [N], or 0/1 rows [N, labels], of which equal ones are a class.
+    """Return sorted indices of the calibration images, int64 [n], at most `most`.
 
-    The rule: each class's images are shuffled with one generator (seed 0), in the order of the classes, and the first
-    30 of each are taken, or all that it has if fewer. If that makes more than `most`, the first of every class are
-    taken, then the second of every class, until the next round would exceed `most`; which classes still get one of
-    that round is drawn with the same generator. So no class has over one image more than another that isn't used up.
+    `labels` are class numbers [N], or 0/1 rows [N, labels], in which equal rows form a class. The images of each
+    class are shuffled, in class order, with one generator (seed 0). The first 30 of each class are chosen, or all of
+    a smaller class. If these are more than `most`, they are taken in rounds: the first of each class, then the
+    second, and so on. The same generator draws the classes of the last round if there isn't room for all. Class
+    counts thus differ by at most 1, except for classes that have no more images.
     """
     generator = np.random.default_rng(_SEED)
     _, classes = np.unique(labels, axis=0, return_inverse=True)
@@ -34,20 +35,20 @@ def choose(labels: NDArray[np.integer], most: int = MOST) -> NDArray[np.int64]:
         for each in range(classes.max(initial=-1) + 1)
     ]
     if sum(map(len, chosen)) > most:
-        chosen = _rounds(chosen, most, generator)
+        chosen = _take_rounds(chosen, most, generator)
     return np.sort(np.concatenate(chosen))
 
 
 def order(count: int) -> list[int]:
-    """Return the indices of `count` images in an order of which any beginning has all classes.
+    """Return the indices of `count` images in a seeded random order, so that a prefix is a fair sample.
 
-    The first image, to which the export adds a black and a white pixel, stays the first.
+    The first image stays first, because `write` adds a black and a white pixel to it.
     """
     return [0, *(1 + np.random.default_rng(_SEED).permutation(count - 1)).tolist()]
 
 
 def record(indices: NDArray[np.int64]) -> dict[str, Any]:
-    """Return what a card says of the chosen images of the digit networks' training data, with a digest of `indices`."""
+    """Return the card's record of the calibration images chosen from MNIST: the rule, `indices` and their digest."""
     return {
         "seed": _SEED,
         "per_class": _PER_CLASS,
@@ -58,15 +59,16 @@ def record(indices: NDArray[np.int64]) -> dict[str, Any]:
 
 
 def read(path: Path, rules: Contract, most: int = MOST) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    """Return pixels uint8 [n, H, W, C] of at most `most` images of a folder or an `.npz` file, and what cards say.
+    """Return a calibration set, pixels uint8 [n, H, W, C], read from the folder or `.npz` file `path`, and its record.
 
-    The images are chosen by their labels, which are the folders that they lie in, or those in the file; without any,
-    `most` of all. Only the chosen ones are read, prepared as `rules` say. Raises DataError for what holds none or
-    can't be read. The record's `sha256` is that of the pixels.
+    At most `most` images are chosen with `choose` by their labels: the folders' names, or `y` of the file. Without
+    labels they are drawn at random (seed 0). Only the chosen images are read, and prepared by the contract `rules`.
+    The record is for the export card; its `sha256` is the digest of the pixels. Raises DataError if there are no
+    images, or one can't be read.
     """
     found = evaluation_data.find(path, rules, labelled=False, training=True)
     truth = found.truth
-    chosen = _any(len(found), most) if truth is None else choose(truth, most)
+    chosen = _draw(len(found), most) if truth is None else choose(truth, most)
     pixels = evaluation_data.pixels(found, path, chosen)
     return pixels, {
         "seed": _SEED,
@@ -78,9 +80,10 @@ def read(path: Path, rules: Contract, most: int = MOST) -> tuple[NDArray[np.uint
 
 
 def write(pixels: NDArray[np.uint8] | None, folder: Path) -> Path | None:
-    """Write calibration images, pixels uint8 [N, H, W, C], into `folder` for the converters; None if there are none.
+    """Write calibration images, pixels uint8 [N, H, W, C], into `folder` and return the file's path; None for None.
 
-    Adds a black and a white pixel, so that one step of a quantized input is one step of a pixel.
+    One pixel of the first image becomes black and one white, so that a quantization step of the input equals one
+    pixel step.
     """
     if pixels is None:
         return None
@@ -92,22 +95,22 @@ def write(pixels: NDArray[np.uint8] | None, folder: Path) -> Path | None:
 
 
 def shared(calibration: NDArray[np.uint8], evaluation: NDArray[np.uint8]) -> int:
-    """Return how many of the evaluation images [N, H, W, C] are also among the calibration images [n, H, W, C].
+    """Return the number of `evaluation` images [N, H, W, C] that are also `calibration` images [n, H, W, C].
 
-    Quantized formats have seen these: their ranges fit them, and accuracy on them may flatter.
+    The ranges of quantized formats fit these images, so accuracy measured on them may be too high.
     """
-    seen = {_digest(each) for each in calibration}
-    return sum(_digest(each) in seen for each in evaluation)
+    calibrated = {_digest(each) for each in calibration}
+    return sum(_digest(each) in calibrated for each in evaluation)
 
 
-def _any(count: int, most: int) -> NDArray[np.int64]:
+def _draw(count: int, most: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(_SEED).permutation(count)[:most])
 
 
-def _rounds(
+def _take_rounds(
     chosen: list[NDArray[np.int64]], most: int, generator: np.random.Generator
 ) -> list[NDArray[np.int64]]:
-    """Return the first of every class, the second of every class … until there are `most`."""
+    """Return the first index of each class, then the second, …: `most` in all, one array per round."""
     taken, left = [], most
     for place in range(_PER_CLASS):
         of_round = np.array([each[place] for each in chosen if len(each) > place], np.int64)

@@ -1,4 +1,4 @@
-"""TFLite files: converted in child processes, checked, and run once. Loads TensorFlow."""
+"""Conversion to TFLite in child processes; each file is checked and run once. Loads TensorFlow."""
 
 import re
 import shutil
@@ -32,26 +32,25 @@ _OPERATORS = {
     "int8": tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
     "int16": tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
 }
-# Operators that change types and compute nothing.
+# Operators that only convert types.
 _CASTS = {"CAST", "DEQUANTIZE"}
-# How far the value of an integer input may be from the contract's, in steps: float32 rounding.
+# Tolerance for the values of an integer input, in quantization steps: float32 rounding.
 _EXACT = 1e-3
-# The converter's own words, in its messages of many kilobytes.
+# Patterns of the relevant parts in the converter's messages, which have many kilobytes.
 _LACKING = re.compile(r"(?:TF Select|Custom) ops: ([^\n]+)")
 _ERROR = re.compile(r"error: ([^\n]+)")
 _UNSUPPORTED = "not yet supported for op"
 _LONGEST = 200
-# Calibration runs on slow kernels, and ends after this long. The first images are in it, whatever they take.
+# Calibration runs on slow kernels and ends after `CALIBRATION_SECONDS`, but uses at least the `_FIRST` images.
 CALIBRATION_SECONDS, _FIRST = 40.0, 10
 
 
 class TFLite:
-    """The conversion of one model to TFLite files, each in a child process.
+    """Converter of one model to TFLite files, each in a child process.
 
-    `function` and `tracked` are as in `to_saved_model`. `batch` is the number of images that the model takes at a
-    time, None for any. `calibration` is a file of pixels uint8 [N, H, W, C] as NumPy saves them, or None. `folder`
-    is a temporary one for the SavedModels that the converter reads; `isolation` has the log and the time limit of a
-    format.
+    `function` and `tracked` are as in `to_saved_model`. `calibration` is an `.npy` file of pixels uint8 [N, H, W, C],
+    or None. `folder` is a temporary folder for the SavedModels that the converter reads. `isolation` has the log and
+    the time limit per format. `batch` is the model's batch size, None if it is free.
     """
 
     def __init__(
@@ -66,29 +65,29 @@ class TFLite:
     ) -> None:
         self._function, self._tracked, self._contract = function, tracked, contract
         self._calibration, self._folder, self._isolation = calibration, folder, isolation
-        # A free batch is tried first. The first file that can be made decides for all.
+        # A free batch is tried first. The first successful conversion sets the batch of all files.
         self._batches: tuple[int | None, ...] = (None, 1) if batch is None else (batch,)
 
     @property
     def batch(self) -> int | None:
-        """The number of images that the files take at a time, None for any."""
+        """The batch size of the files, None if it is free."""
         return self._batches[0]
 
     def write(self, row: Format, path: Path) -> int:
-        """Write the model in the format of `row`, with the signature `serving_default`.
+        """Write the model to `path` in the format `row`, with the signature `serving_default`.
 
-        Returns how many images it was calibrated with: a slow model is given as many as `CALIBRATION_SECONDS` allow.
-        The child process also runs the file once in LiteRT. Raises ConversionError with the reason if the model
-        can't be converted, LiteRT can't run the file, or the format needs calibration images and there are none.
+        Returns the number of calibration images used; `CALIBRATION_SECONDS` limits it for slow models. The child
+        process also runs the file once in LiteRT. Raises ConversionError if the model can't be converted,
+        LiteRT can't run the file, or the format needs calibration images and there are none.
         """
         if row.calibrated and self._calibration is None:
             raise ConversionError(
-                f"{row.name}: needs images to find the activations' ranges; give --calibration"
+                f"{row.name}: needs calibration images for the activations' ranges; pass --calibration"
             )
         end = time.monotonic() + self._isolation.seconds
         reason: ArtifactError | None = None
         for batch in self._batches:
-            # Biases of 32 bits first: with 64, the default, every convolution runs on LiteRT's reference kernel.
+            # 32-bit biases first: with 64 bits, the default, convolutions run on LiteRT's slow reference kernel.
             for wide in (False, True) if row.activations == "int16" else (False,):
                 if (left := end - time.monotonic()) <= 0:
                     break
@@ -107,19 +106,22 @@ class TFLite:
     def _attempt(
         self, row: Format, path: Path, batch: int | None, wide: bool, seconds: float
     ) -> tuple[str, int]:
-        """Write the file and return "" and the number of calibration images, or why no batch and no bias would help."""
+        """Write the file; return the reason why no other attempt can succeed, or "", and the calibration images used.
+
+        Raises ArtifactError if another batch or bias width may succeed.
+        """
         pixels = _folded(row, self._contract.scaling)
         source = self._source(batch, pixels)
         what = _Conversion(source, row, self._contract, self._calibration, batch, pixels, wide)
-        answer: tuple[str, int] = self._isolation.run(
-            "the converter", _write, what, path, seconds=seconds, about=row.name
+        result: tuple[str, int] = self._isolation.run(
+            "the converter", _write, what, path, seconds=seconds, subject=row.name
         )
-        return answer
+        return result
 
     def _source(self, batch: int | None, pixels: bool) -> Path:
-        """Return a SavedModel that has only `serving_default`, for `batch` images as pixels or as values.
+        """Return the path of a SavedModel with only `serving_default`, which takes `batch` images as pixels or values.
 
-        Not the published one: the converter would read all of it, twice, and nearly all of it decodes images.
+        The published SavedModel isn't used: the converter would read it twice, and most of it decodes images.
         """
         folder = self._folder / f"{batch or 'any'}-{'pixels' if pixels else 'values'}"
         if not folder.exists():
@@ -141,10 +143,11 @@ class TFLite:
 
 @dataclass(frozen=True)
 class _Conversion:
-    """What to convert: the SavedModel `source`, whose one signature takes `batch` float32 images (None: any).
+    """Parameters of one conversion.
 
-    With `pixels` these are values 0…255, otherwise the contract's. `calibration` is a file of pixels uint8
-    [N, H, W, C]. With `wide`, 16-bit activations have biases of 64 bits, otherwise of 32.
+    The only signature of the SavedModel `source` takes `batch` float32 images (None: any number). With `pixels`
+    their values are 0…255, otherwise those of the contract. `calibration` is a file of pixels uint8 [N, H, W, C].
+    Biases of 16-bit activations have 64 bits if `wide`, otherwise 32.
     """
 
     source: Path
@@ -156,22 +159,22 @@ class _Conversion:
     wide: bool
 
     def images(self) -> NDArray[np.uint8]:
-        """Return the calibration images, read from the file as they are used, or else noise."""
+        """Return the calibration images as a memory map, or two images of noise if there are none."""
         if self.calibration is None:
             return np.random.default_rng(0).integers(0, 256, (2, *self.contract.shape), np.uint8)
         pixels: NDArray[np.uint8] = np.load(self.calibration, mmap_mode="r")
         return pixels
 
     def values(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return pixels [N, H, W, C] as the source takes them."""
+        """Return the inputs of `source` for pixels [N, H, W, C]."""
         return pixels.astype(np.float32) if self.pixels else self.contract.scale(pixels)
 
 
 def _folded(row: Format, scaling: Scaling) -> bool:
     """Return whether the scaling must become part of the graph, so that a uint8 input can take pixels.
 
-    An input has one scale and one whole zero point. It holds the contract's values only if these are the same for
-    all channels and the zero point is the pixel whose value is 0.
+    An input has one scale and one integer zero point. It can represent the contract's values only if all channels
+    are scaled alike and the pixel with the value 0 is a whole number.
     """
     if row.edge != "uint8":
         return False
@@ -182,9 +185,9 @@ def _folded(row: Format, scaling: Scaling) -> bool:
 
 
 def _write(what: _Conversion, path: Path) -> tuple[str, int]:
-    """Write the TFLite file `path`, having run it once, or return which integer kernels are missing.
+    """Write the TFLite file `path` and run it once; return the missing integer kernels, or "".
 
-    Also returns the number of calibration images. Raises ConversionError with any other reason.
+    Also returns the number of calibration images used. Raises ConversionError for any other failure.
     """
     try:
         data, calibrated = _converted(what)
@@ -193,22 +196,22 @@ def _write(what: _Conversion, path: Path) -> tuple[str, int]:
             return str(error), 0
         raise
     if what.row.calibrated and (floats := _computed_in_float(data)):
-        # The converter says nothing of it, whatever operators it was told to use.
+        # The converter falls back to float32 without a message, even if only integer operators are allowed.
         return (
-            f"{', '.join(floats)} would be computed in float32, for want of an integer kernel; the format "
-            "selective may keep layers in float32",
+            f"{', '.join(floats)} would be computed in float32, since TFLite has no integer kernel for it; use the "
+            "format selective, which may keep layers in float32",
             calibrated,
         )
     path.write_bytes(signature_metadata.add(data))
     try:
-        _try(what, path)
+        _check_run(what, path)
     except ArtifactError as error:
         raise ConversionError(str(error).removeprefix(f"{path}: ")) from error
     return "", calibrated
 
 
 def _converted(what: _Conversion) -> tuple[bytes, int]:
-    """Return the TFLite file and the number of images that it was calibrated with."""
+    """Return the contents of the TFLite file and the number of calibration images used."""
     row, calibrated = what.row, 0
 
     def one_by_one() -> Iterator[dict[str, Any]]:
@@ -232,7 +235,7 @@ def _converted(what: _Conversion) -> tuple[bytes, int]:
     converter.inference_input_type = converter.inference_output_type = tf.as_dtype(row.edge)
     try:
         with warnings.catch_warnings():
-            # The converter's own calibrator uses the interpreter whose deprecation it announces.
+            # The converter's calibrator itself uses the deprecated interpreter.
             warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
             data: bytes = converter.convert()
     except Exception as error:  # the converter raises its own and many built-in kinds
@@ -241,7 +244,7 @@ def _converted(what: _Conversion) -> tuple[bytes, int]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the sentence that matters in a converter's message, and what to do."""
+    """Return the relevant sentence of a converter's message, with advice where there is any."""
     text = str(error)
     if lacking := _LACKING.findall(text):
         names = ", ".join(sorted({name.strip() for each in lacking for name in each.split(",")}))
@@ -259,7 +262,7 @@ def _reason(error: Exception) -> str:
 
 
 def _computed_in_float(data: bytes) -> list[str]:
-    """Return the operators of a TFLite file that answer in float32, but for those that change types."""
+    """Return the names of a TFLite file's operators with float32 outputs, except type conversions."""
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
     return sorted(
         {
@@ -272,25 +275,25 @@ def _computed_in_float(data: bytes) -> list[str]:
     )
 
 
-def _try(what: _Conversion, path: Path) -> None:
-    """Run the file in LiteRT on as many images as it takes; ConversionError if it doesn't answer as it must."""
+def _check_run(what: _Conversion, path: Path) -> None:
+    """Run the file in LiteRT on one batch; ConversionError if the outputs' shape is wrong or they aren't finite."""
     runtime = LiteRT(path)
     images = what.images().take(range(what.batch or 2), axis=0, mode="wrap")
     if what.row.edge == "uint8":
         _check_input(what, runtime)
-        answers = Classifier(runtime, str(path)).predict(images)
+        outputs = Classifier(runtime, str(path)).predict(images)
     else:
-        answers = Classifier(runtime, str(path)).predict(what.values(images))
+        outputs = Classifier(runtime, str(path)).predict(what.values(images))
     expected = (len(images), len(what.contract.labels))
-    if answers.shape != expected or not np.isfinite(answers).all():
+    if outputs.shape != expected or not np.isfinite(outputs).all():
         raise ConversionError(
-            f"LiteRT answers {answers.shape} with {int((~np.isfinite(answers)).sum())} values that are no numbers; "
-            f"expected finite {expected}"
+            f"LiteRT returns {outputs.shape} with {int((~np.isfinite(outputs)).sum())} NaN or infinite values; "
+            f"expected {expected}, all finite"
         )
 
 
 def _check_input(what: _Conversion, runtime: LiteRT) -> None:
-    """Raise ConversionError unless the integers of the input stand for the values of the same pixels."""
+    """Raise ConversionError unless each integer of the input represents the value of the equal pixel."""
     quantization = runtime.signatures[DEFAULT_SIGNATURE].inputs[IMAGE].quantization
     pixels = np.arange(256, dtype=np.uint8)
     scaling = what.contract.scaling
@@ -302,6 +305,6 @@ def _check_input(what: _Conversion, runtime: LiteRT) -> None:
         quantization.dequantize(pixels), wanted, rtol=0, atol=_EXACT * abs(step) * 255
     ):
         raise ConversionError(
-            f"its uint8 input would take pixels for other values ({quantization}); expected {wanted[0]:g} to "
+            f"its uint8 input maps pixels to wrong values ({quantization}); expected {wanted[0]:g} to "
             f"{wanted[-1]:g} in steps of {step:g}; calibrate with images of the full range, or leave the format out"
         )

@@ -1,4 +1,4 @@
-"""The formats a model is exported in, as rows of one table.
+"""Export formats, as rows of one table.
 
 Export, verification, benchmarks, the README and the tests all iterate over `FORMATS`; a new format is a
 new row. The settings are those of TensorFlow's TFLiteConverter.
@@ -15,9 +15,9 @@ __all__ = ["FORMATS", "REFERENCE", "RELEASED", "SERVED_FILE", "Format", "select"
 class Format:
     """One TFLite format.
 
-    `weights` and `activations` are the types that the file computes with, `edge` the dtype of its input
-    and output tensors, `calibrated` whether images are needed to find the activations' ranges; `selective`
-    formats keep in float32 the layers that lose accuracy (`export.conversion.selective_quantization`).
+    `weights` and `activations` are the types used for computation. `edge` is the dtype of the input and output
+    tensors. `calibrated` formats need images for the activations' ranges. `use` is the README's description.
+    `selective` formats keep layers that lose accuracy in float32 (`export.conversion.selective_quantization`).
     """
 
     name: str
@@ -30,17 +30,17 @@ class Format:
 
     @property
     def file(self) -> str:
-        """Where the file lies within a version directory."""
+        """The file's path relative to the version directory."""
         return f"tflite/{self.name}.tflite"
 
     @property
     def exact(self) -> bool:
-        """Whether it computes what Keras does, to the last bits of float32."""
+        """Whether it computes the same as Keras, except for float32 rounding."""
         return self.weights == "float32"
 
     @property
     def integer(self) -> bool:
-        """Whether all layers compute in int8, as TensorFlow Lite Micro's kernels do."""
+        """Whether all layers compute in int8, as TensorFlow Lite Micro's kernels require."""
         return self.activations == "int8" and not self.selective
 
 
@@ -85,19 +85,19 @@ FORMATS = {
     )
 }
 
-# What every other format is compared with.
+# The format that all others are compared with.
 REFERENCE = "float32"
-# What TensorFlow Serving serves with --prefer_tflite_model: a copy of one of the files.
+# The file that TensorFlow Serving serves with --prefer_tflite_model: a copy of one of the formats.
 SERVED_FILE = "model.tflite"
-# What comes with the repository: the smallest file that runs by itself on every device.
+# The format of the files in models/released: the smallest that runs on every device without other files.
 RELEASED = "int8"
 
 
 def select(names: str | None) -> list[Format]:
-    """Return the rows for a comma-separated list of names, or all of them; UsageError names an unknown one."""
+    """Return the rows of the comma-separated `names`, or all rows without names; UsageError for an unknown name."""
     if not names:
         return list(FORMATS.values())
-    asked = [name.strip() for name in names.split(",") if name.strip()]
-    if unknown := [name for name in asked if name not in FORMATS]:
-        raise UsageError(f"no format is called {', '.join(unknown)}; there are {', '.join(FORMATS)}")
-    return [row for row in FORMATS.values() if row.name in asked]
+    requested = [name.strip() for name in names.split(",") if name.strip()]
+    if unknown := [name for name in requested if name not in FORMATS]:
+        raise UsageError(f"unknown format: {', '.join(unknown)}; expected {', '.join(FORMATS)}")
+    return [row for row in FORMATS.values() if row.name in requested]

@@ -1,7 +1,7 @@
-"""Where a quantized file goes astray: its layers' outputs beside the float32 file's, on the same images.
+"""Divergence of a quantized file, layer by layer: its layers' outputs relative to those of the float32 file.
 
-The figure is the signal-to-noise ratio of each channel, and of the channels the median: one scale for a whole
-tensor serves its largest channel well, however little it leaves of the others.
+The metric is the median over the channels of their signal-to-noise ratio. A mean would be dominated by the largest
+channel, which the common scale of a tensor always represents well.
 """
 
 import warnings
@@ -20,19 +20,19 @@ from tfship.train.common.tensorflow_loader import quiet
 
 __all__ = ["DIVERGES", "Layer", "batch", "compare", "feed", "name"]
 
-# Below this many decibels, a tenth of a channel's amplitude is noise; int8 leaves 30 to 40 in a layer.
+# In decibels: at 20 dB, a tenth of a channel's amplitude is noise. int8 layers usually have 30 to 40 dB.
 DIVERGES = 20.0
 
-# The memory for all tensors of the images that run at once.
+# Bytes for all tensors of one batch.
 _TENSOR_BYTES = 1 << 28
 
-# No layers: shapes being computed, and numbers changing their type.
+# Operators that aren't layers: they compute shapes or convert types.
 _PLUMBING = {"DELEGATE", "DEQUANTIZE", "PACK", "QUANTIZE", "SHAPE", "STRIDED_SLICE"}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: its `name`, TFLite's `operator`, and the median of its channels' `snr_db` (None: exact)."""
+    """One layer: its `name`, TFLite's `operator`, and the median SNR of its channels in decibels (None: exact)."""
 
     name: str
     operator: str
@@ -40,11 +40,11 @@ class Layer:
 
     @property
     def diverges(self) -> bool:
-        """Whether there is more noise than any format should make."""
+        """Whether there is more noise than a working format produces."""
         return self.snr_db is not None and self.snr_db < DIVERGES
 
     def describe(self) -> dict[str, Any]:
-        """Return it as cards hold it."""
+        """Return the layer's entry in the export card."""
         return {**asdict(self), "diverges": self.diverges}
 
 
@@ -55,17 +55,17 @@ def compare(
     contract: Contract,
     known: Sequence[str] = (),
 ) -> list[Layer]:
-    """Return the layers of `quantized` in order of execution, compared with those of the float32 file.
+    """Return the layers of the file `quantized` in execution order, compared with those of the float32 `reference`.
 
-    `pixels` are uint8 [N, H, W, C], of which only the first are used where the tensors of all would take too much
-    memory. `known` are the layers' names in Keras, which replace tensors' names where they are part of them.
+    `pixels` are uint8 [N, H, W, C]; only the first are used if the tensors of all would exceed 256 MiB. `known` are
+    the layers' names in Keras. They replace the names of tensors that contain them.
     """
     count = min(batch(path.read_bytes(), len(pixels))[1] for path in (reference, quantized))
     expected, found = (_outputs(path, pixels[:count], contract) for path in (reference, quantized))
     if [operator for operator, _, _ in expected] == [operator for operator, _, _ in found]:
         pairs = list(zip(expected, found, strict=True))
     else:
-        # The converter fused otherwise: what has the same name is the same.
+        # The converter fused operators differently: tensors with equal names are compared.
         by_name = {tensor: (operator, tensor, values) for operator, tensor, values in found}
         pairs = [(each, by_name[each[1]]) for each in expected if each[1] in by_name]
     return [
@@ -76,20 +76,20 @@ def compare(
 
 
 def name(tensor: str, known: Sequence[str]) -> str:
-    """Return which of the `known` layers a tensor belongs to, or the tensor's own name, shortened.
+    """Return the names of the `known` layers that a tensor belongs to, or else the tensor's shortened name.
 
-    TensorFlow names tensors by path, joined by semicolons where operators were fused, and Keras may have added
-    a number to a layer's name. Layers that became one operator are named together.
+    TensorFlow joins the paths of fused operators by semicolons, and Keras may add a number to a layer's name. The
+    names of layers fused into one operator are joined by " + ".
     """
     parts = {part for path in tensor.split(";") for part in path.split("/")}
-    fitting = {max((each for each in known if _is(part, each)), key=len, default="") for part in parts}
+    fitting = {max((each for each in known if _is_named(part, each)), key=len, default="") for part in parts}
     return " + ".join(each for each in known if each in fitting) or tensor.split(";")[0]
 
 
 def batch(data: bytes, most: int) -> tuple[bool, int]:
-    """Return whether a TFLite file takes any number of images, and at most how many may keep all their tensors.
+    """Return whether the batch of the TFLite file `data` is free, and the batch size to run with all tensors kept.
 
-    That is the file's own number where it is fixed, otherwise up to `most`, whose tensors have 256 MB.
+    The size is the file's if it is fixed, otherwise at most `most`, limited so that the tensors fit into 256 MiB.
     """
     with quiet():
         interpreter = Interpreter(model_content=data)
@@ -101,12 +101,15 @@ def batch(data: bytes, most: int) -> tuple[bool, int]:
         int(np.prod(each["shape"], dtype=np.int64)) * np.dtype(each["dtype"]).itemsize
         for each in interpreter.get_tensor_details()
     )
-    # Without the constants, which are most of the file.
+    # Constants don't grow with the batch; they are most of the file.
     return True, int(np.clip(_TENSOR_BYTES // max(1, tensors - len(data)), 1, most))
 
 
 def feed(interpreter: Interpreter, images: NDArray[np.float32]) -> None:
-    """Give images float32 [N, H, W, C] to an interpreter's one input, quantized where it is, tensors allocated."""
+    """Allocate the tensors of `interpreter` and set its one input to `images`, float32 [N, H, W, C].
+
+    A quantized input gets quantized values.
+    """
     (input_,) = interpreter.get_input_details()
     interpreter.resize_tensor_input(input_["index"], images.shape)
     interpreter.allocate_tensors()
@@ -118,19 +121,19 @@ def feed(interpreter: Interpreter, images: NDArray[np.float32]) -> None:
         interpreter.set_tensor(input_["index"], images)
 
 
-def _is(part: str, layer: str) -> bool:
-    """Tell whether a part of a tensor's path is a layer's name, or that and a number."""
+def _is_named(part: str, layer: str) -> bool:
+    """Return whether `part` of a tensor's path is a layer's name, with or without a number added by Keras."""
     return part == layer or (part.startswith(f"{layer}_") and part[len(layer) + 1 :].isdigit())
 
 
 def _outputs(
     path: Path, pixels: NDArray[np.uint8], contract: Contract
 ) -> list[tuple[str, str, NDArray[np.float32]]]:
-    """Run a file and return operator, tensor name and real values of each layer's output."""
+    """Run a file and return each layer's operator, output tensor name and dequantized output."""
     with warnings.catch_warnings():
-        # Keeping all tensors is for debugging only, it warns; this is debugging.
+        # The interpreter warns that keeping all tensors is for debugging only.
         warnings.filterwarnings("ignore", message=r".*experimental_preserve_all_tensors")
-        # Without XNNPACK, which runs several layers as one and shows none of them.
+        # XNNPACK would fuse layers and hide their outputs.
         interpreter = Interpreter(
             model_content=path.read_bytes(),
             experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
@@ -162,8 +165,9 @@ def _snr(signal: NDArray[np.float32], values: NDArray[np.float32]) -> float | No
     axes = tuple(range(signal.ndim - 1))
     power = np.square(signal, dtype=np.float64).mean(axes)
     noise = np.square(values.astype(np.float64) - signal).mean(axes)
-    lit = power > 0
-    if not (noise[lit] > 0).any():
+    active = power > 0
+    power, noise = power[active], noise[active]
+    if not (noise > 0).any():
         return None
-    # A channel without noise is as good as one that has 200 dB.
-    return round(float(np.median(10 * np.log10(power[lit] / np.maximum(noise[lit], power[lit] * 1e-20)))), 1)
+    # Channels without noise count as 200 dB.
+    return round(float(np.median(10 * np.log10(power / np.maximum(noise, power * 1e-20)))), 1)

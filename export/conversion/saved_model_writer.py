@@ -1,4 +1,4 @@
-"""Write a model as a SavedModel. Loads TensorFlow."""
+"""Writer of SavedModels with fixed signatures. Loads TensorFlow."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ from tfship.export.runtimes.protocol import DEFAULT_SIGNATURE, IMAGE, PROBABILIT
 
 __all__ = ["LABELS", "serving_default", "to_saved_model"]
 
-# The asset with the classes' names, a line each.
+# The asset with the class names, one per line.
 LABELS = "labels.txt"
 
 
@@ -27,9 +27,9 @@ def to_saved_model(
 ) -> None:
     """Write a SavedModel with the contract's four signatures into `folder`.
 
-    `function` takes images as the contract says and returns probabilities [N, classes]; `tracked` is what holds
-    its variables. The names are ours, because Keras' automatic ones change from run to run and would break
-    clients. The batch dimension is free.
+    `function` maps images float32 [N, H, W, C], scaled by the contract, to probabilities [N, classes]. `tracked`
+    holds its variables. The names of signatures and tensors are fixed: Keras' automatic names change from run to run
+    and would break clients. The batch dimension is free.
     """
     prepare = preparation(contract)
     labels = tf.constant(contract.labels)
@@ -37,31 +37,31 @@ def to_saved_model(
     def of_pixels(pixels: tf.Tensor) -> tf.Tensor:
         return function(contract.scaling.apply(tf.cast(pixels, tf.float32)))
 
-    # A function of its own, so that the graph holds the preparation once for both signatures.
+    # A separate tf.function, so that the graph contains the preparation once for both signatures.
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])  # type: ignore[untyped-decorator]
-    def of_pictures(pictures: tf.Tensor) -> tf.Tensor:
-        return of_pixels(tf.map_fn(prepare, pictures, fn_output_signature=tf.uint8))
+    def of_encoded(images: tf.Tensor) -> tf.Tensor:
+        return of_pixels(tf.map_fn(prepare, images, fn_output_signature=tf.uint8))
 
-    def texts(name: str) -> tf.TensorSpec:
+    def strings(name: str) -> tf.TensorSpec:
         return tf.TensorSpec((None,), tf.string, name=name)
 
     @tf.function(input_signature=[_images(contract, tf.uint8)])  # type: ignore[untyped-decorator]
     def serve_uint8(image: tf.Tensor) -> dict[str, tf.Tensor]:
         return {PROBABILITIES: of_pixels(image)}
 
-    @tf.function(input_signature=[texts("image_bytes")])  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=[strings("image_bytes")])  # type: ignore[untyped-decorator]
     def serve_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities = of_pictures(image_bytes)
+        probabilities = of_encoded(image_bytes)
         label = tf.gather(labels, tf.argmax(probabilities, 1))
         return {PROBABILITIES: probabilities, "label": label, "score": tf.reduce_max(probabilities, 1)}
 
-    @tf.function(input_signature=[texts("inputs")])  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=[strings("inputs")])  # type: ignore[untyped-decorator]
     def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         features = tf.io.parse_example(inputs, {EXAMPLE_FEATURE: tf.io.FixedLenFeature([], tf.string)})
-        scores = of_pictures(features[EXAMPLE_FEATURE])
+        scores = of_encoded(features[EXAMPLE_FEATURE])
         return {"classes": tf.tile(labels[tf.newaxis], [tf.shape(scores)[0], 1]), "scores": scores}
 
-    # Not keras.export.ExportArchive: it writes every variable twice, which doubles what is deployed.
+    # Not keras.export.ExportArchive: it writes every variable twice, which doubles the size.
     module = tf.Module()
     module.tracked = tracked
     folder.mkdir(exist_ok=True)
@@ -82,7 +82,7 @@ def to_saved_model(
 def serving_default(
     function: Callable[[tf.Tensor], tf.Tensor], contract: Contract, batch: int | None = None
 ) -> Any:
-    """Return the signature `serving_default`, for `batch` images, float32, as `function` takes them (None: any)."""
+    """Return the signature `serving_default`: `function` on `batch` float32 images (None: any number)."""
 
     @tf.function(input_signature=[_images(contract, tf.float32, batch)])  # type: ignore[untyped-decorator]
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -96,9 +96,9 @@ def _images(contract: Contract, dtype: tf.DType, batch: int | None = None) -> tf
 
 
 def _name_methods(folder: Path) -> None:
-    """Give the `classify` signature the method name that TensorFlow Serving's Classify looks for.
+    """Set the method name of the `classify` signature to the one that TensorFlow Serving's Classify expects.
 
-    TensorFlow 2 writes every signature as one for Predict; this is its own tool for changing that.
+    TensorFlow 2 writes the Predict method for every signature; `MethodNameUpdater` is its tool for changing that.
     """
     updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(folder))
     updater.replace_method_name(

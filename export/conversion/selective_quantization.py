@@ -1,6 +1,6 @@
-"""int8 but for the layers that lose accuracy by it, which stay float32; found by measuring.
+"""Selective quantization: int8, except for layers that are measured to lose accuracy by it and stay float32.
 
-With ai-edge-quantizer, from the float32 file. TensorFlow is not needed and never loaded.
+It quantizes the float32 file with ai-edge-quantizer. TensorFlow is not needed and never loaded.
 """
 
 import bisect
@@ -31,17 +31,17 @@ from tfship.train.common.tensorflow_loader import quiet
 
 __all__ = ["CHANGED", "MOVED", "SECONDS", "quantize", "write"]
 
-# Of the probability, this share may move to other classes on average; the examples' int8 files move 0.002 to
-# 0.007, and lose nothing by it.
+# The mean share of the probability that may move to other classes. The examples' int8 files move 0.002 to 0.007
+# without a loss of accuracy.
 MOVED = 0.01
-# This share of the decisions may change, and one decision of few.
+# The share of the decisions that may change; at least one decision may.
 CHANGED = 0.01
 # Seconds for calibration and measurements unless the caller says otherwise.
 SECONDS = 120.0
 
-# The shares of the seconds in which calibration ends, and a single measurement runs images.
+# Shares of the time limit for the calibration and for the first measurement.
 _CALIBRATION, _MEASUREMENT = 1 / 3, 1 / 40
-# Images that are calibrated at once: all their tensors are kept meanwhile.
+# The largest batch for calibration, which keeps all tensors in memory.
 _AT_ONCE = 20
 
 
@@ -54,7 +54,7 @@ def write(
     known: Sequence[str] = (),
     seconds: float = SECONDS,
 ) -> tuple[list[str], int]:
-    """Do what `quantize` does in a child process and show its progress on stderr."""
+    """Run `quantize` in a child process of `isolation`, and show its progress on stderr; see `quantize`."""
     with Progress("selective", round(seconds), "s") as progress:
         shown = 0
 
@@ -64,7 +64,7 @@ def write(
             progress.advance(spent - shown, note=state[1])
             shown = spent
 
-        answer: tuple[list[str], int] = isolation.run(
+        result: tuple[list[str], int] = isolation.run(
             "the quantizer",
             quantize,
             reference,
@@ -75,9 +75,9 @@ def write(
             seconds,
             seconds=isolation.seconds + seconds,
             watch=show,
-            about=path.stem,
+            subject=path.stem,
         )
-    return answer
+    return result
 
 
 def quantize(
@@ -88,15 +88,16 @@ def quantize(
     known: Sequence[str] = (),
     seconds: float = SECONDS,
 ) -> tuple[list[str], int]:
-    """Write the float32 file as an int8 file with float32 inputs and outputs.
+    """Quantize the float32 file `reference` to an int8 file `path` with float32 inputs and outputs.
 
-    Returns the layers kept in float32 and the number of images that the others were calibrated with. `images` is a
-    file of pixels uint8 [N, H, W, C]. The damage of layers is what quantizing only them moves and
-    changes, relative to `MOVED` and `CHANGED`: the larger of both. If that of all layers is more than 1, the worst half
-    is searched for the layer that does most, then the next, and these stay float32 until it is at most 1. After
-    `seconds`, groups of layers that haven't been searched stay float32 as a whole. For large models the time limits
-    the number of images, too. `known` are the layers' names in Keras. Raises ConversionError if no layer can be in
-    int8.
+    Returns the names of the layers kept in float32 and the number of calibration images. `images` is a file of pixels
+    uint8 [N, H, W, C]. `known` are the layers' names in Keras.
+
+    The damage of a group of layers is measured with only this group in int8. It is the larger of two ratios: moved
+    probability to `MOVED`, and changed decisions to `CHANGED`. If the damage of all layers exceeds 1, the group with
+    the most damage is bisected down to a single layer, which stays float32. This repeats until the damage is at
+    most 1. After `seconds`, groups that weren't bisected stay float32 as a whole. For large models the time also limits
+    the number of images. Raises ConversionError if no layer can be in int8.
     """
     work = _Work(reference.read_bytes(), np.load(images, mmap_mode="r"), contract, seconds)
     data, kept = _search(work)
@@ -108,11 +109,11 @@ def _search(work: "_Work") -> tuple[bytes, set[int]]:
     """Return a file whose damage is at most 1, and the indices of its layers in float32."""
     count = len(work.scopes)
     data = work.quantized(range(count))
-    whole = work.damage(data, "all layers")
-    if whole <= 1:
+    total = work.damage(data, "all layers")
+    if total <= 1:
         return data, set()
-    # Groups of consecutive layers, the worst first.
-    groups, kept = [(-whole, 0, count)], set[int]()
+    # Groups of consecutive layers, the most damage first.
+    groups, kept = [(-total, 0, count)], set[int]()
     while groups and work.left > 0:
         _, start, end = heapq.heappop(groups)
         if end - start > 1:
@@ -129,27 +130,28 @@ def _search(work: "_Work") -> tuple[bytes, set[int]]:
             return data, kept
     groups.sort()
 
-    def without(number: int) -> set[int]:
+    def kept_with(number: int) -> set[int]:
         return kept.union(*(range(low, high) for _, low, high in groups[:number]))
 
-    def enough(number: int) -> bool:
-        rest = set(range(count)) - without(number)
+    def is_enough(number: int) -> bool:
+        rest = set(range(count)) - kept_with(number)
         return work.damage(work.quantized(rest), f"{len(rest)} of {count} layers") <= 1
 
-    kept = without(bisect.bisect_left(range(len(groups)), True, lo=1, key=enough) if groups else 0)
+    # The smallest number of groups, by damage, that must stay float32.
+    kept = kept_with(bisect.bisect_left(range(len(groups)), True, lo=1, key=is_enough) if groups else 0)
     if len(kept) == count:
-        reason = "every layer loses too much in int8"
+        reason = "every layer loses too much accuracy in int8; serve another format"
         if work.left <= 0:
-            reason = "no layer was found that can be in int8 in the time; give more by --selective-seconds"
+            reason = "found no layer for int8 within the time limit; raise --selective-seconds"
         raise ConversionError(f"selective: {reason}")
     return work.quantized(set(range(count)) - kept), kept
 
 
 class _Work:
-    """A file, calibrated once, to be quantized in any of its layers.
+    """A float32 file, calibrated once, of which any set of layers can be quantized and measured.
 
-    `scopes` are the quantizer's names of the layers, in order of execution; `batch_free` whether the file takes any
-    number of images; `calibrated` how many were used.
+    `scopes` are the quantizer's names of the layers, in execution order. `batch_free` is whether the file takes any
+    number of images. `calibrated` is the number of calibration images used.
     """
 
     def __init__(self, data: bytes, pixels: NDArray[np.uint8], contract: Contract, seconds: float) -> None:
@@ -167,34 +169,36 @@ class _Work:
         graph, *bodies = tfl_flatbuffer_utils.read_model(data).subgraphs
         if bodies:
             raise ConversionError(
-                "selective: the model has loops or branches, as recurrent layers do, which the quantizer can't "
-                "calibrate; serve another format"
+                "selective: the model has loops or branches, for example of recurrent layers; the quantizer can't "
+                "calibrate them; serve another format"
             )
         self.scopes = [tfl_flatbuffer_utils.get_op_scope(each, graph.tensors) for each in graph.operators]
         self.batch_free, self._at_once = batch(data, _AT_ONCE)
         self._order = calibration.order(len(pixels))
-        self._ranges = self._calibrated(seconds * _CALIBRATION)
+        self._ranges = self._calibrate(seconds * _CALIBRATION)
         self._images = len(pixels)
         self._expected = self._run(data, seconds * _MEASUREMENT)
         self._images = len(self._expected)
 
     @property
     def left(self) -> float:
-        """The seconds that are left."""
+        """The remaining seconds."""
         return self._seconds - (time.monotonic() - self._start)
 
     def quantized(self, layers: Iterable[int]) -> bytes:
-        """Return the file with the layers of these indices in int8."""
+        """Return the file with the layers at these indices in int8."""
         scopes = {self.scopes[index] for index in layers}
         if not scopes:
             return self._data
         with _silent():
             return bytes(
-                self._with(scopes).quantize(self._ranges, enable_progress_report=False).quantized_model
+                self._quantizer_of(scopes)
+                .quantize(self._ranges, enable_progress_report=False)
+                .quantized_model
             )
 
     def damage(self, data: bytes, what: str) -> float:
-        """Return the damage of a file; `what` describes it in the progress."""
+        """Return the damage of the file `data` (see `quantize`); `what` describes it in the progress."""
         found, expected = self._run(data), self._expected
         self._report(what)
         # The mean total variation distance between the probabilities.
@@ -207,14 +211,18 @@ class _Work:
     def _report(self, what: str) -> None:
         report((self._seconds - self.left, what))
 
-    def _calibrated(self, seconds: float) -> dict[str, dict[str, Any]]:
-        """Return the ranges of all tensors, over as many images as can be calibrated in `seconds`."""
-        whole, ranges, end = self._with(set(self.scopes)), dict[str, dict[str, Any]](), self.left - seconds
+    def _calibrate(self, seconds: float) -> dict[str, dict[str, Any]]:
+        """Return the ranges of all tensors, over the images that can be run in `seconds`."""
+        whole, ranges, end = (
+            self._quantizer_of(set(self.scopes)),
+            dict[str, dict[str, Any]](),
+            self.left - seconds,
+        )
         self.calibrated = 0
         for images in self._batches(len(self._pixels)):
             self.calibrated += len(images)
             with _silent():
-                # One by one: of several batches it takes a moving average of their ranges, which cuts the largest off.
+                # Batch by batch: over several, the quantizer averages the ranges, which cuts off the extremes.
                 found = whole.calibrate({DEFAULT_SIGNATURE: [{IMAGE: images}]}, num_threads=1)
             for tensor, range_ in found.items():
                 before = ranges.setdefault(tensor, range_)
@@ -227,7 +235,7 @@ class _Work:
         return ranges
 
     def _run(self, data: bytes, seconds: float = np.inf) -> NDArray[np.float32]:
-        """Return a file's probabilities for the images, or for as many as it takes `seconds`."""
+        """Return a file's probabilities [n, labels] for the images that can be run in `seconds`, by default all."""
         with quiet():
             interpreter = Interpreter(model_content=data)
         runner, parts, end = interpreter.get_signature_runner(DEFAULT_SIGNATURE), [], self.left - seconds
@@ -241,23 +249,21 @@ class _Work:
         for start in range(0, count, self._at_once):
             yield self._contract.scale(self._pixels[self._order[start : min(start + self._at_once, count)]])
 
-    def _with(self, scopes: set[str]) -> Any:
+    def _quantizer_of(self, scopes: set[str]) -> Any:
         from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
-        found = self._quantizer(self._data)
-        found.load_quantization_recipe(self._base)
+        made = self._quantizer(self._data)
+        made.load_quantization_recipe(self._base)
         for edge in ("INPUT", "OUTPUT"):
-            found.update_quantization_recipe(".*", edge, None, AlgorithmName.NO_QUANTIZE)
+            made.update_quantization_recipe(".*", edge, None, AlgorithmName.NO_QUANTIZE)
         for scope in self.scopes:
             if scope not in scopes:
-                found.update_quantization_recipe(
-                    f"^{re.escape(scope)}$", "*", None, AlgorithmName.NO_QUANTIZE
-                )
-        return found
+                made.update_quantization_recipe(f"^{re.escape(scope)}$", "*", None, AlgorithmName.NO_QUANTIZE)
+        return made
 
 
 def _batch_free(data: bytes) -> bytes:
-    """Say again that the outputs' batch is free: the quantizer's own last operator doesn't, though it is."""
+    """Return the file `data` with a free batch in the outputs' shapes, which the quantizer's last operator omits."""
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
     for graph in model.subgraphs:
         for index in graph.outputs:
@@ -268,7 +274,7 @@ def _batch_free(data: bytes) -> bytes:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Hold back what the quantizer says: a bar of its own, and warnings of what it does on purpose."""
+    """Suppress the quantizer's progress bar, output and warnings."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), quiet():
         warnings.filterwarnings("ignore", message=r".*experimental_preserve_all_tensors")
         yield

@@ -1,6 +1,6 @@
-"""The metadata entry of a TFLite file from which TensorFlow Serving takes its signatures.
+"""The metadata entry of a TFLite file from which TensorFlow Serving reads the signatures.
 
-TensorFlow Serving doesn't read TFLite's own signatures. It reads the entry `signature_defs_metadata`: a FlexBuffer map
+TensorFlow Serving ignores TFLite's signatures. It reads the entry `signature_defs_metadata`: a FlexBuffer map
 from a signature's key to a serialized tensorflow.SignatureDef, as TensorFlow's `SetSignatureDefMap` writes it
 (tensorflow/lite/tools/signature/signature_def_util). TensorFlow isn't needed here, and never loaded.
 """
@@ -30,7 +30,7 @@ _DATA_TYPES = {
 
 
 def read(data: bytes) -> dict[str, Signature]:
-    """Return the signatures in the entry of a TFLite file, by key; none if there is no entry.
+    """Return the signatures in the entry of the TFLite file `data`, by key; empty if there is no entry.
 
     The file must be a valid FlatBuffer. Raises ValueError if the entry is damaged.
     """
@@ -40,25 +40,26 @@ def read(data: bytes) -> dict[str, Signature]:
         if entry.Name() == _ENTRY.encode():
             try:
                 return dict(_signatures(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()))
-            except Exception as error:  # FlexBuffers and protobuf raise any kind for bytes that aren't theirs
+            except Exception as error:  # FlexBuffers and protobuf raise many kinds for invalid bytes
                 raise ValueError(f"its metadata entry {_ENTRY} is damaged: {error}") from error
     return {}
 
 
 def add(data: bytes) -> bytes:
-    """Return a TFLite file with the entry made from its own signatures; one that is there already is replaced.
+    """Return the TFLite file `data` with the entry, made from TFLite's signatures; it replaces an existing entry.
 
-    Only signatures of the first subgraph are described: it is the one that TensorFlow Serving runs. Raises
-    ConversionError if the file has none, or if a tensor can't be described.
+    Only signatures of the first subgraph are described, because TensorFlow Serving runs no other. Raises
+    ConversionError if there are none, or if a tensor can't be described.
     """
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
-    # In the order of their keys, as FlexBuffers needs it.
     found = {each.signatureKey.decode(): each for each in model.signatureDefs or () if not each.subgraphIndex}
     if not found:
-        raise ConversionError("the TFLite file has no signature to describe for TensorFlow Serving")
+        raise ConversionError(
+            "the TFLite file has no signature to describe for TensorFlow Serving; expected serving_default"
+        )
     builder = flexbuffers.Builder()
     with builder.Map():
-        for key in sorted(found):
+        for key in sorted(found):  # FlexBuffers requires sorted keys
             builder.String(key, _Serialized(_definition(found[key], model.subgraphs[0].tensors)))
     content = list(builder.Finish())
     entry = next((each for each in model.metadata or () if each.name == _ENTRY.encode()), None)
@@ -71,14 +72,14 @@ def add(data: bytes) -> bytes:
 
 
 class _Serialized(bytes):
-    """A message's bytes, which FlexBuffers' builder takes for a string: it only has strings encode themselves."""
+    """Serialized message that FlexBuffers' builder accepts as a string: it only calls `encode`."""
 
     def encode(self, _encoding: str) -> bytes:
         return bytes(self)
 
 
 def _definition(found: Any, tensors: Any) -> bytes:
-    """Return the serialized SignatureDef for a signature of the file (`SignatureDefT`)."""
+    """Return the serialized SignatureDef for TFLite's signature `found` (`SignatureDefT`)."""
     definition = _SignatureDef(method_name=PREDICT)
     for maps, infos in ((found.inputs, definition.inputs), (found.outputs, definition.outputs)):
         for each in maps:
@@ -86,7 +87,7 @@ def _definition(found: Any, tensors: Any) -> bytes:
             if tensor.type not in _DATA_TYPES:
                 kind = flatbuffer_utils.type_to_name(tensor.type)
                 raise ConversionError(
-                    f"the tensor {each.name.decode()} is of type {kind}, which can't be served"
+                    f"the tensor {each.name.decode()} has the type {kind}, which TensorFlow Serving can't serve"
                 )
             info.name = tensor.name.decode()
             info.dtype = _DATA_TYPES[tensor.type]
@@ -94,7 +95,7 @@ def _definition(found: Any, tensors: Any) -> bytes:
             for size in () if shape is None else shape:
                 info.tensor_shape.dim.add(size=int(size))
     serialized: bytes = definition.SerializeToString(deterministic=True)
-    # TensorFlow reads it as a C string. A scalar's shape is left out above, as an empty message has a length of zero.
+    # TensorFlow reads it as a C string. The loop above leaves out a scalar's shape: an empty message has length 0.
     if b"\0" in serialized:
         raise ConversionError("a tensor with a dimension of 0 can't be described for TensorFlow Serving")
     return serialized

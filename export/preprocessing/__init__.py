@@ -1,1 +1,1 @@
-"""The input contract, and preprocessing inside a TensorFlow graph."""
+"""The input contract, and preprocessing in a TensorFlow graph."""

@@ -1,4 +1,4 @@
-"""Encoded images to pixels inside a TensorFlow graph, as `client.images.decoding` with Pillow. Loads TensorFlow."""
+"""Image decoding in a TensorFlow graph; `client.images.decoding` does the same with Pillow. Loads TensorFlow."""
 
 import tensorflow as tf
 
@@ -7,19 +7,19 @@ from tfship.export.preprocessing import input_contract as rules
 __all__ = ["decoded"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-# EXIF comes first in a JPEG, in one segment of at most 64 KiB behind perhaps another.
+# In a JPEG, EXIF is in one of the first two segments, of at most 64 KiB each.
 _EXIF_WITHIN, _EXIF_BYTES = 1 << 17, 1 << 16
-# How EXIF begins: the header of a TIFF file, little-endian or big-endian.
+# EXIF begins with the header of a TIFF file, little-endian or big-endian.
 _LITTLE, _BIG = b"II*\0", b"MM\0*"
 _ORIENTATION_TAG = 0x0112
-# Larger images are converted strip by strip, to hold no copies of all of it in wider types.
+# Larger images are converted in strips, which avoids copies of the whole image in wider dtypes.
 _STRIP_PIXELS = 1 << 20
 
 
 def decoded(data: tf.Tensor, channels: int) -> tf.Tensor:
-    """Return a PNG or JPEG (a string) upright, on paper, uint8 [h, w, channels], 1 (grey) or 3 (RGB).
+    """Return an encoded PNG or JPEG (a string) upright, on paper, uint8 [h, w, channels], 1 (grey) or 3 (RGB).
 
-    What is neither, is damaged or too large is an InvalidArgumentError that says so.
+    The operations raise InvalidArgumentError for other formats and for damaged or too large images.
     """
     is_png = tf.strings.substr(data, 0, len(_PNG)) == _PNG
     is_jpeg = tf.io.is_jpeg(data)
@@ -35,16 +35,16 @@ def decoded(data: tf.Tensor, channels: int) -> tf.Tensor:
 def _jpeg(data: tf.Tensor) -> tf.Tensor:
     size = tf.image.extract_jpeg_shape(data)
     with tf.control_dependencies([_affordable(size[0], size[1])]):
-        # As Pillow decodes; TensorFlow's default is the faster, coarser transform.
+        # The transform of Pillow; TensorFlow's default is a faster, less accurate one.
         return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
 
 
 def _png(data: tf.Tensor) -> tf.Tensor:
-    """Return the pixels as stored: grey, grey and opacity, RGB, or RGB and opacity.
+    """Return the stored pixels: grey, grey and opacity, RGB, or RGB and opacity.
 
-    Asked for four channels, TensorFlow makes greys of fewer than 8 bits nearly transparent.
+    With channels=4, TensorFlow would make greys of fewer than 8 bits nearly transparent.
     """
-    # The header: width and height in big-endian, the bits of a sample, what a pixel is made of.
+    # The header: width and height in big-endian, the bits per sample, the colour type.
     header = tf.cast(tf.io.decode_raw(tf.strings.substr(data, 16, 10), tf.uint8, fixed_length=10), tf.int64)
     width, height = (tf.reduce_sum(header[at : at + 4] * [1 << 24, 1 << 16, 1 << 8, 1]) for at in (0, 4))
     with tf.control_dependencies([_affordable(height, width)]):
@@ -56,7 +56,7 @@ def _png(data: tf.Tensor) -> tf.Tensor:
 
 
 def _narrowed(pixels: tf.Tensor, grey: tf.Tensor) -> tf.Tensor:
-    """Return pixels of 16 bits in 8, as Pillow does: grey is scaled; of colours the lower half is dropped."""
+    """Convert 16-bit pixels to 8 bits like Pillow: grey is scaled, colours lose their lower bits."""
     wide = tf.cast(pixels, tf.int32)
     return tf.cast(tf.where(grey, (wide + 128) // 257, wide // 256), tf.uint8)
 
@@ -70,7 +70,7 @@ def _affordable(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
 
 
 def _paper(stored: tf.Tensor) -> tf.Tensor:
-    """Return what transparent parts are laid on: white, or black if the ink would vanish on white."""
+    """Return the background of transparent parts: white, or black if the ink would vanish on white."""
 
     def chosen() -> tf.Tensor:
         darkest = tf.reduce_min(_coloured(stored, 1, tf.constant(255.0)))
@@ -80,14 +80,14 @@ def _paper(stored: tf.Tensor) -> tf.Tensor:
 
 
 def _coloured(stored: tf.Tensor, channels: int, paper: tf.Tensor) -> tf.Tensor:
-    """Return pixels uint8 [h, w, 1…4] as grey (ITU-R 601 luma) or RGB on paper of a value."""
+    """Return pixels uint8 [h, w, 1…4] as grey (ITU-R 601 luma) or RGB, on a background of value `paper`."""
     height, width, found = (tf.shape(stored)[axis] for axis in range(3))
     rows = tf.maximum(1, _STRIP_PIXELS // tf.maximum(width, 1))
 
     def on_paper(colour: tf.Tensor, opacity: tf.Tensor) -> tf.Tensor:
         return tf.floor((colour * opacity + paper * (255.0 - opacity) + 127.0) / 255.0)
 
-    # Whole numbers below 2²⁴, which float32 holds exactly.
+    # Whole numbers below 2²⁴, which float32 represents exactly.
     def converted(strip: tf.Tensor) -> tf.Tensor:
         opaque = tf.cond(
             found % 2 == 0,
@@ -111,13 +111,13 @@ def _coloured(stored: tf.Tensor, channels: int, paper: tf.Tensor) -> tf.Tensor:
 
 
 def _luma(colour: tf.Tensor) -> tf.Tensor:
-    """Return luma float32 [h, w, 1] of float32 [h, w, 3], with Pillow's weights of 16 bits."""
+    """Return luma float32 [h, w, 1] of `colour` float32 [h, w, 3], with Pillow's 16-bit weights."""
     weights = tf.constant([[19595.0], [38470.0], [7471.0]])
     return tf.floor((tf.tensordot(colour, weights, 1) + 32768.0) / 65536.0)
 
 
 def _orientation(data: tf.Tensor, mark: tf.Tensor) -> tf.Tensor:
-    """Return the EXIF orientation behind a mark, 1…8; 1, upright, where nothing is said (EXIF 2.32, 4.6.4)."""
+    """Return the EXIF orientation 1…8 after `mark`; 1 (upright) without one (EXIF 2.32, 4.6.4)."""
     behind = tf.strings.split(data, mark)[1:]
     heads = tf.strings.substr(behind, 0, len(_LITTLE))
     is_exif = (heads == _LITTLE) | (heads == _BIG)
@@ -130,7 +130,7 @@ def _orientation(data: tf.Tensor, mark: tf.Tensor) -> tf.Tensor:
 
 
 def _oriented(exif: tf.Tensor, little: tf.Tensor) -> tf.Tensor:
-    """Return the orientation that EXIF says, which is a TIFF file without an image."""
+    """Return the orientation in EXIF data, which is a TIFF file without an image."""
     found = tf.cast(tf.io.decode_raw(exif, tf.uint8), tf.int32)
     size = tf.size(found)
     padded = tf.pad(found, [[0, 2]])

@@ -1,7 +1,7 @@
-"""The method `digit` of `export.preprocessing.input_contract` inside a TensorFlow graph. Loads TensorFlow.
+"""The method `digit` of `export.preprocessing.input_contract` in a TensorFlow graph. Loads TensorFlow.
 
-`client.images.preprocessing` and `client.images.segmentation` do the same with NumPy. Arrays have an axis of two for
-dark ink and, on the negative, light ink. Large arrays of whole numbers below 2²⁴ are float32, which is fastest.
+`client.images.preprocessing` and `client.images.segmentation` do the same with NumPy. An axis of two is for dark ink
+and, on the negative, light ink. Large arrays of whole numbers below 2²⁴ are float32, which is fastest.
 """
 
 from typing import NamedTuple
@@ -16,12 +16,12 @@ from tfship.export.preprocessing.resampling import NUDGE, lanczos, resampling, t
 __all__ = ["prepared"]
 
 _LEVELS = 256
-# The widest pen of MNIST's kind, on the largest image.
+# The width in pixels of MNIST's pen on the largest image.
 _PEN = int(rules.STROKE * rules.MOST_SIDE / rules.REDUCTION)
 
 
 def prepared(pixels: tf.Tensor, contract: Contract) -> tf.Tensor:
-    """Return an image, uint8 [h, w, 1], as MNIST shows a digit, uint8 [height, width, 1] of the contract."""
+    """Return `pixels` uint8 [h, w, 1] in MNIST's form, uint8 [height, width, 1] of the contract."""
     grey = pixels[..., 0]
     box = contract.height * rules.BOX // rules.FIELD
     return tf.cond(
@@ -30,11 +30,11 @@ def prepared(pixels: tf.Tensor, contract: Contract) -> tf.Tensor:
 
 
 def _is_prepared(grey: tf.Tensor, contract: Contract, box: int) -> tf.Tensor:
-    """Tell whether an image of the model's size has black paper and a digit of the box's size, or nearly."""
+    """Return whether an image has the model's size, black paper and a digit of nearly the box's size."""
 
     def fits() -> tf.Tensor:
         border = tf.sort(tf.cast(tf.concat([grey[0], grey[-1], grey[:, 0], grey[:, -1]], 0), tf.int32))
-        # The median of an even number of values is the mean of two: 0 if both are.
+        # The median of an even number of values is the mean of the middle two: 0 only if both are 0.
         on_black = (border[tf.size(border) // 2] == 0) & tf.reduce_any(grey > 0)
         return tf.cond(on_black, as_large, lambda: False)
 
@@ -46,9 +46,9 @@ def _is_prepared(grey: tf.Tensor, contract: Contract, box: int) -> tf.Tensor:
 
 
 class _Written(NamedTuple):
-    """A digit, if it is there: its strokes float32 [h, w] of 0…255, and the box int32 [4] that it lies in."""
+    """A digit: whether it was found, its strokes float32 [h, w] of 0…255, and its bounding box int32 [4]."""
 
-    there: tf.Tensor
+    found: tf.Tensor
     strokes: tf.Tensor
     box: tf.Tensor
 
@@ -57,7 +57,7 @@ def _strokes(grey: tf.Tensor) -> tf.Tensor:
     """Return the strokes of the digit, float32 [h, w] of 0…255."""
     factor = _reduction(grey)
     first = _located(_reduced(grey, factor))
-    with tf.control_dependencies([_seen(first.there)]):
+    with tf.control_dependencies([_require(first.found)]):
         top, bottom, left, right = tf.unstack(first.box * factor)
     margin = tf.cast(rules.MARGIN * tf.cast(tf.maximum(bottom - top, right - left), tf.float64), tf.int32)
     near = grey[tf.maximum(0, top - margin) : bottom + margin, tf.maximum(0, left - margin) : right + margin]
@@ -65,24 +65,24 @@ def _strokes(grey: tf.Tensor) -> tf.Tensor:
 
     def again() -> tf.Tensor:
         second = _located(_reduced(near, closer))
-        return tf.cond(second.there, lambda: second.strokes, lambda: first.strokes)
+        return tf.cond(second.found, lambda: second.strokes, lambda: first.strokes)
 
     return tf.cond(closer < factor, again, lambda: first.strokes)
 
 
-def _seen(anything: tf.Tensor) -> tf.Operation:
+def _require(found: tf.Tensor) -> tf.Operation:
     return tf.debugging.Assert(
-        anything, ["nothing to see on the image; expected a digit in one ink on plain paper"]
+        found, ["nothing to see on the image; expected a digit in one ink on plain paper"]
     )
 
 
 def _reduction(grey: tf.Tensor) -> tf.Tensor:
-    """Return by which whole number an image's sides are divided."""
+    """Return the whole number by which an image's sides are divided."""
     return tf.minimum(-(-tf.reduce_max(tf.shape(grey)) // rules.WORKING), rules.REDUCTION)
 
 
 def _reduced(grey: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Return the means of blocks, float32 [h, w]; without single pixels, where nothing is reduced."""
+    """Return the means of blocks, float32 [h, w]; with a `factor` of 1, only single-pixel noise is removed."""
     return tf.cond(factor == 1, lambda: _unspeckled(tf.cast(grey, tf.float32)), lambda: _means(grey, factor))
 
 
@@ -106,11 +106,11 @@ def _is_large(grey: tf.Tensor) -> tf.Tensor:
 @tf.function(  # type: ignore[untyped-decorator]
     input_signature=[tf.TensorSpec((None, None), tf.float32)],
     autograph=False,
-    # Traced once for both calls, and not inlined: TensorFlow optimises every copy when a SavedModel is loaded.
+    # Traced once for both calls, and not inlined, since TensorFlow optimises every copy when it loads a SavedModel.
     experimental_attributes={"_noinline": True},
 )
 def _located(small: tf.Tensor) -> _Written:
-    """Return the digit on an image float32 [h, w] of whole numbers 0…255."""
+    """Return the digit in an image float32 [h, w] of whole numbers 0…255."""
 
     def nothing() -> _Written:
         return _Written(tf.constant(False), small, tf.zeros(4, tf.int32))
@@ -130,31 +130,31 @@ def _written(small: tf.Tensor) -> _Written:
     contrast = window.lowest(window.highest(both)) - both
     ink = (contrast >= rules.FAINTEST) & (contrast > rules.LOCAL * window.highest(contrast))
     found = _components(ink, both, contrast, cell)
-    # Candidates, the largest first; the first of equals.
+    # Candidates, largest first; ties keep their order.
     chosen = tf.where(tf.reduce_any(found.inner, 1, keepdims=True), found.inner, found.outer)
     weights = tf.pad(tf.where(chosen, found.weights, 0), [[0, 0], [0, rules.CANDIDATES]])
     weights, labels = tf.math.top_k(weights, rules.CANDIDATES)
     distinct = tf.where(weights > 0, _distinct(found, labels, size // 2, cell), 0.0)
     stands_out = distinct >= rules.FAINTEST
-    there = tf.reduce_any(stands_out, 1)
+    exists = tf.reduce_any(stands_out, 1)
     place = tf.argmax(stands_out, 1)
-    best = tf.where(there, tf.gather(distinct, place, batch_dims=1), -1.0)
-    # The first of equals, which is dark ink.
+    best = tf.where(exists, tf.gather(distinct, place, batch_dims=1), -1.0)
+    # For a tie the first, which is dark ink.
     kind = tf.argmax(best)
     parts = _parts(found, kind, labels[kind, place[kind]]) & chosen[kind]
     digit = tf.gather(tf.pad(parts, [[1, 0]]), found.cells[kind])
-    return _cut(tf.reduce_any(there), digit, ink[kind], contrast[kind], cell)
+    return _cut(tf.reduce_any(exists), digit, ink[kind], contrast[kind], cell)
 
 
 def _cut(
-    there: tf.Tensor, digit: tf.Tensor, ink: tf.Tensor, contrast: tf.Tensor, cell: tf.Tensor
+    exists: tf.Tensor, digit: tf.Tensor, ink: tf.Tensor, contrast: tf.Tensor, cell: tf.Tensor
 ) -> _Written:
-    """Return what was written in the cells of a digit, bool [rows, columns], and the pixels around."""
+    """Return the digit with its strokes, from its cells `digit`, bool [rows, columns], and the pixels around."""
     height, width = tf.shape(ink)[0], tf.shape(ink)[1]
-    # Where there is no digit, anything.
-    top, bottom, left, right = _extent(digit | ~there)
+    # Without a digit, any extent will do.
+    top, bottom, left, right = _extent(digit | ~exists)
     box = top * cell, tf.minimum(bottom * cell, height), left * cell, tf.minimum(right * cell, width)
-    # The strokes end a pixel outside; what they are compared with, two cells from there.
+    # The strokes end a pixel outside the box; their contrast is compared with up to two cells around.
     inner, outer = _around(box, 1), _around(box, 2 * cell + 1)
     contrast, ink = contrast[outer], ink[outer]
     rows, columns = (
@@ -169,7 +169,7 @@ def _cut(
     strokes = tf.where(near, tf.cast(strokes, tf.float32), 0.0)
     top, left = inner[0].start - outer[0].start, inner[1].start - outer[1].start
     return _Written(
-        there & tf.reduce_any(strokes > 0),
+        exists & tf.reduce_any(strokes > 0),
         strokes[top : top + inner[0].stop - inner[0].start, left : left + inner[1].stop - inner[1].start],
         tf.stack(box),
     )
@@ -184,10 +184,10 @@ def _around(box: tuple[tf.Tensor, ...], margin: tf.Tensor | int) -> tuple[slice,
 
 
 class _Components(NamedTuple):
-    """The components of ink, as `client.images.segmentation.Components` has them: for dark and light ink, [2, …].
+    """The components of dark and light ink, [2, …], like `client.images.segmentation.Components`.
 
-    `cells` [2, rows, columns] are labels, of each ink from 1; `means` are grey values by cell. By label, from label 1,
-    [2, rows × columns]: the others.
+    `cells` [2, rows, columns] are labels, from 1 for each ink; `means` are the mean grey values of the cells. All other
+    fields are [2, rows × columns], by label, from label 1.
     """
 
     cells: tf.Tensor
@@ -218,20 +218,20 @@ def _components(ink: tf.Tensor, grey: tf.Tensor, contrast: tf.Tensor, cell: tf.T
     row, column = cell * (places // columns), cell * (places % columns)
     ends = tf.stack([-row, row + cell, -column, column + cell], 1)
     boxes = tf.reshape(tf.math.unsorted_segment_max(ends, labels, 2 * count + 1)[1:], [2, count, 4])
-    # Where there is no such component, the operation's own filling would overflow in differences.
+    # Zeros for missing components, since the operation's fill value would overflow in differences.
     boxes = tf.where((areas > 0)[..., tf.newaxis], boxes * [-1, 1, -1, 1], 0)
     outer = (areas > 0) & (edges > 0)
     largest = tf.cast(tf.reduce_max(tf.where(outer, areas, 0), 1, keepdims=True), tf.float64)
     inner = (areas > 0) & (edges == 0) & (tf.cast(areas, tf.float64) > rules.SPECK * largest)
-    # From numbers for both kinds of ink to numbers for each.
+    # From labels for both kinds of ink to labels for each.
     cells = tf.maximum(cells - tf.stack([0, count])[:, tf.newaxis, tf.newaxis], 0)
     return _Components(cells, sums[4] // sums[5], areas, weights, greys, inner, outer, boxes)
 
 
 def _by_cell(values: list[tf.Tensor], cell: tf.Tensor) -> tf.Tensor:
-    """Return the sums of values [2, h, w] in each cell, int32 [values, 2, rows, columns]."""
-    all_ = tf.concat(values, 0)
-    padded = tf.pad(all_, [[0, 0], [0, -tf.shape(all_)[1] % cell], [0, -tf.shape(all_)[2] % cell]])
+    """Return the sums of each of the `values` [2, h, w] in each cell, int32 [values, 2, rows, columns]."""
+    joined = tf.concat(values, 0)
+    padded = tf.pad(joined, [[0, 0], [0, -tf.shape(joined)[1] % cell], [0, -tf.shape(joined)[2] % cell]])
     height, width = tf.shape(padded)[1], tf.shape(padded)[2]
     sums = tf.reduce_sum(tf.reshape(padded, [-1, cell, width]), 1)
     sums = tf.reduce_sum(tf.reshape(sums, [-1, cell]), 1)
@@ -239,27 +239,27 @@ def _by_cell(values: list[tf.Tensor], cell: tf.Tensor) -> tf.Tensor:
 
 
 def _labelled(cells: tf.Tensor) -> tf.Tensor:
-    """Return each cell's component (with its eight neighbours): the highest number of a cell in it, from 1; or 0."""
-    there = tf.cast(cells, tf.int32)
+    """Return each cell's label: the highest cell number, from 1, in its 8-connected component; 0 without ink."""
+    inked = tf.cast(cells, tf.int32)
     numbers = tf.reshape(tf.range(1, tf.size(cells) + 1), tf.shape(cells))
 
     def grow(labels: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         wide = tf.pad(labels, [[0, 0], [1, 1], [1, 1]])
         high = tf.maximum(tf.maximum(wide[:, :-2], wide[:, 2:]), wide[:, 1:-1])
-        grown = tf.maximum(tf.maximum(high[..., :-2], high[..., 2:]), high[..., 1:-1]) * there
-        # A cell's label is a cell of its component, whose own label may be higher: no need to walk there.
+        grown = tf.maximum(tf.maximum(high[..., :-2], high[..., 2:]), high[..., 1:-1]) * inked
+        # A label is the number of a cell in the same component, whose label may be higher: jump to that one.
         grown = tf.gather(tf.pad(tf.reshape(grown, [-1]), [[1, 0]]), grown)
         return grown, tf.reduce_any(grown != labels)
 
-    labels, _ = tf.while_loop(lambda _, grows: grows, grow, (numbers * there, tf.constant(True)))
+    labels, _ = tf.while_loop(lambda _, grows: grows, grow, (numbers * inked, tf.constant(True)))
     return labels
 
 
 def _distinct(found: _Components, labels: tf.Tensor, least: tf.Tensor, cell: tf.Tensor) -> tf.Tensor:
-    """Return by how much components [2, n] are darker than paper: the least of contrast and difference to paper.
+    """Return by how much components [2, n] are darker than paper: the lower of contrast and difference to paper.
 
-    Around is as far as a component is large, and `least` pixels at least; the median of the cells' means, the higher
-    of the two in the middle.
+    Paper is the median of the cells' means in the surroundings, the upper one of an even number. The surroundings reach
+    as far as the component's size, but at least `least` pixels.
     """
     areas, weights, greys = (
         tf.gather(tf.pad(each, [[0, 0], [0, rules.CANDIDATES]]), labels, batch_dims=1)
@@ -282,8 +282,8 @@ def _distinct(found: _Components, labels: tf.Tensor, least: tf.Tensor, cell: tf.
 
 
 def _parts(found: _Components, kind: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
-    """Return the labels, bool [rows × columns], of what belongs to the digit whose largest component is `label`."""
-    # Where nothing was found, `label` may be beyond the last one.
+    """Return which labels, bool [rows × columns], belong to the digit whose largest component is `label`."""
+    # If nothing was found, `label` may be beyond the last label.
     label = tf.minimum(label, tf.shape(found.areas)[1] - 1)
     tops, bottoms, lefts, rights = tf.unstack(found.boxes[kind], axis=1)
     top, bottom, left, right = (each[label] for each in (tops, bottoms, lefts, rights))
@@ -296,16 +296,16 @@ def _parts(found: _Components, kind: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
 
 
 def _as_mnist(strokes: tf.Tensor, contract: Contract, box: int) -> tf.Tensor:
-    """Return strokes float32 [h, w] of 0…255 as MNIST shows a digit, uint8 [height, width, 1] of the contract."""
+    """Return strokes float32 [h, w] of 0…255 in MNIST's form, uint8 [height, width, 1] of the contract."""
     top, bottom, left, right = _extent(strokes > 0)
-    growth = _lacking(strokes > 127, tf.maximum(bottom - top, right - left))
+    growth = _pen_growth(strokes > 127, tf.maximum(bottom - top, right - left))
     padding = [[growth // 2] * 2] * 2
     thick = tf.cond(growth > 1, lambda: highest(tf.pad(strokes, padding), growth, _PEN), lambda: strokes)
     return _normalised(thick, contract, box)
 
 
-def _lacking(written: tf.Tensor, longer: tf.Tensor) -> tf.Tensor:
-    """Return the size, odd, of what a pen must have been wider, as `client.images.preprocessing` estimates it."""
+def _pen_growth(written: tf.Tensor, longer: tf.Tensor) -> tf.Tensor:
+    """Return the odd size of the window that thickens strokes to MNIST's pen, as in `client.images.preprocessing`."""
     padded = tf.pad(written, [[1, 1], [1, 1]])
     rows = tf.math.count_nonzero(padded[1:] != padded[:-1])
     columns = tf.math.count_nonzero(padded[:, 1:] != padded[:, :-1])
@@ -316,10 +316,10 @@ def _lacking(written: tf.Tensor, longer: tf.Tensor) -> tf.Tensor:
 
 
 def _normalised(strokes: tf.Tensor, contract: Contract, box: int) -> tf.Tensor:
-    """Return strokes as a digit of the box's size, by its centre of mass in the middle of the field."""
+    """Return strokes scaled to the box's size, with the centre of mass in the middle of the field."""
     top, bottom, left, right = _extent(strokes > 0)
     longer = tf.maximum(bottom - top, right - left)
-    # Halves up, in integers.
+    # Rounds halves up, in integers.
     height, width = (
         tf.maximum(1, (2 * side * box + longer) // (2 * longer)) for side in (bottom - top, right - left)
     )
@@ -336,16 +336,16 @@ def _normalised(strokes: tf.Tensor, contract: Contract, box: int) -> tf.Tensor:
 
 
 def _place(profile: tf.Tensor, total: tf.Tensor, field: int) -> tf.Tensor:
-    """Return where a digit with this profile begins, so that its centre of mass is in the middle of the field."""
+    """Return the start of a digit with this `profile` that puts its centre of mass in the middle of the field."""
     size = tf.size(profile)
     centre = tf.reduce_sum(profile * tf.cast(tf.range(size), tf.float64)) / total
     start = tf.cast(tf.floor((field - 1) / 2 - centre + NUDGE), tf.int32)
-    # A very lopsided digit stays inside the field rather than in the exact middle.
+    # A very asymmetric digit stays inside the field instead of the exact middle.
     return tf.clip_by_value(start, 0, field - size)
 
 
 def _extent(mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Return top, bottom, left and right (bottom and right exclusive) of the true values, int32."""
+    """Return top, bottom, left and right (bottom and right exclusive) of the true values in `mask`, int32."""
     sides = []
     for axis in (1, 0):
         found = tf.cast(tf.where(tf.reduce_any(mask, axis))[:, 0], tf.int32)

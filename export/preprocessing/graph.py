@@ -1,7 +1,7 @@
-"""From an encoded image to a model's pixels inside a TensorFlow graph, by the input contract. Loads TensorFlow.
+"""Conversion of encoded images to a model's pixels in a TensorFlow graph, by the input contract. Loads TensorFlow.
 
-`client.images.preprocessing` does the same with Pillow and NumPy. Both do their arithmetic in whole numbers or
-float64 and round halves away from where the two could differ, so that they give the same pixels.
+`client.images.preprocessing` does the same with Pillow and NumPy. Both compute in integers or float64, and round halves
+with the same small offset (`NUDGE`), so that they give the same pixels.
 """
 
 import functools
@@ -23,14 +23,15 @@ __all__ = ["png", "preparation", "prepared"]
 def preparation(contract: Contract) -> Callable[[tf.Tensor], tf.Tensor]:
     """Return a function from one encoded PNG or JPEG (a string) to pixels uint8 [height, width, channels].
 
-    What is neither, is damaged, too large or (`digit`) empty is an InvalidArgumentError that says so.
+    It raises InvalidArgumentError for other formats, damaged or too large images and, with the method `digit`, for
+    images without a digit.
     """
     method = {"digit": digit.prepared, "resize": _resized}[contract.preparation]
 
     def prepare(data: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(method(decoded(data, contract.channels), contract), contract.shape)
 
-    # Concrete, since TensorFlow would trace it anew for a SavedModel, which takes seconds.
+    # A concrete function, since TensorFlow would trace it again for a SavedModel, which takes seconds.
     function: Callable[[tf.Tensor], tf.Tensor] = tf.function(prepare, autograph=False).get_concrete_function(
         tf.TensorSpec((), tf.string)
     )
@@ -38,7 +39,7 @@ def preparation(contract: Contract) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def prepared(contract: Contract, images: Iterable[bytes]) -> NDArray[np.uint8]:
-    """Return encoded images as pixels uint8 [N, height, width, channels]; InvalidArgumentError as above."""
+    """Return encoded `images` as pixels uint8 [N, height, width, channels]; raises as `preparation`'s function."""
     function = preparation(contract)
     return np.stack([function(tf.constant(image)).numpy() for image in images])
 

@@ -1,40 +1,41 @@
-"""The input contract: what a model takes and answers, and how an image becomes its input; `<N>/contract.json`.
+"""The input contract: a model's inputs and outputs, and the preparation of images; `<N>/contract.json`.
 
 The graph of the signature `serving_bytes` (`export.preprocessing.graph`), the client (`client.images.preprocessing`)
 and the calibration all follow it. An image first becomes 8-bit pixels uint8 [height, width, channels]. The method
-`scale` turns pixels into the model's values.
+`Contract.scale` converts pixels to the model's values.
 
-An image is decoded, laid on paper where it is transparent, and turned upright by its EXIF orientation. Paper is white.
-It is black if the image's ink would vanish on white: if no pixel on white is darker than white by `FAINTEST` or more.
+An image is decoded, put on paper if it is transparent, and turned upright by its EXIF orientation. The paper is white,
+or black if the image's ink would vanish on white: if no pixel on white is darker than white by `FAINTEST` or more.
 Then one of two methods follows:
 
-`resize`: stretched to height × width, each channel separately. Grey models get ITU-R 601 luma.
+`resize`: stretches the image to height × width, each channel separately. Grey models get ITU-R 601 luma.
 
-`digit`: brought into the form of MNIST's images (LeCun et al., "The MNIST database of handwritten digits"): bright ink
-on black, the digit's longer side 20 of 28 pixels, its centre of mass in the middle. An image that has the model's size,
-black paper and ink of MNIST's extent passes unchanged. All others:
+`digit`: converts the image to MNIST's form (LeCun et al., "The MNIST database of handwritten digits"). There, bright
+ink is on black paper, the digit's longer side is 20 of 28 pixels, and its centre of mass is in the middle. An image of
+the model's size with black paper and a digit of MNIST's size passes unchanged. All others go through these steps:
 
-1. Grey (ITU-R 601 luma), reduced by the whole number that brings the longer side to at most `WORKING` pixels, but by
-   at most `REDUCTION`, which leaves a small digit on a large page visible. Each block becomes its mean; what is left
-   over at the right and below is cut off. An image that isn't reduced gets a 3×3 median, if both sides have at least
-   `SPECKLED` pixels.
-2. Steps 3 and 4 are done for dark ink and, on the negative, for light ink. The digit that stands out more is taken.
-3. Contrast: the closing (Serra, "Image Analysis and Mathematical Morphology", 1982) by a square, less the image. The
-   square's side is the share `WINDOW` of the shorter side, `WIDEST` at most. The closing fills what is narrower and
-   darker than the square, and leaves shadows and their edges as they are. Ink is where the contrast is at least
-   `FAINTEST` and above the share `LOCAL` of the strongest contrast in the square around.
-4. Components of the ink, on cells of `CELL` pixels. Those that touch the border (a table, a margin's line) are left
-   out if there are others that aren't specks. The digit is the largest that is darker by `FAINTEST`, on average, than
-   its closing and than the median of the cells around it. Parts that lie near and aren't much smaller belong to it.
-5. A digit that is small on a reduced image is looked at again: the box around it, wider by `MARGIN` of its longer side
-   on each side, is cut from the original if it then needs less reduction, and steps 1 to 4 are done on that. If nothing
-   is found there, the first result stands.
-6. The strokes: the contrast as a share of the strongest two cells around, so that ink in a shadow counts like other
-   ink, from `PALE` (0) to `FULL` (255), within the digit and a pixel around it. A digit without any counts as not found
-   in steps 4 and 5. Strokes thinner than the share `STROKE`
-   of the digit's longer side, such as a ballpoint's, are thickened to it; their width is estimated from the ink's area
-   and the length of its outline. The bounding box is scaled to `BOX` of `FIELD` of the model's size, keeping its
-   proportions (Lanczos, three lobes), and placed by its centre of mass.
+1. The image becomes grey (ITU-R 601 luma). It is reduced by the whole number that brings the longer side to at most
+   `WORKING` pixels, but by at most `REDUCTION`, which keeps a small digit on a large page visible. Each block becomes
+   its mean; incomplete blocks at the right and the bottom are cut off. An image that isn't reduced gets a 3×3 median,
+   if both sides have at least `SPECKLED` pixels.
+2. Steps 3 and 4 run for dark ink and, on the negative, for light ink. The digit that stands out more is chosen.
+3. Contrast: the closing (Serra, "Image Analysis and Mathematical Morphology", 1982) by a square, minus the image. The
+   square's side is the share `WINDOW` of the shorter side, at most `WIDEST`. The closing fills dark areas narrower than
+   the square, and leaves shadows and their edges unchanged. Pixels are ink if their contrast is at least `FAINTEST` and
+   above the share `LOCAL` of the strongest contrast in the square around them.
+4. Components of the ink, on cells of `CELL` pixels. Components that touch the border (a table, a margin's line) are
+   ignored if there are others that aren't specks. The digit is the largest component that is darker by `FAINTEST`, on
+   average, than its closing and than the median of the cells around it. Near parts that aren't much smaller belong to
+   it.
+5. A digit that is small on a reduced image is cut from the original, if that part needs less reduction. The margin on
+   each side is `MARGIN` times the digit's longer side. Steps 1 to 4 are repeated on that part. If they find nothing,
+   the first result is kept.
+6. The strokes: the contrast relative to the strongest contrast within two cells, so that ink in a shadow counts like
+   other ink. It is scaled from `PALE` (0) to `FULL` (255), within the digit and a pixel around it. A digit without
+   strokes counts as not found in steps 4 and 5. Strokes thinner than the share `STROKE` of the digit's longer side,
+   such as a ballpoint's, are thickened to it. Their width is estimated from the ink's area and the length of its
+   outline. The bounding box is scaled to `BOX` of `FIELD` of the model's size, keeping its proportions (Lanczos, three
+   lobes), and placed by its centre of mass.
 """
 
 from dataclasses import dataclass
@@ -58,59 +59,59 @@ __all__ = [
 ]  # fmt: skip
 
 CONTRACT = "contract.json"
-# The requests that a server runs before a version counts as available, by TensorFlow Serving's name.
+# The file of requests that a server runs before a version becomes available; the name is TensorFlow Serving's.
 WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
-# How a server batches the requests to this version; whoever runs the server may add it.
+# Batching parameters of this version, an optional file that the server's operator may add.
 BATCHING = "batching_params.pbtxt"
 
 SERVING_UINT8 = "serving_uint8"
 SERVING_BYTES = "serving_bytes"
 CLASSIFY = "classify"
-# The feature of a tf.Example that holds an encoded picture, by TensorFlow's own convention.
+# The feature of a tf.Example with an encoded image, by TensorFlow's convention.
 EXAMPLE_FEATURE = "image/encoded"
 
-# The digit's longer side and the field it is placed in, of MNIST's images.
+# The digit's longer side and the side of the image in MNIST, in pixels.
 BOX, FIELD = 20, 28
-# A digit in a picture of the model's size may be this much larger or smaller than BOX and pass unchanged.
+# In an image of the model's size, a digit may differ from BOX by this number of pixels and pass unchanged.
 SLACK = 2
-# The longer side of a reduced image in pixels: texture and noise are gone, and a pen's stroke is still visible.
+# The longer side of a reduced image in pixels: it removes texture and noise, and keeps a pen's strokes.
 WORKING = 160
-# The largest reduction: a digit of 30 pixels, as on a page at 300 dpi, keeps four.
+# The largest reduction: a digit of 30 pixels, common on a page at 300 dpi, keeps four.
 REDUCTION = 8
-# Share of the shorter side: wider than a stroke of a digit that fills the image, narrower than a page that fills it.
+# A share of the shorter side: wider than the strokes of a digit that fills the image, narrower than a page.
 WINDOW = 0.4
-# The widest window in pixels, for images that are large in spite of the largest reduction.
+# The widest window in pixels, for images that are large even after the largest reduction.
 WIDEST = 127
-# Share of the strongest contrast around that ink has at least: more than the grey of an anti-aliased edge.
+# Minimum contrast of ink, relative to the strongest around it: above the grey of an anti-aliased edge.
 LOCAL = 0.4
 PALE, FULL = 0.25, 0.75
-# Of the digit's longer side: MNIST's pens, of which a network knows no thinner.
+# Width of MNIST's pens as a share of the digit's longer side; networks haven't seen thinner ones.
 STROKE = 0.1
-# From this size on, single pixels are no strokes but dirt or dithering, and would be taken for the digit's ends.
+# From this size on, single pixels are dirt or dithering, which could be mistaken for ends of strokes.
 SPECKLED = 64
 CELL = 4
-# Contrasts below this (of 255) are an empty page.
+# Lower contrasts (of 255) count as an empty page.
 FAINTEST = 24
-# The number of components, the largest first, that are compared with their surroundings.
+# The number of components, largest first, that are compared with their surroundings.
 CANDIDATES = 4
-# Of the area of what touches the border: smaller, the rest is specks.
+# Smaller components are specks: a share of the area of the largest component that touches the border.
 SPECK = 1 / 200
-# A part of the digit, such as the bar of a 5, has this share of its area, at a distance of this share of its size.
+# A part of the digit, such as the bar of a 5: its minimum area and maximum distance, as shares of area and size.
 PART, NEAR = 0.04, 0.35
-# Room around a digit that is looked at again, as a share of its longer side.
+# The margin around a digit that is cut out in step 5, as a share of its longer side.
 MARGIN = 1.0
-# So many pixels are decoded in some seconds and 300 MB, and brought to another size in as much.
+# Decoding this number of pixels takes some seconds and 300 MB; so does resizing.
 MOST_PIXELS, MOST_SIDE = 50_000_000, 32_767
 
-# 3: scale and offset for each channel, their order, and what the outputs mean; `digit` looks at small digits again,
+# 3: scale and offset for each channel, the channel order, the kind of outputs; `digit` cuts out small digits (step 5),
 # and ink that would vanish on white gets black paper. 2: one range of values.
 SCHEMA = 3
-# A contract of 1 may have a preparation by `digit` that this one no longer does.
+# Schema 1 isn't readable: its method `digit` was another one.
 _READABLE = (2, SCHEMA)
 _METHODS = ("digit", "resize")
 PROBABILITIES_OF_CLASSES, INDEPENDENT = "probabilities", "independent"
 _OUTPUTS = (PROBABILITIES_OF_CLASSES, INDEPENDENT)
-# Independent scores from this one on mean that the image has the label.
+# The image has the labels whose independent scores reach this value.
 THRESHOLD = 0.5
 _WHITE = 255
 
@@ -119,7 +120,7 @@ _WHITE = 255
 class Scaling:
     """The values that pixels become: `pixel × scale + offset` for each channel.
 
-    `scale` and `offset` hold one number for each of the model's channels, in the model's order: RGB, or BGR where
+    `scale` and `offset` contain one number for each of the model's channels, in the model's order: RGB, or BGR if
     `bgr` is true.
     """
 
@@ -134,12 +135,12 @@ class Scaling:
 
     @property
     def uniform(self) -> bool:
-        """Whether all channels are scaled alike and stay in their order."""
+        """Whether all channels have the same scaling and keep their order."""
         return not self.bgr and len(set(self.scale)) == len(set(self.offset)) == 1
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The lowest and the highest value that any channel takes."""
+        """The lowest and the highest value of any channel."""
         values = [
             value
             for scale, offset in zip(self.scale, self.offset, strict=True)
@@ -148,9 +149,9 @@ class Scaling:
         return min(values), max(values)
 
     def apply(self, pixels: Any) -> Any:
-        """Return pixels float32 [..., channels] of 0…255, an array or a tensor, as values.
+        """Return the values of pixels float32 [..., channels] of 0…255, an array or a tensor.
 
-        The order of the operations gives 0…1 and 0…255 to the bit as `pixels / 255` does.
+        The order of the operations makes results for 0…1 and 0…255 bit-identical to `pixels / 255` and `pixels`.
         """
         spans = np.array([scale * _WHITE for scale in self.scale], np.float32)
         ordered = pixels[..., ::-1] if self.bgr else pixels
@@ -159,13 +160,13 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Contract:
-    """What one model takes and answers.
+    """Inputs and outputs of one model.
 
-    An image is float32 [N, `height`, `width`, `channels`], channels 1 (grey) or 3, each value made of a pixel by
-    `scaling`. `labels` name the scores [N, labels] in their order. `outputs` is "probabilities", which sum to 1
-    over the classes, or "independent": each score is the probability of its own label, and an image has the labels
-    whose scores reach `THRESHOLD`. `preparation` is the method, "digit" or "resize". `tflite_batch` is the number
-    of images that the TFLite files take at a time, None for any.
+    Images are float32 [N, `height`, `width`, `channels`], with 1 channel (grey) or 3, whose values are pixels scaled
+    by `scaling`. `labels` name the scores [N, labels] in order. `outputs` is "probabilities", which sum to 1 over the
+    classes, or "independent". Each independent score is the probability of one label; an image has the labels whose
+    scores reach `THRESHOLD`. `preparation` is the method, "digit" or "resize". `tflite_batch` is the fixed number of
+    images per call of the TFLite files, None for any number.
     """
 
     model: str
@@ -194,7 +195,7 @@ class Contract:
         return self.scaling.ends[1]
 
     def scale(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return pixels uint8 [N, H, W, C] (or, of a grey model, [N, H, W]) as the model's values, float32."""
+        """Return the model's values, float32, for pixels uint8 [N, H, W, C] (or [N, H, W] for a grey model)."""
         values: NDArray[np.float32] = self.scaling.apply(pixels.astype(np.float32).reshape(-1, *self.shape))
         return values
 
@@ -203,7 +204,7 @@ class Contract:
         write_json(version / CONTRACT, self.describe())
 
     def describe(self) -> dict[str, Any]:
-        """Return the contract as it is written: for people and other programs, tensor by tensor."""
+        """Return the contents of `contract.json`, with a description of each tensor."""
         image = {"dtype": "float32", "shape": [None, *self.shape]}
         probabilities = {"dtype": "float32", "shape": [None, len(self.labels)]}
         texts, scores = {"dtype": "string", "shape": [None]}, {"dtype": "float32", "shape": [None]}
@@ -243,12 +244,12 @@ class Contract:
 
 
 def digits(model: str) -> Contract:
-    """Return the contract of the digit networks: MNIST's form, 0.0 paper to 1.0 ink."""
+    """Return the contract of the digit network `model`: MNIST's form, 0.0 paper to 1.0 ink."""
     return Contract(model, CLASSES, FIELD, FIELD, 1, Scaling.of_range(0, 1, 1), preparation="digit")
 
 
 def read(version: Path) -> Contract:
-    """Read the contract of a version directory, or a file; ArtifactError if there is none or it is damaged."""
+    """Read the contract of a version directory, or a contract file; ArtifactError if it is missing or damaged."""
     path = version if version.is_file() else version / CONTRACT
     values = read_json(path)
     try:
@@ -283,7 +284,7 @@ def read(version: Path) -> Contract:
 
 
 def is_current(version: Path) -> bool:
-    """Tell whether a version directory has a contract of today's schema."""
+    """Return whether a version directory has a contract of the current schema."""
     try:
         read(version)
     except ArtifactError:
@@ -292,7 +293,7 @@ def is_current(version: Path) -> bool:
 
 
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a description of schema 2, which has one range for all channels, as one of today's."""
+    """Convert a description of schema 2, which has one range for all channels, to the current schema."""
     image = dict(values["image"])
     low, high = map(float, image.pop("range"))
     scaling = Scaling.of_range(low, high, image["shape"][-1])
@@ -312,11 +313,11 @@ def _order(channels: int, *, bgr: bool) -> str:
 
 def _numbers(values: Any) -> tuple[float, ...]:
     if not isinstance(values, list) or not all(isinstance(each, int | float) for each in values):
-        raise ValueError("scale and offset are no lists of numbers")
+        raise ValueError("scale and offset aren't lists of numbers")
     return tuple(map(float, values))
 
 
 def _texts(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
-        raise ValueError("labels are no list of texts")
+        raise ValueError("labels aren't a list of texts")
     return tuple(values)

@@ -1,15 +1,15 @@
-"""What the raw outputs of a classifier mean, and the scores that they become.
+"""Kinds of raw classifier outputs, and their conversion to scores.
 
 Kinds of raw outputs [N, K]:
 
-| kind | raw outputs | become |
+| kind | raw outputs | scores |
 |---|---|---|
 | `probabilities` | sum to 1 over K classes | unchanged |
 | `logits` | any numbers | softmax over the K classes |
 | `sigmoid` | K = 1, the probability p of the second of two classes | [1 - p, p] |
 | `logit` | K = 1, the logit of that probability | [1 - p, p] after the sigmoid |
-| `independent` | each is the probability of its own label | unchanged |
-| `independent-logits` | each is the logit of its own label | sigmoid of each |
+| `independent` | the probability of each label | unchanged |
+| `independent-logits` | the logit of each label | sigmoid of each |
 """
 
 from typing import Any
@@ -34,29 +34,28 @@ __all__ = [
 ]
 
 LOGITS, SIGMOID, LOGIT, INDEPENDENT_LOGITS = "logits", "sigmoid", "logit", "independent-logits"
-# What is said of each kind.
+# Descriptions of the kinds.
 KINDS = {
     PROBABILITIES_OF_CLASSES: "probabilities",
-    LOGITS: "logits, which get a softmax",
-    SIGMOID: "one sigmoid, which becomes two classes",
-    LOGIT: "one logit, which becomes two classes",
-    INDEPENDENT: "independent sigmoids, each for its own label",
-    INDEPENDENT_LOGITS: "independent logits, each of which gets a sigmoid",
+    LOGITS: "logits, converted by a softmax",
+    SIGMOID: "one sigmoid, converted to two classes",
+    LOGIT: "one logit, converted to two classes",
+    INDEPENDENT: "independent sigmoids, one for each label",
+    INDEPENDENT_LOGITS: "independent logits, each converted by a sigmoid",
 }
 
-# The largest distance of a softmax's sum from 1, in float32 or after a half-precision layer.
+# The largest deviation of a softmax's sum from 1, in float32 or after a half-precision layer.
 _SUM = 1e-2
-# TFLite's scales of a softmax's outputs: in int8, and in int16.
+# TFLite's scales of a softmax's outputs, in int8 and in int16.
 _STEPS = (1 / 256, 1 / 32768)
 
 
 def kind_of(scores: NDArray[Any], several: bool = False, *, step: float = 0.0) -> str:
-    """Return the kind of the finite raw outputs `scores` [N, K], as far as their values tell.
+    """Return the kind of the finite raw outputs `scores` [N, K], as far as their values show it.
 
-    Values within 0…1 are never logits. `several`: an image may have several labels, so that sums mean nothing.
-    `step` is the distance between two neighbouring values where they were quantized; rounding moves their sums. Without
-    it, values that are all multiples of a quantized softmax's step were quantized by it, as within an int8 file whose
-    interface is float32.
+    Values within 0…1 are never taken for logits. With `several`, an image may have several labels, and sums aren't
+    used. `step` is the step between quantized values, whose rounding changes the sums. Without `step`, values that are
+    all multiples of a quantized softmax's step count as quantized, as in an int8 file with a float32 interface.
     """
     within = bool(((scores >= -_SUM) & (scores <= 1 + _SUM)).all())
     if several:
@@ -67,15 +66,15 @@ def kind_of(scores: NDArray[Any], several: bool = False, *, step: float = 0.0) -
         return LOGITS
     half = (step or _step(scores)) / 2
     sums = scores.sum(1, dtype=np.float64)
-    # Of many small probabilities, most become zeros: their sum lacks more than rounding up can add.
+    # Many small probabilities are rounded to zero: the sum can lose more than rounding up can add.
     lowest, highest = 1 - _SUM - half * scores.shape[1], 1 + _SUM + half * (scores > 0).sum(1)
     return PROBABILITIES_OF_CLASSES if ((lowest <= sums) & (sums <= highest)).all() else INDEPENDENT
 
 
 def by_activation(activation: str | None, columns: int, *, several: bool = False) -> str | None:
-    """Return the kind of raw outputs [N, columns] by the last activation, None where that doesn't tell.
+    """Return the kind of raw outputs [N, columns] by the last activation, or None if that doesn't determine it.
 
-    `several`: an image may have several labels.
+    With `several`, an image may have several labels.
     """
     if activation == "softmax" and columns > 1:
         return PROBABILITIES_OF_CLASSES
@@ -100,7 +99,7 @@ def interpret(scores: NDArray[Any], kind: str) -> NDArray[np.float32]:
 
 
 def _step(scores: NDArray[Any]) -> float:
-    """Return the step of the quantized softmax that all values are multiples of, 0.0 if there is none."""
+    """Return the quantized softmax's step of which all values are multiples, or 0.0."""
     for step in _STEPS:
         multiples = scores.astype(np.float64) / step
         if np.allclose(multiples, np.rint(multiples), rtol=0, atol=1e-3):
@@ -109,15 +108,15 @@ def _step(scores: NDArray[Any]) -> float:
 
 
 def meaning(kind: str) -> str:
-    """Return a contract's `outputs` for raw outputs of a `kind`, once they are interpreted."""
+    """Return the contract's `outputs` for interpreted raw outputs of a `kind`."""
     return INDEPENDENT if kind in (INDEPENDENT, INDEPENDENT_LOGITS) else PROBABILITIES_OF_CLASSES
 
 
 def width(kind: str, columns: int) -> int:
-    """Return the number of labels that raw outputs of `columns` score."""
+    """Return the number of labels for raw outputs of a `kind` with `columns`."""
     return 2 if kind in (SIGMOID, LOGIT) else columns
 
 
 def decisions(scores: NDArray[np.floating], *, several: bool = False) -> NDArray[np.int64]:
-    """Return what interpreted scores [N, labels] decide: class numbers [N], or with `several` labels 0/1 rows."""
+    """Return the decisions of interpreted scores [N, labels]: class numbers [N], or 0/1 rows with `several` labels."""
     return (scores >= THRESHOLD).astype(np.int64) if several else scores.argmax(1)

@@ -1,10 +1,9 @@
-"""The values that a model expects pixels to become, found with labelled images.
+"""Detection of the range of values that a model expects, with labelled images.
 
-Each candidate scales the same images, and the model's answers are scored image by image: by the log loss of the
-true class, which a model fed with other values than it was trained on gets wrong by far. Larger values can make a
-model that is too unsure of itself look better than it is, so a candidate that is right significantly more often
-(McNemar's exact test) goes before one with a smaller loss. What the model's first layers suggest decides only where
-the loss can't (a paired t-test).
+Each candidate scales the same images, and the log loss of the true class is computed for each image. It is much higher
+for values other than those of the training. Larger values can lower the loss of an underconfident model. Therefore a
+candidate that is correct significantly more often (McNemar's exact test) is preferred to one with a lower loss. The
+model's first layers decide only if the losses don't differ significantly (a paired t-test).
 """
 
 from collections.abc import Callable, Sequence
@@ -30,23 +29,23 @@ __all__ = [
     "sample",
 ]
 
-# Enough to tell ranges apart, and few enough for large models: each is evaluated once per candidate.
+# Enough to distinguish the candidates, and few enough for large models, which run once per candidate.
 _IMAGES = 200
 _SIGNIFICANT = 0.05
-# Losses that are the same to this many digits are equal.
+# Number of decimals to which losses are compared.
 _DIGITS = 3
-# Probabilities below this count as this: one hopeless image must not decide.
+# Lower limit of probabilities, so that a single image can't dominate the loss.
 _SMALLEST = 1e-7
 
-# ImageNet's mean and deviation per channel, as torchvision scales (RGB, of values 0…1), and the mean that Caffe's
-# models subtract (BGR, of 0…255); the modes "torch" and "caffe" of keras.applications.
+# ImageNet's mean and deviation per channel for values 0…1 in RGB, as in torchvision, and the mean for values 0…255 in
+# BGR, as in Caffe: the modes "torch" and "caffe" of keras.applications.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (103.939, 116.779, 123.68)
 
 
 @dataclass(frozen=True)
 class RangeCandidate:
-    """A way to scale pixels, with a `name` that people know it by."""
+    """A scaling of pixels, with its usual `name`."""
 
     name: str
     scaling: Scaling
@@ -54,10 +53,11 @@ class RangeCandidate:
 
 @dataclass(frozen=True)
 class NamedScaling:
-    """What the user says of the values that pixels become; None where nothing is said.
+    """The scaling of pixels that the user gives; None for settings that aren't given.
 
-    `value_range` are the values of pixels 0 and 255. Of these, `mean` is subtracted, and the difference divided by
-    `std`, one number for each channel in the model's order. `bgr` tells whether that is BGR.
+    `value_range` holds the values of pixels 0 and 255. `mean` is subtracted from the values, and the difference divided
+    by `std`; both have one number for all channels, or one for each in the model's order. `bgr` is true if that order
+    is BGR.
     """
 
     value_range: tuple[float, float] | None = None
@@ -66,11 +66,9 @@ class NamedScaling:
     bgr: bool | None = None
 
     def candidate(self, channels: int) -> RangeCandidate | None:
-        """Return the named scaling, None if at most the order of the channels is named; UsageError if it can't be."""
+        """Return the given scaling, or None if at most the channel order is given; UsageError if it doesn't fit."""
         if self.bgr is not None and channels != 3:
-            raise UsageError(
-                f"--channel-order: the model takes {channels} channel, which has no order; leave it out"
-            )
+            raise UsageError(f"--channel-order: the model has {channels} channel; expected 3; omit it")
         if self.value_range is None and self.mean is None and self.std is None:
             return None
         low, high = self.value_range or (0.0, 1.0)
@@ -97,11 +95,11 @@ class NamedScaling:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a model answers for images that were scaled by `candidate`.
+    """A model's results for images scaled by `candidate`.
 
-    `loss` is the log loss of each image [N] in nats (of labels that are judged one by one, their mean), `correct`
-    tells which decisions are right, one per image, or one per image and label, and `chance_p` is the probability
-    that guessing is right as often.
+    `loss` is the log loss of each image [N] in nats (for independent labels, their mean). `correct` marks the correct
+    decisions, one per image, or one per image and label. `chance_p` is the probability that guessing is correct as
+    often.
     """
 
     candidate: RangeCandidate
@@ -112,11 +110,11 @@ class Measurement:
 
     @property
     def accuracy(self) -> float:
-        """The share of right decisions."""
+        """The share of correct decisions."""
         return float(self.correct.mean())
 
     def describe(self) -> dict[str, Any]:
-        """Return the figures as cards hold them."""
+        """Return the figures for cards."""
         return {
             "values": self.candidate.name,
             "log_loss": round(float(self.loss.mean()), 4),
@@ -125,11 +123,11 @@ class Measurement:
         }
 
     def text(self) -> str:
-        """Return the figures as a person reads them."""
+        """Return the candidate's name and its figures as text."""
         return f"{self.candidate.name}: {self.figures()}"
 
     def figures(self) -> str:
-        """Return the figures alone."""
+        """Return the figures as text."""
         return f"log loss {self.loss.mean():.3f}, accuracy {self.accuracy:.3f}"
 
 
@@ -137,7 +135,7 @@ class Measurement:
 class Detection:
     """All measurements, best log loss first, and the `chosen` one.
 
-    `by` tells what decided: "log loss", "accuracy", "layers" or "named"; `kind` is that of the raw outputs.
+    `by` is the reason of the choice: "log loss", "accuracy", "layers" or "named". `kind` is that of the raw outputs.
     """
 
     measurements: Sequence[Measurement]
@@ -153,11 +151,11 @@ class Detection:
 
     @property
     def guesses(self) -> bool:
-        """Whether the chosen one is no better than guessing, at a level that allows for all that were tried."""
+        """Whether the chosen one is no better than guessing, with Bonferroni's correction for all candidates."""
         return self.chosen.chance_p > _SIGNIFICANT / len(self.measurements)
 
     def describe(self) -> dict[str, Any]:
-        """Return what cards say of it."""
+        """Return the description for cards."""
         return {
             "values": self.chosen.candidate.name,
             "by": self.by,
@@ -167,9 +165,9 @@ class Detection:
 
 
 def candidates(channels: int, *, integer: bool = False, bgr: bool | None = None) -> list[RangeCandidate]:
-    """Return the scalings that models are trained with, for images of 1 or 3 channels.
+    """Return the usual scalings of training images, for images with 1 or 3 `channels`.
 
-    `integer` inputs take pixels as they are. `bgr` keeps to one order of the channels; None tries those in use.
+    `integer` inputs only get unscaled pixels. `bgr` fixes the order of the channels; None gives each its usual order.
     """
     pixels = RangeCandidate("0…255", Scaling.of_range(0, 255, channels))
     if integer:
@@ -194,7 +192,7 @@ def candidates(channels: int, *, integer: bool = False, bgr: bool | None = None)
 def normalized(
     value_range: tuple[float, float], mean: Sequence[float], deviation: Sequence[float]
 ) -> Scaling:
-    """Return the scaling of pixels to `value_range`, then less the mean and divided by the deviation per channel."""
+    """Return the scaling of pixels to `value_range`, minus `mean` and divided by `deviation` for each channel."""
     low, high = value_range
     return Scaling(
         tuple((high - low) / 255 / each for each in deviation),
@@ -203,12 +201,12 @@ def normalized(
 
 
 def sample(truth: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return sorted indices of the images that candidates are measured on, drawn from all classes alike."""
+    """Return sorted indices of the images for the measurements, drawn evenly from all classes in `truth`."""
     if len(truth) <= _IMAGES:
         return np.arange(len(truth))
     order = np.random.default_rng(0).permutation(len(truth))
     if truth.ndim == 1:
-        # The first of each class, then the second of each …
+        # First one image of each class, then a second one, and so on.
         place = np.zeros(len(truth), np.int64)
         for label in np.unique(truth):
             members = order[truth[order] == label]
@@ -226,13 +224,13 @@ def detect(
     named: RangeCandidate | None = None,
     suggested: tuple[float, float] | None = None,
 ) -> Detection:
-    """Measure all candidates and choose.
+    """Measure the candidates in `tried` and choose one.
 
-    `predict` returns the model's own scores [N, outputs] of the images, scaled; `truth` their class numbers [N] or
-    0/1 rows [N, labels]; `kind` tells from the finite scores of all candidates what they mean
-    (`export.preprocessing.outputs`). `named` is what the user said, which is obeyed; `suggested` are the values of
-    pixels 0 and 255 that the model's first layers suggest. Raises ValueError if the model answers no finite scores,
-    whatever it is given.
+    `predict` returns the model's raw scores [N, outputs] of the images with a scaling. `truth` contains the images'
+    class numbers [N] or 0/1 rows [N, labels]. `kind` returns the kind of outputs for the finite scores of all
+    candidates (`export.preprocessing.outputs`). `named` is the user's scaling, which is always chosen. `suggested`
+    holds the values of pixels 0 and 255 that the model's first layers suggest. Raises ValueError if the model returns
+    no finite scores for any candidate, or none for `named`.
     """
     every = list(tried)
     if named is not None and all(each.scaling != named.scaling for each in every):
@@ -240,25 +238,25 @@ def detect(
     raw = {each.name: predict(each.scaling) for each in every}
     finite = {name: scores for name, scores in raw.items() if np.isfinite(scores).all()}
     if not finite:
-        raise ValueError("answers numbers that aren't finite for all ranges of values that were tried")
-    means = kind(np.concatenate(list(finite.values())))
+        raise ValueError("returns numbers that aren't finite for every range of values that was tried")
+    detected_kind = kind(np.concatenate(list(finite.values())))
     found = [
-        _measure(each, outputs.interpret(finite[each.name], means), truth, means)
+        _measure(each, outputs.interpret(finite[each.name], detected_kind), truth, detected_kind)
         for each in every
         if each.name in finite
     ]
-    # Equals stay in the order of the candidates.
+    # Ties keep the order of the candidates.
     found.sort(key=lambda each: round(float(each.loss.mean()), _DIGITS))
     if named is not None:
         chosen = next((each for each in found if each.candidate.scaling == named.scaling), None)
         if chosen is None:
-            raise ValueError(f"answers numbers that aren't finite for values {named.name}")
-        return Detection(found, chosen, "named", means)
+            raise ValueError(f"returns numbers that aren't finite for values {named.name}")
+        return Detection(found, chosen, "named", detected_kind)
     best = _best(found)
     hinted = [each for each in found if suggested is not None and _is_range(each.candidate, suggested)]
     if hinted and hinted[0] is not best and not _differs(best, hinted[0]):
-        return Detection(found, hinted[0], "layers", means)
-    return Detection(found, best, "log loss" if best is found[0] else "accuracy", means)
+        return Detection(found, hinted[0], "layers", detected_kind)
+    return Detection(found, best, "log loss" if best is found[0] else "accuracy", detected_kind)
 
 
 def _measure(
@@ -278,7 +276,7 @@ def _measure(
 
 
 def _best(found: Sequence[Measurement]) -> Measurement:
-    """Return the measurement with the smallest loss, or one that is right significantly more often."""
+    """Return the measurement with the lowest loss, or one that is correct significantly more often."""
     best = found[0]
     for each in found[1:]:
         wins, losses = (int(np.sum(one & ~other)) for one, other in
@@ -289,7 +287,7 @@ def _best(found: Sequence[Measurement]) -> Measurement:
 
 
 def _differs(one: Measurement, other: Measurement) -> bool:
-    """Tell whether the images' losses differ by more than rounding, and than the choice of images explains."""
+    """Return whether the images' losses differ by more than rounding, and significantly."""
     from scipy.stats import ttest_rel
 
     difference = one.loss - other.loss

@@ -1,4 +1,4 @@
-"""Resampling of images in a TensorFlow graph, as `client.images.preprocessing` with NumPy. Loads TensorFlow."""
+"""Resampling in a TensorFlow graph; `client.images.preprocessing` does the same with NumPy. Loads TensorFlow."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import tensorflow as tf
 
 __all__ = ["NUDGE", "lanczos", "resampling", "to_pixels", "triangle"]
 
-# Halves that come out exactly in one implementation may miss by 1e-13 in the other: none is left exactly half.
+# Slightly more than a half, since a half in one implementation may differ by 1e-13 in the other.
 NUDGE = 0.5 + 1e-6
 
 
@@ -17,7 +17,7 @@ def resampling(
     size: tf.Tensor,
     kernel: Callable[[tf.Tensor], tf.Tensor],
 ) -> tf.Tensor:
-    """Return the matrix float64 [size, length] that resamples pixels start…stop of `length` to `size`."""
+    """Return the matrix float64 [size, length] that resamples pixels `start`…`stop` of `length` to `size` pixels."""
     length, start, stop, size = (tf.cast(each, tf.float64) for each in (length, start, stop, size))
     scale = (stop - start) / size
     centres = start + (tf.range(size, dtype=tf.float64) + 0.5) * scale
@@ -28,12 +28,12 @@ def resampling(
 
 
 def triangle(x: tf.Tensor) -> tf.Tensor:
-    """Return the kernel of linear interpolation."""
+    """Return the kernel of linear interpolation at `x`."""
     return tf.nn.relu(1.0 - tf.abs(x))
 
 
 def lanczos(x: tf.Tensor) -> tf.Tensor:
-    """Return Lanczos' kernel of three lobes."""
+    """Return Lanczos' kernel of three lobes at `x`."""
     return tf.where(tf.abs(x) < 3.0, _sinc(x) * _sinc(x / 3.0), 0.0)
 
 

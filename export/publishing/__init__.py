@@ -1,1 +1,1 @@
-"""Publication of a version: built, verified, judged by the gate, stored."""
+"""Publication of versions: build, verification, the gate, the model store."""

@@ -1,4 +1,4 @@
-"""Export cards: what a version directory holds, in `<N>/export.json`."""
+"""Export cards, `<N>/export.json`: the records of published versions."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from tfship.train.common.files import read_json, sha256, write_json
 __all__ = ["CARD", "LOG", "SAVED_MODEL", "ExportCard", "damage", "listing", "read", "up_to_date"]
 
 CARD = "export.json"
-# What converters and other native code say, in the version's folder.
+# The output of converters and other native code, in the version directory.
 LOG = "export.log"
 SAVED_MODEL = "savedmodel"
 
@@ -26,17 +26,17 @@ SAVED_MODEL = "savedmodel"
 class ExportCard:
     """The record of one export.
 
-    `keras_sha256` says which weights, `request` is the digest of everything that was requested
-    (`export.sources.source`), `data` says which images the formats were verified with. `detected` tells the values
-    that pixels become, the kind of the outputs, and by which figures they were found. `artefacts` is a list in the
-    order of writing, each with `format`, `files`, `bytes`, `sha256` (of the files one after the other) and the
-    figures of `export.publishing.verification.compare`. `unconverted` gives the reason of each format that can't be
-    made or run, `withheld` that of each format that the gate refused. `equalized` are the layers rescaled to lose
-    less in int8. `serves` is the format that `model.tflite` is a copy of, or without that file the one that a server
-    takes that prefers TFLite; empty if there is none. `blessing` is the gate's record (`export.publishing.gate`),
-    `layers` the report on each format that didn't pass it. `keras_accuracy` is the original model's; its value is
-    None where no labels were known. `files` are what `listing` returns, and `card_sha256` is that of the card without
-    it.
+    - `keras_sha256`: digest of the weights. `request`: digest of all inputs and options (`export.sources.source`).
+    - `data`: the images that the formats were verified with. `calibration`: the calibration set.
+    - `detected`: the detected range of values and kind of outputs, with the figures that support them.
+    - `artefacts`: one entry per written format, in this order, with `format`, `files`, `bytes`, `sha256` (of the
+      concatenated files) and the figures of `export.publishing.verification.compare`.
+    - `unconverted`: reason by format that can't be made or run. `withheld`: reason by format that the gate refused.
+    - `equalized`: names of the layers rescaled to lose less in int8.
+    - `serves`: the format of `model.tflite`. Without that file, the format for servers that prefer TFLite, or "".
+    - `blessing`: the gate's record (`export.publishing.gate`). `layers`: divergence by layer of refused formats.
+    - `keras_accuracy`: the original model's accuracy; its `value` is None without labels.
+    - `files`: the result of `listing`. The file also holds `card_sha256`, the digest of all other fields.
     """
 
     model: str
@@ -57,7 +57,7 @@ class ExportCard:
     seconds: dict[str, float]
     files: dict[str, str]
     environment: dict[str, Any]
-    # Not in the cards of earlier versions.
+    # Missing in the cards of earlier releases.
     withheld: dict[str, str] = field(default_factory=dict)
     detected: dict[str, Any] = field(default_factory=dict)
 
@@ -67,20 +67,22 @@ class ExportCard:
 
     @property
     def verified(self) -> bool:
-        """Whether accuracy was verified, and not only the agreement with the original."""
+        """Whether accuracy was verified, not only the agreement with the original model."""
         return self.keras_accuracy["value"] is not None
 
 
 def read(version: Path) -> ExportCard:
-    """Read the card of a version directory; ArtifactError if there is none or it is damaged."""
+    """Return the card of the directory `version`; ArtifactError if it is missing or damaged."""
     path = version / CARD
     values = read_json(path)
-    every = fields(ExportCard)
-    needed = {each.name for each in every if each.default_factory is MISSING}
-    if not isinstance(values, dict) or not needed <= set(values) - {"card_sha256"} <= {
-        each.name for each in every
+    known = fields(ExportCard)
+    required = {each.name for each in known if each.default_factory is MISSING}
+    if not isinstance(values, dict) or not required <= set(values) - {"card_sha256"} <= {
+        each.name for each in known
     }:
-        raise ArtifactError(f"{path}: not an export card of this version; run `tfship export`")
+        raise ArtifactError(
+            f"{path}: not an export card of this tfship release; run `tfship export` to write a new version"
+        )
     found = values.pop("card_sha256", None)
     if _sha256(values) != found:
         raise ArtifactError(f"{path}: was changed since it was written; export the model again")
@@ -92,9 +94,10 @@ def _sha256(values: dict[str, Any]) -> str:
 
 
 def listing(version: Path) -> dict[str, str]:
-    """Return the sha256 of every file in a version directory, by path within it, but of its card.
+    """Return the sha256 of the files in the directory `version`, by relative path.
 
-    And but of how a server is to batch requests, which its operator may set, and which changes no answer.
+    The card is left out, and so is the file of batching parameters: an operator may change it, and it doesn't affect
+    predictions.
     """
     return {
         path.relative_to(version).as_posix(): sha256(path)
@@ -104,14 +107,14 @@ def listing(version: Path) -> dict[str, str]:
 
 
 def damage(version: Path) -> list[str]:
-    """Hash a published version again; return what differs from its card, a line each."""
+    """Hash the files of a published version again; return one line per difference from its card."""
     try:
         expected = read(version).files
         found = listing(version)
     except (ArtifactError, OSError) as error:
         return [str(error)]
     return (
-        [f"{name} is gone" for name in expected if name not in found]
+        [f"{name} is missing" for name in expected if name not in found]
         + [f"{name} was added" for name in found if name not in expected]
         + [f"{name} was changed" for name in found if name in expected and found[name] != expected[name]]
     )
@@ -126,10 +129,10 @@ def up_to_date(
     *,
     force: bool,
 ) -> Path | None:
-    """Return the latest version of the servable at `base` if it is whole and what would be written now, else None.
+    """Return the latest version at `base` if it is intact and equals what an export would write, otherwise None.
 
-    That is: with a contract of today's schema, made from the same `request`, with these formats, the same
-    `model.tflite` (None: without one), judged by the same gate, and blessed, or else forced as it would be now.
+    The version must have a contract of the current schema, the same `request`, the formats `rows`, the same
+    `model.tflite` (`serves`, None: no such file) and the same `gate` bounds. It must be blessed, unless `force`.
     """
     found = store.versions(base)
     if not found:

@@ -1,4 +1,4 @@
-"""Figures of a TFLite file beyond its scores: TensorFlow Lite Micro's, and where a quantized file diverges."""
+"""Diagnosis of TFLite files: agreement in TensorFlow Lite Micro, and the layer at which a file diverges."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ from tfship.train.common.errors import ArtifactError
 
 __all__ = ["by_layers", "first_divergence", "micro"]
 
-# TensorFlow Lite Micro, whose kernels are slow, runs this many evaluation images, or as many as it can in so many
-# seconds; a file whose first takes much longer is too large for it.
+# Limits for TensorFlow Lite Micro, whose kernels are slow: images, seconds for all of them, and seconds after which
+# the process is ended, even during the first image.
 _MICRO_IMAGES, _MICRO_SECONDS, _MICRO_LIMIT = 100, 20.0, 60.0
 _LAYER_IMAGES = 100
 
@@ -26,14 +26,15 @@ _LAYER_IMAGES = 100
 def micro(
     isolation: Isolation, target: Classifier, path: Path, contract: Contract, pixels: NDArray[np.uint8]
 ) -> dict[str, Any]:
-    """Run some images [N, H, W, C] in TensorFlow Lite Micro and compare its decisions with those of `target`.
+    """Run the file `path` in TensorFlow Lite Micro and compare its decisions with those of `target`.
 
-    `target` is the same file in LiteRT. Returns `arena_bytes`, `agreement` (a share, 0 to 1) and `images`, or
-    `refused` with the reason: a file that TensorFlow Lite Micro can't run is no failure.
+    `target` is the same file in LiteRT; `pixels` are uint8 [N, H, W, C], of which the first 100 are used. Returns
+    `arena_bytes`, `agreement` (a share, 0 to 1) and `images`. If TensorFlow Lite Micro can't run the file, returns
+    only `refused` with the reason, because that is no failure of the export.
     """
-    some = pixels[:_MICRO_IMAGES]
-    tensors = target.prepare(some if target.takes_pixels else contract.scale(some))
-    run = functools.partial(isolation.run, tflite_micro.NAME, seconds=_MICRO_LIMIT, about=path.stem)
+    sample = pixels[:_MICRO_IMAGES]
+    tensors = target.prepare(sample if target.takes_pixels else contract.scale(sample))
+    run = functools.partial(isolation.run, tflite_micro.NAME, seconds=_MICRO_LIMIT, subject=path.stem)
     try:
         found = run(tflite_micro.predict, path, tensors, _MICRO_SECONDS)
         decided = found.argmax(1)
@@ -56,11 +57,14 @@ def by_layers(
     layers: Sequence[str],
     pixels: NDArray[np.uint8],
 ) -> list[dict[str, Any]]:
-    """Compare the outputs of a file's layers with those of the float32 file `reference`; nothing if that fails."""
+    """Compare the file `path` with the float32 file `reference` layer by layer; return the entries for the card.
+
+    `layers` are the layers' names in Keras. The list is empty if the comparison fails.
+    """
     try:
         found = isolation.run(
             "LiteRT", layer_divergence.compare, reference, path, pixels[:_LAYER_IMAGES], contract, layers,
-            about=f"{path.stem} by layers",
+            subject=f"{path.stem} by layers",
         )  # fmt: skip
     except ArtifactError:
         return []
@@ -68,7 +72,7 @@ def by_layers(
 
 
 def first_divergence(layers: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a phrase about the first layer that diverges, nothing if none does."""
+    """Return a list with a phrase about the first layer that diverges, empty if none does."""
     return [
         f"{each['operator']} {each['name']} is the first whose output diverges ({each['snr_db']:.0f} dB)"
         for each in layers

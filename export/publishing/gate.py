@@ -1,8 +1,8 @@
-"""The gate: which exports may be published, and why, in the terms of TFX's Evaluator.
+"""The gate: decides which exports may be published, in the terms of TFX's Evaluator.
 
-A value threshold is an absolute floor; a change threshold is the largest allowed drop against a baseline: the
-float32 model, and the last blessed version that was measured on the same images. A drop counts only if an exact test
-supports it, so that two images of a small set decide nothing. What passes all checks is blessed.
+A value threshold is an absolute floor. A change threshold is the largest allowed drop relative to a baseline: the
+original model, and the last blessed version that was measured on the same images. A drop counts only if an exact test
+finds it significant, so that two images of a small set decide nothing. An export that passes all checks is blessed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +16,9 @@ __all__ = ["MAX_DROP", "MIN_AGREEMENT", "Gate", "GateCheck", "record"]
 
 MAX_DROP = 0.005
 MIN_AGREEMENT = 0.95
-# A quantized format that agrees less often than this is published with a warning.
+# Quantized formats with a lower agreement are published with a warning.
 _GOOD_AGREEMENT = 0.99
-# A format that computes in float32 as Keras does may differ by rounding only.
+# Formats that compute in float32, like Keras, may differ by rounding only.
 _EXACT = 0.999
 _SIGNIFICANT = 0.05
 MODEL = "model"
@@ -28,8 +28,8 @@ MODEL = "model"
 class GateCheck:
     """One comparison: `found` must be at least `least`, both shares 0…1.
 
-    Where a test tells chance from a loss, `p` is the probability that chance alone gives so little: a check fails
-    only if that is below 0.05, too.
+    `p` is the p-value of an exact test, or None: the probability of a value this low by chance. With `p`, a check
+    fails only if it is also below 0.05.
     """
 
     format: str
@@ -40,21 +40,21 @@ class GateCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether it held. Half an image in ten million is float arithmetic, not a difference."""
+        """Whether the check passed; a difference of 5e-8 is tolerated as float rounding."""
         return self.found >= self.least - 5e-8 or (self.p is not None and self.p >= _SIGNIFICANT)
 
     def text(self) -> str:
-        """Return the comparison as a person reads it."""
+        """Return the comparison as one line of text."""
         test = "" if self.p is None else f" (p {self.p:.2g})"
-        return f"{self.format}: {self.rule}: {self.found:.4f} found, {self.least:.4f} wanted{test}"
+        return f"{self.format}: {self.rule}: {self.found:.4f}, expected at least {self.least:.4f}{test}"
 
 
 @dataclass(frozen=True)
 class Gate:
-    """The bounds, all shares 0…1.
+    """The gate's bounds, all shares 0…1.
 
-    `min_accuracy` holds for the model and every format, `max_drop` is the largest loss of accuracy, and
-    `min_agreement` is how often a quantized format must give the class that the float32 model gives.
+    `min_accuracy` is the floor for the model and every format. `max_drop` is the largest allowed loss of accuracy.
+    `min_agreement` is the smallest share of decisions in which a quantized format must agree with the model.
     """
 
     min_accuracy: float = 0.0
@@ -62,13 +62,13 @@ class Gate:
     min_agreement: float = MIN_AGREEMENT
 
     def __post_init__(self) -> None:
-        """Refuse bounds that nothing or everything would pass; UsageError."""
+        """Raise UsageError for bounds that aren't shares."""
         for name, value in asdict(self).items():
             if not 0 <= value <= 1:
                 raise UsageError(f"--{name.replace('_', '-')} {value:g}: expected a share from 0 to 1")
 
     def model_checks(self, accuracy: Mapping[str, Any], chance_p: float) -> list[GateCheck]:
-        """Return the checks of the model itself: its `statistics.accuracy`, and the p of `statistics.chance_p`."""
+        """Return the original model's checks; the parameters are from `statistics.accuracy` and `.chance_p`."""
         return [
             GateCheck(MODEL, "accuracy", accuracy["value"], self.min_accuracy),
             GateCheck(MODEL, "confidence that its accuracy isn't guessing", 1 - chance_p, 1 - _SIGNIFICANT),
@@ -83,12 +83,12 @@ class Gate:
         reference: Mapping[str, Any] | None,
         blessed: Mapping[str, Any] | None,
     ) -> list[GateCheck]:
-        """Return the checks of one format.
+        """Return the checks of the format `format_name`.
 
-        `figures` are those of `export.publishing.verification.compare`, `exact` says that it computes in float32.
-        `reference` is the accuracy of the model itself (`train.common.statistics.accuracy`), None where no labels are
-        known; `blessed` is that of the same format in the last blessed version, if it was measured on the same
-        images.
+        `exact` formats compute in float32. `figures` are those of `export.publishing.verification.compare`.
+        `reference` is the original model's accuracy (`train.common.statistics.accuracy`), or None without labels.
+        `blessed` is the accuracy of the same format in the last blessed version, or None if that was measured on
+        other images.
         """
         total, agreed = figures["compared"], figures["compared"] - figures["disagreements"]
         if exact:
@@ -97,7 +97,7 @@ class Gate:
                 GateCheck(format_name, rule, part / whole, _EXACT, statistics.fewer(part, whole, _EXACT))
                 for rule, part, whole in (
                     ("agreement with the model", agreed, total),
-                    # Equal decisions don't make other probabilities right.
+                    # Equal decisions don't imply equal probabilities.
                     ("images with the model's scores", close, images),
                 )
             ]
@@ -122,7 +122,7 @@ class Gate:
 
 
 def warnings(artefacts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a line for each artefact that is published although it often differs from the model."""
+    """Yield a line for each published artefact whose agreement with the model is below 0.99."""
     for each in artefacts:
         if each["agreement"] < _GOOD_AGREEMENT:
             yield (
@@ -132,7 +132,7 @@ def warnings(artefacts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def record(gate: Gate, checks: Sequence[GateCheck], *, forced: bool) -> dict[str, Any]:
-    """Return the blessing as an export card holds it: whether, by which bounds and checks, and why not."""
+    """Return the export card's record of the gate: the result, the bounds, all checks, and the failed ones as text."""
     failed = [check.text() for check in checks if not check.passed]
     return {
         "blessed": not failed,

@@ -1,4 +1,4 @@
-"""One export: SavedModel and TFLite files built in a stage, verified, judged, then published as a version."""
+"""The export pipeline: builds all files in a stage, verifies them, applies the gate and publishes a version."""
 
 import contextlib
 import os
@@ -26,20 +26,20 @@ from tfship.train.common.files import sha256, stage, write_json
 
 __all__ = ["ExportPlan", "export", "refusal_path"]
 
-# Each interpreter holds the model once more.
+# Limits for verification, since each interpreter holds a copy of the model.
 _MOST_INTERPRETERS, _INTERPRETERS_BYTES = 8, 200_000_000
-# The layers in float32 that the terminal names; the card names all.
+# Number of float32 layers named on the terminal; the card names all.
 _NAMED = 5
 
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """What an export makes of a source, and what must hold.
+    """Options of an export.
 
-    `rows` are the formats that are tried, `required` the names of those without which nothing is published.
-    `serves` is the format that `model.tflite` is a copy of; without it the version has no such file, and a server
-    that prefers TFLite takes the first format that was made. With `force`, what isn't blessed is published too, and
-    the card says so. `selective_seconds` bounds the search of the format selective.
+    `rows` are the formats to try. Nothing is published if a format of `required` fails. `serves` is the format to
+    copy to `model.tflite`, or None for no such file; servers that prefer TFLite then use the first format that was
+    made. With `force`, exports that aren't blessed are published too, and the card records it. `selective_seconds`
+    is the time limit for the search of the format selective.
     """
 
     rows: Sequence[Format]
@@ -50,7 +50,7 @@ class ExportPlan:
     selective_seconds: float = selective_quantization.SECONDS
 
     def __post_init__(self) -> None:
-        """Refuse a format that is needed but isn't among the rows; UsageError."""
+        """Raise UsageError for a required format that isn't in `rows`."""
         rows = [row.name for row in self.rows]
         for flag, names in (("--serve", [self.serves] if self.serves else []), ("--require", self.required)):
             if missing := [name for name in names if name not in rows]:
@@ -60,27 +60,28 @@ class ExportPlan:
 
     @property
     def obligatory(self) -> list[str]:
-        """The formats without which nothing is published."""
+        """Names of the formats without which nothing is published."""
         return list(dict.fromkeys([*self.required, *([self.serves] if self.serves else [])]))
 
 
 def export(
     source: Source, models: Path, plan: ExportPlan, say: Callable[[str], None]
 ) -> tuple[Path, ExportCard]:
-    """Export `source` as the next version of `models/<its name>` and return its directory and card.
+    """Export `source` as the next version of `models/<its name>`; return the version's directory and card.
 
-    Every format is loaded back by the runtime that serves it and run over all evaluation images, and the gate
-    judges, before anything is published. A format that can't be written, run or blessed is left out, with the
-    reason in the card. Raises ResultError or ConversionError if the model, its SavedModel or an obligatory format
-    fails (unless forced): nothing is published then, and the record of why lies in `refusal_path`.
+    Before publication, each format is loaded by the runtime that serves it and run over all evaluation images, and
+    the gate checks the results. A format that can't be written, run or blessed is left out, with the reason in the
+    card. If the model, its SavedModel or an obligatory format fails, and `force` isn't set, nothing is published.
+    ResultError or ConversionError is then raised, and the gate's record is in the file `refusal_path`. `say` is
+    called with each line of progress.
     """
     name = source.contract.model
-    before = _last_blessed(models / name, source.evaluation.data["sha256"])
+    blessed = _last_blessed(models / name, source.evaluation.data["sha256"])
     isolation.start()
     with store.draft(models / name) as draft, stage(models / name, "conversion") as scratch:
         scratch.mkdir()
         refused = refusal_path(models, name)
-        card = _Work(source, draft.folder, scratch, plan, before, refused, say).run()
+        card = _Export(source, draft.folder, scratch, plan, blessed, refused, say).run()
         card.write(draft.folder)
         interruption.check()
         published = draft.publish()
@@ -90,11 +91,11 @@ def export(
 
 
 def refusal_path(models: Path, name: str) -> Path:
-    """Return where the record of the last export of `name` lies that wasn't blessed."""
+    """Return the path of the record that the last export of `name` left if it wasn't blessed."""
     return models / f"{name}.not-blessed.json"
 
 
-class _Work:
+class _Export:
     """An export in progress; `run` does the steps in order."""
 
     def __init__(
@@ -103,13 +104,13 @@ class _Work:
         folder: Path,
         scratch: Path,
         plan: ExportPlan,
-        before: dict[str, dict[str, Any]],
+        blessed: dict[str, dict[str, Any]],
         refused: Path,
         say: Callable[[str], None],
     ) -> None:
         from tfship.export.conversion.converter import TFLite
 
-        self._source, self._folder, self._plan, self._before = source, folder, plan, before
+        self._source, self._folder, self._plan, self._blessed = source, folder, plan, blessed
         self._refused, self._say = refused, say
         self._name = source.contract.model
         self._contract = source.contract
@@ -121,7 +122,7 @@ class _Work:
         self._unconverted: dict[str, str] = {}
         self._withheld: dict[str, str] = {}
         self._layers: dict[str, list[dict[str, Any]]] = {}
-        # A model of another precision is exported in float32, which rounds otherwise.
+        # A model of another precision is exported in float32, so rounding differs.
         self._exact = source.precision == "float32"
         self._calibration = calibration.write(source.calibration, scratch)
         self._log = folder / LOG
@@ -137,21 +138,21 @@ class _Work:
         )
 
     def run(self) -> ExportCard:
-        """Build, verify and judge everything, and return the card, not yet written."""
+        """Build and verify everything, apply the gate, and return the card, not yet written."""
         source, plan = self._source, self._plan
         with self._step("original"):
             self._reference = source.predict(self._pixels)
-            self._accuracy = self._judged()
+            self._accuracy = self._check_model()
         self._refuse_unless(self._checks, "the model itself fails")
         with self._step(SAVED_MODEL):
-            warmed = self._saved_model()
+            warmed = self._write_saved_model()
         self._refuse_unless(
             [each for each in self._checks if each.format == SAVED_MODEL], "the SavedModel fails"
         )
         for row in plan.rows:
-            self._made(row)
+            self._make(row)
         self._contract = replace(self._contract, tflite_batch=self._tflite.batch)
-        self._refuse_without()
+        self._require_obligatory()
         serves = plan.serves or self._first_made()
         if plan.serves:
             shutil.copyfile(self._folder / FORMATS[serves].file, self._folder / SERVED_FILE)
@@ -182,8 +183,8 @@ class _Work:
             detected=source.detected,
         )
 
-    def _judged(self) -> dict[str, Any]:
-        """Return the model's own accuracy, and add its checks; None for its value where no labels are known."""
+    def _check_model(self) -> dict[str, Any]:
+        """Add the original model's checks and return its accuracy; the value is None without labels."""
         if self._truth is None:
             return {"value": None, "images": len(self._pixels)}
         decided = outputs.decisions(self._reference, several=self._source.several)
@@ -193,8 +194,8 @@ class _Work:
         self._checks += self._plan.gate.model_checks(accuracy, statistics.chance_p(decided, self._truth))
         return accuracy
 
-    def _saved_model(self) -> list[str]:
-        """Write, warm up and verify the SavedModel; return the signatures that its warm-up requests call."""
+    def _write_saved_model(self) -> list[str]:
+        """Write and verify the SavedModel, replay its warm-up requests, and return the signatures that they call."""
         from tfship.export.conversion import saved_model_writer
         from tfship.export.publishing import signature_checks, warmup_requests
 
@@ -205,7 +206,7 @@ class _Work:
         contract.write(self._folder)
         files = [path for path in self._folder.rglob("*") if path.is_file()]
         requests = signature_checks.requests(contract, self._pixels)
-        # TensorFlow Serving fails on requests for signatures that a TFLite file lacks.
+        # TensorFlow Serving fails on warm-up requests for signatures that a TFLite file lacks.
         only = [DEFAULT_SIGNATURE] if self._plan.serves else list(requests)
         warmup_requests.write(self._folder, self._name, signature_checks.warm_up(contract, requests, only))
         runtime = SavedModel(self._folder)
@@ -215,15 +216,15 @@ class _Work:
             self._verify(SAVED_MODEL, sorted(files), [target], exact=self._exact, extra={})
         return warmed
 
-    def _made(self, row: Format) -> None:
-        """Write, verify and judge one TFLite format; leave it out, with the reason, if any of it fails."""
+    def _make(self, row: Format) -> None:
+        """Write and verify one TFLite format and apply the gate; if a step fails, leave the format out."""
         path = self._folder / row.file
         checked = len(self._checks)
         try:
             with self._step(row.name):
-                self._format(row)
+                self._write_format(row)
         except (ArtifactError, ResultError) as error:
-            interruption.check()  # Ctrl-C reaches child processes, too
+            interruption.check()  # Ctrl-C also ends the child process
             path.unlink(missing_ok=True)
             reason = str(error).removeprefix(f"{row.name}: ").removeprefix(f"{self._name} {row.name}: ")
             self._unconverted[row.name] = reason
@@ -254,10 +255,10 @@ class _Work:
     def _refuse_unless(self, checks: Sequence[GateCheck], what: str) -> None:
         failed = [check.text() for check in checks if not check.passed]
         if failed and not self._plan.force:
-            self._refuse(f"{what}: {'; '.join(failed)}", "--force publishes nonetheless and records it")
+            self._refuse(f"{what}: {'; '.join(failed)}", "--force publishes it and records that")
 
-    def _refuse_without(self) -> None:
-        """Refuse if an obligatory format was left out."""
+    def _require_obligatory(self) -> None:
+        """Refuse the export if an obligatory format was left out."""
         for name in self._plan.obligatory:
             if reason := self._unconverted.get(name):
                 raise ConversionError(
@@ -267,11 +268,11 @@ class _Work:
             if reason := self._withheld.get(name):
                 self._refuse(
                     f"{name} is required but withheld: {reason}",
-                    "leave it out of --require and --serve, or publish it by --force, which records it",
+                    "leave it out of --require and --serve, or pass --force, which publishes it and records that",
                 )
 
     def _refuse(self, why: str, remedy: str) -> NoReturn:
-        """End the export and leave the record of why."""
+        """Write the gate's record to `refusal_path` and raise ResultError."""
         record = gate.record(self._plan.gate, self._checks, forced=False)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         about = {"model": self._name, "created": created, "layers": self._layers, "withheld": self._withheld}
@@ -282,32 +283,32 @@ class _Work:
             f"{self._name}: not blessed, so nothing was published: {why} ({self._refused}); {remedy}"
         )
 
-    def _format(self, row: Format) -> None:
+    def _write_format(self, row: Format) -> None:
         """Write and verify one TFLite format."""
         path = self._folder / row.file
         path.parent.mkdir(exist_ok=True)
         extra: dict[str, Any] = {}
         if row.selective:
-            extra["float_layers"], calibrated = self._selective(path)
+            extra["float_layers"], calibrated = self._write_selective(path)
         else:
             calibrated = self._tflite.write(row, path)
         if row.calibrated and self._source.calibration is not None:
             extra["calibration_images"] = calibrated
-            if calibrated < (there := len(self._source.calibration)):
+            if calibrated < (total := len(self._source.calibration)):
                 self._say(
-                    f"{self._name} {row.name}: calibrated with {calibrated} of {there} images; more take too long"
+                    f"{self._name} {row.name}: calibrated with {calibrated} of {total} images within the time limit"
                 )
         if row.integer and tflite_micro.AVAILABLE:
             target = verification.open_tflite(self._folder, row)
             with contextlib.closing(target):
                 extra["micro"] = diagnosis.micro(self._isolation, target, path, self._contract, self._pixels)
-        self._verify(row.name, [path], self._opened(row), exact=row.exact and self._exact, extra=extra)
+        self._verify(row.name, [path], self._open(row), exact=row.exact and self._exact, extra=extra)
 
-    def _selective(self, path: Path) -> tuple[list[str], int]:
+    def _write_selective(self, path: Path) -> tuple[list[str], int]:
         """Write the format selective; return its layers in float32 and the number of calibration images."""
         reference = self._folder / FORMATS[REFERENCE].file
         if self._calibration is None or not reference.is_file():
-            raise ConversionError(f"{path.stem}: needs the format {REFERENCE} beside it, and --calibration")
+            raise ConversionError(f"{path.stem}: needs --calibration, and {REFERENCE} among --formats")
         kept, calibrated = selective_quantization.write(
             self._isolation,
             reference,
@@ -321,8 +322,8 @@ class _Work:
         self._say(f"{self._name} {path.stem}: {named or 'no layer'} kept in float32")
         return kept, calibrated
 
-    def _opened(self, row: Format) -> list[Classifier]:
-        # An interpreter runs one inference at a time; together they use the whole processor.
+    def _open(self, row: Format) -> list[Classifier]:
+        # An interpreter runs one inference at a time, so several are needed to use all cores.
         size = (self._folder / row.file).stat().st_size
         count = min(os.cpu_count() or 1, _MOST_INTERPRETERS, max(1, _INTERPRETERS_BYTES // size))
         return [verification.open_tflite(self._folder, row) for _ in range(count)]
@@ -350,7 +351,7 @@ class _Work:
             exact=exact,
             figures=figures,
             reference=None if self._truth is None else self._accuracy,
-            blessed=self._before.get(format_name),
+            blessed=self._blessed.get(format_name),
         )
         self._artefacts.append(
             {
@@ -386,7 +387,7 @@ class _Work:
 
 
 def _last_blessed(base: Path, data_sha256: str) -> dict[str, dict[str, Any]]:
-    """Return the accuracy by format of the highest blessed version that was verified on the same images."""
+    """Return accuracy by format of the highest blessed version at `base` that was verified on the same images."""
     for path in reversed(store.versions(base).values()):
         try:
             card = cards.read(path)

@@ -1,7 +1,7 @@
-"""`python -m tfship.export.publishing.release`: copy networks to models/released, to be committed.
+"""Release of networks: `python -m tfship.export.publishing.release` copies them to models/released, to be committed.
 
-Of each network: the weights, the training card with its figures, and the int8 TFLite file of the version that
-was exported from these very weights. A clone has then something to predict with and to export.
+It copies each network's weights, its training card, and the int8 TFLite file of the version exported from these
+weights. A fresh clone can then predict and export without training.
 """
 
 import shutil
@@ -23,12 +23,12 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Copy what belongs together, print the files, return the exit code."""
+    """Copy the networks' files, print their paths, and return the exit code."""
     parser = cli.parser(
         "python -m tfship.export.publishing.release",
-        f"Copy trained and exported networks into <models>/{RELEASED}.",
+        f"Copy trained and exported networks to <models>/{RELEASED}.",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *NETWORKS], help="(both if none)")
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *NETWORKS], help="(default: both)")
     parser.add_argument("--models", type=Path, default=Path("models"), help="the folder to read and write")
     arguments = parser.parse_args(argv)
     for name in arguments.names or NETWORKS:
@@ -41,12 +41,12 @@ def _release(name: str, models: Path) -> list[Path]:
     card = training_cards.read(models, name)
     if card.data["label"] == SAMPLE:
         raise ArtifactError(
-            f"{models / name}.keras was trained on the sample digits; train it on all of MNIST"
+            f"{models / name}.keras was trained on the sample digits; expected MNIST: train it with MNIST_NPZ=FILE"
         )
     version = store.latest(models / name)
     if cards.read(version).keras_sha256 != card.keras_sha256:
         raise ArtifactError(
-            f"{version} was exported from other weights than {name}.keras; run `tfship export`"
+            f"{version} was exported from other weights than {name}.keras; run `tfship export` first"
         )
     released = models / RELEASED
     file = released / f"{name}.{formats.RELEASED}.tflite"

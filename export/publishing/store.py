@@ -1,8 +1,8 @@
-"""The model store: `<models>/<name>/<N>/`, where a version directory that exists is whole.
+"""The model store, `<models>/<name>/<N>/`, in which every version directory is complete.
 
-TensorFlow Serving loads the integer-named folders of a base path and skips everything else. So a version is
-built in a hidden stage and appears by one rename; and it is taken out of service by one, to `retired-<N>`, which
-a server that watches the folder unloads, and back.
+TensorFlow Serving loads the integer-named folders of a base path and ignores all others. A version is therefore built
+in a hidden folder and published by one rename. A rename to `retired-<N>` takes it out of service, because servers that
+watch the base path then unload it; the reverse rename restores it.
 """
 
 import contextlib
@@ -26,24 +26,23 @@ __all__ = [
     "versions",
 ]
 
-# ASCII digits only: `int` takes much more, such as "1_0". Hidden and staged directories don't match.
+# ASCII digits only: `int` accepts more, for example "1_0". Hidden directories and drafts don't match.
 _VERSION = re.compile(r"[0-9]+")
 _RETIRED = re.compile(r"retired-([0-9]+)")
 _LARGEST = 2**63 - 1  # a version is an int64 in the protocol
 
 
 class Draft:
-    """A version that is being built in `folder`; `publish` gives it the next number."""
+    """A version being built in `folder`; `publish` gives it the next number."""
 
     def __init__(self, base: Path, folder: Path) -> None:
         self._base = base
         self.folder = folder
 
     def publish(self) -> Path:
-        """Make the draft visible as one above the highest version there ever was, and return its directory.
+        """Publish the draft as the highest version number plus one, and return its directory.
 
-        The number of a retired version isn't given again: a server that has seen it would take the new one for
-        the old.
+        Numbers of retired versions aren't reused: a server that knows the number wouldn't load the new version.
         """
         while True:
             number = max([*versions(self._base), *retired(self._base)], default=0) + 1
@@ -51,7 +50,7 @@ class Draft:
             try:
                 publish(self.folder, final)
             except OSError:
-                # Another export took the number between the look and the rename: take the next one.
+                # Another export has taken the number in the meantime: try the next one.
                 if not final.exists():
                     raise
             else:
@@ -60,7 +59,7 @@ class Draft:
 
 @contextlib.contextmanager
 def draft(base: Path) -> Iterator[Draft]:
-    """Yield a `Draft` of a new version of the servable at `base`; unpublished, it is removed at the end."""
+    """Yield a `Draft` of a new version of the servable at `base`; it is removed at the end unless published."""
     with stage(base, "version") as folder:
         folder.mkdir()
         yield Draft(base, folder)
@@ -69,7 +68,7 @@ def draft(base: Path) -> Iterator[Draft]:
 def scan(base: Path) -> dict[int, Path]:
     """Return the integer-named directories in `base` by number, lowest first. Raises OSError if unreadable."""
     found: dict[int, Path] = {}
-    # Sorted, so that of "1" and "01" it is always the same one that counts.
+    # Sorted, so that the choice between "1" and "01" is always the same.
     for path in sorted(base.iterdir()):
         if _VERSION.fullmatch(path.name) and path.is_dir() and int(path.name) <= _LARGEST:
             found.setdefault(int(path.name), path)
@@ -77,19 +76,19 @@ def scan(base: Path) -> dict[int, Path]:
 
 
 def versions(base: Path) -> dict[int, Path]:
-    """Return what `scan` finds, or nothing where the servable has no base path yet."""
+    """Return the result of `scan`, or an empty dict if the base path doesn't exist."""
     return scan(base) if base.is_dir() else {}
 
 
 def servables(models: Path) -> list[str]:
-    """Return the names of the servables in a folder of models: those that have a version."""
+    """Return the names of the servables in the folder `models`: the directories that hold a version."""
     if not models.is_dir():
         return []
     return sorted(path.name for path in models.iterdir() if path.is_dir() and scan(path))
 
 
 def retired(base: Path) -> dict[int, Path]:
-    """Return the directories of retired versions by number, lowest first."""
+    """Return the directories of retired versions in `base` by number, lowest first."""
     found = {}
     for path in base.glob("retired-*"):
         match = _RETIRED.fullmatch(path.name)
@@ -99,7 +98,7 @@ def retired(base: Path) -> dict[int, Path]:
 
 
 def latest(base: Path) -> Path:
-    """Return the directory of the highest version; ArtifactError if there is none."""
+    """Return the directory of the highest version in `base`; ArtifactError if there is none."""
     found = versions(base)
     if not found:
         raise ArtifactError(f"{base}: holds no version directory (1, 2, …); run `tfship export` first")
@@ -107,25 +106,28 @@ def latest(base: Path) -> Path:
 
 
 def retire(base: Path, number: int) -> Path:
-    """Take a version out of service and return where it lies now. The last one there is isn't taken."""
+    """Take the version `number` out of service and return its new path.
+
+    Raises ArtifactError if there is no such version, and UsageError if it is the only one.
+    """
     found = versions(base)
     if number not in found:
         raise ArtifactError(f"{base}: holds no version {number}; there are {_listed(found)}")
     if len(found) == 1:
         raise UsageError(
-            f"{found[number]}: the only version there is; without it a server has nothing to serve, so it stays"
+            f"{found[number]}: is the only version, without which a server has nothing to serve; publish another first"
         )
     return _move(found[number], base / f"retired-{number}")
 
 
 def rollback(base: Path) -> tuple[Path, Path]:
-    """Take the latest version out of service; return where it lies now, and the version that is latest then."""
+    """Take the latest version out of service; return its new path and the directory of the new latest version."""
     moved = retire(base, max(versions(base), default=0))
     return moved, latest(base)
 
 
 def restore(base: Path, number: int | None = None) -> Path:
-    """Put a retired version, by default the highest one, back into service and return its directory."""
+    """Put the retired version `number`, by default the highest, back into service and return its directory."""
     found = retired(base)
     if number is None:
         number = max(found, default=0)

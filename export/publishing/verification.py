@@ -1,4 +1,4 @@
-"""Every artefact, loaded by the runtime that will serve it and compared with the Keras model on real images."""
+"""Verification of artefacts: each runs in the runtime that will serve it and is compared with the Keras model."""
 
 import queue
 from collections.abc import Callable, Sequence
@@ -21,28 +21,28 @@ from tfship.train.common.tensorflow_loader import quiet
 
 __all__ = ["FAR", "batch_of", "compare", "open_saved_model", "open_tflite", "predict_all"]
 
-# More than the order of float32 arithmetic makes of a score.
+# A difference of scores that float32 rounding doesn't explain.
 FAR = 0.01
-# Data sets are predicted in batches that hide the cost of a call, and of so many values that large images fit.
+# Limits of a batch: images, enough to hide the cost of a call, and values, so that large images fit into memory.
 _LARGEST_BATCH, _VALUES = 250, 2_000_000
 
 
 def batch_of(shape: Sequence[int]) -> int:
-    """Return how many images of a shape are predicted at a time."""
+    """Return the batch size for images of `shape` [H, W, C]."""
     return max(1, min(_LARGEST_BATCH, _VALUES // int(np.prod(shape))))
 
 
 def open_tflite(
     version: Path, row: Format, threads: int = 1, at_once: int = 1, *, xnnpack: bool = True
 ) -> Classifier:
-    """Return the TFLite file of format `row` in a version directory as a target (see `LiteRT` for the rest)."""
+    """Return the TFLite file of the format `row` in the directory `version` as a target; see `LiteRT`."""
     path = version / row.file
-    with quiet():  # LiteRT announces its delegate
+    with quiet():  # LiteRT prints a line about its delegate
         return Classifier(LiteRT(path, threads, at_once, xnnpack=xnnpack), str(path))
 
 
 def open_saved_model(version: Path, threads: int = 0) -> Classifier:
-    """Return the SavedModel of a version directory as a target."""
+    """Return the SavedModel in the directory `version` as a target; see `SavedModel`."""
     return Classifier(SavedModel(version, threads), str(version))
 
 
@@ -52,29 +52,29 @@ def predict_all(
     label: str,
     scale: Callable[[NDArray[Any]], NDArray[Any]] = lambda images: images,
 ) -> NDArray[np.float32]:
-    """Return the targets' scores [N, labels] for images [N, H, W, C], predicted in batches.
+    """Return the scores [N, labels] for `images` [N, H, W, C], predicted in batches.
 
-    The targets are of one kind and share the work, each used by one thread at a time. `scale` turns a batch into what
-    they take: a whole data set of float32 values would need four times the memory of its pixels.
+    `targets` are copies of one model that share the batches; each is used by one thread at a time. `label` names the
+    progress bar. `scale` converts a batch to the targets' inputs: batch by batch, since float32 values take four times
+    the memory of pixels.
     """
     batch = batch_of(images.shape[1:])
     free: queue.SimpleQueue[Target] = queue.SimpleQueue()
     for target in targets:
         free.put(target)
 
-    def ask(start: int) -> NDArray[np.float32]:
+    def predict(start: int) -> NDArray[np.float32]:
         target = free.get()
         try:
-            answer = target.predict(scale(images[start : start + batch]))
+            return target.predict(scale(images[start : start + batch]))
         finally:
             free.put(target)
-        return answer
 
     parts = []
     with Progress(label, len(images), "images") as progress, ThreadPoolExecutor(len(targets)) as pool:
-        for answer in pool.map(ask, range(0, len(images), batch)):
-            parts.append(answer)
-            progress.advance(len(answer))
+        for scores in pool.map(predict, range(0, len(images), batch)):
+            parts.append(scores)
+            progress.advance(len(scores))
     return np.concatenate(parts)
 
 
@@ -86,20 +86,23 @@ def compare(
     *,
     several: bool = False,
 ) -> dict[str, Any]:
-    """Return what a format's scores decide, compared with the reference's, image by image.
+    """Return figures that compare a format's scores with those of the reference model, image by image.
 
-    `scores` and `reference` are [N, labels], `truth` class numbers [N], or with `several` labels an image 0/1 rows
-    [N, labels]; None where no labels are known. The figures: `compared` counts the decisions, one per image or one per
-    image and label, `disagreements` those that differ from the reference's, `agreement` is the share of the others, and
-    `largest_difference` that of a score, and `far` how many of the `images` have a score that differs by more than
-    `FAR`. `accuracy`, `wins`, `losses` and `mcnemar_p` are those of `train.common.statistics`, None
-    without labels; `mean_average_precision` is there with several labels an image. Raises ResultError if the scores
-    aren't finite or not of the reference's shape.
+    `name` is used in messages. `scores` and `reference` are [N, labels]. `truth` are class numbers [N], 0/1 rows
+    [N, labels] for `several` labels per image, or None. The figures:
+
+    - `compared`: number of decisions, one per image, or one per image and label.
+    - `disagreements`: number of decisions that differ. `agreement`: share of the others.
+    - `largest_difference`: of any score. `far`: number of the `images` with a score that differs by more than `FAR`.
+    - `accuracy`, `wins`, `losses`, `mcnemar_p`: see `train.common.statistics`; None without labels.
+    - `mean_average_precision`: only with several labels per image.
+
+    Raises ResultError if the scores aren't finite or their shape isn't that of the reference.
     """
     if scores.shape != reference.shape or not np.isfinite(scores).all():
         raise ResultError(
-            f"{name}: answered {scores.shape} with {int((~np.isfinite(scores)).sum())} values that "
-            f"are no numbers; expected finite {reference.shape}"
+            f"{name}: returned scores {scores.shape} with {int((~np.isfinite(scores)).sum())} NaN or infinite "
+            f"values; expected {reference.shape}, all finite"
         )
     predicted = outputs.decisions(scores, several=several).ravel()
     expected = outputs.decisions(reference, several=several).ravel()

@@ -1,4 +1,4 @@
-"""Warm-up requests: what a server runs before it calls a version available, so that no user pays for the first call.
+"""Warm-up requests, which a server runs before a version is available, so that the first client needn't wait.
 
 TensorFlow Serving replays `assets.extra/tf_serving_warmup_requests`, a TFRecord file of PredictionLog messages
 (its guide "SavedModel Warmup"). Loads TensorFlow.
@@ -18,14 +18,15 @@ from tfship.export.runtimes.protocol import Runtime
 
 __all__ = ["example", "images", "replay", "write"]
 
-# The sides of images that take all the ways through the preparation: as they are, reduced, and read closer.
+# Sides of images, in pixels, that cover all paths of the preparation: unchanged, reduced, and read again in detail.
 _SMALL, _LARGE = 300, 1200
 
 
 def write(version: Path, model: str, requests: Iterable[tuple[str, Mapping[str, NDArray[Any]]]]) -> None:
-    """Write requests, in their order: a signature, and its inputs by name, strings as arrays of dtype object.
+    """Write the warm-up file of the directory `version` of `model`.
 
-    A signature may have several, one for each way that real requests take; `images` are for those that take images.
+    Each of `requests` is a signature and its inputs by name, strings as arrays of dtype object. A signature may have
+    several requests, one for each code path of real requests.
     """
     path = version / WARMUP
     path.parent.mkdir(exist_ok=True)
@@ -35,9 +36,9 @@ def write(version: Path, model: str, requests: Iterable[tuple[str, Mapping[str, 
 
 
 def replay(version: Path, runtime: Runtime) -> list[str]:
-    """Run every request in the file as a server does and return the signatures that were called, each once.
+    """Run all warm-up requests of `version` with `runtime`, as a server does; return the distinct signatures called.
 
-    Raises ValueError, with the runtime's words, for a request that the model refuses.
+    Raises ValueError with the runtime's message if the model refuses a request.
     """
     called = []
     for record in tf.data.TFRecordDataset(str(version / WARMUP)).as_numpy_iterator():
@@ -55,9 +56,9 @@ def replay(version: Path, runtime: Runtime) -> list[str]:
 
 
 def images(contract: Contract) -> list[bytes]:
-    """Return encoded images for which the preparation does all that it does for those of users.
+    """Return encoded images that together cover the code paths of the preparation.
 
-    PNG and JPEG: of the model's size, small ones, and large ones on which little is to be seen.
+    They are grey and RGB PNG and JPEG images in three sizes: the contract's, small, and large with little ink.
     """
     found = []
     for height, width, ink in (
@@ -65,7 +66,7 @@ def images(contract: Contract) -> list[bytes]:
         (_SMALL, _SMALL, _SMALL // 2),
         (_LARGE, _LARGE * 3 // 4, _LARGE // 40),
     ):
-        # Ink bright on black, with a corner, so that it is no line.
+        # Bright ink on black, in an L shape, so that it isn't a line.
         pixels = np.zeros((height, width, 3), np.uint8)
         top, left = (height - ink) // 2, (width - ink) // 2
         pixels[top : top + ink, left : left + max(1, ink // 5)] = 255
@@ -76,9 +77,9 @@ def images(contract: Contract) -> list[bytes]:
     return found
 
 
-def example(picture: bytes) -> bytes:
-    """Return a serialised tf.Example with the encoded picture, as the `classify` signature takes it."""
-    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[picture]))
+def example(image: bytes) -> bytes:
+    """Return a serialized tf.Example with the encoded `image`, an input of the `classify` signature."""
+    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[image]))
     serialized: bytes = tf.train.Example(
         features=tf.train.Features(feature={EXAMPLE_FEATURE: feature})
     ).SerializeToString(deterministic=True)

@@ -1,1 +1,1 @@
-"""Runtimes that run exported models: LiteRT, TensorFlow, TensorFlow Lite Micro."""
+"""Runtimes for exported models: LiteRT, TensorFlow, TensorFlow Lite Micro."""

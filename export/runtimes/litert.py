@@ -1,4 +1,4 @@
-"""Run TFLite files with LiteRT (XNNPACK). TensorFlow is not needed and never loaded."""
+"""LiteRT (XNNPACK) runtime for TFLite files. TensorFlow is not needed and never loaded."""
 
 import contextlib
 import threading
@@ -28,29 +28,29 @@ _Details = Mapping[str, Any]
 
 
 class LiteRT:
-    """A TFLite file, loaded; a `Runtime`.
+    """A loaded TFLite file; a `Runtime`.
 
-    Its signatures are those that TensorFlow Serving finds (`tflite_session.cc`): the ones in the file's entry
-    `signature_defs_metadata` (`export.conversion.signature_metadata`), or else `serving_default`, made from the names
-    of the tensors without their `:0`. TFLite's own signatures aren't read. A batch of any size is taken: where the
-    file is fixed to one row, the rows are run one after the other.
+    Its signatures are the same as in TensorFlow Serving (`tflite_session.cc`): those in the file's entry
+    `signature_defs_metadata` (`export.conversion.signature_metadata`), or else `serving_default`, with the names
+    of the tensors without `:0`. TFLite's signatures aren't read. Batches may have any size: if the file has a fixed
+    batch of 1, the rows are run one by one.
 
-    `threads` is the number that an inference may use, `at_once` how many inferences may run at a time, and without
-    `xnnpack` all operators run on TFLite's own kernels. Raises ArtifactError if the file is missing, is no TFLite
-    model, has tensors that can't be named or needs an operator that this runtime lacks.
+    `threads` is the number of threads per inference, `at_once` the number of concurrent inferences. Without `xnnpack`,
+    all operators run on TFLite's builtin kernels. Raises ArtifactError if the file is missing or isn't a TFLite model,
+    if its tensors have no distinct names, or if LiteRT lacks an operator.
     """
 
     def __init__(self, path: Path, threads: int = 1, at_once: int = 1, *, xnnpack: bool = True) -> None:
         if not path.is_file():
             raise ArtifactError(f"{path}: no such TFLite file; `tfship export` writes them")
-        # Bytes and not the path: a file replaced or truncated under a memory map would kill the process.
+        # Bytes, not the path: truncating a memory-mapped file would kill the process.
         self._content = path.read_bytes()
         self._threads = threads
         self._resolver = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        # One interpreter has one set of tensors: a second call at a time needs a second one, made when it comes.
+        # An interpreter has one set of tensors, so each concurrent inference needs another; they are made on demand.
         self._at_once = at_once
         self._made, self._waiting = 1, 0
-        self._returned = threading.Condition()  # notified when one is given back that somebody waits for
+        self._returned = threading.Condition()  # notified when an interpreter is returned and a thread waits
         try:
             first = self._allocated()
             self._calls = _calls(first, signature_metadata.read(self._content))
@@ -62,7 +62,7 @@ class LiteRT:
 
     @property
     def row_bytes(self) -> int:
-        """The bytes that one row takes of the largest tensor that has a row for each of the batch's."""
+        """Bytes per row of the largest tensor with a free batch dimension, 0 if there is none."""
         return self._row_bytes
 
     @property
@@ -82,7 +82,7 @@ class LiteRT:
             raise ValueError(str(error)) from error
 
     def _run_rows(self, call: "_Call", tensors: list[NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run the rows one after the other."""
+        """Run the rows one by one."""
         counts = {len(tensor) for tensor in tensors}
         if len(counts) > 1 or not all(counts):
             raise ValueError(
@@ -99,7 +99,7 @@ class LiteRT:
             self._give_back(interpreter)
 
     def close(self) -> None:
-        """Free the model's memory, when what runs has ended."""
+        """Wait for running inferences and free the model's memory."""
         with self._returned:
             self._at_once = 0
             self._waiting += 1
@@ -108,8 +108,8 @@ class LiteRT:
         self._content = b""
 
     def _take(self, shapes: tuple[Any, ...]) -> "_Interpreter":
-        """Return an idle interpreter, if possible one whose tensors have these sizes already: new ones take time."""
-        # A list's own operations are atomic; what another thread took meanwhile is just not there any more.
+        """Return an idle interpreter, preferably one already resized to `shapes`, because resizing takes time."""
+        # List operations are atomic: an interpreter that another thread has taken raises an error and is skipped.
         for interpreter in reversed(self._idle.copy()):
             if interpreter.shapes == shapes:
                 with contextlib.suppress(ValueError):
@@ -122,7 +122,7 @@ class LiteRT:
                 interpreter = _Interpreter(self._allocated())
                 self._made += 1
                 return interpreter
-            # Counted before the list is looked at again: whoever gives one back from now on will say so.
+            # Counted before the list is read again: threads that return an interpreter from here on notify.
             self._waiting += 1
             try:
                 while True:
@@ -144,14 +144,14 @@ class LiteRT:
             num_threads=self._threads,
             experimental_op_resolver_type=self._resolver,
         )
-        # It finds out now what the first inference would stumble over.
+        # So that errors of the model are raised here and not by the first inference.
         interpreter.allocate_tensors()
         return interpreter
 
 
 @dataclass(frozen=True)
 class _Call:
-    """How a signature is run: the tensors' indices by their public names, inputs in the order of their indices."""
+    """A signature with its tensors' indices by public name; the inputs are ordered by index."""
 
     signature: Signature
     inputs: Mapping[str, int]
@@ -161,13 +161,13 @@ class _Call:
 
 @dataclass(eq=False)
 class _Interpreter:
-    """LiteRT's interpreter; `shapes` are those of its inputs in the order of their indices, if they are known."""
+    """LiteRT's interpreter; `shapes` are the current shapes of its inputs, ordered by index, () if unknown."""
 
     interpreter: Interpreter
     shapes: tuple[Any, ...] = ()
 
     def run(self, call: _Call, tensors: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run the file once. Raises RuntimeError or ValueError with LiteRT's words."""
+        """Run one inference. Raises RuntimeError or ValueError with LiteRT's message."""
         shapes = tuple(tensor.shape for tensor in tensors)
         if shapes != self.shapes:
             self.shapes = ()
@@ -177,14 +177,14 @@ class _Interpreter:
             self.shapes = shapes
         for index, tensor in zip(call.inputs.values(), tensors, strict=True):
             self.interpreter.set_tensor(index, tensor)
-        # TFLite's fused recurrent operators would begin with the state in which the last inference ended.
+        # Fused recurrent operators would otherwise start with the state of the last inference.
         self.interpreter.reset_all_variables()
         self.interpreter.invoke()
         return {name: self.interpreter.get_tensor(index) for name, index in call.outputs.items()}
 
 
 def _calls(interpreter: Interpreter, described: Mapping[str, Signature]) -> dict[str, _Call]:
-    """Return how each signature is run. Raises ValueError for tensors that can't be told apart by their names."""
+    """Return the calls of the `described` signatures. Raises ValueError if the tensors' names aren't distinct."""
     inputs = _by_name("input", interpreter.get_input_details())
     outputs = _by_name("output", interpreter.get_output_details())
     if not described:
@@ -203,16 +203,16 @@ def _by_name(kind: str, tensors: Iterable[_Details]) -> dict[str, _Details]:
     for each in tensors:
         name = each["name"]
         if not name:
-            raise ValueError(f"one of its {kind} tensors has no name, by which requests could call it")
+            raise ValueError(f"one of its {kind} tensors has no name, which requests need")
         if found.setdefault(name, each)["index"] != each["index"]:
-            raise ValueError(f"two of its {kind} tensors are called {name}")
+            raise ValueError(f"two of its {kind} tensors have the same name {name}")
     return found
 
 
 def _call(
     name: str, described: Signature, inputs: Mapping[str, _Details], outputs: Mapping[str, _Details]
 ) -> _Call:
-    fed, fetched = _found(name, described.inputs, inputs), _found(name, described.outputs, outputs)
+    fed, fetched = _resolve(name, described.inputs, inputs), _resolve(name, described.outputs, outputs)
     if len({tensor["index"] for tensor in fed.values()}) != len(inputs):
         raise ValueError(f"its signature {name} has inputs {[*fed]}; expected one for each of {[*inputs]}")
     single_row = bool(fed) and {_rows(tensor) for tensor in fed.values()} == {1}
@@ -239,10 +239,10 @@ def _call(
     )
 
 
-def _found(
+def _resolve(
     name: str, specs: Mapping[str, TensorSpec], tensors: Mapping[str, _Details]
 ) -> dict[str, _Details]:
-    """Return the tensors that a signature names; old converters left the `:0` out in the file."""
+    """Return the tensors of a signature's `specs`; old converters omit `:0` in the file."""
     found = {
         key: tensors.get(spec.name, tensors.get(spec.name.removesuffix(":0"))) for key, spec in specs.items()
     }
@@ -267,7 +267,9 @@ def _spec(details: _Details, shape: Iterable[int]) -> TensorSpec:
     scale, zero_point = details["quantization"]
     dtype = _DATA_TYPES.get(details["dtype"])
     if dtype is None:
-        raise ValueError(f"its tensor {details['name']} is of type {details['dtype']}, which can't be served")
+        raise ValueError(
+            f"its tensor {details['name']} has the type {details['dtype']}, which can't be served"
+        )
     return TensorSpec(
         details["name"],
         dtype,

@@ -1,11 +1,11 @@
-"""What runs an exported model, whatever its format: named tensors in, named tensors out.
+"""Protocols of runtimes, which run exported models of any format: named tensors in, named tensors out.
 
-`Runtime` is the protocol; `export.runtimes.litert` (TFLite files, no TensorFlow) and `export.runtimes.saved_model`
-implement it. The export's checks, the model server, the client's local mode and the benchmarks all use these, so the
-runtime whose accuracy is reported is the runtime that serves.
+`Runtime` is implemented by `export.runtimes.litert` (TFLite files, no TensorFlow) and `export.runtimes.saved_model`.
+The export's checks, the model server, the client's local mode and the benchmarks all use these implementations.
+Reported accuracy is thus that of the serving runtime.
 
-`Target` is the narrower protocol for image classifiers: images in, probabilities out. A runtime becomes
-one by `Classifier`; a server becomes one in `client.targets.registry`.
+`Target` is the narrower protocol for image classifiers: images in, probabilities out. `Classifier` adapts a runtime
+to it, `client.targets.registry` a server.
 """
 
 from collections.abc import Mapping
@@ -30,31 +30,31 @@ __all__ = [
     "TensorSpec",
 ]
 
-# TensorFlow Serving's name for the signature that a request means when it names none.
+# TensorFlow Serving's default signature, used by requests that name none.
 DEFAULT_SIGNATURE = "serving_default"
-# The method name of signatures for Predict (tensorflow/cc/saved_model/signature_constants.h).
+# Method name of signatures for Predict (tensorflow/cc/saved_model/signature_constants.h).
 PREDICT = "tensorflow/serving/predict"
-# The stable names of our own exports; Keras' automatic ones change between runs and break clients.
+# Fixed tensor names of exported models; Keras' automatic names change between runs and would break clients.
 IMAGE = "image"
 PROBABILITIES = "probabilities"
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a quantized tensor's integers mean numbers: real = scale * (integer - zero_point)."""
+    """Parameters of a quantized tensor: real = scale * (integer - zero_point)."""
 
     scale: float
     zero_point: int
 
     def quantize(self, real: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Return the nearest integers, saturated to `dtype`'s range (TFLite's rule)."""
+        """Return the nearest integers to `real`, saturated to the range of `dtype` (TFLite's rule)."""
         limits = np.iinfo(dtype)
         integers = np.rint(real / np.float32(self.scale)) + self.zero_point
         clipped: NDArray[Any] = np.clip(integers, limits.min, limits.max).astype(dtype)
         return clipped
 
     def dequantize(self, integers: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the real numbers that the integers stand for."""
+        """Return the real values of `integers`."""
         real = (integers.astype(np.int32) - self.zero_point) * np.float32(self.scale)
         return real.astype(np.float32)
 
@@ -64,9 +64,9 @@ class TensorSpec:
     """One named input or output of a signature.
 
     `name` is the tensor's name in the graph, `dtype` TensorFlow's DataType number (`types.proto`: 1 is
-    DT_FLOAT, 4 DT_UINT8, 7 DT_STRING …), `shape` its sizes with -1 for a free one, or None where even the
-    rank is free. `quantization` is set where the integers of a TFLite file stand for real numbers.
-    `reported_shape` is set where TensorFlow Serving's metadata give another shape than the one that can be sent.
+    DT_FLOAT, 4 DT_UINT8, 7 DT_STRING …). `shape` holds -1 for free dimensions, and is None for a free rank.
+    `quantization` is set for quantized tensors of a TFLite file. `reported_shape` is set if TensorFlow Serving's
+    metadata report another shape than requests may have.
     """
 
     name: str
@@ -78,7 +78,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """One way to call a model: inputs and outputs by their public names."""
+    """One way to call a model: inputs and outputs by public name."""
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
@@ -93,11 +93,11 @@ class Runtime(Protocol):
         """The signatures by name."""
 
     def run(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run `signature` on exactly its inputs, with its dtypes, and return all its outputs.
+        """Run `signature` on `inputs` and return all its outputs, both by name.
 
-        Strings are arrays of dtype object that hold bytes. Raises ValueError, with the runtime's own
-        words, for inputs that the model refuses. Shapes from outside must be checked against the
-        signature before: TensorFlow ends the process on some that don't fit (`serving.inference.predict` does it).
+        `inputs` must be exactly those of the signature, with its dtypes; strings are arrays of dtype object with
+        bytes. Raises ValueError with the runtime's message if the model refuses them. Callers must check untrusted
+        shapes against the signature, as `serving.inference.predict` does: TensorFlow aborts the process on some.
         """
 
     def close(self) -> None:
@@ -108,16 +108,17 @@ class Target(Protocol):
     """Anything that classifies images: a model file, a server, a Keras model."""
 
     def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return probabilities float32 [N, classes] for images float32 [N, H, W, C], 0.0 to 1.0."""
+        """Return probabilities float32 [N, classes], 0.0 to 1.0, for images float32 [N, H, W, C]."""
 
     def close(self) -> None:
         """Free the model or the connection."""
 
 
 class Classifier:
-    """A runtime's signature as a `Target`, quantizing and dequantizing by the file's own scales.
+    """Adapter of a runtime's signature to `Target`; it quantizes and dequantizes with the file's scales.
 
-    `output` names the one that holds the probabilities, where the signature has several.
+    `source` names the model in errors. `output` is the name of the output with the probabilities, required if the
+    signature has several. Raises ArtifactError unless the signature has one input and one such output.
     """
 
     def __init__(
@@ -144,22 +145,22 @@ class Classifier:
 
     @property
     def takes_pixels(self) -> bool:
-        """Whether the input takes pixels uint8 as they are."""
+        """Whether the input takes unscaled pixels, uint8."""
         return self._in.dtype == _UINT8
 
     def prepare(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Return images as the tensor that the model takes: quantized where its input is, pixels uint8 unchanged.
+        """Return the model's input tensor for `images`: quantized if the input is; uint8 pixels stay unchanged.
 
-        Raises ValueError for values that are no pixels where only pixels fit.
+        Raises ValueError if the model takes only pixels and `images` holds other values.
         """
         if self._in.quantization is None or (self.takes_pixels and images.dtype == np.uint8):
             return images
         if self.takes_pixels and self._in.quantization == _PIXELS and (images != np.rint(images)).any():
-            raise ValueError("the model takes pixels, whole numbers from 0 to 255; found other values")
+            raise ValueError("the model takes pixels; expected whole numbers from 0 to 255, found fractions")
         return self._in.quantization.quantize(images, _INTEGERS[self._in.dtype])
 
     def infer(self, tensor: NDArray[Any]) -> NDArray[Any]:
-        """Run the model alone, tensor in, tensor out: what the model-only clock times."""
+        """Return the output tensor for the input `tensor`; benchmarks report this call as model-only time."""
         return self._runtime.run(self._signature, {self._input: tensor})[self._output]
 
     def close(self) -> None:
@@ -168,9 +169,9 @@ class Classifier:
 
 
 _UINT8 = 4
-# The quantization of an input that takes pixels as they are.
+# The quantization of an input that takes unscaled pixels.
 _PIXELS = Quantization(1.0, 0)
-# DataType numbers of the integer types that a quantized TFLite file has at its edges.
+# Integer dtypes of the inputs and outputs of quantized TFLite files, by DataType number.
 _INTEGERS: dict[int, np.dtype[Any]] = {
     _UINT8: np.dtype(np.uint8),
     5: np.dtype(np.int16),

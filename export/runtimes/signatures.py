@@ -1,4 +1,4 @@
-"""A SavedModel's signature as a function. Loads TensorFlow when it is used."""
+"""Signatures of SavedModels as Python functions. Loads TensorFlow on first use."""
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +15,11 @@ from tfship.train.common.tensorflow_loader import tensorflow
 
 __all__ = ["SignatureFunction", "in_float32", "open_signature"]
 
-# Keras' name for the endpoint of `model.export`, where it isn't the default signature.
+# Keras' name for the endpoint of `model.export`, unless that is the default signature.
 _KERAS_ENDPOINT = "serve"
-# Operations that pass their first input's values on, whatever their type; the attribute T is that type.
+# Operations that only move the values of their first input, of any type; the attribute T is the type.
 _MOVES = {"ExpandDims", "Identity", "Reshape", "Squeeze", "StridedSlice", "Transpose"}
-# Operations that answer the same for an image of integers and for the same numbers in float32.
+# Operations with the same output for an integer image and for the same numbers in float32.
 _READS = {"ResizeBilinear", "Shape"}
 
 
@@ -27,8 +27,8 @@ _READS = {"ResizeBilinear", "Shape"}
 class SignatureFunction:
     """A signature with one input and one output.
 
-    `call` takes a tensor of `dtype` (a name of TensorFlow's) and `shape`, None for a free size, and returns the output.
-    `tracked` holds its variables. `precision` is the coarsest type it computes in: float32, bfloat16 or float16.
+    `call` takes a tensor of `dtype` (TensorFlow's name) and `shape` (None for a free size) and returns the output.
+    `tracked` holds its variables. `precision` is the coarsest type used for computation: float32, bfloat16 or float16.
     """
 
     call: Callable[[Any], Any]
@@ -39,61 +39,61 @@ class SignatureFunction:
 
 
 def open_signature(path: Path) -> SignatureFunction:
-    """Load the signature `serving_default`, or else the only one, of a SavedModel's folder.
+    """Load the signature `serving_default`, or else the only one, of the SavedModel folder `path`.
 
-    A SavedModel whose Python objects TensorFlow can't restore is loaded as servers load it: as a graph with variables.
-    Raises ArtifactError with TensorFlow's own reason.
+    If TensorFlow can't restore its Python objects, it is loaded as in servers: as a graph with variables. Raises
+    ArtifactError with TensorFlow's message if it can't be loaded or the signature doesn't fit.
     """
     tf = tensorflow()
     failure: Exception | None = None
-    # Within it, since it shows what it held back if an exception passes.
+    # Exceptions are caught inside: `silent` prints the suppressed output if one passes through it.
     with silent():
         try:
             loaded = tf.saved_model.load(str(path))
             found = None
             if hasattr(loaded, "graph") and _references(loaded.graph.as_graph_def()):
-                # TensorFlow 1's own kind of variables, which TensorFlow 2 can't save.
+                # TensorFlow 1's reference variables, which TensorFlow 2 can't save.
                 found = _as_graph(path)
-        except Exception as error:  # noqa: BLE001 - it raises whatever restoring the objects raises
+        except Exception as error:  # noqa: BLE001 - restoring the objects may raise any error
             try:
                 found = _as_graph(path)
             except ArtifactError as refusal:
                 failure = refusal
-            except Exception:  # noqa: BLE001 - the first reason is the better one
+            except Exception:  # noqa: BLE001 - the first error is the more informative one
                 failure = error
     if isinstance(failure, ArtifactError):
         raise failure
     if failure is not None:
         raise ArtifactError(
-            f"{path}: TensorFlow can't load it ({reason(failure)}); expected the folder of a SavedModel, as "
-            "model.export writes it"
+            f"{path}: TensorFlow can't load it ({reason(failure)}); expected a SavedModel folder, for example one "
+            "written by model.export"
         ) from failure
     if found is not None:
         return found
     signature = loaded.signatures[_choose(path, loaded.signatures)]
     inputs, outputs = signature.structured_input_signature[1], list(signature.structured_outputs)
-    _one_of_each(path, inputs, outputs)
+    _require_one_of_each(path, inputs, outputs)
     ((name, spec),) = inputs.items()
 
-    # The function holds its variables' handles only.
+    # The default argument keeps the variables alive: the function only holds their handles.
     def call(images: Any, _kept: Any = loaded) -> Any:
         return signature(**{name: images})[outputs[0]]
 
     precision = _precision(signature.graph.as_graph_def())
     handles = {id(each.handle) for each in signature.variables}
-    # Only what the signature uses: not the optimizer's variables. Tables and the like aren't variables.
-    alone = all(id(each) in handles for each in signature.captured_inputs)
-    tracked = list(signature.variables) if alone else loaded
+    # Without the optimizer's variables, unless the signature also uses other resources, such as tables.
+    only_variables = all(id(each) in handles for each in signature.captured_inputs)
+    tracked = list(signature.variables) if only_variables else loaded
     return SignatureFunction(call, _shape(path, spec.shape), spec.dtype.name, tracked, precision)
 
 
 def in_float32(
     function: Callable[[Any], Any], shape: Sequence[int | None], dtype: str
 ) -> Callable[[Any], Any] | None:
-    """Return `function`, which takes this shape and dtype, as one that takes and computes in float32, or None.
+    """Return a copy of `function` that takes and computes in float32; None if that isn't possible.
 
-    The weights become constants. Images of integers are taken as the same numbers in float32 where the graph only
-    moves and casts them; else None.
+    `shape` and `dtype` are those of its input. The weights become constants. Integer images become the same numbers in
+    float32. This is only possible if the graph moves and casts them, and doesn't compute with integers.
     """
     tf = tensorflow()
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -114,18 +114,18 @@ def in_float32(
     wrapped = tf.compat.v1.wrap_function(build, [])
     found = wrapped.graph.as_graph_element
     pruned = wrapped.prune(found(frozen.inputs[0].name), found(frozen.outputs[0].name))
-    # Called with one tensor; a concrete function may be given its inputs by position.
+    # The lambda restricts the function to one argument.
     return lambda images: pruned(images)
 
 
 def _as_graph(path: Path) -> SignatureFunction:
-    """Return the signature of a SavedModel loaded into a session, with its values in new variables."""
+    """Return the signature of the SavedModel `path`, loaded into a session, with its values in new variables."""
     tf = tensorflow()
     v1 = tf.compat.v1
     with v1.Session(graph=tf.Graph()) as session:
         meta = v1.saved_model.loader.load(session, ["serve"], str(path))
         signature = meta.signature_def[_choose(path, meta.signature_def)]
-        _one_of_each(path, signature.inputs, signature.outputs)
+        _require_one_of_each(path, signature.inputs, signature.outputs)
         (source,), (target,) = signature.inputs.values(), signature.outputs.values()
         outputs = [target.name.partition(":")[0]]
         used = v1.graph_util.extract_sub_graph(meta.graph_def, outputs)
@@ -152,12 +152,12 @@ def _as_graph(path: Path) -> SignatureFunction:
         tf.graph_util.import_graph_def(used, input_map=handles, name="")
 
     wrapped = v1.wrap_function(build, [])
-    # So that whatever converts the function finds them.
+    # So that converters find the variables.
     wrapped.graph.variables = list(variables.values())
     found = wrapped.graph.as_graph_element
     pruned = wrapped.prune(found(source.name), found(target.name))
 
-    # The function holds its variables' handles only.
+    # The default argument keeps the variables alive: the function only holds their handles.
     def call(images: Any, _kept: Any = variables) -> Any:
         return pruned(images)
 
@@ -175,7 +175,7 @@ def _references(graph: Any) -> bool:
 
 
 def _rename_functions(graph: Any) -> None:
-    """Give a graph's functions names that no function of this process has: TensorFlow refuses another of a name."""
+    """Rename the graph's functions uniquely: TensorFlow refuses a second function with a known name."""
     ending = uuid.uuid4().hex
     names = {each.signature.name: f"{each.signature.name}_{ending}" for each in graph.library.function}
     for node in _nodes(graph):
@@ -190,19 +190,19 @@ def _rename_functions(graph: Any) -> None:
 
 
 def _choose(path: Path, signatures: Any) -> str:
-    # TensorFlow's own, which only initializes, is no choice.
+    # TensorFlow's internal signatures, such as the initialization, are excluded.
     names = [name for name in signatures if not name.startswith("__")]
     if DEFAULT_SIGNATURE in names:
         return DEFAULT_SIGNATURE
     if len(names) == 1 or _KERAS_ENDPOINT in names:
         return names[0] if len(names) == 1 else _KERAS_ENDPOINT
     raise ArtifactError(
-        f"{path}: has no signature {DEFAULT_SIGNATURE}; there are {', '.join(names) or 'none'}; save it with one, as "
-        "model.export does"
+        f"{path}: has no signature {DEFAULT_SIGNATURE}; there are {', '.join(names) or 'none'}; save it with "
+        f"{DEFAULT_SIGNATURE}, for example by model.export"
     )
 
 
-def _one_of_each(path: Path, inputs: Any, outputs: Any) -> None:
+def _require_one_of_each(path: Path, inputs: Any, outputs: Any) -> None:
     if len(inputs) != 1 or len(outputs) != 1:
         raise ArtifactError(
             f"{path}: the signature has inputs {', '.join(inputs) or 'none'} and outputs {', '.join(sorted(outputs))}; "
@@ -213,8 +213,8 @@ def _one_of_each(path: Path, inputs: Any, outputs: Any) -> None:
 def _shape(path: Path, shape: Any) -> tuple[int | None, ...]:
     if shape.rank is None:
         raise ArtifactError(
-            f"{path}: takes a tensor of any shape; expected images [None, height, width, 1 or 3]; save it with a "
-            "signature that gives the shape"
+            f"{path}: the input's shape is unknown; expected images [None, height, width, 1 or 3]; save it with a "
+            "signature that fixes the shape"
         )
     return tuple(shape.as_list())
 
@@ -235,7 +235,7 @@ def _nodes(graph: Any) -> Iterator[Any]:
 
 
 def _compute_in_float32(graph: Any) -> None:
-    """Replace all other floating point types in a frozen graph: TFLite has no kernels for them."""
+    """Replace all other floating-point types in a frozen graph by float32: TFLite has no kernels for them."""
     tf = tensorflow()
     others = {dtype.as_datatype_enum for dtype in (tf.float16, tf.bfloat16, tf.float64)}
     single = tf.float32.as_datatype_enum
@@ -256,7 +256,7 @@ def _compute_in_float32(graph: Any) -> None:
 
 
 def _takes_float32(graph: Any, placeholder: str) -> bool:
-    """Make a frozen graph's placeholder float32, and with it all that is done before the cast; tell if that works."""
+    """Change a frozen graph's placeholder, and all operations before the cast, to float32; return whether it worked."""
     single = tensorflow().float32.as_datatype_enum
     changed = [node for node in graph.node if node.name == placeholder]
     changed[0].attr["dtype"].type = single
@@ -272,5 +272,5 @@ def _takes_float32(graph: Any, placeholder: str) -> bool:
                     changed.append(node)
             else:
                 return False
-    # A move whose output is the graph's own would change the output's type; it is cast to float32 afterwards.
+    # If a moved tensor is the graph's output, its type changes too; callers cast the output to float32.
     return True

@@ -1,7 +1,7 @@
-"""Files for microcontrollers: run in TensorFlow Lite Micro's own interpreter, and written as C source.
+"""TFLite files for microcontrollers: inference in TensorFlow Lite Micro's interpreter, and C source.
 
-Neither needs TensorFlow. The interpreter is the package `tflite-micro`, which there is for Linux on x86-64. It ends the
-process on values that its kernels don't expect: `predict` and `arena` belong in a child process
+Neither needs TensorFlow. The interpreter is the package `tflite-micro`, available for Linux on x86-64. It aborts the
+process on values that its kernels don't expect, so `predict` and `arena` must run in a child process
 (`export.runtimes.isolation`).
 """
 
@@ -27,20 +27,20 @@ NAME = "TensorFlow Lite Micro"
 
 _ARENA = re.compile(r"Arena allocation total (\d+) bytes")
 _COLUMNS = 12
-# TFLite's int8 softmax divides by the sum of exponentials, and asserts that the exponent fits 31 bits: up to 2^9.
-_ADDED = 512
+# TFLite's int8 softmax asserts that the sum of exponentials, relative to the largest, is at most 2^9.
+_MOST_CLASSES = 512
 
 
 def predict(path: Path, tensors: NDArray[Any], seconds: float = math.inf) -> NDArray[Any]:
-    """Run a TFLite file on tensors [N, …] of its input's dtype, one by one, and return its outputs [N, …].
+    """Run the TFLite file `path` on `tensors` [N, …] of its input's dtype, one by one; return its outputs [N, …].
 
-    After `seconds` it returns the outputs for those that have run, at least one.
-    Raises ArtifactError if the interpreter lacks an operator of the file. The process aborts, with no message of the
-    interpreter's own, where the exponentials of a softmax, relative to the largest, sum to more than 512.
+    After `seconds` it returns the outputs so far, at least one. Raises ArtifactError if the interpreter lacks an
+    operator of the file. The process aborts, without a message from the interpreter, if the exponentials of a softmax,
+    relative to the largest, sum to more than 512.
     """
     interpreter = _interpreter(path)
     if wide := _wide_softmax(path):
-        # For the reason that `export.runtimes.isolation` reads.
+        # `export.runtimes.isolation` reads the reason of an abort from stderr.
         print(f"error: softmax over {wide} classes", file=sys.stderr, flush=True)  # noqa: T201
     outputs, end = [], time.monotonic() + seconds
     for tensor in tensors:
@@ -53,28 +53,28 @@ def predict(path: Path, tensors: NDArray[Any], seconds: float = math.inf) -> NDA
 
 
 def arena(path: Path) -> int:
-    """Return the bytes of the tensor arena that the file needs on this machine, where pointers have 8 bytes.
+    """Return the size in bytes of the tensor arena that the file `path` needs on this machine, with 8-byte pointers.
 
-    It is what TensorFlow Lite Micro's recording allocator reports after an inference.
+    TensorFlow Lite Micro's recording allocator reports it after an inference. Raises ArtifactError if it doesn't.
     """
     interpreter = _interpreter(path)
     details = interpreter.get_input_details(0)
     interpreter.set_input(np.zeros(details["shape"], details["dtype"]), 0)
     interpreter.invoke()
-    with quiet() as said:
+    with quiet() as printed:
         interpreter.print_allocations()
-        report = said()
+        report = printed()
     match = _ARENA.search(report)
     if match is None:
-        raise ArtifactError(f"{path}: TensorFlow Lite Micro reported no arena, but: {report[:200]!r}")
+        raise ArtifactError(f"{path}: TensorFlow Lite Micro reported no arena size; found {report[:200]!r}")
     return int(match[1])
 
 
 def c_source(data: bytes, name: str) -> tuple[str, str]:
-    """Return a TFLite file as a C header and source: `<name>_tflite` and `<name>_tflite_len`.
+    """Return the TFLite file `data` as C header and source, which define `<name>_tflite` and `<name>_tflite_len`.
 
-    The array is aligned to 16 bytes, as TensorFlow Lite Micro reads it in place. `name` becomes part of a C
-    identifier: what may not stand in one is replaced.
+    The array is aligned to 16 bytes, because TensorFlow Lite Micro reads it in place. Characters of `name` that are
+    invalid in a C identifier are replaced by `_`.
     """
     symbol = re.sub(r"\W", "_", name, flags=re.ASCII) + "_tflite"
     if symbol[0].isdigit():
@@ -99,7 +99,7 @@ def c_source(data: bytes, name: str) -> tuple[str, str]:
 
 
 def _wide_softmax(path: Path) -> int:
-    """Return the most classes of a softmax in the file if they are more than its int8 kernel can always add up."""
+    """Return the largest number of classes of a softmax in the file if it exceeds the int8 kernel's limit, or 0."""
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = flatbuffer_utils.read_model(str(path))
@@ -109,15 +109,15 @@ def _wide_softmax(path: Path) -> int:
         for operator in graph.operators
         if flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) == "SOFTMAX"
     ]
-    return max((size for size in sizes if size > _ADDED), default=0)
+    return max((size for size in sizes if size > _MOST_CLASSES), default=0)
 
 
 def _interpreter(path: Path) -> Any:
     from tflite_micro.python.tflite_micro import runtime
 
-    with quiet() as said:
+    with quiet() as printed:
         try:
             return runtime.Interpreter.from_bytes(path.read_bytes())
         except (RuntimeError, ValueError) as error:
-            reason = (said().strip() or str(error)).splitlines()[0]
+            reason = (printed().strip() or str(error)).splitlines()[0]
     raise ArtifactError(f"{path}: TensorFlow Lite Micro can't run it ({reason})")

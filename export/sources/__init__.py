@@ -1,1 +1,1 @@
-"""What is exported: the digit networks, and users' own models with their evaluation data."""
+"""Sources of an export: the digit networks, or users' own models with their evaluation data."""

@@ -1,6 +1,6 @@
-"""Properties of a Keras model that its graph of layers tells: activation, range of values, precision.
+"""Properties of a Keras model from its graph of layers: last activation, range of input values, precision.
 
-The same for models of Keras 3 and of Keras 2 (`tf_keras`), whose classes and graphs have the same names.
+Works for models of Keras 3 and of Keras 2 (`tf_keras`), whose classes and graphs have the same names.
 """
 
 import re
@@ -11,8 +11,8 @@ import numpy as np
 
 __all__ = ["activation", "is_stateful", "layer_names", "precision", "value_range"]
 
-# Layers and operations that keep the kind of a score.
-_TRANSPARENT = {
+# Layers and operations that don't change the kind of a score.
+_KEEPS_KIND = {
     "ActivityRegularization",
     "AlphaDropout",
     "Cast",
@@ -30,8 +30,8 @@ _TRANSPARENT = {
     "Squeeze",
     "Transpose",
 }
-# Layers and operations that keep the range of an image's values: no arithmetic between pixels and first scaling.
-_UNSCALED = _TRANSPARENT | {
+# Layers and operations that don't change the range of an image's values.
+_KEEPS_RANGE = _KEEPS_KIND | {
     "CenterCrop",
     "Concatenate",
     "Cropping2D",
@@ -44,9 +44,18 @@ _UNSCALED = _TRANSPARENT | {
     "Stack",
     "ZeroPadding2D",
 }
-# Functions of TensorFlow that keep both, as layers of Keras 2.
-_MOVES = {"cast", "compat.v1.transpose", "identity", "image.resize", "reshape", "squeeze", "stack", "unstack"}
-# Operations of `keras.ops` that are activations, by the activations' names.
+# TensorFlow functions in Keras 2 graphs that change neither.
+_KEEPS_BOTH = {
+    "cast",
+    "compat.v1.transpose",
+    "identity",
+    "image.resize",
+    "reshape",
+    "squeeze",
+    "stack",
+    "unstack",
+}
+# Names of the activations that operations of `keras.ops` compute.
 _ACTIVATIONS = {
     "Elu": "elu",
     "Gelu": "gelu",
@@ -64,7 +73,7 @@ _ACTIVATIONS = {
     "Softplus": "softplus",
     "Tanh": "tanh",
 }
-# How operators on tensors are called, in Keras 3 and in Keras 2.
+# Names of arithmetic operators on tensors, in Keras 3 and in Keras 2.
 _ARITHMETIC = {
     "Add": "add",
     "Divide": "divide",
@@ -82,26 +91,26 @@ _ARITHMETIC = {
 
 
 def layer_names(model: Any) -> tuple[str, ...]:
-    """Return the names of all layers, those of nested models among them, in order."""
+    """Return the names of all layers in order, including those of nested models."""
     return tuple(each.name for each in _layers(model) if type(each).__name__ != "InputLayer")
 
 
 def is_stateful(model: Any) -> bool:
-    """Return whether a layer keeps what it computed for the next images."""
+    """Return whether a layer keeps state between batches."""
     return any(getattr(each, "stateful", False) is True for each in _layers(model))
 
 
 def precision(model: Any) -> str:
-    """Return the coarsest type that a layer computes in: int8, float16, bfloat16 or float32."""
+    """Return the lowest precision in which a layer computes: int8, bfloat16, float16 or float32."""
     found = {str(getattr(each, "compute_dtype", "")) for each in _layers(model)}
     if any(getattr(each, "quantization_mode", None) for each in _layers(model)):
         found.add("int8")
-    # By the bits that are left of a number: 7, 8 and 11.
+    # Ordered by significant bits: 7, 8 and 11.
     return next((each for each in ("int8", "bfloat16", "float16") if each in found), "float32")
 
 
 def activation(model: Any) -> str | None:
-    """Return the name of the last activation ("softmax", "linear" …), or None where it isn't known."""
+    """Return the name of the last activation ("softmax", "linear" …), or None if it isn't known."""
     tensors = _outputs(model)
     while len(tensors) == 1:
         operation, inputs, _ = _producer(tensors[0])
@@ -113,8 +122,8 @@ def activation(model: Any) -> str | None:
             operation = operation.layer
             name = type(operation).__name__
         found = _activation(operation, name)
-        # An activation that does nothing may follow one that does.
-        passes = name in _TRANSPARENT or _function(operation) in _MOVES
+        # A linear activation may follow another one.
+        passes = name in _KEEPS_KIND or _function(operation) in _KEEPS_BOTH
         if not passes and not (name == "Activation" and found == "linear"):
             return found
         tensors = inputs
@@ -122,9 +131,9 @@ def activation(model: Any) -> str | None:
 
 
 def value_range(model: Any) -> tuple[float, float] | None:
-    """Return the values of pixels 0 and 255 that the first layers' scaling suggests; None if they suggest nothing."""
+    """Return the values of pixels 0 and 255 that the scaling in the first layers suggests; None without scaling."""
     scale, offset = 1.0, 0.0
-    for operation, node in _first(model):
+    for operation, node in _first_operations(model):
         step = _affine(operation, node)
         if step is None:
             if _keeps_scale(operation):
@@ -133,7 +142,7 @@ def value_range(model: Any) -> tuple[float, float] | None:
         scale, offset = scale * step[0], offset * step[0] + step[1]
     if (scale, offset) == (1, 0) or scale <= 0:
         return None
-    # The input that becomes 0, and how much it must grow to become 1: both tell its unit.
+    # The input that becomes 0, and the increase that makes it 1: both show the unit of the input.
     zero, one = -offset / scale, 1 / scale
     if max(zero, one) > 2:
         return 0.0, 255.0
@@ -145,7 +154,7 @@ def _layers(model: Any) -> list[Any]:
 
 
 def _outputs(layer: Any) -> list[Any]:
-    """Return the output tensors of a model with a graph of layers, else nothing."""
+    """Return the output tensors of a model with a graph of layers, else an empty list."""
     if not hasattr(layer, "layers"):
         return []
     try:
@@ -155,7 +164,7 @@ def _outputs(layer: Any) -> list[Any]:
 
 
 def _producer(tensor: Any) -> tuple[Any, list[Any], Any]:
-    """Return what made a tensor, from which tensors, and the node that tells how it was called."""
+    """Return the operation that produced `tensor`, its input tensors, and the node of that call."""
     operation, index, _ = tensor._keras_history
     node = operation._inbound_nodes[index]
     inputs = node.input_tensors if hasattr(node, "arguments") else getattr(node, "keras_inputs", [])
@@ -167,23 +176,23 @@ def _activation(operation: Any, name: str) -> str | None:
         return _ACTIVATIONS[name]
     if function := _function(operation).rpartition(".")[2]:
         return function if function in _ACTIVATIONS.values() else None
-    used = getattr(operation, "activation", None)
-    if used is None:
+    function_used = getattr(operation, "activation", None)
+    if function_used is None:
         return None
-    known = getattr(used, "__name__", type(used).__name__)
-    known = re.sub(r"_v\d$", "", known)
-    return known if known.isidentifier() else None
+    found = getattr(function_used, "__name__", type(function_used).__name__)
+    found = re.sub(r"_v\d$", "", found)
+    return found if found.isidentifier() else None
 
 
 def _function(operation: Any) -> str:
-    """Return the name of the TensorFlow function that a layer of Keras 2 stands for, or nothing."""
+    """Return the name of the TensorFlow function that a Keras 2 layer calls, or an empty text."""
     if type(operation).__name__ != "TFOpLambda":
         return ""
     return str(operation.get_config()["function"])
 
 
-def _first(model: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield what is computed from the image, until there are two ways on; nested models are entered."""
+def _first_operations(model: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each operation on the image with its node, up to the first branch; nested models are entered."""
     outputs = _outputs(model)
     if not outputs:
         return
@@ -207,12 +216,12 @@ def _first(model: Any) -> Iterator[tuple[Any, Any]]:
         found = {
             id(node): (operation, node) for each in tensors for operation, node in users.get(id(each), [])
         }
-        # Channels may be taken apart, to be put together in another order.
+        # Branches that only reorder channels are allowed.
         if len(found) != 1 and not all(_keeps_scale(operation) for operation, _ in found.values()):
             return
         for operation, node in found.values():
             if _outputs(operation):
-                yield from _first(operation)
+                yield from _first_operations(operation)
             else:
                 yield operation, node
         tensors = [tensor for node in found for tensor in after[node]]
@@ -220,11 +229,11 @@ def _first(model: Any) -> Iterator[tuple[Any, Any]]:
 
 def _keeps_scale(operation: Any) -> bool:
     name = type(operation).__name__
-    return _function(operation) in _MOVES or name in _UNSCALED or name.startswith("Random")
+    return _function(operation) in _KEEPS_BOTH or name in _KEEPS_RANGE or name.startswith("Random")
 
 
 def _affine(operation: Any, node: Any) -> tuple[float, float] | None:
-    """Return scale and offset, averaged over channels, of a layer or operation that only scales; else None."""
+    """Return scale and offset, averaged over channels, of a layer or operation that only scales, else None."""
     name = type(operation).__name__
     if name == "Rescaling":
         return _mean(operation.scale), _mean(operation.offset)
@@ -248,7 +257,7 @@ def _affine(operation: Any, node: Any) -> tuple[float, float] | None:
 
 
 def _constants(node: Any) -> list[Any]:
-    """Return the numbers that an operation was called with beside its tensors."""
+    """Return the numeric constants among the arguments of an operation's call."""
     if hasattr(node, "arguments"):
         given = [*node.arguments.args, *node.arguments.kwargs.values()]
     else:

@@ -1,4 +1,4 @@
-"""Labelled images to verify on, and the names of their classes, as people have them: folders, `.npz` and text files."""
+"""Evaluation images with labels, from folders and `.npz` files, and class names from text files."""
 
 import codecs
 import hashlib
@@ -22,11 +22,11 @@ from tfship.train.common.progress import Progress
 
 __all__ = ["Images", "find", "pixels", "read", "read_labels"]
 
-# More pixels than this lie in a temporary file, as a data set may be larger than the memory.
+# Larger arrays of pixels are kept in a temporary file, since a data set may be larger than the memory.
 _IN_MEMORY = 256 << 20
-# Larger than the names of any model's classes.
-_MOST_TEXT = 16 << 20
-# UTF-32's mark begins with that of UTF-16.
+# In bytes; larger than the names of any model's classes.
+_MAX_TEXT = 16 << 20
+# UTF-32 first, since its mark begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -38,12 +38,12 @@ _MARKS = (
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images.
+    """Images with labels.
 
-    `pixels` are uint8 [N, H, W, C], read-only in a temporary file where they are many. `truth` holds class numbers [N],
-    or 0/1 rows [N, labels] where an image may have several labels; it is empty if no labels are known. `class_names`
-    are the names of the classes in their order, None where the data has none. `data` is what cards say of it all:
-    `label`, `files`, `sha256` (of pixels and labels), `test` (the number of images) and `values` as they are stored.
+    `pixels` are uint8 [N, H, W, C]; large arrays are read-only, in a temporary file. `truth` contains class numbers
+    [N], or 0/1 rows [N, labels] if an image may have several labels; it is empty without labels. `class_names` are the
+    names of the classes in order, None if the data has none. `data` is the description for cards: `label`, `files`,
+    `sha256` (of pixels and labels), `test` (the number of images) and `values` (the stored dtype and range).
     """
 
     data: dict[str, Any]
@@ -53,7 +53,7 @@ class Images:
 
     @property
     def labelled(self) -> bool:
-        """Whether the labels are known."""
+        """Whether the images have labels."""
         return len(self.truth) == len(self.pixels)
 
 
@@ -62,8 +62,8 @@ def find(
 ) -> ImageFolder | ImageArchive:
     """Return the images of a folder or an `.npz` file, not yet read.
 
-    `rules` give size, channels and preparation; if they have labels, folders of these names are numbered by them.
-    `training` prefers the training images of a file. Raises DataError for what holds none.
+    `rules` is the contract with size, channels and preparation; if it has labels, they number the folders of the same
+    names. `training` prefers the training images of a file. Raises DataError if `path` contains no images.
     """
     if path.is_dir():
         return ImageFolder(path, rules, labelled=labelled)
@@ -71,9 +71,9 @@ def find(
 
 
 def read(path: Path, rules: Contract, *, labelled: bool = True) -> Images:
-    """Read the images and labels of a folder or an `.npz` file, as `find` says; the labels only if `labelled`.
+    """Read the images of a folder or an `.npz` file, as described for `find`, and the labels if `labelled`.
 
-    Raises DataError for images and labels that can't be used, with what was found and how to change it.
+    Raises DataError for images and labels that can't be used, with what was found and a remedy.
     """
     found = find(path, rules, labelled=labelled)
     truth = found.truth if labelled and found.truth is not None else np.empty(0, np.int64)
@@ -97,10 +97,10 @@ def pixels(
     chosen: NDArray[np.int64] | None = None,
     hasher: Any = None,
 ) -> NDArray[np.uint8]:
-    """Return pixels uint8 [N, H, W, C] of all images, or of those of sorted indices `chosen`, with progress.
+    """Return pixels uint8 [N, H, W, C] of all images, or of the sorted indices `chosen`, with progress.
 
-    Many of them lie in a temporary file without a name, whose space is freed with the array. `hasher` takes their
-    bytes. Raises DataError if there is no room for it.
+    Large arrays are kept in an unnamed temporary file, whose space is freed with the array. `hasher` is updated with
+    the bytes. Raises DataError if there is no space for the file.
     """
     count = len(found) if chosen is None else len(chosen)
 
@@ -127,16 +127,16 @@ def pixels(
             return np.memmap(file, np.uint8, "r", shape=shape)
     except OSError as error:
         raise DataError(
-            f"{path}: its {count:,} images need {math.prod(shape) / 1e9:.1f} GB in {folder} ({error.strerror}); make "
-            "room, or name another folder by TMPDIR"
+            f"{path}: its {count:,} images need {math.prod(shape) / 1e9:.1f} GB in {folder} ({error.strerror}); free "
+            "some space, or set TMPDIR to another folder"
         ) from error
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Return the names of classes in a text file, one a line; UsageError if they can't be read or aren't unique.
+    """Return the class names in a text file, one a line; UsageError if they can't be read or aren't unique.
 
-    The text is UTF-8, or UTF-16 with a byte-order mark. Blank lines and spaces at a line's ends don't count. Where
-    every line begins with its own number, "0 cat", "1 dog", as Teachable Machine writes them, the number is cut off.
+    The text is UTF-8, or UTF-16 with a byte-order mark. Blank lines and surrounding spaces are ignored. If every line
+    begins with its number ("0 cat", "1 dog", as Teachable Machine writes them), the numbers are removed.
     """
     names = [line.strip() for line in re.split(r"\r\n|\r|\n", _text(path)) if line.strip()]
     if not names:
@@ -148,8 +148,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
     for number, name in enumerate(names):
         if name in first:
             raise UsageError(
-                f"{path}: names {name!r} twice, as class {first[name]} and as class {number}; expected another "
-                "name for each class"
+                f"{path}: contains {name!r} twice, as class {first[name]} and as class {number}; expected a "
+                "different name for each class"
             )
         first[name] = number
     return tuple(names)
@@ -158,22 +158,24 @@ def read_labels(path: Path) -> tuple[str, ...]:
 def _text(path: Path) -> str:
     expected = "expected a text file, UTF-8 or UTF-16, with a class name on each line"
     try:
-        if path.stat().st_size > _MOST_TEXT:
-            raise UsageError(f"{path}: larger than {_MOST_TEXT >> 20} MiB; {expected}")
+        if path.stat().st_size > _MAX_TEXT:
+            raise UsageError(f"{path}: larger than {_MAX_TEXT >> 20} MiB; {expected}")
         data = path.read_bytes()
         encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
         text = data.decode(encoding)
     except OSError as error:
         raise UsageError(f"{path}: can't be read ({error.strerror}); {expected}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: can't be read ({error}); {expected}: save it again as UTF-8") from error
+        raise UsageError(f"{path}: can't be read ({error}); {expected}; save it again as UTF-8") from error
     if "\0" in text:
-        raise UsageError(f"{path}: can't be read (it holds zero bytes); {expected}: save it again as UTF-8")
+        raise UsageError(
+            f"{path}: can't be read (it contains zero bytes); {expected}; save it again as UTF-8"
+        )
     return text
 
 
 def _temporary() -> str:
-    """Return the folder for large temporary files: TMPDIR, or /var/tmp, as /tmp may lie in memory.
+    """Return the folder for large temporary files: TMPDIR, or /var/tmp, since /tmp may be in memory.
 
     Source: https://www.freedesktop.org/software/systemd/man/latest/file-hierarchy.html
     """

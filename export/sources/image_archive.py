@@ -1,4 +1,4 @@
-"""Images and labels in `.npz` files, as users of Keras and NumPy have them, read some megabytes at a time."""
+"""Images and labels in `.npz` files, read in blocks of some megabytes."""
 
 import contextlib
 import functools
@@ -19,7 +19,7 @@ from tfship.train.common.files import DAMAGED
 
 __all__ = ["ImageArchive"]
 
-# Names of images and of their labels, whatever their case: those of Keras' data sets, of NumPy's users and of MedMNIST.
+# Names of the arrays of images and labels in any case, as used by Keras' data sets, NumPy users and MedMNIST.
 _EVALUATION = (
     ("x_test", "y_test"), ("x_val", "y_val"), ("x", "y"), ("images", "labels"),
     ("test_images", "test_labels"), ("val_images", "val_labels"),
@@ -29,19 +29,19 @@ _TRAINING = (("x_train", "y_train"), ("train_images", "train_labels"))
 _BLOCK_BYTES = 16 << 20
 _NPY = b"\x93NUMPY"
 _WHITE = 255
-# Values 0…1 that resizing moved beyond the ends by less than half a pixel's step.
+# Resizing may move values of 0…1 outside this range by up to half a step of 1/255.
 _TOLERANCE = 0.5 / _WHITE
-# No model has more classes; larger numbers are something else, and some don't fit int64.
-_MOST_CLASSES = 1 << 31
+# No model has more classes; larger numbers aren't class numbers, and some don't fit int64.
+_MAX_CLASSES = 1 << 31
 _SHOWN = 5
 
 
 class ImageArchive:
     """The images of an `.npz` file as pixels uint8, and their labels.
 
-    The images are [N, H, W, C] as `rules` say, for grey models with or without an axis for the channel. They are pixels
-    (integers or whole floats of 0…255), floats of 0…1, which are rounded to 255ths, or booleans. `training` prefers
-    training images where a file has several parts, and needs no labels. Raises DataError for all else.
+    The images are [N, H, W, C] with the sizes in `rules`; for grey models, the axis of the channel may be missing. They
+    are pixels (integers or whole floats of 0…255), floats of 0…1, which are rounded to 255ths, or booleans. `training`
+    prefers training images if a file has several parts, and needs no labels. Raises DataError for anything else.
     """
 
     class_names = None
@@ -49,7 +49,7 @@ class ImageArchive:
     def __init__(self, path: Path, rules: Contract, *, labelled: bool = True, training: bool = False) -> None:
         self._path, self._rules = path, rules
         names = _names(path)
-        self._images, self._labels = self._chosen(names, labelled=labelled, training=training)
+        self._images, self._labels = self._choose_arrays(names, labelled=labelled, training=training)
         self._check_shape()
 
     def __len__(self) -> int:
@@ -64,31 +64,31 @@ class ImageArchive:
 
     @property
     def values(self) -> str:
-        """The images' values as they are stored, for cards, such as "float32 0…1"."""
+        """The stored dtype and range of the images for cards, such as "float32 0…1"."""
         dtype = self._images.dtype
         return f"{dtype} {'0…1' if dtype.kind == 'b' or self._is_share else '0…255'}"
 
     def describe(self, chosen: NDArray[np.int64]) -> dict[str, Any]:
-        """Return what cards say of the images of indices `chosen`."""
+        """Return the description of the images with indices `chosen` for cards."""
         return {"file": self._path.name, "array": self._images.name, "indices": chosen.tolist()}
 
     def blocks(self, chosen: NDArray[np.int64] | None = None) -> Iterator[NDArray[np.uint8]]:
-        """Yield pixels uint8 [rows, H, W, C], some megabytes at a time: all, or those of sorted indices `chosen`."""
+        """Yield blocks of pixels uint8 [rows, H, W, C] of all images, or of the sorted indices `chosen`."""
         convert, start, highest = self._conversion(), 0, 0
         for block in self._images.blocks():
             if chosen is not None:
-                here = chosen[(chosen >= start) & (chosen < start + len(block))] - start
+                within = chosen[(chosen >= start) & (chosen < start + len(block))] - start
                 start += len(block)
-                if not len(here):
+                if not len(within):
                     continue
-                block = block[here]
+                block = block[within]
             pixels = convert(block).reshape(-1, *self._rules.shape)
             highest = max(highest, int(pixels.max()))
             yield pixels
         if highest == 1:
-            raise self._error("holds no value above 1", "pixels of 0 to 255: multiply it by 255")
+            raise self._error("contains no value above 1", "pixels of 0 to 255; multiply it by 255")
 
-    def _chosen(
+    def _choose_arrays(
         self, names: Sequence[str], *, labelled: bool, training: bool
     ) -> tuple["_Array", "_Array | None"]:
         """Return the arrays of images and of labels."""
@@ -107,10 +107,10 @@ class ImageArchive:
             remedy = "save images that the model wasn't trained on under these names"
         else:
             remedy = "np.savez('eval.npz', x=images, y=class_numbers)"
-        raise DataError(f"{self._path}: holds {found}; expected arrays {expected}: {remedy}")
+        raise DataError(f"{self._path}: contains {found}; expected arrays {expected}; {remedy}")
 
     def _check_shape(self) -> None:
-        """Refuse images of another shape, with the way to change it."""
+        """Raise DataError, with a remedy, for images of another shape."""
         shape, (height, width, channels) = self._images.shape, self._rules.shape
         name, sizes = self._images.name, shape[1:]
         if not shape or not shape[0]:
@@ -133,9 +133,7 @@ class ImageArchive:
         elif len(sizes) == 3 and sizes[0] in (1, 3) and sizes[2] not in (1, 3, 4):
             remedy = f"put the channels last, {name}.transpose(0, 2, 3, 1), and change the size"
         elif len(sizes) == 3 and sizes[2] == 4:
-            remedy = (
-                f"the model takes {model} images; leave the fourth channel, opacity, out: {name}[..., :3]"
-            )
+            remedy = f"the model takes {model} images; remove the fourth channel, opacity: {name}[..., :3]"
         elif channels == 3 and (len(sizes) == 2 or sizes[2:] == (1,)):
             axes = "" if len(sizes) == 3 else "[..., np.newaxis]"
             remedy = (
@@ -143,15 +141,15 @@ class ImageArchive:
                 "trained on such images"
             )
         elif channels == 1 and sizes[2:] == (3,):
-            remedy = "the images are RGB, and the model takes grey ones: convert them as for its training"
+            remedy = "the images are RGB, and the model takes grey ones; convert them as for its training"
         elif len(sizes) in (2, 3):
-            remedy = f"resize them as for the model's training; one that takes any size: --size {sizes[0]},{sizes[1]}"
+            remedy = f"resize them as for the model's training; if it takes any size, give --size {sizes[0]},{sizes[1]}"
         else:
             remedy = "save them as np.savez('eval.npz', x=images, y=class_numbers)"
-        raise DataError(f"{self._path}: {name} is {self._images}; expected {wanted}: {remedy}")
+        raise DataError(f"{self._path}: {name} is {self._images}; expected {wanted}; {remedy}")
 
     def _conversion(self) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
-        """Return the function that makes pixels of a block of values."""
+        """Return the function that converts a block of values to pixels."""
         kind = self._images.dtype.kind
         if kind == "b":
             return lambda values: values.astype(np.uint8) * np.uint8(_WHITE)
@@ -170,7 +168,7 @@ class ImageArchive:
         low, high, whole = math.inf, -math.inf, True
         for block in self._images.blocks():
             if not np.isfinite(block).all():
-                raise self._error("holds values that are no numbers, or infinite", "pixels of 0 to 255")
+                raise self._error("contains NaN or infinite values", "pixels of 0 to 255")
             low, high = min(low, float(block.min())), max(high, float(block.max()))
             whole = whole and (dtype.kind != "f" or bool((block == np.rint(block)).all()))
         if dtype.kind == "f" and low >= -_TOLERANCE and high <= 1 + _TOLERANCE:
@@ -182,11 +180,11 @@ class ImageArchive:
         if low >= 0 and _WHITE // 4 < high <= _WHITE:
             found, remedy = f"{found}, not all whole", f"round them: {name}.round().astype('uint8')"
         elif low >= 0 and dtype.kind in "iu" and high < 1 << 16:
-            remedy = f"of 16 bits: ({name} // 257).astype('uint8')"
+            remedy = f"convert the 16-bit values: ({name} // 257).astype('uint8')"
         elif low >= -1 - _TOLERANCE and high <= 1 + _TOLERANCE:
-            remedy = f"of -1 to 1: (({name} + 1) * 127.5).round().astype('uint8')"
+            remedy = f"convert the values of -1 to 1: (({name} + 1) * 127.5).round().astype('uint8')"
         else:
-            remedy = "save the images as they are before they are scaled for the model"
+            remedy = "save the images before they are scaled for the model"
         raise self._error(found, f"{expected}; {remedy}")
 
     def _error(self, found: str, expected: str) -> DataError:
@@ -210,8 +208,8 @@ class _Labels:
             raise DataError(f"{self._path}: {name} is {array}; expected {expected}, one for each image")
         if array.dtype.kind in "SU":
             raise DataError(
-                f"{self._path}: {name} holds names; expected class numbers in the order of the model's outputs: "
-                f"np.searchsorted(names, {name}), if these are sorted"
+                f"{self._path}: {name} contains names; expected class numbers in the order of the model's outputs; "
+                f"use np.searchsorted(names, {name}) for sorted names"
             )
         if array.dtype.kind not in "biuf":
             raise DataError(f"{self._path}: {name} is {array}; expected {expected}")
@@ -221,40 +219,38 @@ class _Labels:
         if values.dtype.kind == "f":
             values = values.astype(np.float64)
             self._check_whole(values, count)
-        if values.min() < 0 or values.max() >= _MOST_CLASSES:
+        if values.min() < 0 or values.max() >= _MAX_CLASSES:
             raise DataError(
-                f"{self._path}: {name} holds {values.min():g} to {values.max():g}; expected class numbers from 0 on"
+                f"{self._path}: {name} contains {values.min():g} to {values.max():g}; expected class numbers from 0 on"
             )
         numbers = values.astype(np.int64)
         if numbers.ndim == 1:
             return numbers
         if numbers.max() > 1:
             raise DataError(
-                f"{self._path}: {name} holds rows of {shape[1]} numbers up to {numbers.max()}; expected {expected}"
+                f"{self._path}: {name} contains rows of {shape[1]} numbers up to {numbers.max()}; expected {expected}"
             )
-        # Rows of which each has exactly one 1 are class numbers, one-hot.
+        # If each row has exactly one 1, the rows are one-hot class numbers.
         return numbers.argmax(1) if (numbers.sum(1) == 1).all() else numbers
 
     def _check_whole(self, values: NDArray[Any], count: int) -> None:
         name = self._array.name
         if not np.isfinite(values).all():
-            raise DataError(
-                f"{self._path}: {name} holds values that are no numbers, or infinite; expected class numbers"
-            )
+            raise DataError(f"{self._path}: {name} contains NaN or infinite values; expected class numbers")
         if (values == np.rint(values)).all():
             return
         if values.ndim == 2 and values.min() >= 0 and np.allclose(values.sum(1), 1, atol=1e-3):
             raise DataError(
-                f"{self._path}: {name} holds probabilities; expected class numbers: {name}.argmax(1)"
+                f"{self._path}: {name} contains probabilities; expected class numbers; use {name}.argmax(1)"
             )
         raise DataError(
-            f"{self._path}: {name} holds regression targets, {values.min():g} to {values.max():g}; expected "
-            f"{count} class numbers, or {count} rows of 0 and 1: only classifiers are verified"
+            f"{self._path}: {name} contains regression targets, {values.min():g} to {values.max():g}; expected "
+            f"{count} class numbers, or {count} rows of 0 and 1, since only classifiers can be verified"
         )
 
 
 class _Array:
-    """One array of an archive, not yet in memory."""
+    """One array of an archive, which is read in blocks."""
 
     def __init__(self, path: Path, name: str) -> None:
         self._path, self.name = path, name
@@ -265,17 +261,17 @@ class _Array:
                 left = member.file_size - file.tell()
         if self.dtype.hasobject:
             raise DataError(
-                f"{path}: {name} holds Python objects, which only pickle reads; expected numbers: save "
+                f"{path}: {name} contains Python objects, which only pickle can read; expected numbers; save "
                 f"np.stack({name}), or {name}.astype('int64')"
             )
         if math.prod(self.shape) * self.dtype.itemsize > left:
-            raise DataError(f"{path}: {name} ends early; expected {self}: save the file again")
+            raise DataError(f"{path}: {name} is truncated; expected {self}; save the file again")
 
     def __str__(self) -> str:
         return f"{self.dtype} {list(self.shape)}"
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """Yield the rows in order, some megabytes at a time."""
+        """Yield the rows in order, in blocks of some megabytes."""
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
         rows = max(1, _BLOCK_BYTES // max(1, row))
         with (
@@ -283,7 +279,7 @@ class _Array:
             zipfile.ZipFile(self._path) as archive,
             archive.open(f"{self.name}.npy") as file,
         ):
-            if self._by_columns:  # a row's values lie apart
+            if self._by_columns:  # a row's values aren't contiguous
                 whole = npy.read_array(file)
                 yield from (whole[start : start + rows] for start in range(0, len(whole), rows))
                 return
@@ -292,16 +288,16 @@ class _Array:
                 count = min(rows, self.shape[0] - start)
                 data = file.read(count * row)
                 yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
-            file.read(1)  # at the end of the stream its checksum is looked at
+            file.read(1)  # the end of the stream, where zipfile verifies the checksum
 
 
 def _names(path: Path) -> list[str]:
-    """Return the names of the arrays of an archive."""
+    """Return the names of the arrays in an archive."""
     with _reading(path):
         with path.open("rb") as file:
             if file.read(len(_NPY)) == _NPY:
                 raise DataError(
-                    f"{path}: a .npy file holds one array and no labels; expected an .npz file: "
+                    f"{path}: a .npy file, which contains one array and no labels; expected an .npz file; use "
                     "np.savez('eval.npz', x=images, y=class_numbers)"
                 )
         with zipfile.ZipFile(path) as archive:
@@ -309,14 +305,14 @@ def _names(path: Path) -> list[str]:
     arrays = [each.removesuffix(".npy") for each in names if each.endswith(".npy")]
     if names and not arrays:
         raise DataError(
-            f"{path}: an archive of {names[0]} and other files, not of arrays; expected an .npz file: unpack it and "
-            "name the folder that holds a folder of images for each class"
+            f"{path}: an archive of {names[0]} and other files, not of arrays; expected an .npz file; unpack it and "
+            "give the folder that contains a folder of images for each class"
         )
     return arrays
 
 
 def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return shape, whether the values are stored by columns, and dtype, and leave the file at the first value."""
+    """Return shape, whether the values are stored by columns, and dtype; leave `file` at the first value."""
     version = npy.read_magic(file)
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     if version not in readers:
@@ -331,11 +327,11 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(
-            f"{path}: no such file or folder; expected labelled images: a folder with a folder for each class, or an "
+            f"{path}: no such file or folder; expected labelled images, a folder with a folder for each class, or an "
             ".npz file"
         ) from None
     except (*DAMAGED, RuntimeError, ArithmeticError, MemoryError, struct.error) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"{path}: no .npz file that can be read ({reason}); expected one that np.savez has written"
+            f"{path}: not a readable .npz file ({reason}); expected a file written by np.savez"
         ) from error

@@ -1,4 +1,4 @@
-"""Images in a folder with a folder for each class, prepared by the input contract. Loads TensorFlow when it is used."""
+"""Images in a folder with a folder for each class, prepared by the input contract. Loads TensorFlow on first use."""
 
 import contextlib
 import os
@@ -20,12 +20,12 @@ from tfship.train.common.tensorflow_loader import tensorflow
 __all__ = ["ImageFolder"]
 
 _READABLE = frozenset({".png", ".jpg", ".jpeg"})
-# Images that the signature `serving_bytes` doesn't take, and that must not be left out without a word.
+# Image formats that the signature `serving_bytes` doesn't accept; they must not be ignored silently.
 _OTHERS = frozenset({".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".tif", ".tiff", ".webp"})
-# Beside hidden files: what macOS adds to the archives it makes.
+# Besides hidden folders: macOS adds this folder to its archives.
 _NOT_CLASSES = frozenset({"__MACOSX"})
-_MOST_AT_ONCE = 4
-# Larger files are decoded one at a time: a photograph of 12 megapixels takes some hundred megabytes meanwhile.
+_MAX_THREADS = 4
+# Larger files are decoded one at a time: a photograph of 12 megapixels needs some hundred megabytes of memory.
 _LARGE_BYTES = 1 << 20
 _BLOCK = 64
 _SHOWN = 5
@@ -34,10 +34,10 @@ _SHOWN = 5
 class ImageFolder:
     """The PNG and JPEG images below a folder, as pixels uint8, and their classes.
 
-    With `labelled`, the folder must hold a folder for each class. The classes are numbered as Keras'
-    `image_dataset_from_directory` does, in the order of the folders' sorted names; or, if the contract's labels name
-    the folders, in the order of the labels. Without, images may lie anywhere, and those of one folder make a class.
-    Other files and hidden ones are ignored. Raises DataError for other images, empty folders and other structures.
+    With `labelled`, the folder must contain a folder for each class. If the contract's labels name the folders, they
+    number the classes. Otherwise the sorted folder names do, as in Keras' `image_dataset_from_directory`. Without
+    `labelled`, images may be at any depth, and each folder's images form a class. Other files and hidden ones are
+    ignored. Raises DataError for other image formats, empty folders and any other structure.
     """
 
     def __init__(self, path: Path, rules: Contract, *, labelled: bool = True) -> None:
@@ -50,7 +50,7 @@ class ImageFolder:
         self._images = _images(path)
         if not self._images:
             raise DataError(
-                f"{path}: holds no PNG or JPEG images; expected a folder of them, or an .npz file"
+                f"{path}: contains no PNG or JPEG images; expected a folder of them, or an .npz file"
             )
         parents = {each: number for number, each in enumerate(sorted({each.parent for each in self._images}))}
         if len(parents) > 1:
@@ -62,22 +62,22 @@ class ImageFolder:
     values = "uint8 0…255"
 
     def describe(self, chosen: NDArray[np.int64]) -> dict[str, Any]:
-        """Return what cards say of the images of indices `chosen`."""
+        """Return the description of the images with indices `chosen` for cards."""
         return {"pictures": [self._images[index].relative_to(self._path).as_posix() for index in chosen]}
 
     def blocks(self, chosen: NDArray[np.int64] | None = None) -> Iterator[NDArray[np.uint8]]:
-        """Yield pixels uint8 [rows, H, W, C], prepared by the contract: all, or those of indices `chosen`.
+        """Yield blocks of pixels uint8 [rows, H, W, C], prepared by the contract, of all or of the `chosen` images.
 
-        Raises DataError, which names the file, for an image that can't be read or prepared.
+        `chosen` are indices. Raises DataError with the file's path for an image that can't be read or prepared.
         """
         tf = tensorflow()
         from tfship.export.preprocessing.graph import preparation
 
-        # Traced once for evaluation and calibration images, whatever the labels and the values.
+        # Without labels and scaling, so that evaluation and calibration share one traced function.
         rules = self._rules
         plain = Scaling.of_range(0, 1, rules.channels)
         prepare = preparation(Contract("", (), *rules.shape, plain, rules.preparation))
-        alone = threading.Lock()
+        one_at_a_time = threading.Lock()
 
         def decode(path: Path) -> NDArray[np.uint8]:
             try:
@@ -87,16 +87,14 @@ class ImageFolder:
             if not data:
                 raise DataError(f"{path}: an empty file; expected a PNG or JPEG image")
             try:
-                with alone if len(data) > _LARGE_BYTES else contextlib.nullcontext():
+                with one_at_a_time if len(data) > _LARGE_BYTES else contextlib.nullcontext():
                     pixels: NDArray[np.uint8] = prepare(tf.constant(data)).numpy()
             except tf.errors.OpError as error:
-                raise DataError(
-                    f"{path}: {_reason(error.message)}; replace the image or take it away"
-                ) from error
+                raise DataError(f"{path}: {_reason(error.message)}; replace or remove the image") from error
             return pixels
 
         paths = self._images if chosen is None else [self._images[index] for index in chosen]
-        with ThreadPoolExecutor(min(_MOST_AT_ONCE, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
             for start in range(0, len(paths), _BLOCK):
                 yield np.stack(list(pool.map(decode, paths[start : start + _BLOCK])))
 
@@ -116,29 +114,29 @@ class ImageFolder:
         expected = "expected a folder with a folder of PNG or JPEG images for each class"
         if not any(images.values()):
             loose = any(each.suffix.lower() in _READABLE | _OTHERS for each in _entries(self._path))
-            found = "holds images, but no folders of them" if loose else "holds no PNG or JPEG images"
+            found = "contains images, but no folders of them" if loose else "contains no PNG or JPEG images"
             raise DataError(f"{self._path}: {found}; {expected}")
         names = ", ".join(each.name for each in list(images)[:_SHOWN])
         if not any(each.parent == folder for folder, found in images.items() for each in found):
             # Such as train/ and test/, which hold the classes' folders.
             raise DataError(
-                f"{self._path}: its folders ({names}) hold folders of images; {expected}: name one of its "
+                f"{self._path}: its folders ({names}) contain folders of images; {expected}; give one of these "
                 f"folders, such as {next(folder for folder, found in images.items() if found)}"
             )
         if len(images) == 1:
             raise DataError(
-                f"{self._path}: holds a single folder, {names}; {expected}, of two classes or more"
+                f"{self._path}: contains a single folder, {names}; {expected}, of two classes or more"
             )
         for folder, inside in images.items():
             if not inside:
                 raise DataError(
-                    f"{folder}: holds no PNG or JPEG images; add images of this class, or take the folder away if the "
+                    f"{folder}: contains no PNG or JPEG images; add images of this class, or remove the folder if the "
                     "model has no such class"
                 )
 
 
 def _text(folder: Path) -> str:
-    """Return a folder's name, composed as other programs write it: macOS keeps letters and accents apart."""
+    """Return a folder's name in Unicode form NFC; macOS decomposes accented letters."""
     try:
         folder.name.encode()
     except UnicodeEncodeError as error:
@@ -147,9 +145,9 @@ def _text(folder: Path) -> str:
 
 
 def _reason(message: str) -> str:
-    """Return what an operation says, without the Python calls and the node that TensorFlow adds."""
-    said = message.split("\n\t [[")[0].split("\n\n")[-1].removeprefix("assertion failed: ")
-    return " ".join(re.sub(r"[\[\]]", "", said).split())
+    """Return an operation's error message, without the Python calls and the node that TensorFlow adds."""
+    text = message.split("\n\t [[")[0].split("\n\n")[-1].removeprefix("assertion failed: ")
+    return " ".join(re.sub(r"[\[\]]", "", text).split())
 
 
 def _numbered(names: Sequence[str], labels: Sequence[str], path: Path) -> tuple[tuple[str, ...], list[int]]:
@@ -160,13 +158,13 @@ def _numbered(names: Sequence[str], labels: Sequence[str], path: Path) -> tuple[
         return tuple(labels), [by_name[each] for each in names]
     if labels and len(unknown) < len(names):
         raise DataError(
-            f"{path}: the folder {unknown[0]} is none of the labels ({', '.join(labels[:_SHOWN])}"
-            f"{' …' if len(labels) > _SHOWN else ''}); name the folders as the labels"
+            f"{path}: the folder {unknown[0]} isn't a label; expected one of {', '.join(labels[:_SHOWN])}"
+            f"{' …' if len(labels) > _SHOWN else ''}; rename the folders to the labels"
         )
     if labels and len(names) != len(labels):
         raise DataError(
-            f"{path}: holds {len(names)} folders, and there are {len(labels)} labels of other names; name "
-            "the folders as the labels"
+            f"{path}: contains {len(names)} folders, and there are {len(labels)} labels with other names; rename "
+            "the folders to the labels"
         )
     return tuple(names), list(range(len(names)))
 
@@ -180,8 +178,8 @@ def _images(folder: Path) -> list[Path]:
             suffix = path.suffix.lower()
             if suffix in _OTHERS:
                 raise DataError(
-                    f"{path}: a {suffix[1:].upper()} image; expected PNG or JPEG: convert it, for example by Pillow's "
-                    f"Image.open({path.name!r}).save({path.with_suffix('.png').name!r})"
+                    f"{path}: a {suffix[1:].upper()} image; expected PNG or JPEG; convert it, for example with "
+                    f"Pillow's Image.open({path.name!r}).save({path.with_suffix('.png').name!r})"
                 )
             if suffix in _READABLE and path.is_file():
                 found.append(path)
@@ -189,7 +187,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _entries(path: Path) -> list[Path]:
-    """Return what a folder holds, but for hidden files."""
+    """Return the entries of a folder except hidden ones."""
     try:
         return [each for each in path.iterdir() if not each.name.startswith(".")]
     except OSError as error:

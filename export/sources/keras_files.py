@@ -1,8 +1,8 @@
-"""Keras files: what kind a file is, its configuration, and the model in it. Loads TensorFlow when it is used.
+"""Keras files: their format, configuration and model. Loads TensorFlow on first use.
 
-A `.keras` archive, the same unzipped into a folder, and an HDF5 file are read, whatever their names end in. Files of
-Keras 2 are loaded by Keras 2 (`tf_keras`) where it is installed, since it alone computes what they were trained with;
-else by Keras 3, if all that they hold means the same there.
+Reads a `.keras` archive, an unzipped one in a folder, or an HDF5 file, whatever the file's suffix. Files of Keras 2 are
+loaded with Keras 2 (`tf_keras`) if it is installed, since only Keras 2 computes exactly as in their training. Otherwise
+they are loaded with Keras 3, if their configuration means the same there.
 """
 
 import contextlib
@@ -26,22 +26,22 @@ from tfship.train.common.errors import ArtifactError, UsageError
 from tfship.train.common.files import DAMAGED
 from tfship.train.common.tensorflow_loader import quiet, tensorflow
 
-__all__ = ["WAY_OUT", "KerasFile", "condense", "in_float32", "inspect", "reason", "run", "silent"]
+__all__ = ["WAY_OUT", "KerasFile", "condense", "in_float32", "inspect", "reason", "run_imports", "silent"]
 
-WAY_OUT = 'in the code that made it, call model.export("folder") and export that folder'
-_EXPECTED = "expected a .keras or .h5 file with a whole model, or the folder of a SavedModel"
+WAY_OUT = 'in the code that made it, call model.export("folder"), then export that folder'
+_EXPECTED = "expected a .keras or .h5 file with a complete model, or a SavedModel folder"
 _CONFIG, _WEIGHTS, _METADATA = "config.json", "model.weights.h5", "metadata.json"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-# Longest reason of Keras in a message, in characters.
-_LONGEST = 400
+# Maximum length of Keras' reason in a message, in characters.
+_MAX_REASON = 400
 
-# How Keras 3 and Keras 2 name what they don't know.
+# Messages of Keras 3 and Keras 2 about an unknown class or function.
 _UNKNOWN = re.compile(
     r"(?:Could not (?:locate|deserialize) (?:class|function) |Cannot deserialize object of type "
     r"|Unknown [a-z ]+?: ?|Could not interpret [a-z ]+?: ?)['\"`]?(?P<name>[A-Za-z_][\w>]*)"
 )
 
-# Arguments that Keras 3 doesn't have, with the values that change nothing there; None for any value.
+# Arguments that Keras 3 lacks, with the values that can be dropped without effect; None for any value.
 _DROPPED: dict[str, tuple[Any, ...] | None] = {
     "groups": (1,),
     "renorm": (False,),
@@ -49,20 +49,20 @@ _DROPPED: dict[str, tuple[Any, ...] | None] = {
     "time_major": (False,),
     "virtual_batch_size": (None,),
 }
-# Policies and types that TFLite has no kernels for.
+# Policies and dtypes without TFLite kernels.
 _OTHER_FLOATS = ("bfloat16", "float16", "float64", "mixed_bfloat16", "mixed_float16")
-# Arguments that only training uses, by the beginning of a layer's name.
+# Arguments used only in training, by the prefix of a layer's class.
 _DROPPED_BY = {
     "SeparableConv": ("kernel_constraint", "kernel_initializer", "kernel_regularizer"),
     "SpatialDropout": ("noise_shape", "trainable"),
 }
-# Layers that do have an argument of these names.
+# Layers that have an argument of these names in Keras 3.
 _KEPT = {"Conv1D", "Conv2D", "Conv3D", "GroupNormalization"}
 
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Hold back the chatter of TensorFlow and Keras, and Python's warnings about their insides."""
+    """Suppress log output of TensorFlow and Keras, and Python warnings from their code."""
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -70,85 +70,85 @@ def silent() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class KerasFile:
-    """A Keras model's file or folder: its `config` as Keras wrote it, and Keras' `version`."""
+    """A Keras model's file or folder: its `path`, its `config` as written by Keras, and the Keras `version`."""
 
     path: Path
     config: dict[str, Any]
     version: str
 
     @property
-    def old(self) -> bool:
-        """Whether Keras 1 or 2 wrote it."""
+    def legacy(self) -> bool:
+        """Whether Keras 1 or 2 wrote the file."""
         return self.version.startswith(("1.", "2."))
 
     def load(self, custom: dict[str, Any], edit: Callable[[Any], Any] | None = None) -> Any:
-        """Return the model, not compiled, with `custom` classes and functions by name.
+        """Return the model, not compiled. `custom` maps names to classes and functions.
 
-        `edit` changes a copy of the configuration before the layers are made from it; the weights are loaded as they
-        are. Raises ArtifactError with Keras' own reason and the way out.
+        `edit` returns a changed copy of the configuration, from which the layers are made; the weights are loaded
+        unchanged. Raises ArtifactError with Keras' reason and a remedy.
         """
         self._refuse_code()
         tensorflow()
         config = copy.deepcopy(self.config)
         if edit is not None:
             config = edit(config)
-        if not self.old:
+        if not self.legacy:
             import keras
 
-            model, error = self._attempt(keras, config, custom)
+            model, error = self._try_load(keras, config, custom)
             if error is not None:
                 raise ArtifactError(self._explain(error, f"Keras {keras.__version__}")) from error
             return model
-        return self._load_old(config, custom)
+        return self._load_legacy(config, custom)
 
-    def _load_old(self, config: dict[str, Any], custom: dict[str, Any]) -> Any:
+    def _load_legacy(self, config: dict[str, Any], custom: dict[str, Any]) -> Any:
         try:
             import tf_keras
         except ImportError:
             tf_keras = None
         error: Exception | None = None
         if tf_keras is not None:
-            model, error = self._attempt(tf_keras, config, custom)
+            model, error = self._try_load(tf_keras, config, custom)
             if error is None:
                 return model
         import keras
 
         differs = "hard_sigmoid" in json.dumps(config)
         if not differs:
-            model, other = self._attempt(keras, _modern(config), custom)
+            model, other = self._try_load(keras, _for_keras_3(config), custom)
             if other is None:
                 return model
             error = error or other
         if tf_keras is not None and error is not None:
             raise ArtifactError(self._explain(error, f"Keras {tf_keras.__version__}")) from error
-        why = "its hard_sigmoid is another one" if differs or error is None else reason(error)
+        why = "hard_sigmoid differs in Keras 2 and 3" if differs or error is None else reason(error)
         release = ".".join(tensorflow().__version__.split(".")[:2])
         raise ArtifactError(
-            f"{self.path}: Keras {keras.__version__} can't load this file of Keras {self.version} ({why}); install "
-            f"Keras 2 beside it, pip install 'tf-keras=={release}.*', or {WAY_OUT}"
+            f"{self.path}: Keras {keras.__version__} can't load this file of Keras {self.version} ({why}); also "
+            f"install Keras 2, pip install 'tf-keras=={release}.*', or {WAY_OUT}"
         ) from error
 
-    def _attempt(
+    def _try_load(
         self, library: Any, config: dict[str, Any], custom: dict[str, Any]
     ) -> tuple[Any, Exception | None]:
-        # Within it, since it shows what it held back if an exception passes.
+        # Catches inside `silent`, which would print the suppressed output on an exception.
         with silent():
             try:
-                with self._with(config) as path:
+                with self._file_with(config) as path:
                     return library.models.load_model(path, custom_objects=custom, compile=False), None
             except Exception as error:  # noqa: BLE001 - Keras raises whatever its layers raise
                 return None, error
 
     @contextlib.contextmanager
-    def _with(self, config: dict[str, Any]) -> Iterator[Path]:
-        """Yield the path of the file, or of a copy with this configuration and an ending that Keras knows."""
+    def _file_with(self, config: dict[str, Any]) -> Iterator[Path]:
+        """Yield the path of the file, or of a copy with this configuration and a suffix that Keras recognizes."""
         hdf5 = self.path.is_file() and not zipfile.is_zipfile(self.path)
-        ending = ".h5" if hdf5 else ".keras"
-        if config == self.config and (self.path.is_dir() or self.path.suffix == ending):
+        suffix = ".h5" if hdf5 else ".keras"
+        if config == self.config and (self.path.is_dir() or self.path.suffix == suffix):
             yield self.path
             return
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, f"model{ending}")
+            path = Path(folder, f"model{suffix}")
             text = json.dumps(config)
             if hdf5:
                 import h5py
@@ -163,18 +163,18 @@ class KerasFile:
             yield path
 
     def _refuse_code(self) -> None:
-        """Raise ArtifactError if the file holds Python code, which Keras 2 would run without a word."""
+        """Raise ArtifactError if the file contains Python code, which Keras 2 would run without a warning."""
         holder = "a Lambda"
         for each in _dictionaries(self.config):
             inner = each.get("config")
             function = None
             if each.get("class_name") == "Lambda" and isinstance(inner, dict):
                 holder, function = f"the Lambda layer {inner.get('name')}", inner.get("function")
-            # A list is how Keras 2 keeps compiled code.
+            # Keras 2 stores compiled code as a list.
             if isinstance(function, list) or each.get("class_name") == "__lambda__":
                 raise ArtifactError(
-                    f"{self.path}: holds {holder}, Python code that is not run from a file; replace it with layers "
-                    f"or operations of Keras, or {WAY_OUT}"
+                    f"{self.path}: contains {holder}, Python code, which isn't run from a file; replace it with Keras "
+                    f"layers or operations, or {WAY_OUT}"
                 )
 
     def _explain(self, error: Exception, library: str) -> str:
@@ -190,7 +190,7 @@ class KerasFile:
 
 
 def inspect(path: Path) -> KerasFile:
-    """Read a Keras file's configuration. ArtifactError, with what it is instead, for anything else."""
+    """Return the Keras file at `path` with its configuration; ArtifactError, with what it is, for anything else."""
     try:
         if path.is_dir():
             return _inspect_folder(path)
@@ -204,23 +204,25 @@ def inspect(path: Path) -> KerasFile:
         raise ArtifactError(f"{path}: no such file or folder; {_EXPECTED}") from error
     except (*DAMAGED, RuntimeError) as error:
         raise ArtifactError(
-            f"{path}: damaged or no Keras file ({condense(str(error))}); {_EXPECTED}"
+            f"{path}: damaged, or not a Keras file ({condense(str(error))}); {_EXPECTED}"
         ) from error
     if start[4:8] == b"TFL3":
         raise ArtifactError(
             f"{path}: a TFLite file, which is the result of an export; give the Keras file or the SavedModel that it "
-            "was made from, or serve it as it is with --prefer_tflite_model"
+            "was made from, or serve it unchanged with --prefer_tflite_model"
         )
     if path.name == "saved_model.pb":
         raise ArtifactError(f"{path}: part of a SavedModel; give its folder, {path.parent}")
-    kind = "an empty file" if not start else "damaged or cut short" if start[:2] == b"PK" else "no Keras file"
+    kind = (
+        "an empty file" if not start else "truncated or damaged" if start[:2] == b"PK" else "not a Keras file"
+    )
     raise ArtifactError(f"{path}: {kind}; {_EXPECTED}")
 
 
-def run(imports: Sequence[Path]) -> dict[str, Any]:
-    """Run Python files that define custom layers; return their classes and functions by name.
+def run_imports(imports: Sequence[Path]) -> dict[str, Any]:
+    """Run Python files that define custom layers and return their classes and functions by name.
 
-    Raises UsageError, with the line, if one is missing or fails.
+    Raises UsageError, with the line number, if a file is missing or fails.
     """
     custom: dict[str, Any] = {}
     if imports:
@@ -236,7 +238,7 @@ def run(imports: Sequence[Path]) -> dict[str, Any]:
 
 
 def in_float32(config: Any) -> Any:
-    """Return a configuration whose layers compute in float32 and whose inputs are float32."""
+    """Change `config`, in place, to layers that compute in float32 and to float32 inputs, and return it."""
     for each in _dictionaries(config):
         inner = each.get("config")
         if (
@@ -253,17 +255,17 @@ def in_float32(config: Any) -> Any:
 
 
 def condense(text: str) -> str:
-    """Return a message of TensorFlow or Keras as one readable line, without configurations printed in full."""
+    """Return a message of TensorFlow or Keras as one line, without the configurations that it quotes."""
     text = text.rpartition("Exception encountered: ")[2]
     text = re.split(r"\s*(?:Full (?:object )?config:|using config=|config=\{)", text)[0] or text
     while (shorter := re.sub(r"\{[^{}]{60,}\}", "{…}", text)) != text:
         text = shorter
     text = " ".join(text.split()).rstrip(". ")
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+    return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "…"
 
 
 def reason(error: BaseException) -> str:
-    """Return why Keras or TensorFlow failed, in one line."""
+    """Return the reason of an `error` of Keras or TensorFlow, in one line."""
     text = condense(str(error))
     kind = type(error).__name__
     return text if " " in text else f"{kind}: {text}" if text else kind
@@ -275,7 +277,7 @@ def _inspect_folder(path: Path) -> KerasFile:
     inside = sorted(each.parent for each in path.glob("*/saved_model.pb"))
     if inside:
         raise ArtifactError(
-            f"{path}: holds {len(inside)} SavedModels; give the folder of one, as {inside[-1]}"
+            f"{path}: contains {len(inside)} SavedModels; give the folder of one, such as {inside[-1]}"
         )
     raise ArtifactError(f"{path}: a folder without saved_model.pb; {_EXPECTED}")
 
@@ -286,9 +288,9 @@ def _inspect_archive(path: Path) -> KerasFile:
         if _CONFIG not in names:
             packed = any(name.endswith("saved_model.pb") for name in names)
             raise ArtifactError(
-                f"{path}: a SavedModel in a zip; unzip it and give the folder with saved_model.pb"
+                f"{path}: a zipped SavedModel; unzip it and give the folder with saved_model.pb"
                 if packed
-                else f"{path}: a zip without {_CONFIG}, so no Keras file; {_EXPECTED}"
+                else f"{path}: a zip without {_CONFIG}, so not a Keras file; {_EXPECTED}"
             )
         return _described(path, archive.read(_CONFIG), archive.read(_METADATA))
 
@@ -304,8 +306,8 @@ def _inspect_hdf5(path: Path) -> KerasFile:
         config, version = file.attrs.get("model_config"), file.attrs.get("keras_version", "2.0")
     if config is None:
         raise ArtifactError(
-            f'{path}: holds weights only, not the layers; call model.load_weights("{path.name}") on the model in your '
-            'code, then model.save("model.keras"), and export that'
+            f'{path}: contains weights only, no layers; call model.load_weights("{path.name}") on the model in your '
+            'code, then model.save("model.keras"), and export that file'
         )
     text, number = (each.decode() if isinstance(each, bytes) else str(each) for each in (config, version))
     return KerasFile(path, json.loads(text), number)
@@ -322,8 +324,8 @@ def _members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
             yield name, lambda name=name: archive.read(name)  # type: ignore[misc]
 
 
-def _modern(config: Any) -> Any:
-    """Return a configuration of Keras 2 without the arguments that mean nothing in Keras 3."""
+def _for_keras_3(config: Any) -> Any:
+    """Remove, in place, the arguments of a Keras 2 configuration that Keras 3 lacks, and return it."""
     for each in _dictionaries(config):
         name, inner = each.get("class_name"), each.get("config")
         if not isinstance(name, str) or not isinstance(inner, dict):
@@ -341,7 +343,7 @@ def _modern(config: Any) -> Any:
 
 
 def _dictionaries(config: Any) -> Iterator[dict[str, Any]]:
-    """Yield all dictionaries within a configuration, the outer ones first."""
+    """Yield all dictionaries in a configuration, outer ones first."""
     if isinstance(config, dict):
         yield config
     if isinstance(config, (dict, list)):
@@ -350,11 +352,11 @@ def _dictionaries(config: Any) -> Iterator[dict[str, Any]]:
 
 
 def _module(path: Path) -> ModuleType:
-    """Run a Python file once, as the module of its name, so that a configuration that names the module finds it."""
-    known = sys.modules.get(path.stem)
-    if known is not None and getattr(known, "__file__", None) == str(path):
-        return known
-    name = path.stem if known is None else f"imported {path}"
+    """Run a Python file once, as the module of its name, since configurations may refer to that module."""
+    loaded = sys.modules.get(path.stem)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
+        return loaded
+    name = path.stem if loaded is None else f"imported {path}"
     if name in sys.modules:
         return sys.modules[name]
     if not path.is_file():
@@ -363,7 +365,9 @@ def _module(path: Path) -> ModuleType:
         )
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise UsageError(f"--import {path}: expected a Python file, named .py")
+        raise UsageError(
+            f"--import {path}: not a .py file; expected a Python file that registers custom layers"
+        )
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     sys.path.insert(0, str(path.parent))
@@ -378,7 +382,7 @@ def _module(path: Path) -> ModuleType:
         where = f"line {line}: " if line else ""
         raise UsageError(
             f"--import {path}: {where}{type(error).__name__}: {condense(str(error))}; expected a Python file that runs "
-            "by itself and registers custom layers"
+            "without errors and registers custom layers"
         ) from error
     finally:
         sys.path.remove(str(path.parent))

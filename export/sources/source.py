@@ -1,7 +1,7 @@
-"""What is exported: a model as a function, its input contract, and the images to calibrate and to verify it with.
+"""Source of an export: a model as a function, its input contract, and its calibration and evaluation images.
 
-`trained` takes a network that was trained here, `export.sources.user_model` any other. Loads TensorFlow when it is
-used.
+`trained` returns a network that was trained here, `export.sources.user_model` any other. Loads TensorFlow on first
+use.
 """
 
 import hashlib
@@ -33,17 +33,17 @@ __all__ = ["Source", "any_batch", "digest", "request", "scores_of", "trained"]
 class Source:
     """A model to export.
 
-    `function` takes a tensor of images float32 [N, H, W, C] with the contract's values and returns its scores [N,
-    labels] as the contract describes them: the model as it was given. `exported` computes the same, rescaled to
-    lose less in int8 (`export.conversion.equalization`); `tracked` holds its variables, `layers` are its layers'
-    names and `equalized` those that were rescaled. `batch` is the number of images that the model takes at a time,
-    None for any, and `precision` the coarsest dtype that it computes in.
+    `function` is the unchanged model. It takes a tensor of images float32 [N, H, W, C] with the contract's values, and
+    returns the contract's scores [N, labels]. `exported` computes the same, rescaled to lose less
+    accuracy in int8 (`export.conversion.equalization`). `tracked` holds its variables. `layers` are its layers' names,
+    `equalized` those of the rescaled ones. `batch` is the fixed number of images per call, None for any number, and
+    `precision` the lowest precision in which the model computes.
 
-    `sha256` is the digest of its file, or of a SavedModel's files, and `request` that of all that was asked for, by
-    which an export is known to be up to date. `evaluation` is what every format is verified on; its `truth` is None
-    where no labels are known. `calibration` are pixels uint8 [N, H, W, C] for the ranges of activations (None: none
-    were given), `calibrated_with` what cards say of them. `detected` is what cards say of the values and of the
-    kind of outputs.
+    `sha256` is the digest of its file, or of a SavedModel's files. `request` is the digest of everything that
+    determines the export; an export with the same digest is up to date. Every format is verified on the images of
+    `evaluation`, whose `truth` is empty without labels. `calibration` are pixels uint8 [N, H, W, C] for the ranges of
+    activations, or None. `calibrated_with` describes them for cards; `detected` describes the range of values and the
+    kind of outputs for cards.
     """
 
     contract: Contract
@@ -63,19 +63,19 @@ class Source:
 
     @property
     def several(self) -> bool:
-        """Whether an image may have several labels, each of which is decided by itself."""
+        """Whether an image may have several labels, each with a separate decision."""
         one_each = self.evaluation.labelled and self.evaluation.truth.ndim == 1
         return self.contract.outputs == INDEPENDENT and not one_each
 
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the model's own scores [N, labels], the reference for everything exported."""
+        """Return the unchanged model's scores [N, labels], the reference for all formats."""
         return scores_of(self.function, self.contract.scaling, pixels, f"{self.contract.model} original")
 
 
 def trained(name: str, folder: Path, digits: Digits) -> Source:
-    """Return the network `folder/name.keras` with the data that it was trained on.
+    """Return the source of the network `folder/name.keras`, with the data `digits` that it was trained on.
 
-    Raises ArtifactError if it is missing or damaged, DataError if `digits` are others than it was trained on.
+    Raises ArtifactError if the file is missing or damaged, DataError if `digits` aren't the network's training data.
     """
     card = cards.read(folder, name)
     cards.check_data(card, folder, digits)
@@ -99,12 +99,12 @@ def trained(name: str, folder: Path, digits: Digits) -> Source:
 
 
 def request(card: cards.Card) -> str:
-    """Return what an export of a trained network depends on, as one digest: its file and the data."""
+    """Return the digest of everything that determines the export of a trained network: its file and the data."""
     return hashlib.sha256(f"{card.keras_sha256} {card.data['sha256']}".encode()).hexdigest()
 
 
 def digest(path: Path) -> str:
-    """Return the sha256 of a file, or of a folder's files one after the other; ArtifactError if it isn't there."""
+    """Return the sha256 of a file, or of all files of a folder in order; ArtifactError if `path` doesn't exist."""
     if path.is_dir():
         return sha256(*sorted(each for each in path.rglob("*") if each.is_file()))
     if not path.is_file():
@@ -113,7 +113,7 @@ def digest(path: Path) -> str:
 
 
 def any_batch(function: Callable[[Any], Any], batch: int | None) -> Callable[[Any], Any]:
-    """Return `function`, which takes images one at a time if `batch` is 1, as one for any number of them."""
+    """Return `function` as one for any number of images, if its `batch` is 1; None leaves it unchanged."""
     if batch is None:
         return function
     return lambda images: tensorflow().map_fn(lambda image: function(image[None])[0], images)
@@ -122,7 +122,7 @@ def any_batch(function: Callable[[Any], Any], batch: int | None) -> Callable[[An
 def scores_of(
     function: Callable[[Any], Any], scaling: Scaling, pixels: NDArray[np.uint8], label: str
 ) -> NDArray[np.float32]:
-    """Return a model's scores for pixels uint8 [N, H, W, C]; ArtifactError if it refuses them."""
+    """Return a model's scores for pixels uint8 [N, H, W, C]; ArtifactError if it fails. `label` names the progress."""
     tf, batch, parts = tensorflow(), verification.batch_of(pixels.shape[1:]), []
     with Progress(label, len(pixels), "images") as progress:
         for start in range(0, len(pixels), batch):
@@ -131,6 +131,6 @@ def scores_of(
                 parts.append(np.asarray(function(tf.constant(values)), np.float32))
             except (tf.errors.OpError, ValueError, TypeError) as error:
                 reason = " ".join(str(error).split())[:300]
-                raise ArtifactError(f"the model can't be run on its images ({reason})") from error
+                raise ArtifactError(f"the model fails on its images ({reason})") from error
             progress.advance(len(parts[-1]))
     return np.concatenate(parts)

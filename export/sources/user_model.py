@@ -1,6 +1,6 @@
-"""A user's own classifier as a `Source`: what pixels become, and what the outputs mean, found with labelled images.
+"""A user's own classifier as a `Source`; labelled images determine its range of values and its kind of outputs.
 
-Loads TensorFlow when it is used.
+Loads TensorFlow on first use.
 """
 
 import hashlib
@@ -27,28 +27,28 @@ from tfship.train.common.tensorflow_loader import tensorflow
 __all__ = ["UserModel", "source_of"]
 
 _REMEDY = (
-    "put the preparation into the model (a Rescaling layer, or preprocess_input), or name it by --range, --mean, --std "
-    "and --channel-order"
+    "put the preparation into the model (a Rescaling layer, or preprocess_input), or give it with --range, --mean, "
+    "--std and --channel-order"
 )
 _NO_CLASSIFIER = (
-    "; linear outputs that score no classes, as of a regression, can't be exported as a classifier; serve the model "
-    "as it is: model.export('models/NAME/1') writes a version"
+    "; a model with linear outputs that aren't class scores, such as a regression, can't be exported as a classifier; "
+    "serve it unchanged: model.export('models/NAME/1') writes a version"
 )
-# Fewer images than this may be too few to tell a model from a guess.
+# Fewer images than this may be too few to distinguish a model from guessing.
 _FEW = 50
-# The number of images of noise, where the user has no images at all.
+# The number of noise images for a user without images.
 _NOISE = 100
 _DECIDED = {
     "log loss": "by log loss",
     "accuracy": "by accuracy",
-    "layers": "by its first layers, as the losses are alike",
-    "named": "as named",
+    "layers": "by its first layers, since the losses don't differ",
+    "named": "as given",
 }
 
 
 @dataclass(frozen=True)
 class UserModel:
-    """What the command line says of a model that wasn't trained here; None where it says nothing."""
+    """The command line's settings for a user's own model; None for those that aren't given."""
 
     path: Path
     name: str
@@ -63,7 +63,7 @@ class UserModel:
     unverified: bool = False
 
     def digest(self) -> str:
-        """Return the sha256 over all of it and over what the files hold; ArtifactError for a missing one."""
+        """Return the sha256 of all settings and of the files' contents; ArtifactError for a missing file."""
         files = (self.path, self.evaluation, self.calibration, self.labels, *self.imports)
         settings = [
             self.name, asdict(self.named), self.preparation, self.outputs, self.size, self.unverified,
@@ -73,18 +73,18 @@ class UserModel:
 
 
 def source_of(model: UserModel, request: str, say: Callable[[str], None]) -> Source:
-    """Return a user's own model: a Keras file or a SavedModel's folder.
+    """Return the source of a user's own model: a Keras file or a SavedModel's folder.
 
-    `request` is `model.digest()`, which reads all the files once. The values that pixels become are found by the
-    labelled images (`export.preprocessing.range_detection`) unless they are named; what the outputs mean by the
-    model's last activation and by its answers (`export.preprocessing.outputs`). Raises ArtifactError, DataError,
-    ResultError or UsageError with what was found and what is needed.
+    `request` is `model.digest()`, which reads all files and is computed once. The range of values is measured with the
+    labelled images (`export.preprocessing.range_detection`) unless the user gives it. The kind of outputs follows from
+    the last activation and the values (`export.preprocessing.outputs`). `say` reports the results. Raises
+    ArtifactError, DataError, ResultError or UsageError with what was found and what was expected.
     """
     loaded = load(model.path, model.size, model.imports)
     if loaded.batch not in (None, 1):
         raise ArtifactError(
-            f"{model.path}: takes {loaded.batch} images at a time; expected any number, or 1: save it with a free "
-            "batch, None in the shape of its input"
+            f"{model.path}: has a fixed batch of {loaded.batch} images; expected any number, or 1; save it with None "
+            "as the batch in its input's shape"
         )
     height, width, channels = loaded.shape
     named = model.named.candidate(channels)
@@ -94,7 +94,7 @@ def source_of(model: UserModel, request: str, say: Callable[[str], None]) -> Sou
     )
     evaluation = _evaluation(model, plain, named)
     function = any_batch(loaded.function, loaded.batch)
-    detection, kind, names = _detected(model, loaded, function, evaluation, named, given, say)
+    detection, kind, names = _detect(model, loaded, function, evaluation, named, given, say)
     scaling = named.scaling if named else detection.chosen.candidate.scaling  # type: ignore[union-attr]
     meaning = outputs.meaning(kind)
     found = Contract(model.name, names, height, width, channels, scaling, model.preparation, meaning)
@@ -102,7 +102,7 @@ def source_of(model: UserModel, request: str, say: Callable[[str], None]) -> Sou
     if pixels is not None and (shared := calibration.shared(pixels, evaluation.pixels)):
         record["also_evaluated"] = shared
         say(
-            f"{model.name}: {shared:,} of {len(evaluation.pixels):,} evaluation images are calibration images, too; "
+            f"{model.name}: {shared:,} of {len(evaluation.pixels):,} evaluation images are also calibration images; "
             "integer formats may seem more accurate than they are"
         )
     return Source(
@@ -129,17 +129,17 @@ def source_of(model: UserModel, request: str, say: Callable[[str], None]) -> Sou
 
 
 def _evaluation(model: UserModel, plain: Contract, named: RangeCandidate | None) -> Images:
-    """Return the images to verify on, labelled unless the user asks for an export without labels."""
+    """Return the evaluation images, with labels unless `model.unverified` is set."""
     if not model.unverified:
         if model.evaluation is None:
             raise UsageError(
-                f"{model.path}: --eval is missing: labelled images to verify every format on; without any, give "
-                "--unverified-accuracy and --range"
+                f"{model.path}: --eval is missing; expected labelled images to verify every format; without labels, "
+                "give --unverified-accuracy and --range"
             )
         return evaluation_data.read(model.evaluation, plain)
     if named is None:
         raise UsageError(
-            "--unverified-accuracy: without labels the values of pixels can't be measured; name them by --range (and "
+            "--unverified-accuracy: without labels the range of values can't be measured; give it with --range (and "
             "--mean, --std, --channel-order)"
         )
     path = model.evaluation or model.calibration
@@ -147,14 +147,14 @@ def _evaluation(model: UserModel, plain: Contract, named: RangeCandidate | None)
 
 
 def _noise(shape: tuple[int, int, int]) -> Images:
-    """Return generated images without labels, on which formats can at least be compared with the original."""
+    """Return generated images without labels, for comparing formats with the original."""
     pixels = np.random.default_rng(0).integers(0, 256, (_NOISE, *shape), np.uint8)
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     data = {"label": "generated noise", "files": [], "sha256": digest, "test": len(pixels)}
     return Images(data, pixels, np.empty(0, np.int64), None)
 
 
-def _detected(
+def _detect(
     model: UserModel,
     loaded: LoadedModel,
     function: Callable[[Any], Any],
@@ -163,7 +163,7 @@ def _detected(
     given: tuple[str, ...],
     say: Callable[[str], None],
 ) -> tuple[Detection | None, str, tuple[str, ...]]:
-    """Return which values pixels become, what the outputs mean, and the labels' names."""
+    """Return the detected range of values (None if given), the kind of outputs, and the labels' names."""
     height, width, channels = loaded.shape
     images = f"{height} × {width} {'grey' if channels == 1 else 'RGB'} images"
     truth = evaluation.truth
@@ -174,7 +174,7 @@ def _detected(
         scores = scores_of(function, scaling, pixels, f"{model.name}: range of values")
         if scores.ndim != 2:
             raise ArtifactError(
-                f"{model.path}: answers {list(scores.shape)} for {len(pixels)} images; expected scores [N, classes]"
+                f"{model.path}: returns {list(scores.shape)} for {len(pixels)} images; expected scores [N, classes]"
             )
         return scores
 
@@ -190,9 +190,9 @@ def _detected(
         assert named is not None  # noqa: S101 - see _evaluation
         scores = predict(named.scaling)
         if not np.isfinite(scores).all():
-            raise ArtifactError(f"{model.path}: answers numbers that aren't finite for values {named.name}")
+            raise ArtifactError(f"{model.path}: returns numbers that aren't finite for values {named.name}")
         kind, detection = kind_of(scores), None
-        say(f"{model.name}: {images} with values {named.name}, as named; accuracy isn't verified")
+        say(f"{model.name}: {images} with values {named.name}, as given; accuracy isn't verified")
     else:
         tried = range_detection.candidates(channels, integer=loaded.integer, bgr=model.named.bgr)
         try:
@@ -203,9 +203,9 @@ def _detected(
             raise ArtifactError(f"{model.path}: {error}") from error
         kind = detection.kind
         scores = detection.chosen.scores
-        _say_values(model, detection, images, say)
+        _report_values(model, detection, images, say)
     labels = _labels(model, given, evaluation, outputs.width(kind, scores.shape[1]))
-    source = f"last activation {loaded.activation}" if loaded.activation else "by its answers"
+    source = f"last activation {loaded.activation}" if loaded.activation else "by its values"
     say(
         f"{model.name}: {len(labels)} {'labels' if outputs.meaning(kind) == INDEPENDENT else 'classes'}, "
         f"{outputs.KINDS[kind]} ({'--outputs' if model.outputs else source})"
@@ -213,14 +213,14 @@ def _detected(
     return detection, kind, labels
 
 
-def _say_values(model: UserModel, detection: Detection, images: str, say: Callable[[str], None]) -> None:
-    """Say which values were found and by which figures; refuse what guesses."""
+def _report_values(model: UserModel, detection: Detection, images: str, say: Callable[[str], None]) -> None:
+    """Report the detected range of values with its figures; ResultError if the model is no better than guessing."""
     chosen, table = detection.chosen, "; ".join(each.text() for each in detection.measurements)
     if detection.guesses and detection.by != "named":
         few = f", or evaluate on more than {len(chosen.loss)} images" * (len(chosen.loss) < _FEW)
         raise ResultError(
-            f"{model.name}: no better than guessing on {len(chosen.loss)} images, whatever values pixels become "
-            f"({table}); see that the labels are in the model's order, {_REMEDY}{few}"
+            f"{model.name}: no better than guessing on {len(chosen.loss)} images, with any range of values "
+            f"({table}); check that the labels are in the model's order, {_REMEDY}{few}"
             f"{_NO_CLASSIFIER if 'logit' in detection.kind else ''}"
         )
     others = [each.text() for each in detection.measurements if each is not chosen]
@@ -233,7 +233,7 @@ def _say_values(model: UserModel, detection: Detection, images: str, say: Callab
 
 
 def _check_classes(model: UserModel, evaluation: Images, kind: str, columns: int) -> None:
-    """Refuse labels that the model has no scores for; DataError."""
+    """Raise DataError for labels without a score in the model's outputs."""
     truth = evaluation.truth
     linear = _NO_CLASSIFIER if "logit" in kind else ""
     if truth.ndim == 2:
@@ -246,10 +246,10 @@ def _check_classes(model: UserModel, evaluation: Images, kind: str, columns: int
         return
     classes, folders = outputs.width(kind, columns), evaluation.class_names
     if folders is not None and model.labels is None and len(folders) != classes:
-        # Numbers by the folders' order would be wrong from the first missing class on.
+        # With a class missing, the numbers of all later folders would be wrong.
         raise DataError(
             f"{model.evaluation}: holds folders of {len(folders)} classes, but the model has {classes}; expected a "
-            f"folder for each class, or the classes' names by --labels{linear}"
+            f"folder for each class, or the classes' names with --labels{linear}"
         )
     if truth.max() >= classes:
         raise DataError(
@@ -258,17 +258,19 @@ def _check_classes(model: UserModel, evaluation: Images, kind: str, columns: int
 
 
 def _labels(model: UserModel, given: tuple[str, ...], evaluation: Images, count: int) -> tuple[str, ...]:
-    """Return the names of the labels: those `given` by the file, else of the folders, else numbers."""
+    """Return the `count` labels: `given` by a file, else the folders' names, else numbers."""
     if given:
         if len(given) != count:
-            raise UsageError(f"{model.labels}: names {len(given)} classes; the model has {count}")
+            raise UsageError(
+                f"{model.labels}: contains {len(given)} names; expected {count}, one for each class"
+            )
         return given
     names = evaluation.class_names or ()
     return names if len(names) == count else tuple(map(str, range(count)))
 
 
 def _interpreted(scores: Any, kind: str) -> Any:
-    """Return a tensor of scores of a kind as the contract's: `export.preprocessing.outputs.interpret` in TensorFlow."""
+    """Return scores of a `kind` as the contract's, like `export.preprocessing.outputs.interpret`, with TensorFlow."""
     tf = tensorflow()
     if kind == outputs.LOGITS:
         return tf.nn.softmax(scores)

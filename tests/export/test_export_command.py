@@ -114,12 +114,12 @@ def test_other_data_than_the_training_data_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nm"], 2, "no network is called that (nn, cnn), and there is no such file"),
-        (["nn", "--labels", "x"], 2, "--labels: for a model of your own"),
+        (["nm"], 2, "nm: no such network or file; expected nn, cnn, a Keras file"),
+        (["nn", "--labels", "x"], 2, "--labels: only for your own model"),
         (["nn", "--serve", "int8", "--formats", "float32"], 2, "--serve int8: not among the formats"),
         (["nn", "--max-drop", "2"], 2, "--max-drop 2: expected a share"),
-        (["--formats", "int4"], 2, "no format is called int4; there are float32, dynamic"),
-        (["cnn"], 4, "cnn.keras: no such model; run `tfship train` first"),
+        (["--formats", "int4"], 2, "unknown format: int4; expected float32, dynamic"),
+        (["cnn"], 4, "cnn.keras: no such file; run `tfship train` first"),
     ],
 )
 def test_wrong_arguments(
@@ -179,11 +179,11 @@ def test_what_is_not_blessed_is_not_published(exported: Path, capsys: pytest.Cap
     assert (
         "tiny: not blessed, so nothing was published: the model itself fails: model: accuracy: 0.95" in error
     )
-    assert "--force publishes nonetheless and records it" in error
+    assert "--force publishes it and records that" in error
     assert list((exported / "tiny").iterdir()) == []
     record = json.loads((exported / "tiny.not-blessed.json").read_text())
     assert (record["blessed"], record["gate"]["min_accuracy"]) == (False, 0.999)
-    assert record["why_not"] == ["model: accuracy: 0.9500 found, 0.9990 wanted"]
+    assert record["why_not"] == ["model: accuracy: 0.9500, expected at least 0.9990"]
 
     assert export_tiny(exported, *strict, "--force") == 0
     card = cards.read(store.latest(exported / "tiny"))
@@ -215,14 +215,14 @@ def test_versions_are_listed_verified_rolled_back_and_restored(
         return capsys.readouterr().out
 
     shutil.copytree(exported / "tiny" / "1", exported / "tiny" / "2")
-    assert "tiny/1 is the latest version now" in done("rollback", "tiny")
+    assert "tiny/1; `restore` brings back " in done("rollback", "tiny")
     listed = json.loads(done("list", "--json"))
     assert [(row["version"], row["state"]) for row in listed] == [(1, "in service"), (2, "retired")]
     assert "retired" in done("list")
     assert "tiny/2 is in service again" in done("restore", "tiny")
     # How a server is to batch requests is for its operator to add.
     (exported / "tiny" / "2" / input_contract.BATCHING).write_text("max_batch_size { value: 8 }")
-    assert done("verify").count("as it was published") == 2
+    assert done("verify").count("unchanged since it was published") == 2
     assert "version 1 is out of service" in done("retire", "tiny", "1")
     # One flipped bit anywhere is found.
     path = exported / "tiny" / "2" / "variables" / "variables.data-00000-of-00001"

@@ -209,9 +209,9 @@ def test_broken_answers_are_found() -> None:
     assert verification.compare("x", np.roll(reference, 1, axis=1), reference, truth)["agreement"] == 0
     broken = reference.copy()
     broken[3, 4] = np.nan
-    with pytest.raises(ResultError, match="1 values that are no numbers"):
+    with pytest.raises(ResultError, match="1 NaN or infinite values"):
         verification.compare("x", broken, reference, truth)
-    with pytest.raises(ResultError, match=r"answered \(1000, 9\)"):
+    with pytest.raises(ResultError, match=r"returned scores \(1000, 9\)"):
         verification.compare("x", reference[:, :9], reference, truth)
 
 

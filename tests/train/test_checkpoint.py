@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from tfship.train import checkpoint
-from tfship.train.checkpoint import Progressed
+from tfship.train.checkpoint import RunProgress
 
 IDENTITY: dict[str, Any] = {"seed": 1, "recipe": {"epochs": 3}}
-PROGRESSED = Progressed(2, 1.5, [{"loss": 0.5}, {"loss": 0.25}])
+PROGRESS = RunProgress(2, 1.5, [{"loss": 0.5}, {"loss": 0.25}])
 VALUES: list[np.ndarray[Any, Any]] = [
     np.arange(6, dtype=np.float32).reshape(2, 3),
     np.array(7, np.int64),
@@ -19,7 +19,7 @@ SHAPES: list[tuple[int, ...]] = [(2, 3), (), (2,)]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    checkpoint.write(tmp_path, "nn", IDENTITY, PROGRESSED, VALUES)
+    checkpoint.write(tmp_path, "nn", IDENTITY, PROGRESS, VALUES)
     return tmp_path
 
 
@@ -28,7 +28,7 @@ def test_what_was_written_is_read(folder: Path) -> None:
     found = checkpoint.read(folder, "nn", IDENTITY, SHAPES)
     assert found is not None
     progressed, values = found
-    assert progressed == PROGRESSED
+    assert progressed == PROGRESS
     for value, expected in zip(values, VALUES, strict=True):
         assert value.dtype == expected.dtype
         np.testing.assert_array_equal(value, expected)

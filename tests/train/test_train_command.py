@@ -57,7 +57,7 @@ def test_too_few_images_are_an_error(tmp_path: Path, sample: Digits, count: int)
     folder = tmp_path / "models"
     folder.mkdir()
     before = old_weights(folder)
-    with pytest.raises(DataError, match=rf"{count} training images, .*; expected a batch of 128 or more"):
+    with pytest.raises(DataError, match=rf"{count} training images, .*; expected at least a batch of 128"):
         main(["nn", "--data", str(few), "--models", str(folder)])
     assert files(folder) == before
 
@@ -84,7 +84,7 @@ def test_a_killed_best_run_goes_on_and_ends_with_the_same_card(tmp_path: Path, f
             assert not run.with_suffix(".keras").exists()
         with start(killed) as process:
             assert process.ends() == 0, process.error
-            assert re.search(r"nn: goes on from epoch [23] of 3", process.error)
+            assert re.search(r"nn: resumes from epoch [23] of 3", process.error)
             assert "teacher: up to date" in process.error
         assert beside.ends() == 0, beside.error
     assert without_times(cards.read(whole, "nn")) == without_times(cards.read(killed, "nn"))
@@ -110,7 +110,7 @@ def test_best_trains_the_teachers_first_and_once(
         return said, re.findall("(.*): training with seed (.*)", said)
 
     said, names = trained("nn", "--seed", "4")
-    assert "nn: learns from 2 teachers, which come first" in said
+    assert "nn: 2 teachers are trained first" in said
     assert names == [("teacher", "1"), ("teacher", "2"), ("nn", "4")]
     teachers = [cards.read(tmp_path / "teachers" / str(seed), "teacher") for seed in (1, 2)]
     assert cards.read(tmp_path, "nn").teachers == [each.weights_sha256 for each in teachers]
@@ -169,7 +169,7 @@ def test_what_lies_beside_the_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nm"], 2, "no network is called nm; there are nn, cnn"),
+        (["nm"], 2, "nm: no such network; expected nn or cnn"),
         (["--seeds", "0"], 2, "--seeds 0: expected 1 or more"),
         (["--epochs", "0"], 2, "--epochs 0: expected 1 or more"),
         (["--seed", "-1"], 2, "--seed -1: expected 0 to 4294967295"),
@@ -219,7 +219,7 @@ def test_training_killed_while_it_writes_is_noticed(tmp_path: Path, sample: Digi
     (tmp_path / "nn.keras").write_text("old weights")
     with forked(train_until_the_weights_are_renamed, tmp_path) as process:
         assert process.ends() == -signal.SIGKILL
-    with pytest.raises(ArtifactError, match="not the weights that nn.card.json describes"):
+    with pytest.raises(ArtifactError, match="doesn't match the hash in nn.card.json"):
         cards.read(tmp_path, "nn")
     recipe = replace(FAST["nn"], epochs=1, min_steps=0)
     assert cards.up_to_date(tmp_path, "nn", sample, recipe, 1) is None

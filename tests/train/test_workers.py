@@ -62,14 +62,14 @@ def test_two_workers_end_with_the_same_weights(tmp_path: Path) -> None:
         other.kill()
         assert chief.ends() == 5, chief.error
         assert re.search(
-            r"^error: nn: another worker has gone .* start this command again", chief.error, re.MULTILINE
+            r"^error: nn: another worker has ended .* start this command again", chief.error, re.MULTILINE
         )
         assert "Traceback" not in chief.error
     assert checkpoint.exists()
 
     with started(folders, "--epochs", "8", "--json") as (chief, other):
         assert (chief.ends(), other.ends()) == (0, 0), (chief.error, other.error)
-        assert re.search(r"nn: goes on from epoch \d+ of 8", chief.error)
+        assert re.search(r"nn: resumes from epoch \d+ of 8", chief.error)
         (card,), (others,) = json.loads(chief.out), json.loads(other.out)
     assert card["weights_sha256"] == others["weights_sha256"]
     assert card["workers"] == 2

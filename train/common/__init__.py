@@ -1,1 +1,1 @@
-"""What every package uses: errors, the look of commands, files, progress, statistics."""
+"""Shared code of all packages: errors, command-line conventions, files, progress, statistics."""

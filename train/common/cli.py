@@ -1,4 +1,4 @@
-"""What all commands share: one line per error, exit codes that mean something, the look of `--help`."""
+"""Conventions of all commands: one line for each error, distinct exit codes, the format of `--help`."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from tfship.train.common.errors import TfshipError, UsageError
 __all__ = ["count", "missing", "one_line", "parser", "run", "say", "split"]
 
 EXIT_CODES = (
-    "exit codes: 0 done, 1 failed, 2 wrong usage, 3 unusable data or picture, 4 missing or damaged model, "
+    "exit codes: 0 done, 1 failed, 2 wrong usage, 3 unusable data or image, 4 missing or damaged model, "
     "5 server unreachable or refusing, 6 a check failed, 130 interrupted"
 )
 
@@ -28,26 +28,26 @@ def parser(prog: str, description: str) -> argparse.ArgumentParser:
 
 
 def count(value: str) -> int:
-    """Return a number of things as an argument's `type`: whole, 1 or more."""
+    """Parse an argument's `value` as a whole number, 1 or more, for argparse's `type`."""
     if not value.isascii() or not value.isdigit() or int(value) == 0:
         raise argparse.ArgumentTypeError(f"{value!r}: expected a whole number, 1 or more")
     return int(value)
 
 
 def missing(what: str, package: str, extra: str = "") -> UsageError:
-    """Return the error that `what` needs a package, which comes with one of tfship's extras."""
+    """Return the error that `what` needs `package`, which one of tfship's extras installs."""
     name = f"'tfship[{extra}]'" if extra else "tfship"
     return UsageError(f"{what} needs {package}, which isn't installed: pip install {name}")
 
 
 def split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """Return what stands before and after the first `--`, which argparse reads differently in each version."""
+    """Return the arguments before and after the first `--`, which argparse versions treat differently."""
     place = argv.index("--") if "--" in argv else len(argv)
     return argv[:place], argv[place + 1 :]
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults that say something: not None, not an empty text, not that a switch is off."""
+    """Shows only informative defaults: not None, empty text or False."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, "", False):
@@ -56,17 +56,17 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """Run a command's `main` and return its exit code; a known error becomes one line on stderr.
+    """Run a command's `main` with `argv` and return its exit code; a known error becomes one line on stderr.
 
-    Doesn't return after a SIGINT that `interruption.catch` has caught: the process ends here, with exit code 130.
+    Doesn't return after a SIGINT caught by `interruption.catch`: it ends the process with exit code 130.
     """
     try:
         interruption.check()
         code = main(argv)
-        # A closed pipe shows up only when the buffer is written: do it where it can still be caught.
+        # Raises BrokenPipeError here, where it can be caught, if the pipe is closed.
         sys.stdout.flush()
     except BaseException as error:
-        # First: native code, child processes and servers that the signal reached end in errors of any kind.
+        # First, since after a SIGINT native code, child processes and servers fail with any kind of error.
         interruption.finish()
         match error:
             case TfshipError():
@@ -76,7 +76,7 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
                 say("interrupted")
                 code = interruption.EXIT_CODE
             case BrokenPipeError():
-                # `… | head` closed the pipe; nothing more can be said, and that is no failure of ours.
+                # A reader such as `head` closed the pipe, which isn't a failure of the command.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 code = 0
             case OSError():
@@ -90,11 +90,11 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
 
 
 def one_line(text: object) -> str:
-    """Return a text as one line that a terminal can't take for commands: it may quote a file or a server."""
+    """Return `text` as one line without control characters: it may quote a file or a server."""
     line = " ".join(str(text).split())
     return line if line.isprintable() else "".join(each if each.isprintable() else "?" for each in line)
 
 
 def say(text: str) -> None:
-    """Tell the person at the terminal, on stderr: stdout is for results."""
+    """Print `text` on stderr for the user; stdout is for results."""
     print(text, file=sys.stderr, flush=True)  # noqa: T201

@@ -1,4 +1,4 @@
-"""The command `tfship`: what each of its commands is for, and the module that is imported when it is called."""
+"""The command `tfship`: the table of its commands, whose modules are imported only when called."""
 
 import importlib.util
 import sys
@@ -13,37 +13,37 @@ __all__ = ["COMMANDS", "Command", "main", "model_server", "run"]
 
 @dataclass(frozen=True)
 class Command:
-    """A command: the module whose `main` takes its arguments, what it does, and the extra that it needs.
+    """A command: the `module` whose `main` takes its arguments, its `purpose` for `--help`, and the `extra` it needs.
 
-    `at_once`: Ctrl-C ends it where it is, since it writes nothing that could be left half done. None: it handles
-    signals itself.
+    With `at_once`, Ctrl-C ends the command immediately, since it writes no files. None: the command handles signals
+    itself.
     """
 
     module: str
-    does: str
+    purpose: str
     extra: str = ""
     at_once: bool | None = False
 
 
 COMMANDS = {
     "train": Command("tfship.train.command", "train the two digit classifiers", "tensorflow"),
-    "export": Command("tfship.export.command", "write a model as SavedModel and TFLite files, verified", "tensorflow"),
-    "serve": Command("tfship.serving.command", "serve models by TensorFlow Serving's APIs", "serve", None),
-    "predict": Command("tfship.client.predict", "tell what pictures show", at_once=True),
-    "compare": Command("tfship.client.compare.command", "find out why targets answer differently", at_once=True),
-    "doctor": Command("tfship.client.doctor.command", "find out why a server doesn't answer", at_once=True),
-    "benchmark": Command("tfship.benchmarks.command", "measure every format and every way of serving", "benchmark"),
-    "report": Command("tfship.benchmarks.report.command", "render the last benchmark again", "benchmark"),
+    "export": Command("tfship.export.command", "export a model to verified SavedModel and TFLite files", "tensorflow"),
+    "serve": Command("tfship.serving.command", "serve models with TensorFlow Serving's APIs", "serve", None),
+    "predict": Command("tfship.client.predict", "classify images", at_once=True),
+    "compare": Command("tfship.client.compare.command", "find out why targets give different results", at_once=True),
+    "doctor": Command("tfship.client.doctor.command", "find out why a server doesn't respond", at_once=True),
+    "benchmark": Command("tfship.benchmarks.command", "benchmark every format and serving method", "benchmark"),
+    "report": Command("tfship.benchmarks.report.command", "render the report of the last benchmark again", "benchmark"),
     "versions": Command("tfship.export.versions_command", "list, verify, retire and restore exported versions"),
 }  # fmt: skip
 
 
-# For each extra, a package that comes with it alone.
+# For each extra, a package that only this extra installs.
 _PACKAGES = {"tensorflow": "tensorflow", "serve": "uvicorn", "benchmark": "jinja2"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Call the command that the first argument names and return its exit code."""
+    """Run the command named by the first argument and return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     name, *arguments = argv or ["--help"]
     if name in ("-h", "--help"):
@@ -55,26 +55,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tfship {version('tfship')}")  # noqa: T201
         return 0
     if name not in COMMANDS:
-        raise UsageError(f"tfship {name}: no such command; there are {', '.join(COMMANDS)}")
+        raise UsageError(f"tfship {name}: no such command; expected one of {', '.join(COMMANDS)}")
     return _call(name, "main", arguments)
 
 
 def run() -> int:
-    """Run the command line and return the exit code."""
+    """Run the command line of this process and return the exit code."""
     command = COMMANDS.get(next(iter(sys.argv[1:]), ""))
     if command is not None and command.at_once is not None:
-        interruption.catch(at_once=command.at_once)  # before the imports, which take a while
+        interruption.catch(at_once=command.at_once)  # before the slow imports
     return cli.run(main)
 
 
 def model_server() -> int:
-    """Run `tfship-model-server`, for those who replace `tensorflow_model_server`: a model must be named, as there."""
+    """Run `tfship-model-server`, the replacement of `tensorflow_model_server`, which also requires a model's path."""
     return cli.run(lambda argv: _call("serve", "model_server", sys.argv[1:] if argv is None else argv))
 
 
 def _call(name: str, function: str, argv: Sequence[str]) -> int:
     command = COMMANDS[name]
-    # Checked first, since some packages are imported late, or in another process only.
+    # Checked first, since some packages are imported late or only in child processes.
     if command.extra and importlib.util.find_spec(_PACKAGES[command.extra]) is None:
         raise cli.missing(f"tfship {name}", _PACKAGES[command.extra], command.extra)
     try:
@@ -89,12 +89,13 @@ def _call(name: str, function: str, argv: Sequence[str]) -> int:
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    listed = "\n".join(f"  {name:<{width}}  {command.does}" for name, command in COMMANDS.items())
+    listed = "\n".join(f"  {name:<{width}}  {command.purpose}" for name, command in COMMANDS.items())
     return (
         "usage: tfship COMMAND …\n\n"
-        "Deploy Keras classifiers on TensorFlow Serving and TFLite, verified.\n\n"
+        "Deploy Keras classifiers on TensorFlow Serving and TFLite, with verification.\n\n"
         f"commands:\n{listed}\n\n"
-        f"`tfship COMMAND --help` says more. `tfship --version` prints the version.\n\n{cli.EXIT_CODES}"
+        "See `tfship COMMAND --help` for a command's options. `tfship --version` prints the version.\n\n"
+        f"{cli.EXIT_CODES}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What ran: the machine and the package versions that every card and result file records."""
+"""The machine and the package versions, as recorded in every card and result file."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ _PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy", "pillow", "grpcio
 
 
 def describe() -> dict[str, object]:
-    """Return CPU, usable cores, operating system, Python and the versions of the packages that matter."""
+    """Return CPU, usable cores, operating system, Python version and the versions of the relevant packages."""
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -22,7 +22,7 @@ def describe() -> dict[str, object]:
 
 
 def has_bfloat16() -> bool:
-    """Tell whether the processor multiplies bfloat16 numbers itself; elsewhere they are slower than float32."""
+    """Return whether the processor multiplies bfloat16 natively; otherwise bfloat16 is slower than float32."""
     return bool({"avx512_bf16", "amx_bf16"} & set(_cpuinfo("flags").split()))
 
 
@@ -31,7 +31,7 @@ def _cpu() -> str:
 
 
 def _cpuinfo(field: str) -> str:
-    """Return a field of the first processor that Linux describes, or an empty text."""
+    """Return `field` of the first processor in Linux' /proc/cpuinfo, or an empty text."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text().splitlines():

@@ -1,16 +1,16 @@
-"""Every error that tfship raises on purpose, in one tree.
+"""The exceptions that tfship raises, in one tree.
 
-    TfshipError          exit 1   something tfship can explain
-    ├── UsageError       exit 2   the command line or a config file asks for something impossible
-    ├── DataError        exit 3   a data set or a picture can't be used
+    TfshipError          exit 1   any error that tfship can explain
+    ├── UsageError       exit 2   the command line or a config file is invalid
+    ├── DataError        exit 3   a data set or an image can't be used
     ├── ArtifactError    exit 4   a model file, card or version is missing, damaged or doesn't match
-    │   └── ConversionError       a model can't be written in a format
-    ├── TargetError      exit 5   something that answers predictions can't be reached or refuses
-    │   ├── Unreachable           nothing answers at that address
-    │   └── Refused               it answers, and the answer is an error
-    └── ResultError      exit 6   a measurement or a check came out as it must not
+    │   └── ConversionError       a model can't be converted to a format
+    ├── TargetError      exit 5   a prediction target can't be reached or returns an error
+    │   ├── Unreachable           no response from the address
+    │   └── Refused               the response is an error
+    └── ResultError      exit 6   a measurement or a check failed
 
-Each message says what was found, what was expected and what to do next, in one line.
+Each message is one line: what was found, what was expected and what to do next.
 Exit 130 is Ctrl-C, as in a shell.
 """
 
@@ -28,19 +28,19 @@ __all__ = [
 
 
 class TfshipError(Exception):
-    """The root; `exit_code` is what a command that ends in this error returns."""
+    """Base class; `exit_code` is the exit code of a command that ends with this error."""
 
     exit_code = 1
 
 
 class UsageError(TfshipError):
-    """A flag, an argument or a config file asks for something impossible."""
+    """A flag, an argument or a config file is invalid."""
 
     exit_code = 2
 
 
 class DataError(TfshipError):
-    """A data set or a picture can't be used."""
+    """A data set or an image can't be used."""
 
     exit_code = 3
 
@@ -52,24 +52,24 @@ class ArtifactError(TfshipError):
 
 
 class ConversionError(ArtifactError):
-    """A model can't be written in a format."""
+    """A model can't be converted to a format."""
 
 
 class TargetError(TfshipError):
-    """Something that answers predictions can't be reached or refuses."""
+    """A prediction target can't be reached or returns an error."""
 
     exit_code = 5
 
 
-class Unreachable(TargetError):  # noqa: N818 - named for what happened, as `except Unreachable` reads
-    """Nothing answers at that address."""
+class Unreachable(TargetError):  # noqa: N818 - named for the event: `except Unreachable`
+    """There is no response from the address."""
 
 
 class Refused(TargetError):  # noqa: N818
-    """The target answered, and its answer is an error."""
+    """The target's response is an error."""
 
 
 class ResultError(TfshipError):
-    """A measurement or a check came out as it must not."""
+    """A measurement or a check failed."""
 
     exit_code = 6

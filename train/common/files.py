@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written under a temporary name, synced, renamed."""
+"""Atomic files: written under a temporary name, synced to disk, renamed."""
 
 import contextlib
 import hashlib
@@ -27,19 +27,19 @@ __all__ = [
     "write_json",
 ]
 
-# What a damaged archive or compressed stream raises, in zipfile, gzip, zlib and numpy's header parser.
+# Exceptions that zipfile, gzip, zlib and numpy's header parser raise for damaged files.
 DAMAGED = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
-# Hidden, so that no glob for artefacts and no model server (which looks for integers) picks it up; the
-# process id lets a later run tell a stage that is being written from one whose writer died.
+# Hidden, so that neither globs nor model servers (which look for integers) find it. The process id shows whether the
+# writer is still alive.
 _STAGE = re.compile(r"\.stage-(\d+)-")
 
 
 @contextlib.contextmanager
 def stage(folder: Path, name: str) -> Iterator[Path]:
-    """Yield a temporary path in `folder` for a file or a folder, and remove what is still there at the end.
+    """Yield a temporary path in `folder` for a file or a folder, which is removed at the end unless published.
 
-    Its name ends in `name`, because some writers look at the suffix. `publish` makes it the real thing.
+    Its name ends in `name`, since some writers depend on the suffix. `publish` gives it the final name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
@@ -53,9 +53,9 @@ def stage(folder: Path, name: str) -> Iterator[Path]:
 
 
 def publish(staged_path: Path, final: Path) -> None:
-    """Have a stage written to the disk and give it its real name, in one step that can't be seen half done.
+    """Sync `staged_path` to disk and rename it to `final`, atomically.
 
-    A file replaces the one that was there; a folder must be new (OSError if `final` is one with contents).
+    A file replaces an existing one. A folder must be new: OSError if `final` is a folder with contents.
     """
     sync(staged_path)
     staged_path.rename(final)
@@ -64,7 +64,7 @@ def publish(staged_path: Path, final: Path) -> None:
 
 @contextlib.contextmanager
 def staged(final: Path) -> Iterator[Path]:
-    """Yield a temporary path that becomes `final` if the body ends well; if not, `final` is untouched."""
+    """Yield a temporary path that becomes `final` unless the body raises; then `final` is unchanged."""
     with stage(final.parent, final.name) as path:
         yield path
         publish(path, final)
@@ -79,7 +79,7 @@ def sweep(folder: Path) -> None:
 
 
 def sync(path: Path, *, contents: bool = True) -> None:
-    """Have `path`, and everything below it unless `contents` is false, written to the disk itself."""
+    """Sync `path` to disk, and everything below it unless `contents` is false."""
     for entry in [path, *(sorted(path.rglob("*")) if contents and path.is_dir() else [])]:
         descriptor = os.open(entry, os.O_RDONLY)
         try:
@@ -89,18 +89,18 @@ def sync(path: Path, *, contents: bool = True) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file atomically."""
+    """Write `data` to `path` atomically."""
     with staged(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as readable JSON atomically; NaN and infinity are refused (ValueError)."""
+    """Write `value` as indented JSON atomically; ValueError for NaN and infinity."""
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; a missing or damaged one is an ArtifactError that names it."""
+    """Return the contents of a JSON file; ArtifactError if it is missing or damaged."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -110,7 +110,7 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(*paths: Path) -> str:
-    """Return the sha256 of the files' bytes, one after the other (as `cat … | sha256sum` does)."""
+    """Return the sha256 of the files' bytes, one after the other (like `cat … | sha256sum`)."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:

@@ -1,13 +1,13 @@
-"""Ctrl-C in long commands: noted when it comes, obeyed at the next step.
+"""Deferred Ctrl-C for long commands: SIGINT sets a flag, and the command ends at its next step.
 
-Python raises KeyboardInterrupt wherever the main thread is. In an import, a destructor or a callback of native code it
-gets lost or becomes another error: TensorFlow makes a SystemError of it. So a command calls `catch` before its imports.
-Then the first SIGINT only sets a flag, and KeyboardInterrupt is raised where that is safe: by `check`, which
-`Progress.advance` calls, and in the body of `waiting`. The second SIGINT ends the process at once, and in the body of
-`loading` the first does. A thread sees to that, since the main thread may be in native code. Exit code and message
+Python raises KeyboardInterrupt wherever the main thread is. In an import, a destructor or a callback of native code the
+exception is lost or becomes another error: TensorFlow turns it into SystemError. Therefore a command calls `catch`
+before its imports. The first SIGINT then only sets a flag. KeyboardInterrupt is raised where that is safe: by `check`,
+which `Progress.advance` calls, and in the body of `waiting`. The second SIGINT ends the process at once; in the body of
+`loading`, the first does. A thread does this, since the main thread may be in native code. Exit code and message
 are the same in all cases.
 
-`train.common.cli.run` does the rest: any error after the signal counts as the interruption.
+`train.common.cli.run` treats any error after the signal as the interruption.
 """
 
 import atexit
@@ -26,22 +26,22 @@ from typing import NoReturn
 __all__ = ["EXIT_CODE", "catch", "check", "cleanup", "finish", "held_back", "loading", "waiting"]
 
 EXIT_CODE = 130
-# A command that hasn't ended after this long says why.
+# After this time without an end, a message explains that the command ends at its next step.
 _SILENT_SECONDS = 2.0
 
 
 class _Mode(Enum):
-    """What the handler does besides setting the flag."""
+    """What the signal handler does besides setting the flag."""
 
-    NOTE = "nothing"
+    DEFER = "nothing"
     RAISE = "raise KeyboardInterrupt"
     END = "end the process"
 
 
-_mode = _Mode.NOTE
+_mode = _Mode.DEFER
 _caught = _requested = False
 _code: int | None = None
-# A copy: `train.common.tensorflow_loader.quiet` redirects the original for some time.
+# Later a copy, since `train.common.tensorflow_loader.quiet` redirects the original.
 _stderr = 2
 _ending = threading.RLock()
 _cleanups: dict[object, Callable[[], object]] = {}
@@ -50,8 +50,8 @@ _cleanups: dict[object, Callable[[], object]] = {}
 def catch(*, at_once: bool = False) -> None:
     """Handle SIGINT as described above, for the rest of this process.
 
-    With `at_once` the first SIGINT ends the process, for commands that leave nothing to tidy up. Has no effect outside
-    the main thread, or where SIGINT is ignored (a shell's background job) or handled already.
+    With `at_once` the first SIGINT ends the process, for commands that need no cleanup. Has no effect outside the main
+    thread, or if SIGINT is already ignored (a shell's background job) or handled.
     """
     global _caught, _mode, _stderr
     if threading.current_thread() is not threading.main_thread():
@@ -63,16 +63,16 @@ def catch(*, at_once: bool = False) -> None:
         _mode = _Mode.END
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    # Written to by the C handler: the Python handler has to wait for the main thread.
+    # The C handler writes to it at once; the Python handler has to wait for the main thread.
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGINT, _handle)
-    threading.Thread(target=_watch, args=(reader,), name="interruption", daemon=True).start()
-    _mute()
-    atexit.register(_leave)  # the first one registered is the last one called
+    threading.Thread(target=_watch_signals, args=(reader,), name="interruption", daemon=True).start()
+    _suppress_tracebacks()
+    atexit.register(_exit_early)  # the first one registered is the last one called
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt in the main thread if a SIGINT was caught; long work calls this at each step."""
+    """Raise KeyboardInterrupt in the main thread if a SIGINT was caught. Long work calls this at each step."""
     if _requested and threading.current_thread() is threading.main_thread():
         raise KeyboardInterrupt
 
@@ -80,21 +80,21 @@ def check() -> None:
 def waiting() -> contextlib.AbstractContextManager[None]:
     """Let SIGINT raise KeyboardInterrupt at once in the body, which waits for time, threads or child processes.
 
-    Only for Python code that may be left anywhere. Has no effect outside the main thread.
+    Only for Python code that may be interrupted anywhere. Has no effect outside the main thread.
     """
-    return _within(_Mode.RAISE)
+    return _in_mode(_Mode.RAISE)
 
 
 def loading() -> contextlib.AbstractContextManager[None]:
-    """Let SIGINT end the process at once in the body, an import that takes long and leaves nothing to tidy up.
+    """Let SIGINT end the process at once in the body, a slow import that needs no cleanup.
 
     Has no effect outside the main thread.
     """
-    return _within(_Mode.END)
+    return _in_mode(_Mode.END)
 
 
 @contextlib.contextmanager
-def _within(mode: _Mode) -> Iterator[None]:
+def _in_mode(mode: _Mode) -> Iterator[None]:
     global _mode
     if threading.current_thread() is not threading.main_thread() or not _caught or _mode is _Mode.END:
         yield
@@ -109,7 +109,7 @@ def _within(mode: _Mode) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Keep SIGINT from the child processes that the body starts: a terminal sends it to them, too."""
+    """Block SIGINT in child processes that the body starts, since a terminal sends it to them too."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -119,7 +119,7 @@ def held_back() -> Iterator[None]:
 
 @contextlib.contextmanager
 def cleanup(function: Callable[[], object]) -> Iterator[None]:
-    """Have `function` called, in any thread, if the process ends at once during the body."""
+    """Call `function`, in any thread, if a SIGINT ends the process during the body."""
     key = object()
     _cleanups[key] = function
     try:
@@ -129,10 +129,10 @@ def cleanup(function: Callable[[], object]) -> Iterator[None]:
 
 
 def finish(code: int | None = None) -> None:
-    """End the process if a SIGINT was caught, or as soon as one comes: the command is over.
+    """End the process if a SIGINT was caught, or at the next SIGINT, after the command has ended.
 
-    With its exit `code`, Python's own exit is cut short: after the exit handlers, when it drops signal handlers and
-    takes a while to destroy what TensorFlow has.
+    With the command's exit `code`, Python's own exit is cut short after the exit handlers. From there on it would drop
+    signal handlers and take some time to destroy TensorFlow's objects.
     """
     global _mode, _code
     if not _caught:
@@ -145,11 +145,11 @@ def finish(code: int | None = None) -> None:
 
 
 def _end() -> NoReturn:
-    """End the process, its child processes and what `cleanup` names, with one line on stderr and exit code 130.
+    """End the process with one line on stderr and exit code 130, after its child processes and the `cleanup` calls.
 
-    Python's own exit would wait for threads, and destroy what native code in daemon threads still uses.
+    Python's own exit would wait for threads, and destroy objects that native code in daemon threads still uses.
     """
-    with _ending:  # and never released
+    with _ending:  # never released
         for pid in _children():
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGTERM)
@@ -169,7 +169,7 @@ def _handle(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
-def _leave() -> None:
+def _exit_early() -> None:
     if _code is not None:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
@@ -177,8 +177,8 @@ def _leave() -> None:
         os._exit(_code)
 
 
-def _watch(reader: int) -> None:
-    """End the process at the second SIGINT, or at the first where that is to, whatever the main thread does."""
+def _watch_signals(reader: int) -> None:
+    """End the process at the second SIGINT, or at the first in mode END, whatever the main thread does."""
     _await(reader)
     if _mode is not _Mode.END:
         if not select.select([reader], [], [], _SILENT_SECONDS)[0]:
@@ -188,27 +188,27 @@ def _watch(reader: int) -> None:
 
 
 def _await(reader: int) -> None:
-    # The pipe gets a byte for each signal that has a Python handler.
+    # The pipe receives a byte for each signal that has a Python handler.
     while os.read(reader, 1) != bytes([signal.SIGINT]):
         pass
 
 
 def _say(text: str) -> None:
-    # Below a progress bar, and below the ^C that a terminal shows.
+    # On a new line, below a progress bar and the terminal's ^C.
     line = "\n" * os.isatty(_stderr) + text + "\n"
     with contextlib.suppress(OSError):
         os.write(_stderr, line.encode())
 
 
 def _children() -> Iterator[int]:
-    """Yield the processes that this one has started and that live. Linux only; elsewhere there are none."""
+    """Yield the ids of this process's live child processes. On Linux only; none elsewhere."""
     for path in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):
             yield from map(int, path.read_text().split())
 
 
-def _mute() -> None:
-    """Drop the tracebacks of threads and destructors after a SIGINT, which they report past every handler."""
+def _suppress_tracebacks() -> None:
+    """Suppress tracebacks from threads and destructors after a SIGINT, which no exception handler can catch."""
     unraisable, thread = sys.unraisablehook, threading.excepthook
     sys.unraisablehook = lambda args: None if _requested else unraisable(args)
     threading.excepthook = lambda args: None if _requested else thread(args)

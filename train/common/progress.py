@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, plain lines in a log or without tqdm."""
+"""Progress of long work: a bar with rate and remaining time on a terminal, plain lines in a log or without tqdm."""
 
 import os
 import sys
@@ -14,10 +14,10 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """A context manager; `advance` as the work gets done.
+    """A context manager that shows progress; call `advance` as the work is done.
 
-    `total` counts `unit`s, of which `done` were there before and say nothing of the rate. Both forms go to
-    stderr, so that results on stdout stay clean.
+    `total` is the number of `unit`s. `done` of them were complete before and don't count for the rate. The output goes
+    to `file`, stderr by default, since stdout is for results.
     """
 
     def __init__(self, label: str, total: int, unit: str, file: TextIO | None = None, done: int = 0) -> None:
@@ -25,10 +25,10 @@ class Progress:
         self._file = file or sys.stderr
         self._done = self._before = done
         self._start = self._last = time.monotonic()
-        self._bar = self._drawn() if _has_width(self._file) else None
+        self._bar = self._make_bar() if _has_width(self._file) else None
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Count `count` more units as done; `note` is shown beside the figures.
+        """Count `count` more units as done, and show `note` after the figures.
 
         Raises KeyboardInterrupt after Ctrl-C (`interruption.check`).
         """
@@ -53,7 +53,7 @@ class Progress:
         )
 
     def say(self, text: str) -> None:
-        """Print a line on stderr, above the bar where there is one."""
+        """Print `text` as a line, above the bar if there is one."""
         if self._bar is not None:
             self._bar.write(text, file=self._file)
         else:
@@ -68,8 +68,8 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def _drawn(self) -> Any:
-        """Return a bar, or None where tqdm isn't installed."""
+    def _make_bar(self) -> Any:
+        """Return tqdm's bar, or None if tqdm isn't installed."""
         try:
             from tqdm import tqdm
         except ImportError:
@@ -81,5 +81,5 @@ class Progress:
 
 
 def _has_width(file: TextIO) -> bool:
-    """Tell whether `file` is a terminal that a bar can be drawn on; recorders open some without a width."""
+    """Return whether `file` is a terminal that can show a bar; terminal recorders may report a width of 0."""
     return file.isatty() and os.get_terminal_size(file.fileno()).columns > 0

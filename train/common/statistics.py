@@ -1,4 +1,4 @@
-"""The statistics that figures in this project carry: exact ones, from SciPy."""
+"""Statistics of this project's results: exact tests and intervals, from SciPy."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,19 +24,19 @@ def accuracy(predicted: NDArray[np.integer], truth: NDArray[np.integer]) -> dict
 
 
 def chance_p(predicted: NDArray[np.integer], truth: NDArray[np.integer]) -> float:
-    """Return the probability that guessing is right at least as often as `predicted`: an exact binomial test.
+    """Return the probability that guessing is correct at least as often as `predicted`: an exact binomial test.
 
-    Both are class numbers [N], or 0 and 1 [N, labels]. A guess is one that knows how often each class is predicted and
-    how often it is true, but not for which image (the chance agreement of Cohen's kappa, 1960), so that a model
-    that always gives the most frequent class is no better than guessing.
+    Both arrays are class numbers [N], or 0 and 1 [N, labels]. Guessing knows how often each class is predicted and how
+    often it is true, but not for which image: the chance agreement of Cohen's kappa (1960). A model that always
+    predicts the most frequent class is therefore no better than guessing.
     """
     from scipy.stats import binomtest
 
     columns = list(zip(np.atleast_2d(predicted.T), np.atleast_2d(truth.T), strict=True))
     chances = []
-    for found, right in columns:
-        size = int(max(found.max(), right.max())) + 1
-        shares = [np.bincount(each, minlength=size) / len(each) for each in (found, right)]
+    for guessed, expected in columns:
+        size = int(max(guessed.max(), expected.max())) + 1
+        shares = [np.bincount(each, minlength=size) / len(each) for each in (guessed, expected)]
         chances.append(float(shares[0] @ shares[1]))
     chance = min(1.0, sum(chances) / len(chances))
     correct = int(np.sum(predicted == truth))
@@ -44,21 +44,21 @@ def chance_p(predicted: NDArray[np.integer], truth: NDArray[np.integer]) -> floa
 
 
 def lost(wins: int, losses: int) -> float:
-    """Return the one-sided p of McNemar's exact test that there are more losses than wins only by chance."""
+    """Return the one-sided p of McNemar's exact test: the probability of at least `losses` losses by chance."""
     from scipy.stats import binomtest
 
     return float(binomtest(losses, wins + losses, alternative="greater").pvalue) if wins + losses else 1.0
 
 
 def fewer(correct: int, total: int, share: float) -> float:
-    """Return the one-sided p that so few of `total` are correct only by chance, where `share` is expected."""
+    """Return the one-sided p that at most `correct` of `total` are correct, if the expected share is `share`."""
     from scipy.stats import binomtest
 
     return float(binomtest(correct, total, share, alternative="less").pvalue)
 
 
 def lower(correct: int, images: int, correct_before: int, images_before: int) -> float:
-    """Return the one-sided p of Fisher's exact test that a share of correct images is lower only by chance."""
+    """Return the one-sided p of Fisher's exact test that the share of correct images is lower only by chance."""
     from scipy.stats import fisher_exact
 
     table = [[correct, images - correct], [correct_before, images_before - correct_before]]
@@ -66,7 +66,7 @@ def lower(correct: int, images: int, correct_before: int, images_before: int) ->
 
 
 def average_precision(scores: NDArray[np.floating], truth: NDArray[np.integer]) -> float | None:
-    """Return the mean average precision of scores [N, labels] for 0/1 rows [N, labels].
+    """Return the mean average precision of `scores` [N, labels] for `truth`, 0/1 rows [N, labels].
 
     Labels that no image has are left out; None if no label is left.
     """
@@ -79,10 +79,10 @@ def average_precision(scores: NDArray[np.floating], truth: NDArray[np.integer]) 
 
 
 def median_rank(count: int) -> int:
-    """Return the rank k for which `count` values' k-th from below and from above hold the median with 95 %.
+    """Return the rank k of the 95 % confidence interval of the median of `count` values, by the sign test.
 
-    It lies between them, whatever they come from, unless fewer than k of all are on one side of it, which is a matter
-    of tossing coins (the sign test). 0 for fewer than six values, which have no such interval.
+    The interval is from the k-th lowest to the k-th highest value, for any distribution. 0 for fewer than six values,
+    which have no such interval.
     """
     from scipy.stats import binom
 
@@ -92,11 +92,11 @@ def median_rank(count: int) -> int:
 def paired(
     predicted: NDArray[np.integer], reference: NDArray[np.integer], truth: NDArray[np.integer]
 ) -> dict[str, object]:
-    """Compare class indices [N] with a reference model's, image by image.
+    """Compare class indices `predicted` [N] with those of a `reference` model, image by image.
 
-    `disagreements` counts images whose class differs; `wins` and `losses` those of them where this or the
-    reference is right; `mcnemar_p` is McNemar's exact two-sided p, the binomial test of wins against losses
-    (1.0 where there are neither).
+    `disagreements` is the number of images whose class differs. In `wins` of them this model is correct, in `losses`
+    the reference. `mcnemar_p` is McNemar's exact two-sided p, the binomial test of wins against losses (1.0 if both
+    are 0).
     """
     from scipy.stats import binomtest
 

@@ -1,1 +1,1 @@
-"""Digits: the data sets, and what is made of them for training and for tests."""
+"""Digit data sets, batches with augmentation for training, and corrupted copies for tests."""

@@ -1,8 +1,8 @@
 """Label-preserving distortions of training images, drawn anew in every epoch. Loads TensorFlow.
 
-All of a picture's distortions are one warp with one interpolation: several in a row, each blurring a
-little, would cost more and teach the network a blur that test images don't have. Every draw is stateless,
-a function of its seed alone, so that an interrupted run goes on with the very pictures it would have had.
+All distortions of an image are one warp with one interpolation. Several interpolations would take longer and add a
+blur that test images don't have. All random numbers are functions of the seed alone, so that a resumed run gets the
+same images as an uninterrupted one.
 """
 
 import numpy as np
@@ -13,35 +13,35 @@ from tfship.train.recipe import Augmentation
 
 __all__ = ["distort"]
 
-# Elastic displacements are drawn at this many control points a side and smoothed in between. Simard et al.
-# (2003) smooth a field drawn at every pixel by a Gaussian; this is its low-frequency part, without the filter.
+# Control points per side at which elastic displacements are drawn; they are smoothed in between. Simard et al. (2003)
+# draw them at every pixel and smooth with a Gaussian. This is the low-frequency part, without the filter.
 _CONTROL_POINTS = 5
 
 
-def distort(images: tf.Tensor, how: Augmentation, seed: tf.Tensor) -> tf.Tensor:
-    """Return the images [N, H, W, C], float32 0.0 to 1.0, distorted at random; outside them is 0.0 (paper).
+def distort(images: tf.Tensor, limits: Augmentation, seed: tf.Tensor) -> tf.Tensor:
+    """Return `images` [N, H, W, C], float32 0.0 to 1.0, randomly distorted within `limits`.
 
-    `seed` is an integer [2]; the same seed distorts the same images in the same way.
+    Pixels from outside the image are 0.0 (paper). `seed` holds two integers; the same seed gives the same distortions.
     """
     count, height, width, _ = images.shape
     seeds = tf.random.split(seed, 3)
     draw = tf.random.stateless_uniform([count, 6], seeds[0], -1.0, 1.0)[..., tf.newaxis, tf.newaxis]
     angle, stretch_x, stretch_y, shear, shift_x, shift_y = tf.unstack(draw, axis=1)
-    angle = angle * np.deg2rad(how.rotation)
+    angle = angle * np.deg2rad(limits.rotation)
     cosine, sine = tf.cos(angle), tf.sin(angle)
-    # For each pixel of the result, where in the source it comes from: the inverse of what a viewer sees.
+    # The source coordinates of each pixel of the result: the inverse of the visible distortion.
     y, x = _centred(height)[:, tf.newaxis], _centred(width)[tf.newaxis, :]
-    from_x = (cosine * x - (sine - shear * how.shear) * y) / (1 + stretch_x * how.scale)
-    from_y = (sine * x + cosine * y) / (1 + stretch_y * how.scale)
-    from_x += shift_x * how.shift
-    from_y += shift_y * how.shift
-    if how.elastic:
+    from_x = (cosine * x - (sine - shear * limits.shear) * y) / (1 + stretch_x * limits.scale)
+    from_y = (sine * x + cosine * y) / (1 + stretch_y * limits.scale)
+    from_x += shift_x * limits.shift
+    from_y += shift_y * limits.shift
+    if limits.elastic:
         points = tf.random.stateless_normal([count, 2, _CONTROL_POINTS, _CONTROL_POINTS], seeds[1])
-        field = how.elastic * tf.einsum("nkij,yi,xj->nkyx", points, _smooth(height), _smooth(width))
+        field = limits.elastic * tf.einsum("nkij,yi,xj->nkyx", points, _smooth(height), _smooth(width))
         from_x += field[:, 0]
         from_y += field[:, 1]
     warped = _sample(images, from_y + (height - 1) / 2, from_x + (width - 1) / 2)
-    return _erase(warped, how.erase, seeds[2]) if how.erase else warped
+    return _erase(warped, limits.erase, seeds[2]) if limits.erase else warped
 
 
 def _centred(size: int) -> tf.Tensor:
@@ -49,7 +49,7 @@ def _centred(size: int) -> tf.Tensor:
 
 
 def _smooth(size: int) -> NDArray[np.float32]:
-    """Return weights [size, control points]: each pixel's share of the control points near it."""
+    """Return weights [size, control points]: the share of each control point in each pixel."""
     points = np.linspace(0, size - 1, _CONTROL_POINTS)
     spacing = points[1] - points[0]
     weights = np.exp(-0.5 * ((np.arange(size)[:, np.newaxis] - points) / (0.75 * spacing)) ** 2)
@@ -58,12 +58,12 @@ def _smooth(size: int) -> NDArray[np.float32]:
 
 
 def _sample(images: tf.Tensor, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """Read the images [N, H, W, C] at pixel coordinates [N, H, W] by bilinear interpolation.
+    """Return the images [N, H, W, C] sampled at pixel coordinates [N, H, W] by bilinear interpolation.
 
-    `keras.ops.image.map_coordinates` does the same for one volume, here twelve times as slowly.
+    `keras.ops.image.map_coordinates` does this for one volume, and takes twelve times as long here.
     """
     count, height, width, channels = images.shape
-    # A border of paper, and everything outside of it moved onto it: no index needs a check.
+    # Coordinates outside are moved onto a border of paper, so that no index needs a check.
     padded = tf.pad(images, [[0, 0], [1, 2], [1, 2], [0, 0]])
     y = tf.clip_by_value(y + 1, 0.0, height + 1.0)
     x = tf.clip_by_value(x + 1, 0.0, width + 1.0)
@@ -83,7 +83,7 @@ def _sample(images: tf.Tensor, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
 
 
 def _erase(images: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
-    """Turn a square of `size` pixels to paper in every second image (Zhong et al. 2020, "random erasing")."""
+    """Turn a square with sides of `size` pixels to paper in half of the images (random erasing, Zhong et al. 2020)."""
     count, height, width, _ = images.shape
     seeds = tf.random.split(seed, 3)
 

@@ -1,8 +1,8 @@
-"""A fixed set of corrupted test images, to see how a network does where pictures aren't as clean as MNIST's.
+"""Corrupted test images, to measure accuracy on images that are less clean than MNIST's.
 
-In the spirit of MNIST-C (Mu and Gilmer 2019), made from whatever test set there is: eight kinds, each at one
-strength that leaves a digit easy for a person. What is drawn at random is drawn from a fixed seed, so the
-same test set gives the same corrupted images everywhere.
+Similar to MNIST-C (Mu and Gilmer 2019), but made from any test set. Each of the nine kinds has one strength, at which
+digits are still easy to read for a person. Random numbers come from a fixed seed, so that the same test set always
+gives the same corrupted images.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 __all__ = ["CORRUPTIONS", "corrupted"]
 
 Images = NDArray[np.uint8]  # [N, H, W], 0 (paper) to 255 (ink)
-Pixels = NDArray[Any]  # the same before rounding and clipping
+Pixels = NDArray[Any]  # images before rounding and clipping
 
 _SEED = 0
 
@@ -92,21 +92,21 @@ def _low_contrast(images: Images) -> Pixels:
     return images * 0.3
 
 
-# Name: function, and what it does in words.
+# By name: the function and its description.
 CORRUPTIONS: dict[str, tuple[Callable[[Images], Pixels], str]] = {
-    "shift": (_shift, "three pixels along both axes"),
-    "rotation": (_rotation, "25 degrees one way or the other"),
+    "shift": (_shift, "by three pixels along both axes"),
+    "rotation": (_rotation, "by 25 degrees in either direction"),
     "scale": (_scale, "to 0.7 or 1.3 times the size"),
     "thick": (_thick, "strokes a pixel wider on every side"),
     "thin": (_thin, "strokes a pixel narrower"),
     "blur": (_blur, "Gaussian, 1.2 pixels"),
     "noise": (_noise, "Gaussian, a quarter of the range"),
-    "inverted": (_inverted, "ink and paper exchanged; the client's preparation undoes it, here nothing does"),
+    "inverted": (_inverted, "ink and paper exchanged; not undone here, unlike in the client's preparation"),
     "low_contrast": (_low_contrast, "ink at 30 %"),
 }
 
 
 def corrupted(images: Images) -> Iterator[tuple[str, Images]]:
-    """Yield (name, corrupted images) of each kind for images uint8 [N, H, W], 0 (paper) to 255 (ink)."""
+    """Yield (name, corrupted images) for each kind; `images` are uint8 [N, H, W], 0 (paper) to 255 (ink)."""
     for name, (function, _) in CORRUPTIONS.items():
         yield name, np.clip(np.rint(function(images)), 0, 255).astype(np.uint8)

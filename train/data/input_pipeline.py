@@ -1,8 +1,7 @@
-"""The batches that a network is trained on. Loads TensorFlow.
+"""Training batches. Loads TensorFlow.
 
-Which images the batch of a step holds, in what order and how distorted, is a function of the seed and the
-step's number and of nothing that went before, so that training can go on at any step, and several workers
-can each make their own part of the same batch.
+The images of a step's batch, their order and their distortions depend only on the seed and the step's number.
+Therefore training can resume at any step, and each of several workers can make its part of the same batch.
 """
 
 import numpy as np
@@ -28,10 +27,10 @@ def batches(
 ) -> tf.data.Dataset:
     """Return the batches of `steps`: images float32 [n, H, W, 1], 0.0 to 1.0, and targets float32 [n, classes].
 
-    They come from `images` uint8 [N, H, W] and `targets` [N, classes]. Each pass of N // `size` steps draws a
-    new order and leaves the last few of it out. `part` (index, count) asks for every `count`-th image of each
-    batch only: one worker's share of it. The steps `plain` see nothing distorted; where `images` are
-    `originals` images followed by distorted copies of all of them, in order, they see the originals.
+    They are made from `images` uint8 [N, H, W] and `targets` [N, classes]. Each pass of N // `size` steps has a new
+    order, without the remainder at its end. `part` (index, count) selects every `count`-th image of each batch, the
+    share of one worker. The steps in `plain` contain no distorted images. If `images` are `originals` images followed
+    by distorted copies of all of them, in the same order, these steps use the originals.
     """
     per_pass = len(images) // size
     index, count = part
@@ -42,17 +41,17 @@ def batches(
         number, position = step // per_pass, step % per_pass
         places = position * size + tf.range(index, size, count, tf.int64)
         chosen = tf.random.experimental.index_shuffle(places, tf.stack([seed, number]), last)
-        as_they_are = (step >= plain.start) & (step < plain.stop)
+        undistorted = (step >= plain.start) & (step < plain.stop)
         if originals:
-            chosen = tf.where(as_they_are, chosen % originals, chosen)
+            chosen = tf.where(undistorted, chosen % originals, chosen)
         batch_images = tf.cast(tf.gather(pixels, chosen), tf.float32)[..., tf.newaxis] / 255.0
         if augmentation != Augmentation():
-            # A worker's own draws: two that distort alike would see fewer distortions between them.
+            # Different for each worker: the same draws would give fewer distortions in all.
             draw = tf.random.fold_in(tf.stack([tf.constant(seed, tf.int64), step]), index)
             batch_images = tf.cond(
-                as_they_are, lambda: batch_images, lambda: distort(batch_images, augmentation, draw)
+                undistorted, lambda: batch_images, lambda: distort(batch_images, augmentation, draw)
             )
         return batch_images, tf.cast(tf.gather(labels, chosen), tf.float32)
 
-    # Two, not AUTOTUNE: one batch is being made while one is trained on, and memory stays what it is.
+    # Two, not AUTOTUNE: one batch is prepared during a step, and the memory stays bounded.
     return tf.data.Dataset.range(steps.start, steps.stop).map(batch).prefetch(2)

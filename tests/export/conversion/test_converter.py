@@ -84,9 +84,7 @@ def test_a_uint8_input_of_another_scale_is_refused(tmp_path: Path) -> None:
     model = Model(tmp_path, small(), Scaling.of_range(0, 1, 3))
     # No black and no white pixel: the calibrated range is shorter than the contract's.
     np.save(tmp_path / "calibration.npy", model.pixels.clip(50, 200))
-    with pytest.raises(
-        ConversionError, match=r"^int8_uint8: its uint8 input would take pixels for other values"
-    ):
+    with pytest.raises(ConversionError, match=r"^int8_uint8: its uint8 input maps pixels to wrong values"):
         model.write("int8_uint8")
     assert not (tmp_path / "int8_uint8.tflite").exists()
 

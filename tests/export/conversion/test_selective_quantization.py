@@ -77,7 +77,7 @@ def test_only_the_layers_that_lose_stay_in_float32(ruined: Model, capfd: pytest.
 
 
 def test_what_was_not_searched_in_time_stays_in_float32(ruined: Model) -> None:
-    with pytest.raises(ConversionError, match="give more by --selective-seconds"):
+    with pytest.raises(ConversionError, match="raise --selective-seconds"):
         quantize(ruined, seconds=0.0)
 
 

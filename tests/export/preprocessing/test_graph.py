@@ -260,7 +260,7 @@ def test_pages_and_images_of_other_people() -> None:
     pages = sorted((CASES / "a4").glob("*.png"))
     for page in pages[::5]:
         assert_same(DIGITS, page.read_bytes())
-    tensors = [image.from_file(page, DIGITS) for page in pages]
+    tensors = [image.from_bytes(page.read_bytes(), DIGITS) for page in pages]
     with quiet():
         target = Classifier(LiteRT(released), "cnn")
     assert target.predict(np.stack(tensors)).argmax(1).tolist() == [
@@ -311,11 +311,11 @@ def test_a_page_of_several_strips_in_colour() -> None:
 def test_other_formats_are_sent_as_png(rules: Contract, kind: str) -> None:
     """The graph takes PNG and JPEG: the client converts the others, without a change of pixels."""
     data = encoded(drawn()[0], kind)
-    sent = inputs.encoded(data, rules, "image")
+    sent = inputs.prepared(data, rules, "string", "image").row
     np.testing.assert_array_equal(image.pixels(sent, rules), image.pixels(data, rules))
     assert_same(rules, sent)
     for each in (sent, encoded(drawn()[0], "JPEG")):
-        assert inputs.encoded(each, rules, "image") is each
+        assert inputs.prepared(each, rules, "string", "image").row is each
 
 
 def test_warm_up_takes_all_ways_of_the_preparation() -> None:

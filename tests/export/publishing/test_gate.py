@@ -74,7 +74,7 @@ def test_what_computes_in_float32_must_agree() -> None:
         "float32", exact=True, figures=figures(9900, 0, 0, 0.998), reference=accuracy(9900), blessed=None
     )
     (failed,) = [check for check in checks if not check.passed]
-    assert failed.text() == "float32: agreement with the model: 0.9980 found, 0.9990 wanted (p 0.0034)"
+    assert failed.text() == "float32: agreement with the model: 0.9980, expected at least 0.9990 (p 0.0034)"
     one = figures(160, 0, 0, 0.995, images=200, far=1)
     assert all(
         each.passed for each in Gate().checks("x", exact=True, figures=one, reference=None, blessed=None)
@@ -82,7 +82,7 @@ def test_what_computes_in_float32_must_agree() -> None:
     other_scores = figures(160, 0, 0, images=200, far=3)
     checks = Gate().checks("x", exact=True, figures=other_scores, reference=None, blessed=None)
     (failed,) = [each for each in checks if not each.passed]
-    assert failed.text() == "x: images with the model's scores: 0.9850 found, 0.9990 wanted (p 0.0011)"
+    assert failed.text() == "x: images with the model's scores: 0.9850, expected at least 0.9990 (p 0.0011)"
 
 
 def test_a_quantized_format_must_agree_even_where_its_accuracy_is_the_same() -> None:

@@ -89,7 +89,7 @@ def test_the_samples_are_recognised_in_a_fresh_clone(tmp_path: Path) -> None:
             Path(each["image"]).stem: each["label"] for each in map(json.loads, done.stdout.splitlines())
         }
         assert answers == {"two": "2", "three": "3", "five": "5", "seven": "7"}
-        assert f"models/{model} holds no version, so the released model answers" in done.stderr
+        assert f"models/{model} holds no version; using the released model" in done.stderr
 
 
 def test_an_exported_version_comes_before_the_released_model(
@@ -125,7 +125,7 @@ def test_releasing_and_exporting_what_is_released(
     folder = released(tmp_path / "clone", source / RELEASED)
     assert cards.read(folder / RELEASED, "nn") == cards.read(models, "nn")
     assert cli.run(export, ["nn", "--models", str(folder), "--formats", "int8"]) == 0
-    assert "nn: not trained here, so the released weights are exported" in capsys.readouterr().err
+    assert "nn: not trained here; exporting the released weights" in capsys.readouterr().err
     exported = export_cards.read(store.latest(folder / "nn"))
     assert exported.keras_sha256 == cards.read(models, "nn").keras_sha256
 

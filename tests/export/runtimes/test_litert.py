@@ -218,7 +218,7 @@ def test_tensors_that_names_do_not_tell_apart_are_refused(tmp_path: Path) -> Non
         file.write_bytes(packed(model))
 
     renamed(a="same", b="same")
-    with pytest.raises(ArtifactError, match="two of its input tensors are called same"):
+    with pytest.raises(ArtifactError, match="two of its input tensors have the same name same"):
         LiteRT(file)
     renamed(a="a", b="")
     with pytest.raises(ArtifactError, match="one of its input tensors has no name"):

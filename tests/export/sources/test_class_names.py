@@ -56,10 +56,10 @@ def test_numbers_that_are_not_all_indices_belong_to_the_names(tmp_path: Path, li
     [
         (b"", "an empty file"),
         (b"\n \r\n", "an empty file"),
-        (b"a\nb\na\n", "names 'a' twice, as class 0 and as class 2"),
-        (b"0 a\n1 a\n", "names 'a' twice"),
+        (b"a\nb\na\n", "contains 'a' twice, as class 0 and as class 2"),
+        (b"0 a\n1 a\n", "contains 'a' twice"),
         ("Größe\n".encode("latin-1"), "can't be read"),
-        ("a\nb\n".encode("utf-16-le"), "can't be read (it holds zero bytes)"),
+        ("a\nb\n".encode("utf-16-le"), "can't be read (it contains zero bytes)"),
         (b"\xff\xfea", "can't be read"),
         (b"PK\x03\x04\x00\x00", "can't be read"),
         (None, "can't be read (No such file or directory)"),

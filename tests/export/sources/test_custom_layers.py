@@ -60,7 +60,7 @@ def test_custom_layers_need_their_file(tmp_path: Path) -> None:
         assert f"doesn't know {held} (Could not locate class '{held}'." in message
         assert "config=" not in message
         assert f"--import my_layers.py, the file that registers {held}, or" in message
-        assert 'call model.export("folder") and export that folder' in message
+        assert 'call model.export("folder"), then export that folder' in message
     for name, activation in (("layer", "linear"), ("function", "squared"), ("subclassed", None)):
         loaded = load(tmp_path / f"{name}.keras", None, [tmp_path / "mine.py"])
         assert loaded.activation == activation

@@ -57,19 +57,19 @@ def test_labels_become_class_numbers_or_rows(tmp_path: Path, y: NDArray[Any], tr
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (np.array([0.5, 1.25, 3, 2]), "holds regression targets, 0.5 to 3; expected 4 class numbers"),
-        (np.full((4, 2), -1.5), "holds regression targets"),
-        (np.full((4, 2), 0.5), "holds probabilities; expected class numbers: y.argmax(1)"),
-        (np.array([0, -1, 1, 2]), "holds -1 to 2; expected class numbers from 0 on"),
+        (np.array([0.5, 1.25, 3, 2]), "contains regression targets, 0.5 to 3; expected 4 class numbers"),
+        (np.full((4, 2), -1.5), "contains regression targets"),
+        (np.full((4, 2), 0.5), "contains probabilities; expected class numbers; use y.argmax(1)"),
+        (np.array([0, -1, 1, 2]), "contains -1 to 2; expected class numbers from 0 on"),
         (np.array([0, 1, 1, 2**63], np.uint64), "expected class numbers from 0 on"),
-        (np.array([0, np.nan, 1, 2]), "holds values that are no numbers"),
+        (np.array([0, np.nan, 1, 2]), "contains NaN or infinite values"),
         (np.array([0, 1, 2]), "y is int64 [3] for 4 images; expected 4 class numbers"),
-        (np.array([[0, 3]] * 4), "holds rows of 2 numbers up to 3; expected 4 class numbers, or 4 rows"),
+        (np.array([[0, 3]] * 4), "contains rows of 2 numbers up to 3; expected 4 class numbers, or 4 rows"),
         (np.zeros((4, 6, 5), int), "y is int64 [4, 6, 5]; expected 4 class numbers"),
         (np.zeros((4, 0)), "y is float64 [4, 0]; expected"),
         (np.array(3), "y is int64 [] for 4 images"),
-        (np.array(["cat", "dog", "cat", "dog"]), "y holds names; expected class numbers"),
-        (np.array([1, "a", None, 2], object), "y holds Python objects, which only pickle reads"),
+        (np.array(["cat", "dog", "cat", "dog"]), "y contains names; expected class numbers"),
+        (np.array([1, "a", None, 2], object), "y contains Python objects, which only pickle can read"),
         (np.zeros(4, np.complex64), "y is complex64 [4]; expected"),
     ],
 )
@@ -131,9 +131,9 @@ def test_grey_images_need_no_channel(tmp_path: Path, shape: tuple[int, ...]) -> 
         (RGB, some().transpose(0, 3, 1, 2), "put the channels last: x.transpose(0, 2, 3, 1)"),
         (RGB, some()[..., 0], "np.repeat(x[..., np.newaxis], 3, -1)"),
         (RGB, some(channels=1), "the images are grey, and the model takes RGB: np.repeat(x, 3, -1)"),
-        (RGB, some(channels=4), "the model takes RGB images; leave the fourth channel, opacity, out: x[..., :3]"),
-        (RGB, some()[:, :5], "x is uint8 [4, 5, 5, 3]; expected pixels uint8 [N, 6, 5, 3]: resize them"),
-        (RGB, some()[:, :5], "one that takes any size: --size 5,5"),
+        (RGB, some(channels=4), "the model takes RGB images; remove the fourth channel, opacity: x[..., :3]"),
+        (RGB, some()[:, :5], "x is uint8 [4, 5, 5, 3]; expected pixels uint8 [N, 6, 5, 3]; resize them"),
+        (RGB, some()[:, :5], "if it takes any size, give --size 5,5"),
         (RGB, some().reshape(4, -1), "x.reshape(-1, 6, 5, 3)"),
         (RGB, some()[0], "for a single image: x[np.newaxis]"),
         (RGB, np.zeros((4, 3, 9, 9), np.uint8), "put the channels last, x.transpose(0, 2, 3, 1), and change"),
@@ -144,13 +144,13 @@ def test_grey_images_need_no_channel(tmp_path: Path, shape: tuple[int, ...]) -> 
         (GREY, some()[:, :4, :, :1], "resize them"),
         (RGB, some() / 127.5 - 1, "of -1 to 1: ((x + 1) * 127.5).round().astype('uint8')"),
         (RGB, some() * 0.7, "not all whole; expected pixels uint8 of 0 to 255, or floats of 0 to 1; round them"),
-        (RGB, some().astype(np.uint16) * 257, "of 16 bits: (x // 257).astype('uint8')"),
-        (RGB, some() - 120.5, "save the images as they are before they are scaled"),
-        (RGB, some() / 255 * 1.5, "save the images as they are before they are scaled"),
-        (RGB, np.where(some() == some()[0, 0, 0, 0], np.nan, some()), "holds values that are no numbers"),
-        (RGB, some() / 255 + np.inf, "holds values that are no numbers, or infinite"),
-        (RGB, some() // 128, "holds no value above 1; expected pixels of 0 to 255: multiply it by 255"),
-        (RGB, some().astype(object), "x holds Python objects"),
+        (RGB, some().astype(np.uint16) * 257, "convert the 16-bit values: (x // 257).astype('uint8')"),
+        (RGB, some() - 120.5, "save the images before they are scaled"),
+        (RGB, some() / 255 * 1.5, "save the images before they are scaled"),
+        (RGB, np.where(some() == some()[0, 0, 0, 0], np.nan, some()), "contains NaN or infinite values"),
+        (RGB, some() / 255 + np.inf, "contains NaN or infinite values"),
+        (RGB, some() // 128, "contains no value above 1; expected pixels of 0 to 255; multiply it by 255"),
+        (RGB, some().astype(object), "x contains Python objects"),
         (RGB, some().astype(str), "expected numbers"),
     ],
 )  # fmt: skip
@@ -212,11 +212,11 @@ def test_names_that_people_use_are_found(tmp_path: Path, x: str, y: str) -> None
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("a", "b"), "holds a, b; expected arrays x_test and y_test or "),
+        (("a", "b"), "contains a, b; expected arrays x_test and y_test or "),
         (("x_train", "y_train"), "save images that the model wasn't trained on under these names"),
-        (("x",), "holds x; expected arrays"),
-        ((), "holds nothing; expected arrays"),
-        (tuple("abcdefg"), "holds a, b, c, d, e …; expected"),
+        (("x",), "contains x; expected arrays"),
+        ((), "contains nothing; expected arrays"),
+        (tuple("abcdefg"), "contains a, b, c, d, e …; expected"),
     ],
 )
 def test_other_names_are_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
@@ -236,9 +236,9 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
         archive.writestr("cat/1.png", b"")
     for name, message in [
         ("none.npz", "no such file or folder; expected labelled images"),
-        ("x.npy", "a .npy file holds one array and no labels"),
-        ("text.npz", "no .npz file that can be read"),
-        ("empty.npz", "no .npz file that can be read"),
+        ("x.npy", "a .npy file, which contains one array and no labels"),
+        ("text.npz", "not a readable .npz file"),
+        ("empty.npz", "not a readable .npz file"),
         ("pictures.zip", "an archive of cat/1.png and other files"),
     ]:
         with pytest.raises(DataError) as error:
@@ -266,7 +266,7 @@ def test_an_array_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> N
     with zipfile.ZipFile(tmp_path / "eval.npz", "w") as archive:
         archive.writestr("x.npy", file.getvalue())
         archive.writestr("y.npy", b"")
-    with pytest.raises(DataError, match="x ends early|can be read"):
+    with pytest.raises(DataError, match="x is truncated|not a readable"):
         evaluation_data.read(tmp_path / "eval.npz", RGB, labelled=False)
 
 

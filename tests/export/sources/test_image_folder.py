@@ -86,21 +86,21 @@ def test_folders_are_numbered_by_the_labels_that_name_them(tmp_path: Path) -> No
     (path / "eel").rename(path / unicodedata.normalize("NFD", "Jürgen"))
     assert numbers("dog", "cat", "Jürgen") == [2, 1, 0, 0]
     (path / unicodedata.normalize("NFD", "Jürgen")).rename(path / "eel")
-    with pytest.raises(DataError, match="the folder eel is none of the labels"):
+    with pytest.raises(DataError, match="the folder eel isn't a label"):
         numbers("dog", "cat", "Eel")
-    with pytest.raises(DataError, match="holds 3 folders, and there are 2 labels of other names"):
+    with pytest.raises(DataError, match="contains 3 folders, and there are 2 labels with other names"):
         numbers("Katze", "Hund")
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ({}, "holds no PNG or JPEG images; expected a folder with a folder"),
-        ({"": 3}, "holds images, but no folders of them; expected"),
-        ({"cat": 2}, "holds a single folder, cat; expected"),
-        ({"test/cat": 2, "test/dog": 2}, "name one of its folders, such as"),
-        ({"test/cat": 2, "train/cat": 2}, "its folders (test, train) hold folders of images"),
-        ({"cat": 2, "dog": 0}, "add images of this class, or take the folder away"),
+        ({}, "contains no PNG or JPEG images; expected a folder with a folder"),
+        ({"": 3}, "contains images, but no folders of them; expected"),
+        ({"cat": 2}, "contains a single folder, cat; expected"),
+        ({"test/cat": 2, "test/dog": 2}, "give one of these folders, such as"),
+        ({"test/cat": 2, "train/cat": 2}, "its folders (test, train) contain folders of images"),
+        ({"cat": 2, "dog": 0}, "add images of this class, or remove the folder"),
     ],
 )
 def test_other_structures_are_refused(tmp_path: Path, names: dict[str, int], message: str) -> None:
@@ -117,11 +117,11 @@ def test_other_structures_are_refused(tmp_path: Path, names: dict[str, int], mes
     ("name", "data", "message"),
     [
         ("dog/broken.png", b"\x89PNG\r\n\x1a\n" + bytes(40), "Invalid PNG"),
-        ("dog/broken.jpg", b"\xff\xd8\xff\xe0" + bytes(40), "Invalid JPEG data, size 44; replace the image or"),
+        ("dog/broken.jpg", b"\xff\xd8\xff\xe0" + bytes(40), "Invalid JPEG data, size 44; replace or remove the image"),
         ("dog/text.png", b"no image", "text.png: neither a PNG nor a JPEG image; replace"),
         ("dog/large.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (10**5).to_bytes(4, "big") * 2 + bytes(20), "more than "),
         ("dog/nothing.png", b"", "an empty file"),
-        ("dog/a.webp", b"RIFF", "a WEBP image; expected PNG or JPEG: convert it, for example by Pillow's "
+        ("dog/a.webp", b"RIFF", "a WEBP image; expected PNG or JPEG; convert it, for example with Pillow's "
                                 "Image.open('a.webp').save('a.png')"),
         ("dog/deep/a.HEIC", b"", "a HEIC image"),
     ],

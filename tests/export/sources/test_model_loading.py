@@ -254,17 +254,17 @@ def test_what_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "broken" / "saved_model.pb").write_bytes(b"no protocol buffer")
     for name, expected in {
         "none.keras": "no such file or folder",
-        "model.weights.h5": "holds weights only, not the layers; call model.load_weights",
+        "model.weights.h5": "contains weights only, no layers; call model.load_weights",
         "cut.keras": "damaged",
         "damaged.keras": "",
         "cut.h5": "damaged",
-        "text.h5": "no Keras file",
+        "text.h5": "not a Keras file",
         "empty.keras": "an empty file",
         "model.tflite": "give the Keras file or the SavedModel that it was made from",
         "torch.keras": "a zip without config.json",
         "packed.zip": "unzip it",
         "folder": "a folder without saved_model.pb",
-        "base": f"give the folder of one, as {tmp_path / 'base' / '1'}",
+        "base": f"give the folder of one, such as {tmp_path / 'base' / '1'}",
         "base/1/saved_model.pb": f"give its folder, {tmp_path / 'base' / '1'}",
         "broken": "TensorFlow can't load it",
     }.items():

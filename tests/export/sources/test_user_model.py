@@ -180,7 +180,7 @@ def test_what_is_named_is_obeyed_with_a_warning(
         == 0
     )
     said = capsys.readouterr().err
-    assert "named: 8 × 8 RGB images with values 0…255, as named" in said
+    assert "named: 8 × 8 RGB images with values 0…255, as given" in said
     assert "warning: named: the values ImageNet mean and deviation fit the labels better" in said
     card = cards.read(store.latest(tmp_path / "models" / "named"))
     assert (card.detected["values"], card.detected["by"]) == ("0…255", "named")
@@ -194,7 +194,7 @@ def test_labels_that_are_only_guessed_are_refused_with_the_table(
     np.savez(folder / "wrong.npz", x=x, y=np.random.default_rng(5).permutation(y))
     assert export(folder, tmp_path / "own.keras", "--formats", "float32", data="wrong.npz") == 6
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "own: no better than guessing on 200 images, whatever values pixels become (" in error
+    assert "own: no better than guessing on 200 images, with any range of values (" in error
     assert error.count("log loss") == 5
     assert "--range, --mean, --std and --channel-order" in error
 
@@ -214,7 +214,7 @@ def test_without_labels_only_the_agreement_is_verified(
     assert cli.run(main, command) == 2
     assert "--eval is missing" in capsys.readouterr().err
     assert cli.run(main, [*command, "--unverified-accuracy"]) == 2
-    assert "name them by --range" in capsys.readouterr().err
+    assert "give it with --range" in capsys.readouterr().err
     for more, label, count in (
         ([], "generated noise", 100),
         (["--eval", str(tmp_path / "unlabelled.npz")], "unlabelled.npz", COUNT),
@@ -248,7 +248,7 @@ def test_named_scalings(said: NamedScaling, scaling: Scaling | None) -> None:
 
 
 def test_impossible_scalings() -> None:
-    with pytest.raises(UsageError, match="--channel-order: the model takes 1 channel"):
+    with pytest.raises(UsageError, match="--channel-order: the model has 1 channel"):
         NamedScaling(bgr=False).candidate(1)
     with pytest.raises(UsageError, match="--mean: 2 numbers"):
         NamedScaling(mean=(1.0, 2.0)).candidate(3)

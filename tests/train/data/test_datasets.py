@@ -174,7 +174,7 @@ def test_missing_arrays_are_named(tmp_path: Path, arrays: Arrays) -> None:
     path = tmp_path / "mnist.npz"
     del arrays["y_test"]
     np.savez(path, **arrays)
-    with pytest.raises(DataError, match="not y_test"):
+    with pytest.raises(DataError, match="expected also y_test"):
         datasets.load(datasets.find(str(path)))
 
 
@@ -202,7 +202,7 @@ def test_truncated_npz_is_refused(tmp_path: Path, arrays: Arrays, share: float, 
         (b"", "two zero bytes"),
         (b"\x1f\x8b\x08\x00", "two zero bytes"),
         (struct.pack(">HBBI", 0, 0x0D, 1, 3) + bytes(12), "0x0d"),
-        (struct.pack(">HBB", 0, 8, 3), "within its header"),
+        (struct.pack(">HBB", 0, 8, 3), "in its header"),
         (struct.pack(">HBBI", 0, 8, 1, 3) + b"ab", "found 2"),
         (struct.pack(">HBB4I", 0, 8, 4, 2**16, 2**16, 2**16, 2**16), "found 0"),
     ],
@@ -228,7 +228,7 @@ def test_any_bytes_as_idx_give_a_data_error(tmp_path: Path, content: bytes) -> N
 
 
 def test_incomplete_folder_names_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no train-images-idx3-ubyte"):
+    with pytest.raises(DataError, match="contains no train-images-idx3-ubyte"):
         datasets.find(str(tmp_path))
 
 
