@@ -1,7 +1,7 @@
-"""Start the model server.
+"""Command that starts the model server.
 
 tfship serve                                  all models in the folder models: REST on 8501, gRPC on 8500
-tfship serve --model_base_path=models/nn      one of them, gRPC only, as tensorflow_model_server does
+tfship serve --model_base_path=models/nn      one model, gRPC only, as in tensorflow_model_server
 """
 
 import argparse
@@ -25,17 +25,17 @@ from tfship.train.common import cli, files
 from tfship.train.common.errors import UsageError
 
 log = logging.getLogger("tfship.serving")
-# How long a signal that another thread has taken may go unnoticed.
+# Longest delay before a signal that another thread has received is handled.
 _SIGNAL_SECONDS = 1.0
 _MODELS, _REST_PORT = Path("models"), 8501
 
 
 class _Stopped(BaseException):
-    """SIGTERM or SIGINT came; no Exception, so that nothing on the way takes it for an error."""
+    """SIGTERM or SIGINT was received; not an Exception, so that error handlers don't catch it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve what `model_server` does; if no model is named, all that are in the folder `models`, over REST, too."""
+    """Run `model_server`; without a model flag, serve all models in the folder `models`, with REST as well."""
     options = _parsed(argv)
     if options.model_base_path or options.model_config_file:
         return _serve(options, _models(options))
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def model_server(argv: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT, and return 0 when the requests in flight are answered."""
+    """Serve until SIGTERM or SIGINT; return 0 once the requests in flight are completed."""
     options = _parsed(argv)
     return _serve(options, _models(options))
 
@@ -70,7 +70,7 @@ def _serve(options: argparse.Namespace, models: Any) -> int:
         if ready_file:
             _write(ready_file, server, options.host)
         log.info("ready")
-        # With a timeout: a signal that comes just before the wait, or to another thread, doesn't end it.
+        # With a timeout, because a signal just before the wait, or in another thread, doesn't interrupt it.
         never = threading.Event()
         while not never.wait(_SIGNAL_SECONDS):
             pass
@@ -85,17 +85,21 @@ def _serve(options: argparse.Namespace, models: Any) -> int:
 
 
 def _stop(*_: object) -> None:
-    # A second signal ends the process at once, whatever the first is still waiting for.
+    # A second signal ends the process at once.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     raise _Stopped
 
 
 def _within_limits(settings: Settings) -> Settings:
-    wanted = settings.limits.connections
-    allowed = allow_connections(wanted)
-    if allowed < wanted != Limits.connections:
-        log.warning("--max_connections=%d: %d fit into the limit of open files (ulimit -n)", wanted, allowed)
+    requested = settings.limits.connections
+    allowed = allow_connections(requested)
+    if allowed < requested != Limits.connections:
+        log.warning(
+            "--max_connections=%d: the limit of open files allows %d; raise it (ulimit -n)",
+            requested,
+            allowed,
+        )
     return replace(settings, limits=replace(settings.limits, connections=allowed))
 
 
@@ -110,12 +114,12 @@ def _write(ready_file: Path, server: ModelServer, host: str) -> None:
 def _models(options: argparse.Namespace) -> Any:
     if options.model_config_file:
         if options.model_base_path:
-            # As in TensorFlow Serving, whose container always passes both.
+            # TensorFlow Serving does the same: its image always passes both.
             log.info("--model_base_path and --model_name are ignored: --model_config_file is set")
         return config.read_config(options.model_config_file)
     if not options.model_base_path:
         raise UsageError(
-            "no model: pass --model_base_path=DIR (such as models/nn) or --model_config_file=FILE"
+            "no model: pass --model_base_path=DIR (for example models/nn) or --model_config_file=FILE"
         )
     return config.one_model(options.model_name, options.model_base_path)
 
@@ -133,7 +137,7 @@ def _announce(server: ModelServer, settings: Settings, model: str) -> None:
         log.info(f"REST: {url}")
         log.info(f"  try: curl {url}/v1/models/{model}")
     else:
-        log.info("REST: off; --rest_api_port=8501 opens it")
+        log.info("REST: off; enable it with --rest_api_port=8501")
 
 
 if __name__ == "__main__":

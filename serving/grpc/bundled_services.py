@@ -1,7 +1,7 @@
-"""Services that grpcio brings, registered so that they parse requests themselves.
+"""Registration of grpcio's own services (health, reflection) with request parsing in this project.
 
-As their generated code registers them, grpcio parses: it keeps a call whose bytes are no message for ever (15 KiB
-each, in grpcio 1.85), and logs a traceback.
+If grpcio parses requests, as with the generated code, each call with invalid bytes leaks 15 KiB (grpcio 1.85) and
+logs a traceback.
 """
 
 import functools
@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 __all__ = ["add"]
 
-# By whether the client and the server send streams.
+# Key: whether the client and the server send streams.
 _HANDLERS = {
     (False, False): grpc.unary_unary_rpc_method_handler,
     (False, True): grpc.unary_stream_rpc_method_handler,
@@ -23,7 +23,7 @@ _HANDLERS = {
 
 
 def add(server: grpc.Server, service: Any, servicer: Any) -> None:
-    """Register `servicer` for a ServiceDescriptor. Bytes that are no message get INVALID_ARGUMENT."""
+    """Register `servicer` for `service`, a ServiceDescriptor. Invalid messages get INVALID_ARGUMENT."""
     methods = {}
     for each in service.methods:
         handler = _HANDLERS[each.client_streaming, each.server_streaming]
@@ -37,7 +37,7 @@ def add(server: grpc.Server, service: Any, servicer: Any) -> None:
 
 
 def _parsing(behavior: Callable[..., Any], kind: Any, *, streaming: bool) -> Callable[..., Any]:
-    # With its attributes: one tells grpcio that a health watch needs no thread, and then there is a third argument.
+    # `wraps` copies an attribute by which grpcio runs a health watch without a thread, with a third argument.
     @functools.wraps(behavior)
     def handler(data: Any, context: grpc.ServicerContext, *rest: Any) -> Any:
         def parsed(content: bytes) -> Any:

@@ -1,4 +1,4 @@
-"""The gRPC port, and a Unix socket beside it."""
+"""gRPC server on a port and a Unix socket."""
 
 import logging
 import time
@@ -21,20 +21,20 @@ __all__ = ["GrpcServer"]
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Keep what grpcio logs of a client's headers that aren't UTF-8 to one line."""
+    """Remove the traceback that grpcio logs for headers that aren't UTF-8."""
     record.exc_info = None
     return True
 
 
 logging.getLogger("grpc._cython.cygrpc").addFilter(_without_traceback)
-# At the end, for calls that are on their way, and for clients that don't stop calling.
+# At shutdown, maximum time for refusing new calls with UNAVAILABLE before gRPC begins to shut down.
 _REFUSING_SECONDS = 2.0
 
 
 class GrpcServer:
     """grpcio's server with all services, on `port` (0: none) and `settings.grpc_socket`.
 
-    Raises UsageError if one of them can't be had.
+    Raises UsageError if it can't listen on one of them.
     """
 
     def __init__(self, services: Services, settings: Settings, port: int) -> None:
@@ -48,11 +48,11 @@ class GrpcServer:
             "grpc.absolute_max_metadata_size": limits.header_bytes,
             "grpc.max_allowed_incoming_connections": limits.connections,
             "grpc.max_connection_idle_ms": round(limits.idle_seconds * 1000),
-            # Also for a connection's first frame, without TLS.
+            # Without TLS, this limits the time until a connection's first frame.
             "grpc.server_handshake_timeout_ms": round(limits.request_seconds * 1000),
             **dict(settings.grpc_arguments),
-            # Only workers of one server share a port: a second server there must be an error, not a silent half
-            # of the requests.
+            # Only the workers of one server share a port. A second server on it must fail instead of silently taking
+            # half of the requests.
             REUSE_PORT: int(settings.workers > 0),
         }
         self._server = grpc.server(
@@ -73,7 +73,7 @@ class GrpcServer:
             service = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
             servicer = reflection.ReflectionServicer((*names, reflection.SERVICE_NAME), POOL)
             bundled_services.add(self._server, service, servicer)
-        # Last: it refuses every method that nothing before it knows.
+        # Last: it refuses every method that isn't registered before.
         services.add_to(self._server)
         self.port = self._listen(address(settings.host, max(0, port)), settings.tls) if port else 0
         if settings.grpc_socket:
@@ -85,24 +85,24 @@ class GrpcServer:
                 return int(self._server.add_secure_port(where, tls.credentials()))
             return int(self._server.add_insecure_port(where))
         except RuntimeError:
-            # gRPC has a TLS library of its own, which doesn't know every kind of key that Python's knows.
-            key = ", or the server_key of a kind that gRPC doesn't take" if tls else ""
+            # gRPC's TLS library doesn't support every kind of key that Python's does.
+            key = ", or is server_key of a kind that gRPC doesn't support" if tls else ""
             raise UsageError(f"{where}: can't listen there; is the port in use{key}?") from None
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start serving."""
         self._server.start()
 
     def stop(self, grace_seconds: float) -> None:
-        """Take no more requests, and give those that run `grace_seconds` to end; doesn't wait for it."""
+        """Refuse new requests and give in-flight ones `grace_seconds`; doesn't wait for them."""
         if self._health:
-            # First of all, so that nothing new is sent here.
+            # First, so that load balancers send no new requests.
             self._health.enter_graceful_shutdown()
         begin = time.monotonic()
         self._arrivals.refuse(min(grace_seconds, _REFUSING_SECONDS))
         self._stopped = self._server.stop(max(0.0, grace_seconds - (time.monotonic() - begin)))
 
     def wait(self) -> None:
-        """Wait until `stop` is done."""
+        """Wait until the shutdown that `stop` began is complete."""
         self._stopped.wait()
         self._arrivals.close()

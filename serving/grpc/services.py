@@ -33,11 +33,11 @@ __all__ = ["SERVICES", "Services"]
 
 log = logging.getLogger(__name__)
 
-# What a health check may ask about, besides the server as a whole; TensorFlow Serving's names.
+# Service names for health checks, besides "" for the whole server; TensorFlow Serving's names.
 SERVICES = ("PredictionService", "ModelService")
 
 _MESSAGE_BYTES = 6000
-# Where a method isn't called what its metrics are.
+# Names in the metrics, if different from the method's.
 _APIS = {"HandleReloadConfigRequest": "ReloadConfig"}
 
 
@@ -52,7 +52,7 @@ _Method = Callable[[_S, Any, Call], Any]
 
 @dataclass(frozen=True)
 class Services:
-    """What answers gRPC requests, as one process has it."""
+    """Handlers of gRPC requests in one process."""
 
     predictor: Predictor
     inference: Inference
@@ -60,7 +60,7 @@ class Services:
     settings: Settings
 
     def add_to(self, server: grpc.Server) -> None:
-        """Register PredictionService and ModelService, and a refusal of all else."""
+        """Register PredictionService, ModelService and a handler that refuses all other methods."""
         for file, service in (
             (prediction_service_pb2, _PredictionService(self)),
             (model_service_pb2, _ModelService(self)),
@@ -76,7 +76,7 @@ class Services:
 
 
 class _Unknown(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic for type checkers only
-    """Refuses every other method, with no words, as TensorFlow Serving does."""
+    """Handler that refuses every other method with an empty message, as TensorFlow Serving does."""
 
     def service(self, _details: Any) -> Any:
         def refuse(_request: bytes, context: grpc.ServicerContext) -> bytes:
@@ -86,10 +86,10 @@ class _Unknown(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic for
 
 
 def _rpc(kind: Any) -> Callable[[_Method[_S]], Callable[[_S, bytes, grpc.ServicerContext], bytes]]:
-    """Turn a method of a request, a `kind`, and a Call into a gRPC handler of bytes, and its errors into statuses.
+    """Wrap a method with a request, a `kind` message, and a Call as a gRPC handler of bytes; map errors to statuses.
 
-    grpcio parses requests, too, but makes of bytes that aren't a `kind` an INTERNAL error, a traceback in the log and a
-    call that is kept for ever: see `serving.grpc.bundled_services`.
+    If grpcio parsed requests, invalid bytes would cause an INTERNAL error, a traceback in the log and a memory leak:
+    see `serving.grpc.bundled_services`.
     """
 
     def decorate(method: _Method[_S]) -> Callable[[_S, bytes, grpc.ServicerContext], bytes]:
@@ -127,10 +127,10 @@ def _parsed(kind: Any, data: bytes) -> Any:
 
 
 def _short(message: str) -> str:
-    """Return a message, cut to what clients read: it travels as a header, and of these gRPC takes 8 KiB in all."""
+    """Return `message` cut to 6,000 bytes: it is sent as a header, and gRPC's clients accept 8 KiB of headers."""
     left = _MESSAGE_BYTES
     for at, letter in enumerate(message):
-        # It is percent-encoded, byte by byte.
+        # Messages are percent-encoded byte by byte.
         left -= 1 if " " <= letter <= "~" and letter != "%" else 3 * len(letter.encode())
         if left < 0:
             return f"{message[:at]}…"
@@ -143,7 +143,7 @@ class _PredictionService:
         self._predictor = services.predictor
         self._inference = services.inference
         self._packed = services.settings.packed_answers
-        self._most_elements = services.settings.limits.tensor_elements
+        self._max_elements = services.settings.limits.tensor_elements
 
     @_rpc(predict_pb2.PredictRequest)
     def Predict(self, request: Any, call: Call) -> Any:  # noqa: N802 - gRPC's name
@@ -152,14 +152,14 @@ class _PredictionService:
             request.model_spec, lambda _: self._tensors(request.inputs), call, request.output_filter
         )
         begin = time.monotonic()
-        answer = predict_pb2.PredictResponse()
-        answer.model_spec.name = request.model_spec.name
-        answer.model_spec.version.value = prediction.version
-        answer.model_spec.signature_name = prediction.signature_name
+        response = predict_pb2.PredictResponse()
+        response.model_spec.name = request.model_spec.name
+        response.model_spec.version.value = prediction.version
+        response.model_spec.signature_name = prediction.signature_name
         for name, array in prediction.outputs.items():
-            answer.outputs[name].CopyFrom(to_proto(array, packed=self._packed))
+            response.outputs[name].CopyFrom(to_proto(array, packed=self._packed))
         call.encode = time.monotonic() - begin
-        return answer
+        return response
 
     @_rpc(get_model_metadata_pb2.GetModelMetadataRequest)
     def GetModelMetadata(self, request: Any, _call: Call) -> Any:  # noqa: N802
@@ -191,7 +191,7 @@ class _PredictionService:
         tensors: Tensors = {}
         for name, proto in inputs.items():
             try:
-                tensors[name] = from_proto(proto, self._most_elements)
+                tensors[name] = from_proto(proto, self._max_elements)
             except ValueError as error:
                 raise StatusError(Code.INVALID_ARGUMENT, f"tensor parsing error: {name} ({error})") from None
         return tensors
@@ -210,12 +210,12 @@ class _ModelService:
     @_rpc(model_management_pb2.ReloadConfigRequest)
     def HandleReloadConfigRequest(self, request: Any, _call: Call) -> Any:  # noqa: N802
         self._predictor.reload(request.config)
-        answer = model_management_pb2.ReloadConfigResponse()
-        # Set even when it says OK: TensorFlow Serving always sends it.
-        answer.status.SetInParent()
+        response = model_management_pb2.ReloadConfigResponse()
+        # TensorFlow Serving always sends the status, even if it is OK.
+        response.status.SetInParent()
         for name in sorted(set(request.metric_names)):
-            answer.metric.add(name=name, int64_value_increase=0)
-        return answer
+            response.metric.add(name=name, int64_value_increase=0)
+        return response
 
 
 def _require_spec(request: Any) -> None:

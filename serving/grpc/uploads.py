@@ -1,7 +1,7 @@
-"""Calls over gRPC whose messages are still on their way: they cost no other call its thread, nor for ever a thread.
+"""Prevents slow gRPC uploads from exhausting the thread pool.
 
-grpcio gives a call a thread as soon as its headers are there, and has no limit for the time that its message takes:
-a few clients that send nothing more would take all threads, and nobody else were answered.
+grpcio gives a call a thread as soon as its headers have arrived, and doesn't limit the time for its message. A few
+clients that send only headers would take all threads and block all other calls.
 """
 
 import contextlib
@@ -18,15 +18,15 @@ import grpc
 
 __all__ = ["Arrivals", "Threads"]
 
-_LOOK_SECONDS = 0.05
-# A message that is on its way longer than this isn't just about to come.
-_STUCK_SECONDS = 0.1
-# When so long no call has come, those that have been sent before are all there, on a busy machine, too.
+_POLL_SECONDS = 0.05
+# A call that waits longer than this for its message is a slow upload, and gets another thread to replace its own.
+_SLOW_SECONDS = 0.1
+# At shutdown, calls sent before it have all arrived after this time without a new one, even on a busy machine.
 _QUIET_SECONDS = 0.5
 
 
 class Threads(Executor):
-    """Runs tasks in `count` threads, and in as many more as are added."""
+    """Executor with `count` threads, plus those that `add` starts."""
 
     def __init__(self, count: int) -> None:
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -42,7 +42,7 @@ class Threads(Executor):
         return future
 
     def add(self) -> bool:
-        """Start a thread more; False if the system has none."""
+        """Start another thread; return False if the system refuses."""
         with contextlib.suppress(RuntimeError):
             threading.Thread(target=self._work, name="grpc", daemon=True).start()
             self._count += 1
@@ -50,26 +50,26 @@ class Threads(Executor):
         return False
 
     def remove(self) -> None:
-        """End a thread, the next that has nothing else to do."""
+        """End the next thread that becomes idle."""
         self._count -= 1
         self._tasks.put(None)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
-        """End all threads when the tasks so far are done; this doesn't wait for it."""
+        """End all threads after the tasks submitted so far, without waiting."""
         while self._count > 0:
             self.remove()
 
     def _work(self) -> None:
         while task := self._tasks.get():
             task()
-            # Otherwise its call would live until this thread has another.
+            # Otherwise the call's memory would be kept until this thread's next task.
             del task
 
 
 def _run(future: "Future[Any]", function: Callable[..., Any], args: Any, kwargs: Any) -> None:
     try:
         result = function(*args, **kwargs)
-    except BaseException as error:  # noqa: BLE001 - it is the future's
+    except BaseException as error:  # noqa: BLE001 - raised by the future
         future.set_exception(error)
     else:
         future.set_result(result)
@@ -79,14 +79,14 @@ def _run(future: "Future[Any]", function: Callable[..., Any], args: Any, kwargs:
 class _Wait:
     context: grpc.ServicerContext
     since: float
-    # There is a thread more, for the one that waits.
-    helped: bool = False
+    # Whether a thread was added to replace the waiting one.
+    replaced: bool = False
 
 
 class Arrivals(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic for type checkers only
-    """Adds one of `threads` for each that waits for a message, and ends a call whose message takes `seconds`.
+    """Interceptor that replaces threads waiting for messages, and cancels calls after `seconds` without one.
 
-    The client then sees CANCELLED.
+    It adds a thread to `threads` for each that waits. The client of a cancelled call gets CANCELLED.
     """
 
     def __init__(self, threads: Threads, seconds: float) -> None:
@@ -94,60 +94,60 @@ class Arrivals(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic for
         self._seconds = seconds
         self._lock = threading.Lock()
         self._waits: dict[_Wait, None] = {}  # guarded by the lock, the oldest first
-        self._last = 0.0
-        self._refuses = False
+        self._last_arrival = 0.0
+        self._refusing = False
         self._closed = threading.Event()
-        threading.Thread(target=self._look, name="grpc-arrivals", daemon=True).start()
+        threading.Thread(target=self._watch_overdue, name="grpc-arrivals", daemon=True).start()
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
-        """Return the handler of a call that has just come (gRPC's interface)."""
-        self._last = time.monotonic()
-        if self._refuses and not details.method.startswith("/grpc.health."):
+        """Return the handler of a new call (gRPC's interface)."""
+        self._last_arrival = time.monotonic()
+        if self._refusing and not details.method.startswith("/grpc.health."):
             return _REFUSAL
         handler = continuation(details)
         if handler is None:
             return None
         streams = handler.response_streaming
         make = grpc.stream_stream_rpc_method_handler if streams else grpc.stream_unary_rpc_method_handler
-        return make(self._answering(handler), handler.request_deserializer, handler.response_serializer)
+        return make(self._watched(handler), handler.request_deserializer, handler.response_serializer)
 
     def refuse(self, seconds: float) -> None:
-        """Answer calls from now on with UNAVAILABLE; return when no more come, at the latest after `seconds`.
+        """Refuse new calls with UNAVAILABLE; return when no more arrive, at most after `seconds`.
 
-        Calls that come after gRPC has begun to shut down are CANCELLED, which says nothing to a client. UNAVAILABLE
-        says that it may try again, here or elsewhere: the call hasn't begun.
+        Calls that arrive after gRPC has begun to shut down get CANCELLED, which doesn't tell the client whether they
+        ran. UNAVAILABLE means that the call hasn't begun and can be retried, here or elsewhere.
         """
-        self._refuses = True
+        self._refusing = True
         until = time.monotonic() + seconds
-        while time.monotonic() < min(until, self._last + _QUIET_SECONDS):
+        while time.monotonic() < min(until, self._last_arrival + _QUIET_SECONDS):
             time.sleep(0.005)
 
     def close(self) -> None:
-        """Stop looking after calls, when there are no more."""
+        """Stop the watching thread and the pool's threads, after all calls have ended."""
         self._closed.set()
         self._threads.shutdown()
 
-    def _answering(self, handler: Any) -> Callable[..., Any]:
+    def _watched(self, handler: Any) -> Callable[..., Any]:
         if handler.request_streaming:
             behavior = handler.stream_stream or handler.stream_unary
 
             @functools.wraps(behavior)
-            def answer_all(requests: Iterator[Any], context: grpc.ServicerContext, *more: Any) -> Any:
-                return behavior(self._arriving(requests, context), context, *more)
+            def respond_all(requests: Iterator[Any], context: grpc.ServicerContext, *more: Any) -> Any:
+                return behavior(self._received(requests, context), context, *more)
 
-            return answer_all
+            return respond_all
         behavior = handler.unary_stream or handler.unary_unary
 
         @functools.wraps(behavior)
-        def answer(requests: Iterator[Any], context: grpc.ServicerContext, *more: Any) -> Any:
-            request = next(self._arriving(requests, context), None)
+        def respond(requests: Iterator[Any], context: grpc.ServicerContext, *more: Any) -> Any:
+            request = next(self._received(requests, context), None)
             if request is None:
-                context.abort(grpc.StatusCode.UNIMPLEMENTED, "no message came; expected one")
+                context.abort(grpc.StatusCode.UNIMPLEMENTED, "no message received; expected one")
             return behavior(request, context, *more)
 
-        return answer
+        return respond
 
-    def _arriving(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+    def _received(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
         while True:
             wait = _Wait(context, time.monotonic())
             with self._lock:
@@ -157,20 +157,20 @@ class Arrivals(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic for
             finally:
                 with self._lock:
                     del self._waits[wait]
-                if wait.helped:
+                if wait.replaced:
                     self._threads.remove()
             if request is None:
                 return
             yield request
 
-    def _look(self) -> None:
-        while not self._closed.wait(_LOOK_SECONDS):
+    def _watch_overdue(self) -> None:
+        while not self._closed.wait(_POLL_SECONDS):
             now, overdue = time.monotonic(), []
             with self._lock:
                 for wait in self._waits:
-                    if now - wait.since < _STUCK_SECONDS:
+                    if now - wait.since < _SLOW_SECONDS:
                         break
-                    wait.helped = wait.helped or self._threads.add()
+                    wait.replaced = wait.replaced or self._threads.add()
                     if now - wait.since > self._seconds:
                         overdue.append(wait.context)
             for context in overdue:

@@ -6,11 +6,10 @@
     POST /v1/models/NAME[/versions/N|/labels/L]:classify   classes and scores of tf.Examples
     POST /v1/models/NAME[/versions/N|/labels/L]:regress    numbers of tf.Examples
 
-Every answer of the API is JSON; an error is `{"error": "…"}`. What isn't the API's gets a page of HTML.
+Every response of the API is JSON; an error is `{"error": "…"}`. Paths outside the API get an HTML page.
 
-A short request is run at once, by the thread that reads the connections: handing it to another would take
-longer than answering it. What has been seen to take long runs in a pool of threads, so that it holds up no
-other connection.
+A request that is expected to be short is run by the thread that reads the connections: a hand-off to another thread
+would take longer than the request. All others run in a thread pool, so that they don't block other connections.
 """
 
 import asyncio
@@ -33,33 +32,33 @@ from tfship.serving.http.json_examples import encode_classifications, encode_reg
 from tfship.serving.http.json_tensors import PredictBody, decode_inputs, encode_outputs, parse_predict
 from tfship.serving.inference.examples import Inference
 from tfship.serving.inference.execution import Tensors
-from tfship.serving.inference.latency_estimate import Pace
+from tfship.serving.inference.latency_estimate import LatencyEstimate
 from tfship.serving.inference.predict import METADATA_FIELD, Predictor
 from tfship.serving.inference.request_context import Call, Observer
 from tfship.serving.protos.messages import get_model_metadata_pb2, model_pb2
 from tfship.serving.protos.status import Code, StatusError, invalid
 from tfship.serving.server.settings import Settings
 
-__all__ = ["RestAnswer", "RestApi", "page"]
+__all__ = ["RestApi", "RestResponse", "page"]
 
 log = logging.getLogger(__name__)
 
-# Matched against the path as it was sent, case-insensitively, before %-escapes are decoded: as TensorFlow
-# Serving does it, so that an escaped slash is part of a name and can't lead anywhere else.
+# Matched case-insensitively against the path before %-escapes are decoded, as in TensorFlow Serving: an escaped
+# slash is part of a name and doesn't separate path segments.
 _TARGET = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
-_PREDICT = re.compile(rf"{_TARGET}:(?P<verb>classify|regress|predict)", re.IGNORECASE)
-_LOOK = re.compile(rf"{_TARGET}(?P<metadata>/metadata)?", re.IGNORECASE)
+_INFERENCE = re.compile(rf"{_TARGET}:(?P<verb>classify|regress|predict)", re.IGNORECASE)
+_MODEL_INFO = re.compile(rf"{_TARGET}(?P<metadata>/metadata)?", re.IGNORECASE)
 _API = re.compile(r"/v1/", re.IGNORECASE)
 _NO_MODEL = re.compile(r"/v1/models", re.IGNORECASE)
 _BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
 
-# What any page of the Web may do, where CORS is supported; with TensorFlow Serving's values.
+# Response headers with CORS enabled: any origin is allowed. TensorFlow Serving's values.
 _CORS = {
     "access-control-allow-origin": "*",
     "access-control-allow-methods": "POST, GET",
     "access-control-allow-headers": "Content-Type",
 }
-_WEB = re.compile(r"https?://", re.IGNORECASE)
+_WEB_ORIGIN = re.compile(r"https?://", re.IGNORECASE)
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"}
 _HTTP_STATUS = {
@@ -81,8 +80,8 @@ _HTTP_STATUS = {
 
 
 @dataclass(frozen=True)
-class RestAnswer:
-    """What is sent back."""
+class RestResponse:
+    """An HTTP response."""
 
     status: int
     content: bytes = b""
@@ -91,7 +90,7 @@ class RestAnswer:
 
     @property
     def phrase(self) -> str:
-        """The status' name."""
+        """The reason phrase of the status."""
         return HTTPStatus(self.status).phrase
 
 
@@ -108,61 +107,61 @@ class RestApi:
         self._settings = settings
         self._limits = settings.limits
         self._threads = ThreadPoolExecutor(settings.rest_threads, thread_name_prefix="rest")
-        self._pace = Pace()
+        self._latency = LatencyEstimate()
         self._running = 0
 
     def close(self) -> None:
-        """Begin nothing that is still queued."""
+        """Cancel the queued requests; running ones finish."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one HTTP request (the ASGI interface)."""
+        """Handle one HTTP request (the ASGI interface)."""
         try:
-            answer = await self._respond(_Request(scope, receive))
+            response = await self._respond(_Request(scope, receive))
         except _TooLargeError as error:
-            answer = _error(413, error.message)
+            response = _error(413, error.message)
         except StatusError as error:
-            answer = _error(_HTTP_STATUS.get(error.code, 500), error.message)
-        except _Gone:
+            response = _error(_HTTP_STATUS.get(error.code, 500), error.message)
+        except _ClientDisconnected:
             return
-        except Exception:  # one request's bug must not end as a broken connection
+        except Exception:  # a bug must give a response, not a broken connection
             log.exception("unexpected error in %s %s", scope["method"], scope["path"])
-            answer = _error(500, "Internal error; the server's log has the details")
+            response = _error(500, "Internal error; the server's log has the details")
         headers = {
-            "content-type": answer.media_type,
-            "content-length": str(len(answer.content)),
-            **answer.headers,
-            **(_CORS if self._settings.cors and answer.media_type != "text/html" else {}),
+            "content-type": response.media_type,
+            "content-length": str(len(response.content)),
+            **response.headers,
+            **(_CORS if self._settings.cors and response.media_type != "text/html" else {}),
         }
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": answer.status, "headers": raw})
-        await send({"type": "http.response.body", "body": answer.content})
+        await send({"type": "http.response.start", "status": response.status, "headers": raw})
+        await send({"type": "http.response.body", "body": response.content})
 
-    async def _respond(self, request: "_Request") -> RestAnswer:
+    async def _respond(self, request: "_Request") -> RestResponse:
         method, path, query = request.method, request.path, request.query
         if method not in _METHODS:
             return page(501)
         if path == self._metrics_path and method in ("GET", "POST"):
             content, media_type = self._observer.metrics.page()
-            return RestAnswer(200, content, media_type)
+            return RestResponse(200, content, media_type)
         if not _API.match(path) and not _NO_MODEL.fullmatch(path):
             return page(404)
         if _BAD_ESCAPE.search(path):
             return page(400)
         if method == "OPTIONS":
-            # A browser's question whether its page may ask; the page's address decides.
-            allowed = self._settings.cors and _WEB.match(request.header("origin"))
-            return RestAnswer(200 if allowed else 400)
-        if not query and method == "POST" and (match := _PREDICT.fullmatch(path)):
+            # A CORS preflight request: the origin decides.
+            allowed = self._settings.cors and _WEB_ORIGIN.match(request.header("origin"))
+            return RestResponse(200 if allowed else 400)
+        if not query and method == "POST" and (match := _INFERENCE.fullmatch(path)):
             return await self._infer(request, match)
         if not query and method == "GET" and _NO_MODEL.fullmatch(path):
             return _error(400, "Missing model name in request.")
-        if not query and method == "GET" and (match := _LOOK.fullmatch(path)):
-            return self._look(match)
+        if not query and method == "GET" and (match := _MODEL_INFO.fullmatch(path)):
+            return self._model_info(match)
         return _error(400, f"Malformed request: {method} {path}{'?' if query else ''}{query}")
 
-    async def _infer(self, request: "_Request", match: re.Match[str]) -> RestAnswer:
-        # Before the body is read as well: what can't be answered soon must not take up memory.
+    async def _infer(self, request: "_Request", match: re.Match[str]) -> RestResponse:
+        # Checked before the body is read, too: a request that will be refused must not take memory.
         self._check_running()
         encoding = request.header("content-encoding", "identity").lower()
         if encoding not in ("identity", "gzip"):
@@ -173,28 +172,28 @@ class RestApi:
         call = Call(match["verb"].capitalize(), "REST", model=spec.name, received=len(body))
         if (seconds := self._settings.rest_timeout_seconds) is not None:
             call.deadline = call.begin + seconds
-        packs = "gzip" in request.header("accept-encoding")
+        accepts_gzip = "gzip" in request.header("accept-encoding")
 
-        def answer() -> RestAnswer:
-            with self._observer.observing(call), self._pace.timed(request.path, len(body)):
-                call.starts()
+        def respond() -> RestResponse:
+            with self._observer.observing(call), self._latency.timed(request.path, len(body)):
+                call.note_start()
                 content = _VERBS[call.api](
                     self, spec, self._gunzip(body) if encoding == "gzip" else body, call
                 )
                 headers = {}
-                if packs and len(content) >= _WORTH_PACKING:
+                if accepts_gzip and len(content) >= _MIN_GZIP_BYTES:
                     content, headers["content-encoding"] = _gzip(content), "gzip"
                 call.sent = len(content)
             if self._settings.tells_timing:
                 headers["server-timing"] = call.timing()
-            return RestAnswer(200, content, headers=headers)
+            return RestResponse(200, content, headers=headers)
 
-        # A request that waits for others to run with must not be what keeps those from coming.
-        if not self._settings.loader.batching and self._pace.is_short(request.path, len(body)):
-            return answer()
+        # With batching, a request waits for others, and must not block the thread that reads them.
+        if not self._settings.loader.batching and self._latency.is_short(request.path, len(body)):
+            return respond()
         self._running += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, answer)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, respond)
         finally:
             self._running -= 1
 
@@ -202,7 +201,7 @@ class RestApi:
         if self._running >= self._limits.requests:
             raise StatusError(
                 Code.RESOURCE_EXHAUSTED,
-                f"{self._limits.requests} requests are being answered already; try again later",
+                f"{self._limits.requests} requests are in flight, the limit; try again later",
             )
 
     def _predict(self, spec: Any, body: bytes, call: Call) -> bytes:
@@ -220,29 +219,29 @@ class RestApi:
         for name, tensor in tensors.items():
             if tensor.size > self._limits.tensor_elements:
                 raise invalid(
-                    f"{name} has {tensor.size} elements; at most {self._limits.tensor_elements} are taken"
+                    f"{name} has {tensor.size} elements; expected at most {self._limits.tensor_elements}"
                 )
         return tensors
 
     def _classify(self, spec: Any, body: bytes, call: Call) -> bytes:
         document = parse_examples(body, self._limits.json_depth)
         spec.signature_name = document.signature_name
-        answer = self._inference.classify(spec, document.examples, call)
-        return _encoded(call, lambda: encode_classifications(answer.result))
+        response = self._inference.classify(spec, document.examples, call)
+        return _encoded(call, lambda: encode_classifications(response.result))
 
     def _regress(self, spec: Any, body: bytes, call: Call) -> bytes:
         document = parse_examples(body, self._limits.json_depth)
         spec.signature_name = document.signature_name
-        answer = self._inference.regress(spec, document.examples, call)
-        return _encoded(call, lambda: encode_regressions(answer.result))
+        response = self._inference.regress(spec, document.examples, call)
+        return _encoded(call, lambda: encode_regressions(response.result))
 
-    def _look(self, match: re.Match[str]) -> RestAnswer:
+    def _model_info(self, match: re.Match[str]) -> RestResponse:
         if match["metadata"]:
-            return RestAnswer(200, _metadata(self._predictor.metadata(_spec(match))))
-        return RestAnswer(200, _dump(_to_dict(self._predictor.status(_spec(match)))))
+            return RestResponse(200, _metadata(self._predictor.metadata(_spec(match))))
+        return RestResponse(200, _dump(_to_dict(self._predictor.status(_spec(match)))))
 
     async def _body(self, request: "_Request") -> bytes:
-        """Return the body; one that is too large isn't read to the end."""
+        """Return the body. Raises _TooLargeError as soon as the size exceeds the limit."""
         declared = request.header("content-length")
         if declared.isdecimal():
             self._check_size(int(declared))
@@ -276,18 +275,18 @@ class RestApi:
 
 
 class _TooLargeError(StatusError):
-    """A body beyond the limit: HTTP has a status for that."""
+    """A body larger than the limit: HTTP status 413."""
 
 
 _VERBS = {"Predict": RestApi._predict, "Classify": RestApi._classify, "Regress": RestApi._regress}
 
 
-class _Gone(Exception):  # noqa: N818
+class _ClientDisconnected(Exception):  # noqa: N818
     """The client has closed the connection."""
 
 
 class _Request:
-    """What ASGI says about a request."""
+    """An ASGI request."""
 
     def __init__(self, scope: Any, receive: Any) -> None:
         self.method: str = scope["method"]
@@ -297,25 +296,25 @@ class _Request:
         self._receive = receive
 
     def header(self, name: str, default: str = "") -> str:
-        """Return the first header of that name, in lower case."""
-        wanted = name.encode()
-        return next((value.decode("latin-1") for key, value in self._headers if key == wanted), default)
+        """Return the value of the first header called `name` (lower case), or `default`."""
+        key = name.encode()
+        return next((value.decode("latin-1") for each, value in self._headers if each == key), default)
 
     async def receive(self) -> tuple[bytes, bool]:
-        """Return the next piece of the body, and whether there is more."""
+        """Return the next piece of the body, and whether more follows."""
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            raise _Gone
+            raise _ClientDisconnected
         return message.get("body", b""), message.get("more_body", False)
 
 
-# Answers beyond this size are compressed for clients that take it.
-_WORTH_PACKING = 16 * 1024
+# Responses of this size and more are compressed for clients that accept gzip.
+_MIN_GZIP_BYTES = 16 * 1024
 
 
 def _gzip(content: bytes) -> bytes:
-    packer = zlib.compressobj(1, wbits=31)
-    return packer.compress(content) + packer.flush()
+    compressor = zlib.compressobj(1, wbits=31)
+    return compressor.compress(content) + compressor.flush()
 
 
 def _unknown_signature(name: str) -> StatusError:
@@ -349,14 +348,14 @@ def _unescape(text: str) -> str:
         raise invalid(f"{text} is not UTF-8") from None
 
 
-def _metadata(answer: Any) -> bytes:
+def _metadata(response: Any) -> bytes:
     signatures = get_model_metadata_pb2.SignatureDefMap()
-    answer.metadata[METADATA_FIELD].Unpack(signatures)
-    # TensorFlow Serving's own layout: the field's name, then the message, whose one field has the same name.
+    response.metadata[METADATA_FIELD].Unpack(signatures)
+    # TensorFlow Serving's layout: the field's name, then the message, whose one field has the same name.
     spec = {
-        "name": answer.model_spec.name,
+        "name": response.model_spec.name,
         "signature_name": "",
-        "version": str(answer.model_spec.version.value),
+        "version": str(response.model_spec.version.value),
     }
     return _dump({"model_spec": spec, "metadata": {METADATA_FIELD: _to_dict(signatures)}})
 
@@ -371,14 +370,14 @@ def _dump(document: Any) -> bytes:
     return json.dumps(document, indent=1).encode()
 
 
-def _error(status: int, message: str) -> RestAnswer:
-    return RestAnswer(status, json.dumps({"error": message}).encode())
+def _error(status: int, message: str) -> RestResponse:
+    return RestResponse(status, json.dumps({"error": message}).encode())
 
 
-def page(status: int) -> RestAnswer:
-    """Return what TensorFlow Serving's HTTP server says by itself, of what isn't the API's."""
+def page(status: int) -> RestResponse:
+    """Return the HTML page that TensorFlow Serving's HTTP server sends for errors outside the API."""
     phrase = HTTPStatus(status).phrase
     text = (
         f"<HTML><HEAD>\n<TITLE>{status} {phrase}</TITLE>\n</HEAD><BODY>\n<H1>{phrase}</H1>\n</BODY></HTML>\n"
     )
-    return RestAnswer(status, text.encode(), "text/html")
+    return RestResponse(status, text.encode(), "text/html")

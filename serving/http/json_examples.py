@@ -1,6 +1,6 @@
-"""REST bodies with examples to messages, and results back, by TensorFlow Serving's rules for classify and regress.
+"""Bodies of `:classify` and `:regress`: requests to messages and results to JSON, by TensorFlow Serving's rules.
 
-`{"examples": [{feature: value or list}, …], "context": {…}}`, answered by `{"results": […]}`.
+Request: `{"examples": [{feature: value or list}, …], "context": {…}}`. Response: `{"results": […]}`.
 """
 
 from collections.abc import Iterable
@@ -20,19 +20,19 @@ _INT64 = range(-(2**63), 2**63)
 
 @dataclass(frozen=True)
 class ExamplesBody:
-    """The body of a `:classify` or `:regress` call: its signature's name ("" if none) and an Input message."""
+    """The body of a `:classify` or `:regress` request: signature name ("" if none) and Input message."""
 
     signature_name: str
     examples: Any
 
 
-def parse_examples(body: bytes, most_depth: int | None = None) -> ExamplesBody:
-    """Parse a `:classify` or `:regress` body, nested at most so deep. Raises StatusError(INVALID_ARGUMENT).
+def parse_examples(body: bytes, max_depth: int | None = None) -> ExamplesBody:
+    """Parse a `:classify` or `:regress` body, nested at most `max_depth` deep. Raises StatusError(INVALID_ARGUMENT).
 
-    A feature's numbers become int64 where they are written as whole ones, else float32; booleans become int64,
-    texts and `{"b64": …}` bytes.
+    Numbers without fraction or exponent and booleans become int64, other numbers float32. Strings and `{"b64": …}`
+    become bytes.
     """
-    document = parse_object(body, most_depth)
+    document = parse_object(body, max_depth)
     examples = input_pb2.Input()
     if "examples" not in document:
         raise invalid(
@@ -50,7 +50,7 @@ def parse_examples(body: bytes, most_depth: int | None = None) -> ExamplesBody:
 
 
 def encode_classifications(result: Any) -> bytes:
-    """Return a ClassificationResult as lists of [label, score] pairs, one list for each example."""
+    """Return `result`, a ClassificationResult, as one list of [label, score] pairs per example."""
     rows = [[each.label for each in row.classes] for row in result.classifications]
     scores = [_numbers(each.score for each in row.classes) for row in result.classifications]
     return dump(
@@ -59,7 +59,7 @@ def encode_classifications(result: Any) -> bytes:
 
 
 def encode_regressions(result: Any) -> bytes:
-    """Return a RegressionResult as a list of numbers."""
+    """Return `result`, a RegressionResult, as a list of numbers."""
     return dump({"results": _numbers(each.value for each in result.regressions)})
 
 

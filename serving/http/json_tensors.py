@@ -1,7 +1,7 @@
-"""REST bodies to tensors and back, by TensorFlow Serving's rules for its row and columnar formats.
+"""Bodies of `:predict`: requests to tensors and tensors to JSON, in TensorFlow Serving's two formats.
 
-Row: `{"instances": [one value or object per example]}`, answered by `{"predictions": […]}`.
-Columnar: `{"inputs": a whole tensor, or an object of them}`, answered by `{"outputs": …}`.
+Row: `{"instances": [one value or object per example]}`; the response is `{"predictions": […]}`.
+Columnar: `{"inputs": a tensor, or an object of tensors}`; the response is `{"outputs": …}`.
 """
 
 import base64
@@ -21,34 +21,34 @@ from tfship.serving.protos.tensors import DType, dtype_of
 
 __all__ = ["PredictBody", "decode_inputs", "encode_outputs", "parse_predict"]
 
-# TensorFlow Serving converts neither 16-bit floats, complex numbers nor uint16 from or to JSON.
+# TensorFlow Serving doesn't convert 16-bit floats, complex numbers or uint16 from or to JSON.
 _FLOATS = {"float", "double"}
 _INTEGERS = {"int8", "int16", "int32", "int64", "uint8", "uint32", "uint64"}
 
 
 @dataclass(frozen=True)
 class PredictBody:
-    """The body of a `:predict` call: its signature's name ("" if none is given) and its undecoded values.
+    """The body of a `:predict` request: signature name ("" if none) and undecoded values.
 
-    A `Numbers` in place of the values is the same, faster: see `serving.http.json_numbers`. If it turns out to be none,
-    the body is parsed as one that is nested at most `most_depth` deep.
+    `values` may be a `Numbers`, the fast path (`serving.http.json_numbers`). If those aren't a regular array, the
+    body is parsed again, nested at most `max_depth` deep.
     """
 
     signature_name: str
     values: Any
     is_row: bool
-    most_depth: int | None = None
+    max_depth: int | None = None
 
 
-def parse_predict(body: bytes, most_depth: int | None = None) -> PredictBody:
-    """Parse a `:predict` body, nested at most so deep. Raises StatusError(INVALID_ARGUMENT) if it isn't one."""
+def parse_predict(body: bytes, max_depth: int | None = None) -> PredictBody:
+    """Parse a `:predict` body, nested at most `max_depth` deep. Raises StatusError(INVALID_ARGUMENT)."""
     if numbers := json_numbers.read(body):
-        return PredictBody(numbers.signature_name, numbers, numbers.is_row, most_depth)
-    return _parse(body, most_depth)
+        return PredictBody(numbers.signature_name, numbers, numbers.is_row, max_depth)
+    return _parse(body, max_depth)
 
 
-def _parse(body: bytes, most_depth: int | None) -> PredictBody:
-    document = parse_object(body, most_depth)
+def _parse(body: bytes, max_depth: int | None) -> PredictBody:
+    document = parse_object(body, max_depth)
     name = document.get("signature_name", "")
     if "inputs" in document and "instances" in document:
         raise invalid(
@@ -66,29 +66,28 @@ def _parse(body: bytes, most_depth: int | None) -> PredictBody:
 
 
 def decode_inputs(body: PredictBody, specs: Mapping[str, TensorSpec]) -> dict[str, NDArray[Any]]:
-    """Return the body's values as one tensor per input, with the dtypes of `specs`; shapes are as sent.
+    """Return the body's values as one tensor per input, with the dtypes of `specs` and the shapes as sent.
 
-    Raises StatusError for values of another type or out of its range, ragged lists, inputs that are missing
-    or, in the row format, unknown, and for a signature without inputs, which REST can't call.
+    Raises StatusError for values of another type or out of range, ragged lists, missing inputs and, in the row
+    format, unknown inputs. REST can't call a signature without inputs; that raises StatusError, too.
     """
     if not specs:
         raise invalid(f"Failed to get input map for signature: {body.signature_name or DEFAULT_SIGNATURE}")
     dtypes = {name: dtype for name, spec in specs.items() if (dtype := dtype_of(spec.dtype))}
     if isinstance(body.values, json_numbers.Numbers):
         array = body.values.tensor(next(iter(dtypes.values()))) if len(dtypes) == 1 else None
-        if array is not None and (body.most_depth is None or array.ndim < body.most_depth):
+        if array is not None and (body.max_depth is None or array.ndim < body.max_depth):
             return dict.fromkeys(dtypes, array)
-        body = _parse(body.values.body, body.most_depth)
+        body = _parse(body.values.body, body.max_depth)
     return _from_row(body.values, dtypes) if body.is_row else _from_columns(body.values, dtypes)
 
 
 def encode_outputs(outputs: Mapping[str, NDArray[Any]], *, is_row: bool) -> bytes:
-    """Return the answer for `outputs` in the row or the columnar format.
+    """Return the response body for `outputs` in the row or the columnar format.
 
-    A float32 is written with the fewest digits that read back as the same float32. Strings are text, or
-    base64 where the output's name ends in `_bytes` or they aren't UTF-8. Raises
-    StatusError(INVALID_ARGUMENT) for a dtype that JSON can't carry or, in the row format, outputs without a
-    common batch dimension.
+    A float32 has the fewest digits that read back as the same float32. Strings are text; they are base64 if the
+    output's name ends in `_bytes` or they aren't UTF-8. Raises StatusError(INVALID_ARGUMENT) for a dtype that JSON
+    can't represent and, in the row format, for outputs without a common batch dimension.
     """
     if is_row:
         _check_batch(outputs)
@@ -153,7 +152,7 @@ def _check_keys(index: int, instance: dict[str, Any], dtypes: Mapping[str, DType
 
 
 def _batch(values: list[Any], dtype: DType, key: str) -> NDArray[Any]:
-    """Return one tensor of all the elements' values; an error names the first element that is at fault."""
+    """Return one tensor of all elements' values; an error names the first invalid element."""
     try:
         return _tensor(values, dtype)
     except StatusError as whole:
@@ -181,7 +180,7 @@ def _shape_text(shape: Sequence[int]) -> str:
 
 
 def _tensor(value: Any, dtype: DType) -> NDArray[Any]:
-    """Return nested lists as a tensor; one pass per dimension, each of them a loop in C."""
+    """Return nested lists as a tensor, with one pass (a loop in C) per dimension."""
     shape: list[int] = []
     level = [value]
     while level and list in (kinds := set(map(type, level))):
@@ -225,9 +224,7 @@ def _leaves(values: list[Any], dtype: DType) -> NDArray[Any]:
     if not set(map(type, values)) <= allowed:
         raise _wrong_type(next(each for each in values if type(each) not in allowed), dtype)
     try:
-        with np.errstate(
-            over="ignore"
-        ):  # a number beyond float32 is infinity, as it is in TensorFlow Serving
+        with np.errstate(over="ignore"):  # beyond float32's range: infinity, as in TensorFlow Serving
             return np.array(values, dtype.numpy)
     except OverflowError:
         raise _wrong_type(next(each for each in values if not _fits(each, dtype)), dtype) from None
@@ -268,7 +265,7 @@ def _text(value: bytes, as_base64: bool) -> str | dict[str, str]:
         try:
             return value.decode()
         except UnicodeDecodeError:
-            pass  # JSON is UTF-8; base64 loses nothing, and the client sees what it got
+            pass  # JSON must be UTF-8; base64 keeps the bytes
     return {"b64": base64.b64encode(value).decode()}
 
 

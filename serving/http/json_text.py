@@ -1,6 +1,6 @@
-"""JSON as TensorFlow Serving's REST API reads and writes it, whatever a body is for.
+"""JSON as TensorFlow Serving's REST API reads and writes it, common to all methods.
 
-Bytes are objects `{"b64": "…"}`. NaN, Infinity and -Infinity may stand bare, as in TensorFlow Serving.
+Bytes are objects `{"b64": "…"}`. NaN, Infinity and -Infinity are accepted unquoted, as in TensorFlow Serving.
 """
 
 import base64
@@ -18,19 +18,19 @@ from tfship.serving.protos.status import StatusError, invalid
 __all__ = ["dump", "excerpt", "is_base64", "kind", "parse_object", "shortest", "to_bytes"]
 
 _WHITESPACE = " \t\r\n"
-# An error shows the client where it went wrong; it doesn't send the whole batch back.
+# Characters of a value that an error message shows; a whole batch would be too long.
 _EXCERPT = 200
 _INDENT = " " * 4
 
 
-def parse_object(body: bytes, most_depth: int | None = None) -> dict[str, Any]:
-    """Parse a body, a JSON object whose `signature_name`, if it has one, is a text.
+def parse_object(body: bytes, max_depth: int | None = None) -> dict[str, Any]:
+    """Parse `body`, a JSON object whose `signature_name`, if present, is a string.
 
-    Of a name that stands twice the first counts. Raises StatusError(INVALID_ARGUMENT) for anything else, and where
-    lists and objects are more than `most_depth` deep in each other.
+    The first of duplicate names counts. Raises StatusError(INVALID_ARGUMENT) for any other body, and if lists and
+    objects are nested more than `max_depth` deep.
     """
-    if most_depth is not None and _is_deeper(body, most_depth):
-        raise _unparsed(f"nested more than {most_depth} deep", None)
+    if max_depth is not None and _is_deeper(body, max_depth):
+        raise _parse_error(f"nested more than {max_depth} deep", None)
     document = _parse(body)
     if not isinstance(document, dict):
         raise invalid(f"JSON Value: {excerpt(document)} Is not object")
@@ -39,22 +39,22 @@ def parse_object(body: bytes, most_depth: int | None = None) -> dict[str, Any]:
         raise invalid(
             f"JSON Value: {excerpt(document)} not formatted correctly. 'signature_name' key must be a string value."
         )
-    to_bytes(name)  # raises if it is no text
+    to_bytes(name)  # raises if it isn't valid Unicode
     return document
 
 
-def _is_deeper(body: bytes, most: int) -> bool:
-    if body.count(b"[") + body.count(b"{") <= most:
+def _is_deeper(body: bytes, max_depth: int) -> bool:
+    if body.count(b"[") + body.count(b"{") <= max_depth:
         return False
-    # Backslashes stand in strings only; without them and what they escape, a quote is a string's beginning or end.
+    # Backslashes occur in strings only. Without escape sequences, every quote begins or ends a string.
     structure = body.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _NO_STRUCTURE)
     codes = np.frombuffer(structure, np.uint8)
     outside = np.cumsum(codes == ord('"'), dtype=np.uint8) % 2 == 0
-    return bool(np.cumsum(_STEPS[codes] * outside, dtype=np.int32).max(initial=0) > most)
+    return bool(np.cumsum(_STEPS[codes] * outside, dtype=np.int32).max(initial=0) > max_depth)
 
 
 _NO_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
-# What a byte does to the depth.
+# Change of depth by each byte.
 _STEPS = np.zeros(256, np.int8)
 _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 
@@ -63,39 +63,39 @@ def _parse(body: bytes) -> Any:
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _unparsed("not UTF-8", error.start) from None
+        raise _parse_error("not UTF-8", error.start) from None
     start = len(text) - len(text.lstrip(_WHITESPACE))
     if start == len(text):
-        raise _unparsed("The document is empty", start or None)
+        raise _parse_error("The document is empty", start or None)
     try:
-        # Like TensorFlow Serving, this reads the first value and leaves what follows it unread.
+        # Reads the first value and ignores the rest of the body, as TensorFlow Serving does.
         document, _ = _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
-        reason, at = _explained(error, text)
-        raise _unparsed(reason, len(text[:at].encode())) from None
+        reason, at = _rapidjson_error(error, text)
+        raise _parse_error(reason, len(text[:at].encode())) from None
     except RecursionError:
-        raise _unparsed("nested too deeply", None) from None
+        raise _parse_error("nested too deeply", None) from None
     except ValueError as error:  # an integer of thousands of digits
-        raise _unparsed(str(error), None) from None
+        raise _parse_error(str(error), None) from None
     return document
 
 
-def _unparsed(reason: str, offset: int | None) -> StatusError:
+def _parse_error(reason: str, offset: int | None) -> StatusError:
     where = "" if offset is None else f". at offset: {offset}"
     return invalid(f"JSON Parse error: {reason}{where}")
 
 
-def _explained(error: json.JSONDecodeError, text: str) -> tuple[str, int]:
-    """Return an error in the words of TensorFlow Serving's parser, RapidJSON, and where that one stops."""
+def _rapidjson_error(error: json.JSONDecodeError, text: str) -> tuple[str, int]:
+    """Return the message and the offset that RapidJSON, TensorFlow Serving's parser, reports for `error`."""
     message, at = error.msg, error.pos
-    if message.startswith("Illegal trailing comma"):  # since Python 3.13; there, the comma itself is fine
+    if message.startswith("Illegal trailing comma"):  # since Python 3.13; RapidJSON stops after the comma
         at += 1 + len(text[at + 1 :]) - len(text[at + 1 :].lstrip(_WHITESPACE))
         message = "Expecting value" if message.endswith("array") else "Expecting property name"
     if message.startswith("Expecting ',' delimiter"):
-        return f"Missing a comma or {_MISSING[_inside(text[:at])]}", at
+        return f"Missing a comma or {_MISSING[_open_bracket(text[:at])]}", at
     if message.startswith("Expecting value"):
-        # It reads a name as far as that is one of those it knows.
-        return "Invalid value", at + max(_shared(text[at : at + 8], name) for name in _NAMES)
+        # RapidJSON stops at the first letter that differs from every name it knows.
+        return "Invalid value", at + max(_common_prefix(text[at : at + 8], name) for name in _NAMES)
     if message.startswith("Unterminated string"):
         return _NO_QUOTE, len(text)
     if message.startswith("Invalid control character") and text[at] == "\0":
@@ -103,18 +103,18 @@ def _explained(error: json.JSONDecodeError, text: str) -> tuple[str, int]:
     return next((ours for theirs, ours in _REASONS.items() if message.startswith(theirs)), message), at
 
 
-def _shared(one: str, other: str) -> int:
-    """Return how many letters two texts begin alike."""
+def _common_prefix(one: str, other: str) -> int:
+    """Return the length of the prefix that `one` and `other` have in common."""
     return next(
         (count for count, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
         min(len(one), len(other)),
     )
 
 
-def _inside(text: str) -> str:
-    """Return the bracket that is open at the end of a text."""
+def _open_bracket(text: str) -> str:
+    """Return the innermost bracket that is still open at the end of `text`."""
     depth = 0
-    for bracket in reversed(_BRACKETS.findall(_STRINGS.sub("", text))[-_LOOKED_BACK:]):
+    for bracket in reversed(_BRACKETS.findall(_STRINGS.sub("", text))[-_MAX_BRACKETS:]):
         depth += 1 if bracket in "]}" else -1
         if depth < 0:
             return str(bracket)
@@ -132,8 +132,8 @@ _REASONS = {
     "Invalid \\escape": "Invalid escape character in string",
 }
 _BRACKETS, _STRINGS = re.compile(r"[\[\]{}]"), re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-# So many brackets are looked at: a message isn't worth more.
-_LOOKED_BACK = 10_000
+# Number of brackets examined for an error message.
+_MAX_BRACKETS = 10_000
 
 
 def _first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -145,7 +145,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_first_wins)
 
 
 def to_bytes(value: Any) -> bytes | None:
-    """Return the bytes of a text or of `{"b64": …}`; None if the value is neither."""
+    """Return the bytes of a string or of `{"b64": …}`; None if `value` is neither."""
     if isinstance(value, str):
         try:
             return value.encode()
@@ -161,17 +161,17 @@ def to_bytes(value: Any) -> bytes | None:
 
 
 def is_base64(value: Any) -> bool:
-    """Tell whether a value is the object that stands for bytes."""
+    """Return whether `value` is an object that encodes bytes."""
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
 
 
 def dump(document: Any) -> bytes:
-    """Return a document as JSON in UTF-8."""
+    """Return `document` as JSON in UTF-8."""
     return json.dumps(document, ensure_ascii=False).encode()
 
 
 def kind(value: Any) -> str:
-    """Return what TensorFlow Serving's parser calls the value's type."""
+    """Return the name of the value's type in TensorFlow Serving's messages."""
     match value:
         case None:
             return "Null"
@@ -187,7 +187,10 @@ def kind(value: Any) -> str:
 
 
 def excerpt(value: Any) -> str:
-    """Return a value as TensorFlow Serving shows it, objects over several lines and lists on one; cut short."""
+    """Return at most 200 characters of `value`, formatted as in TensorFlow Serving's messages.
+
+    Objects take several lines, lists one.
+    """
     text = ""
     try:
         for piece in _pieces(value, 0):
@@ -217,8 +220,8 @@ def _pieces(value: Any, depth: int) -> Iterator[str]:
 
 
 def shortest(values: NDArray[np.float32]) -> Any:
-    """Return float32 as the nested lists of doubles that JSON writes with the fewest digits.
+    """Return float32 `values` as nested lists of the doubles that JSON writes with the fewest digits.
 
-    numpy's text of a float32 is the shortest that reads back, and json writes a double the same way.
+    numpy writes a float32 with the fewest digits that read back; json does the same for a double.
     """
     return values.astype("U").astype(np.float64).tolist()

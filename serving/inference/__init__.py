@@ -1,1 +1,1 @@
-"""What a request does once it is parsed: Predict, Classify, Regress, batching."""
+"""Processing of parsed requests: Predict, Classify, Regress, batching."""

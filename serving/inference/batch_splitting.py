@@ -1,7 +1,8 @@
-"""Large batches, run in parts: what a part needs stays in a processor's cache, and several cores share the work.
+"""Large batches run in parts, which fit into the processor's cache and can use several cores.
 
-A batch's tensors take memory in proportion to its rows. Past the cache, each layer waits for memory (the MNIST CNN
-takes 249 µs an image in a batch of 64 and 225 in parts of 13), and an interpreter keeps what its largest batch took.
+A batch's tensors take memory in proportion to its rows. Beyond the cache's size, each layer waits for memory: the
+MNIST CNN takes 249 µs an image in a batch of 64, and 225 µs in parts of 13. An interpreter also never releases the
+memory of its largest batch.
 """
 
 import contextlib
@@ -22,19 +23,21 @@ from tfship.serving.protos.tensors import dtype_of
 
 __all__ = ["SplitRuntime"]
 
-# Random rows that are run together and apart, to see whether that makes a difference.
+# Number of random rows that are run together and in parts, to compare the outputs.
 _PROBE_ROWS = 3
-_APART = (slice(0, 1), slice(1, None))
-# Between the same sum taken in another order and a row that depends on its neighbours, relative to the largest value.
+_PROBE_PARTS = (slice(0, 1), slice(1, None))
+# Relative to the largest value: more than sums in another order differ, less than dependence on other rows causes.
 _TOLERANCE = 1e-4
 
 
 class SplitRuntime:
-    """A `Runtime` that runs batches of more than `rows` rows in parts, by another, which it owns.
+    """A `Runtime` that runs batches of more than `rows` rows in parts by `runtime`, which it owns.
 
-    `at_once` such batches run at a time: more would only push each other out of the caches. Where there are fewer, up
-    to `threads` run the parts. A signature's batches are split if all inputs and outputs have a free first dimension,
-    and if random rows have the same outputs together and apart; that is tried when the first large batch comes.
+    At most `at_once` such batches run at a time: more would evict each other from the caches. They share `threads`
+    threads, which run their parts.
+
+    A signature's batches are split if all inputs and outputs have a free first dimension. Random rows must also give
+    the same outputs together and in parts, which is tested at the first large batch.
     """
 
     def __init__(self, runtime: Runtime, rows: int, at_once: int = 1, threads: int = 1) -> None:
@@ -42,48 +45,48 @@ class SplitRuntime:
         self._rows, self._threads = rows, threads
         self._splits: dict[str, bool] = {}
         self._lock = threading.Lock()
-        self._turns = threading.Semaphore(at_once)
-        self._asked = 0  # large batches that run or wait for their turn
+        self._slots = threading.Semaphore(at_once)
+        self._large_batches = 0  # running or waiting for a slot
         self._helpers = ThreadPoolExecutor(threads - 1, "parts") if threads > 1 else None
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """The other runtime's."""
+        """The signatures of `runtime`."""
         return self._runtime.signatures
 
     def run(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """See `Runtime.run`; raises StatusError, too, if the deadline passes before a large batch's turn."""
+        """See `Runtime.run`. Raises StatusError, too, if the deadline passes while a large batch waits for a slot."""
         rows = min((len(tensor) for tensor in inputs.values() if tensor.ndim), default=0)
         if rows <= self._rows or not self._can_split(signature, inputs):
             return self._runtime.run(signature, inputs)
-        with self._turn() as helpers:
+        with self._slot() as helpers:
             parts = self._run_parts(signature, inputs, rows, helpers)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[int]:
-        """Wait for one's turn, at most until `execution.DEADLINE`; gives the number of threads that may help."""
+    def _slot(self) -> Iterator[int]:
+        """Wait for a slot, at most until `execution.DEADLINE`; yield the number of helper threads to use."""
         with self._lock:
-            self._asked += 1
+            self._large_batches += 1
         try:
-            if not self._turns.acquire(timeout=until(DEADLINE.get())):
+            if not self._slots.acquire(timeout=until(DEADLINE.get())):
                 raise StatusError(Code.DEADLINE_EXCEEDED, "Deadline exceeded before the model was run")
             try:
-                yield max(0, self._threads // self._asked - 1)
+                yield max(0, self._threads // self._large_batches - 1)
             finally:
-                self._turns.release()
+                self._slots.release()
         finally:
             with self._lock:
-                self._asked -= 1
+                self._large_batches -= 1
 
     def _run_parts(
         self, signature: str, inputs: Mapping[str, NDArray[Any]], rows: int, helpers: int
     ) -> list[dict[str, NDArray[Any]]]:
         count = -(-rows // self._rows)
-        count += -count % (helpers + 1)  # as many for each thread
+        count += -count % (helpers + 1)  # the same number for each thread
         ends = [rows * index // count for index in range(count + 1)]
         outputs: list[dict[str, NDArray[Any]]] = [{}] * count
-        # Shared by the threads: each takes the next part that nobody has taken.
+        # Shared by the threads; each takes the next part.
         parts = iter(list(enumerate(itertools.pairwise(ends))))
 
         def work() -> None:
@@ -95,14 +98,14 @@ class SplitRuntime:
         try:
             work()
         finally:
-            # One that hasn't begun has nothing left to do.
+            # All parts are taken, so a task that hasn't begun has nothing to do.
             errors = [task.exception() for task in tasks if not task.cancel()]
         for error in filter(None, errors):
             raise error
         return outputs
 
     def close(self) -> None:
-        """Free the model's memory, when what runs has ended."""
+        """Free the model's memory after the running batches have ended."""
         self._runtime.close()
         if self._helpers:
             self._helpers.shutdown(wait=False)
@@ -112,13 +115,13 @@ class SplitRuntime:
             return False
         known = self._splits.get(signature)
         if known is None:
-            # Found out twice if two come at the same time, which does no harm.
+            # Two threads may test at the same time, which is harmless.
             known = _has_free_rows(self.signatures[signature]) and self._is_row_wise(signature, inputs)
             self._splits[signature] = known
         return known
 
     def _is_row_wise(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> bool:
-        """Tell whether random rows, of the shape of the inputs', have the same outputs together and apart."""
+        """Return whether random rows, with the shape of `inputs`, give the same outputs together and in parts."""
         random = np.random.default_rng(0)
         probe = {
             name: _random(random, (_PROBE_ROWS, *tensor.shape[1:]), tensor.dtype)
@@ -127,10 +130,10 @@ class SplitRuntime:
         run = functools.partial(self._runtime.run, signature)
         try:
             together = run(probe)
-            apart = [run({name: rows[part] for name, rows in probe.items()}) for part in _APART]
+            parts = [run({name: rows[part] for name, rows in probe.items()}) for part in _PROBE_PARTS]
         except ValueError:
             return False
-        return all(_same(whole, [each[name] for each in apart]) for name, whole in together.items())
+        return all(_same(whole, [each[name] for each in parts]) for name, whole in together.items())
 
 
 def _has_free_rows(signature: Signature) -> bool:
@@ -148,15 +151,15 @@ def _random(random: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype
     if dtype.itemsize == 1 and dtype.kind != "b":  # quantized numbers
         limits = np.iinfo(dtype)
         return random.integers(limits.min, limits.max, shape, endpoint=True).astype(dtype)
-    # Larger ones are mostly places in something, which may have no more than two.
+    # Larger integers are usually indices, and a table may have only two entries.
     return random.integers(0, 2, shape).astype(dtype)
 
 
 def _same(whole: NDArray[Any], parts: list[NDArray[Any]]) -> bool:
-    apart = np.concatenate(parts) if all(part.ndim for part in parts) else np.empty(0)
-    if whole.shape != apart.shape:
+    joined = np.concatenate(parts) if all(part.ndim for part in parts) else np.empty(0)
+    if whole.shape != joined.shape:
         return False
     if whole.dtype.kind != "f":
-        return bool(np.array_equal(whole, apart))
+        return bool(np.array_equal(whole, joined))
     largest = float(np.abs(whole).max(initial=0.0))
-    return bool(np.allclose(whole, apart, rtol=0.0, atol=_TOLERANCE * largest, equal_nan=True))
+    return bool(np.allclose(whole, joined, rtol=0.0, atol=_TOLERANCE * largest, equal_nan=True))

@@ -1,7 +1,7 @@
-"""Requests that are run together: merged along the tensors' first dimension, and their answers taken apart again.
+"""Batching: requests merged along the tensors' first dimension, and the outputs split among them.
 
-By the rules of TensorFlow Serving's `batching_session.cc`, with its error messages. Where requests that can't be
-merged make each other fail there, they are run apart here.
+The rules and error messages are those of TensorFlow Serving's `batching_session.cc`. There, requests that can't be
+merged make each other fail; here, they run in separate batches.
 """
 
 import functools
@@ -24,10 +24,10 @@ __all__ = ["BatchRun", "BatchedRuntime", "Observer"]
 
 @dataclass(frozen=True)
 class BatchRun:
-    """What is told of each run of a model: how long each of its requests was queued, and the size of the batch.
+    """Report of one run of a model: queueing time of each request, and size of the batch.
 
-    `queued_seconds` is empty where requests are run again, by themselves, because they failed together. The model
-    was given `rows` rows and `padding` more.
+    `queued_seconds` is empty for requests that run again, one by one, after their batch failed. The batch has `rows`
+    rows of requests and `padding` more.
     """
 
     thread_pool_name: str
@@ -36,15 +36,15 @@ class BatchRun:
     padding: int
 
 
-# Called from the threads that run batches, before the model is run; must not raise.
+# Called by the threads that run batches, before the model runs; must not raise.
 Observer = Callable[[BatchRun], None]
 
 
 class BatchedRuntime:
-    """A `Runtime` that merges the requests to another, which it owns.
+    """A `Runtime` that merges requests to `runtime`, which it owns.
 
-    Signatures are batched if all their inputs have a free first dimension. A request waits until its batch is run,
-    or until `execution.DEADLINE`. Besides what the other one raises, `run` raises StatusError.
+    Signatures are batched if all their inputs have a free first dimension. A request waits until its batch has run,
+    or until `execution.DEADLINE`. `run` raises StatusError besides the errors of `runtime`.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class BatchedRuntime:
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """The other runtime's."""
+        """The signatures of `runtime`."""
         return self._runtime.signatures
 
     def run(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> Tensors:
@@ -78,20 +78,21 @@ class BatchedRuntime:
         pad, deadline = self._parameters.pad_variable_length_inputs, DEADLINE.get()
         pieces = queue.run(self._key(signature, inputs, pad=pad), dict(inputs), rows, deadline)
         if pad and len({tuple(each.shape[1:] for each in piece.values()) for piece in pieces}) > 1:
-            # The pieces met different requests, and were padded to different lengths; those of its own shape don't.
+            # The pieces were in different batches and padded to different lengths. Without padding, the request is
+            # merged only with requests of its own shape.
             pieces = queue.run(self._key(signature, inputs, pad=False), dict(inputs), rows, deadline)
         if len(pieces) == 1:
             return pieces[0]
         return {name: np.concatenate([each[name] for each in pieces]) for name in pieces[0]}
 
     def close(self) -> None:
-        """Run what is queued, then free the model's memory."""
+        """Run the queued requests, then free the model's memory."""
         for queue in self._queues.values():
             queue.close()
         self._runtime.close()
 
     def _key(self, signature: str, inputs: Mapping[str, NDArray[Any]], *, pad: bool) -> Hashable:
-        """Return what requests that can be merged have in common."""
+        """Return the key that is equal for requests that can be merged."""
         specs = self._runtime.signatures[signature].inputs
         return tuple(
             (tensor.dtype, *(_fixed(tensor.shape, specs[name]) if pad and tensor.size else tensor.shape[1:]))
@@ -106,7 +107,7 @@ class BatchedRuntime:
         if error and len(tasks) == 1:
             tasks[0].fail(error)
         elif error:
-            # One by one, so that whichever is to blame fails alone.
+            # One by one, so that only the requests at fault fail.
             for task in tasks:
                 if not task.expire() and (error := self._run(signature, [task])):
                     task.fail(error)
@@ -114,7 +115,7 @@ class BatchedRuntime:
     def _run(
         self, signature: str, tasks: Sequence[Task], queued_seconds: tuple[float, ...] = ()
     ) -> Exception | None:
-        """Run tasks together and end them; or return why that failed, and leave them as they are."""
+        """Run `tasks` as one batch and end them, or return the error and leave them unchanged."""
         rows = sum(task.rows for task in tasks)
         padding = self._parameters.padding(rows)
         if self._observe:
@@ -122,7 +123,7 @@ class BatchedRuntime:
         try:
             outputs = self._runtime.run(signature, _merged([task.inputs for task in tasks], padding))
             _check_rows(self._runtime.signatures[signature], outputs, rows + padding)
-        except Exception as error:  # noqa: BLE001 - it is raised where the request came from
+        except Exception as error:  # noqa: BLE001 - raised in the request's thread
             return error
         begin = 0
         for task in tasks:
@@ -138,7 +139,7 @@ def _can_be_batched(signature: Signature) -> bool:
 
 
 def _rows(inputs: Mapping[str, NDArray[Any]]) -> int:
-    """Return the first dimension, which all inputs must have in common."""
+    """Return the first dimension, which must be the same in all inputs."""
     if not all(tensor.ndim for tensor in inputs.values()):
         raise invalid("Batching Run() input tensors must have at least one dimension")
     rows, *others = {len(tensor) for tensor in inputs.values()}
@@ -148,7 +149,7 @@ def _rows(inputs: Mapping[str, NDArray[Any]]) -> int:
 
 
 def _fixed(shape: tuple[int, ...], spec: TensorSpec) -> tuple[int | None, ...]:
-    """Return the dimensions but the first that padding must leave as they are, None for the others."""
+    """Return the dimensions of `shape` after the first, with None for those that padding may change."""
     if spec.shape is None:
         return (None,) * (len(shape) - 1)
     if len(shape) != len(spec.shape):
@@ -157,9 +158,9 @@ def _fixed(shape: tuple[int, ...], spec: TensorSpec) -> tuple[int | None, ...]:
 
 
 def _merged(requests: Sequence[Tensors], padding: int) -> Tensors:
-    """Return the inputs of a batch, and `padding` more rows, which repeat the last request's first.
+    """Return the inputs of a batch, and `padding` more rows, which repeat the first row of the last request.
 
-    Where the other dimensions differ, each request's tensor is filled up to the largest with its own first value.
+    If other dimensions differ, each request's tensor is padded to the largest size with its own first value.
     """
     if len(requests) == 1 and not padding:
         return requests[0]
@@ -176,7 +177,7 @@ def _merged(requests: Sequence[Tensors], padding: int) -> Tensors:
                 place.fill(tensor.flat[0])
             place[tuple(map(slice, tensor.shape))] = tensor
             begin += len(tensor)
-        # A slice, and not a row: numpy would shorten a single string that ends in zeros.
+        # A slice, not a row: numpy would strip trailing zeros from a single string.
         first = rows - len(tensors[-1])
         whole[rows:] = whole[first : first + 1]
         merged[name] = whole

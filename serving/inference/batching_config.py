@@ -1,4 +1,4 @@
-"""How requests are batched: what `--batching_parameters_file` and a version's own `batching_params.pbtxt` set."""
+"""Batching parameters: `--batching_parameters_file` and a version's `batching_params.pbtxt`."""
 
 import os
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ __all__ = ["BatchingParameters", "read"]
 
 @dataclass(frozen=True)
 class BatchingParameters:
-    """TensorFlow Serving's BatchingParameters, with its defaults; sizes are rows, the tensors' first dimension.
+    """TensorFlow Serving's BatchingParameters, with its defaults. Sizes are rows, the tensors' first dimension.
 
-    `allowed_batch_sizes`, if there are any, are what batches are padded to. Where large requests are split, a batch
-    has at most `max_execution_batch_size` rows (0: `max_batch_size`), and elsewhere that field has no effect, as
-    there.
+    Batches are padded to the next of `allowed_batch_sizes`, if set. With `enable_large_batch_splitting`, a batch has
+    at most `max_execution_batch_size` rows (0: `max_batch_size`). Without, that field has no effect, as in TensorFlow
+    Serving.
     """
 
     max_batch_size: int = 1000
@@ -32,19 +32,19 @@ class BatchingParameters:
 
     @property
     def rows_per_batch(self) -> int:
-        """The most rows that a batch has."""
+        """Maximum number of rows of a batch."""
         split = self.enable_large_batch_splitting and self.max_execution_batch_size
         return split or self.max_batch_size
 
     def padding(self, rows: int) -> int:
-        """Return by how many rows a batch of `rows` falls short of the next allowed size."""
+        """Return the number of rows that pad a batch of `rows` to the next allowed size."""
         return next((size for size in self.allowed_batch_sizes if size >= rows), rows) - rows
 
 
 def read(path: Path, flag: str) -> BatchingParameters:
-    """Return the parameters in the text file `path`, which the flag `flag` asks for.
+    """Return the parameters in the text file `path`, the value of the flag `flag`.
 
-    Raises UsageError, which names the file and what was expected.
+    Raises UsageError, which names the flag, the file and the expected value.
     """
     message = config_messages.read(path, config_messages.BatchingParameters, flag)
     values: dict[str, Any] = {
@@ -61,15 +61,15 @@ def read(path: Path, flag: str) -> BatchingParameters:
 
 
 def _checked(parameters: BatchingParameters) -> BatchingParameters:
-    for name, least in (
+    for name, minimum in (
         ("max_batch_size", 1),
         ("batch_timeout_micros", 0),
         ("max_enqueued_batches", 1),
         ("num_batch_threads", 1),
         ("max_execution_batch_size", 0),
     ):
-        if (value := getattr(parameters, name)) < least:
-            raise ValueError(f"{name} is {value}; expected {least} or more")
+        if (value := getattr(parameters, name)) < minimum:
+            raise ValueError(f"{name} is {value}; expected {minimum} or more")
     if parameters.rows_per_batch > parameters.max_batch_size:
         raise ValueError(
             f"max_execution_batch_size is {parameters.max_execution_batch_size}; "

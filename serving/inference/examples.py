@@ -1,7 +1,7 @@
-"""What Classify, Regress and MultiInference mean: models that read tf.Examples, called by their examples.
+"""Classify, Regress and MultiInference: inference on tf.Examples.
 
-By TensorFlow Serving's rules (its `classifier.cc`, `regressor.cc` and `multi_inference.cc`): a classification
-signature has the input `inputs` and one or both of the outputs `classes` and `scores`, a regression signature
+The rules are those of TensorFlow Serving's `classifier.cc`, `regressor.cc` and `multi_inference.cc`. A classification
+signature has the input `inputs` and at least one of the outputs `classes` and `scores`. A regression signature has
 `inputs` and `outputs`. Every error is a StatusError.
 """
 
@@ -36,9 +36,9 @@ _INPUTS = "inputs"
 
 
 class Inference:
-    """Answers requests that carry examples by a process' servables, from any thread.
+    """Handler of requests with examples, by a process' servables. Thread-safe.
 
-    With `checks_methods`, a signature only answers what its method name says that it is for.
+    With `checks_methods`, a signature's method name must match the request's method.
     """
 
     def __init__(self, models: Servables, *, checks_methods: bool = False) -> None:
@@ -47,13 +47,13 @@ class Inference:
 
     def classify(self, spec: Any, examples: Any, call: Call) -> Any:
         """Return the ClassificationResponse for `examples`, an Input message, by the model that `spec` names."""
-        return self._answer(spec, examples, call, CLASSIFY, classification_pb2.ClassificationResponse)
+        return self._respond(spec, examples, call, CLASSIFY, classification_pb2.ClassificationResponse)
 
     def regress(self, spec: Any, examples: Any, call: Call) -> Any:
         """Return the RegressionResponse for `examples`, an Input message, by the model that `spec` names."""
-        return self._answer(spec, examples, call, REGRESS, regression_pb2.RegressionResponse)
+        return self._respond(spec, examples, call, REGRESS, regression_pb2.RegressionResponse)
 
-    def _answer(
+    def _respond(
         self,
         spec: Any,
         examples: Any,
@@ -66,11 +66,11 @@ class Inference:
             signature = _signature(servable, name, "No signature was found with the name: ")
             call.model = servable.name
             result = self._infer(method, servable, name, signature, examples, call)
-            return response(result=result, model_spec=_answering(servable, spec.signature_name))
+            return response(result=result, model_spec=_model_spec(servable, spec.signature_name))
 
     def multi(self, request: Any, call: Call) -> Any:
-        """Return the MultiInferenceResponse: several signatures of one model, on the same examples."""
-        answer = inference_pb2.MultiInferenceResponse()
+        """Return the MultiInferenceResponse of several signatures of one model for the same examples."""
+        response = inference_pb2.MultiInferenceResponse()
         first = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
         with self._models.use(first) as servable:
             call.model = servable.name
@@ -85,17 +85,17 @@ class Inference:
                     raise invalid(f"Duplicate evaluation of signature: {name}")
                 seen.add(name)
                 signature = _signature(servable, name, "Requested signature not found in model graph: ")
-                result = answer.results.add(model_spec=_answering(servable, name))
+                result = response.results.add(model_spec=_model_spec(servable, name))
                 if task.method_name not in (CLASSIFY, REGRESS):
                     raise StatusError(
                         Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}"
                     )
-                found = self._infer(task.method_name, servable, name, signature, request.input, call)
+                inferred = self._infer(task.method_name, servable, name, signature, request.input, call)
                 if task.method_name == CLASSIFY:
-                    result.classification_result.CopyFrom(found)
+                    result.classification_result.CopyFrom(inferred)
                 else:
-                    result.regression_result.CopyFrom(found)
-        return answer
+                    result.regression_result.CopyFrom(inferred)
+        return response
 
     def _infer(
         self,
@@ -188,14 +188,14 @@ def _regress(servable: ServableHandle, name: str, signature: Signature, examples
     return result
 
 
-def _answering(servable: ServableHandle, signature_name: str) -> Any:
+def _model_spec(servable: ServableHandle, signature_name: str) -> Any:
     spec = model_pb2.ModelSpec(name=servable.name, signature_name=signature_name)
     spec.version.value = servable.version
     return spec
 
 
 def _text(signature: Signature) -> str:
-    """Return a signature as protobuf's own debug text, which TensorFlow Serving's messages show."""
+    """Return `signature` as protobuf's debug text, as in TensorFlow Serving's messages."""
     definition = meta_graph_pb2.SignatureDef()
     describe(signature, definition)
     text: str = text_format.MessageToString(definition)

@@ -1,6 +1,6 @@
-"""Running a loaded model on what came from outside: checked before it reaches the runtime.
+"""Input checks and execution of a loaded model for untrusted requests.
 
-TensorFlow aborts the whole process on some inputs. Every error is a StatusError.
+Inputs are checked first, because TensorFlow aborts the whole process on some. Every error is a StatusError.
 """
 
 import threading
@@ -22,7 +22,7 @@ __all__ = ["DEADLINE", "Loaded", "Tensors", "check_inputs", "find", "names", "ru
 
 Tensors = dict[str, NDArray[Any]]
 
-# When whoever asked stops waiting for the request that this thread answers, in `time.monotonic()`'s seconds.
+# Deadline of the current request (`time.monotonic()`).
 DEADLINE: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
@@ -30,8 +30,8 @@ DEADLINE: ContextVar[float | None] = ContextVar("deadline", default=None)
 class Loaded:
     """A model that is ready to run.
 
-    `any_shape` says that its runtime can be given shapes other than its signatures' without harm; `kind` is TF1, as
-    TensorFlow Serving's metrics call it, or TFLite; `notes` are what an operator should know about it, a line each.
+    `any_shape`: the runtime handles shapes other than its signatures' safely. `kind` is TF1, the name in TensorFlow
+    Serving's metrics, or TFLite. `notes` are lines of information for the operator.
     """
 
     runtime: Runtime
@@ -41,9 +41,9 @@ class Loaded:
 
 
 def find(loaded: Loaded, name: str) -> Signature | None:
-    """Return a signature by name, or None. Raises StatusError(UNIMPLEMENTED) if its tensors can't be sent."""
+    """Return the signature `name`, or None. Raises StatusError(UNIMPLEMENTED) if its tensors can't be sent."""
     signature = loaded.runtime.signatures.get(name)
-    # The loader's own pseudo-signature has no method, and nothing that could be run.
+    # The loader's pseudo-signature has no method name and can't be run.
     if signature is None or not signature.method_name:
         return None
     for key, spec in (*signature.inputs.items(), *signature.outputs.items()):
@@ -55,9 +55,9 @@ def find(loaded: Loaded, name: str) -> Signature | None:
 
 
 def run(loaded: Loaded, name: str, tensors: Tensors, call: Call | None = None) -> Tensors:
-    """Run a signature on inputs that were checked and return all its outputs; StatusError in the runtime's words.
+    """Run the signature `name` on checked `tensors` and return all its outputs.
 
-    For a `call` whose deadline has passed, nothing is run.
+    Raises StatusError with the runtime's message, or if the deadline of `call` has passed; the model doesn't run then.
     """
     signature = loaded.runtime.signatures[name]
     if call:
@@ -75,7 +75,7 @@ def run(loaded: Loaded, name: str, tensors: Tensors, call: Call | None = None) -
 
 
 def check_inputs(loaded: Loaded, signature: Signature, tensors: Tensors) -> None:
-    """Raise StatusError(INVALID_ARGUMENT) if `tensors` aren't exactly what the signature takes."""
+    """Raise StatusError(INVALID_ARGUMENT) if `tensors` don't match the inputs of `signature`."""
     specs = signature.inputs
     if len(tensors) != len(specs):
         extra, missing = tensors.keys() - specs.keys(), specs.keys() - tensors.keys()
@@ -104,12 +104,12 @@ def _fits(shape: tuple[int, ...], expected: tuple[int, ...] | None) -> bool:
     if expected is None:
         return True
     return len(shape) == len(expected) and all(
-        want in (-1, have) for have, want in zip(shape, expected, strict=True)
+        expected_size in (-1, size) for size, expected_size in zip(shape, expected, strict=True)
     )
 
 
 def _array(output: Any, spec: TensorSpec) -> NDArray[Any]:
-    # A scalar leaves TensorFlow as a bare value; without its dtype, numpy would cut a string at its last NUL.
+    # TensorFlow returns a scalar as a Python value. Without the dtype, numpy would strip trailing NULs from a string.
     return np.asarray(output, _dtype(spec).numpy)
 
 
@@ -124,7 +124,7 @@ def _dtype_name(tensor: NDArray[Any]) -> str:
 
 
 def serialized(examples: Any) -> NDArray[Any]:
-    """Return an Input's examples as serialised tf.Examples [N]; what the context holds goes for each of them."""
+    """Return the examples of an Input as serialised tf.Examples [N], each merged with the context."""
     kind, context = examples.WhichOneof("kind"), b""
     if kind == "example_list_with_context":
         context = examples.example_list_with_context.context.SerializeToString()
@@ -137,16 +137,16 @@ def serialized(examples: Any) -> NDArray[Any]:
             f"{MAX_REPEATED_BYTES} bytes"
         )
     rows = np.empty(len(found), np.object_)
-    # Two messages one after the other are one merged, in which the second's features count.
+    # Concatenated messages parse as one merged message, in which the later features win.
     rows[:] = [context + each.SerializeToString() for each in found]
     return rows
 
 
 def names(found: Iterable[str]) -> str:
-    """Return names as TensorFlow Serving's messages list them."""
+    """Return the names `found` in the format of TensorFlow Serving's messages."""
     return f"{{{','.join(sorted(found))}}}"
 
 
 def until(moment: float | None) -> float | None:
-    """Return how long to wait for a lock until a time of `time.monotonic`, as long as a lock can wait at most."""
+    """Return the timeout (s) for a lock until `moment` (`time.monotonic()`), at most TIMEOUT_MAX; None for None."""
     return None if moment is None else min(max(0.0, moment - time.monotonic()), threading.TIMEOUT_MAX)

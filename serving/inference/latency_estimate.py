@@ -1,41 +1,43 @@
-"""How long a request is going to take, guessed from those before it."""
+"""Estimate of a request's duration, from earlier requests to the same path."""
 
 import contextlib
 import time
 from collections.abc import Iterator
 
-__all__ = ["Pace"]
+__all__ = ["LatencyEstimate"]
 
 _SHORT_SECONDS = 0.005
-# Below so many bytes, a request's size says nothing about the time that it takes.
-_SMALL = 4096
-# Clients choose the paths; only answered ones are kept, and no more than this.
-_MOST_PATHS = 10_000
+# Smaller requests count as this size (bytes): below it, the size doesn't determine the duration.
+_MIN_BYTES = 4096
+# Clients choose the paths. Only paths of successful requests are remembered, at most this number.
+_MAX_PATHS = 10_000
 
 
-class Pace:
-    """Remembers for each path what its requests take, in seconds per byte. For any thread."""
+class LatencyEstimate:
+    """Seconds per byte of each path's requests. Thread-safe."""
 
     def __init__(self) -> None:
         self._seconds_per_byte: dict[str, float] = {}
 
     def is_short(self, path: str, size: int) -> bool:
-        """Tell whether a request like this is expected to be done in a few milliseconds."""
+        """Return whether a request of `size` bytes to `path` is expected to take less than 5 ms."""
         known = self._seconds_per_byte.get(path)
-        return known is not None and known * max(size, _SMALL) < _SHORT_SECONDS
+        return known is not None and known * max(size, _MIN_BYTES) < _SHORT_SECONDS
 
     @contextlib.contextmanager
     def timed(self, path: str, size: int) -> Iterator[None]:
-        """Measure a request, which takes as long as the context. Of one that fails nothing is learned."""
-        begin, worked = time.monotonic(), time.thread_time()
+        """Measure a request of `size` bytes to `path` for the duration of the context. Ignores failed requests."""
+        begin, cpu_begin = time.monotonic(), time.thread_time()
         yield
-        # On a busy machine a thread mostly waits for its turn, as any other would have to; but one that waits much
-        # longer than it works waits for something else.
-        self._learn(path, size, max(time.thread_time() - worked, (time.monotonic() - begin) / 4))
+        # CPU time, as waiting for a core on a busy machine would be the same in every thread. A request that waits
+        # more than three times as long as it works waits for something else, and counts with a quarter of its time.
+        self._update(path, size, max(time.thread_time() - cpu_begin, (time.monotonic() - begin) / 4))
 
-    def _learn(self, path: str, size: int, seconds: float) -> None:
-        found, known = seconds / max(size, _SMALL), self._seconds_per_byte.get(path)
-        if known is None and len(self._seconds_per_byte) >= _MOST_PATHS:
+    def _update(self, path: str, size: int, seconds: float) -> None:
+        measured, known = seconds / max(size, _MIN_BYTES), self._seconds_per_byte.get(path)
+        if known is None and len(self._seconds_per_byte) >= _MAX_PATHS:
             self._seconds_per_byte.clear()
-        # A long time is believed at once, and a short one little by little.
-        self._seconds_per_byte[path] = found if known is None else max(found, known * 0.8 + found * 0.2)
+        # A longer time counts at once, a shorter one gradually.
+        self._seconds_per_byte[path] = (
+            measured if known is None else max(measured, known * 0.8 + measured * 0.2)
+        )

@@ -1,4 +1,4 @@
-"""What Predict, GetModelMetadata, GetModelStatus and reloads mean, whether they come by REST or by gRPC.
+"""Predict, GetModelMetadata, GetModelStatus and reloads, for both REST and gRPC.
 
 Every error is a StatusError.
 """
@@ -23,7 +23,7 @@ METADATA_FIELD = "signature_def"
 
 @dataclass(frozen=True)
 class PredictResult:
-    """The outputs asked for, and which model version and signature made them."""
+    """The requested outputs, and the model version and signature that computed them."""
 
     version: int
     signature_name: str
@@ -35,9 +35,9 @@ def _unknown(name: str) -> StatusError:
 
 
 class Predictor:
-    """Answers requests from a process' servables. Its methods may be called from any thread.
+    """Handler of requests by a process' servables. Thread-safe.
 
-    `reload` is called with the ModelServerConfig to be served from then on (`ModelManager.reload`).
+    `reload` is called with the new ModelServerConfig (`ModelManager.reload`).
     """
 
     def __init__(self, models: Servables, reload: Callable[[Any], None]) -> None:
@@ -54,9 +54,8 @@ class Predictor:
     ) -> PredictResult:
         """Run the model that `spec`, a ModelSpec, names.
 
-        `inputs` is called with the signature that was found and returns the tensors: REST needs the
-        signature to read its JSON. An empty `output_filter` asks for all outputs. `unknown` returns the error for
-        the name of a signature that the model lacks.
+        `inputs` is called with the signature and returns the tensors: REST needs the signature to read its JSON. An
+        empty `output_filter` selects all outputs. `unknown` returns the error for an unknown signature name.
         """
         with self._models.use(spec) as servable:
             call.model = servable.name
@@ -68,12 +67,12 @@ class Predictor:
             tensors = inputs(signature)
             call.decode += time.monotonic() - begin
             check_inputs(servable.loaded, signature, tensors)
-            wanted = _outputs(signature, output_filter)
+            requested = _requested_outputs(signature, output_filter)
             outputs = run(servable.loaded, name, tensors, call)
-            return PredictResult(servable.version, name, {key: outputs[key] for key in wanted})
+            return PredictResult(servable.version, name, {key: outputs[key] for key in requested})
 
     def reload(self, config: Any) -> None:
-        """Serve the models of `config`, a ModelServerConfig, from now on (`ModelManager.reload`)."""
+        """Replace the served models by those of `config`, a ModelServerConfig (`ModelManager.reload`)."""
         check_request(config, self._models.names)
         self._reload(config)
 
@@ -83,41 +82,44 @@ class Predictor:
             signatures = get_model_metadata_pb2.SignatureDefMap()
             for name, signature in servable.loaded.runtime.signatures.items():
                 describe(signature, signatures.signature_def[name])
-            answer = get_model_metadata_pb2.GetModelMetadataResponse()
-            answer.model_spec.name = servable.name
-            answer.model_spec.version.value = servable.version
-            answer.metadata[METADATA_FIELD].Pack(signatures)
-            return answer
+            response = get_model_metadata_pb2.GetModelMetadataResponse()
+            response.model_spec.name = servable.name
+            response.model_spec.version.value = servable.version
+            response.metadata[METADATA_FIELD].Pack(signatures)
+            return response
 
     def status(self, spec: Any) -> Any:
-        """Return the GetModelStatusResponse for one version or, as TensorFlow Serving also for a label, all."""
+        """Return the GetModelStatusResponse for one version, or for all.
+
+        A label selects all versions, too, as in TensorFlow Serving.
+        """
         number = spec.version.value if spec.WhichOneof("version_choice") == "version" else None
-        answer = get_model_status_pb2.GetModelStatusResponse()
+        response = get_model_status_pb2.GetModelStatusResponse()
         for each in self._models.status(spec.name, number):
-            entry = answer.model_version_status.add(version=each.version, state=int(each.state))
-            # Set even when it is the default: TensorFlow Serving always sends it.
+            entry = response.model_version_status.add(version=each.version, state=int(each.state))
+            # TensorFlow Serving always sends the status, even if it has the default value.
             entry.status.SetInParent()
             entry.status.error_code = int(each.code)
             entry.status.error_message = each.message
-        return answer
+        return response
 
 
-def _outputs(signature: Signature, output_filter: Sequence[str]) -> list[str]:
-    wanted: list[str] = []
+def _requested_outputs(signature: Signature, output_filter: Sequence[str]) -> list[str]:
+    requested: list[str] = []
     for name in output_filter:
         if name not in signature.outputs:
             raise invalid(
                 f"output tensor alias not found in signature: {name} Outputs expected to be in the set "
                 f"{names(signature.outputs)}."
             )
-        if name in wanted:
+        if name in requested:
             raise invalid(f"duplicate output tensor alias: {name}")
-        wanted.append(name)
-    return wanted or list(signature.outputs)
+        requested.append(name)
+    return requested or list(signature.outputs)
 
 
 def describe(signature: Signature, definition: Any) -> None:
-    """Fill `definition`, a SignatureDef message."""
+    """Fill `definition`, a SignatureDef message, from `signature`."""
     definition.method_name = signature.method_name
     for specs, infos in ((signature.inputs, definition.inputs), (signature.outputs, definition.outputs)):
         for name, spec in specs.items():

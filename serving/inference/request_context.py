@@ -1,4 +1,4 @@
-"""One request on its way through the server: what it asks for, until when, where its time goes, how it ends."""
+"""Per-request context: model, deadline, timings, status."""
 
 import contextlib
 import json
@@ -19,12 +19,12 @@ _INFERENCE = frozenset({"Predict", "Classify", "Regress", "MultiInference"})
 
 @dataclass
 class Call:
-    """A request; whoever works on it notes where its time went, in seconds.
+    """A request and its timings in seconds, filled in by the functions that process it.
 
-    `api` is Predict, Classify, Regress, MultiInference, GetModelMetadata, GetModelStatus or ReloadConfig,
-    `entrypoint` REST or GRPC, `deadline` a time of `time.monotonic` or None. `queue` is the time between the
-    request's arrival and its turn, `decode` and `encode` what its tensors take from and to bytes, `inference` what
-    `runtime`, TF1 or TFLite, takes. `received` and `sent` are bytes without headers.
+    `api` is Predict, Classify, Regress, MultiInference, GetModelMetadata, GetModelStatus or ReloadConfig.
+    `entrypoint` is REST or GRPC, `deadline` a time of `time.monotonic()` or None. `queue` is the time from arrival to
+    the start of processing. `decode` and `encode` are the conversions of tensors from and to bytes. `inference` is the
+    time in `runtime`, TF1 or TFLite. `received` and `sent` are bytes without headers.
     """
 
     api: str
@@ -41,21 +41,21 @@ class Call:
     received: int = 0
     sent: int = 0
 
-    def starts(self) -> None:
-        """Note that it is this request's turn."""
+    def note_start(self) -> None:
+        """Record the start of processing."""
         self.queue = time.monotonic() - self.begin
 
     def check_deadline(self) -> None:
-        """Raise StatusError if nobody waits for the answer any more: then the model isn't run."""
+        """Raise StatusError(DEADLINE_EXCEEDED) if the deadline has passed, before the model runs."""
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise StatusError(Code.DEADLINE_EXCEEDED, "Deadline exceeded before the model was run")
 
     def timing(self) -> str:
-        """Return where the time went as a Server-Timing header (https://www.w3.org/TR/server-timing/): milliseconds."""
+        """Return the timings (ms) as a Server-Timing header (https://www.w3.org/TR/server-timing/)."""
         return ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in self._parts().items())
 
     def fields(self, code: Code) -> dict[str, object]:
-        """Return what the log contains of it."""
+        """Return the request's fields for the log; `code` is its status."""
         return {
             "entrypoint": self.entrypoint,
             "api": self.api,
@@ -78,7 +78,7 @@ class Call:
 
 
 class Observer:
-    """Tells the metrics of every request that ends and, with `logs`, the log."""
+    """Reports every ended request to `metrics` and, with `logs`, to the log."""
 
     def __init__(self, metrics: Metrics, *, logs: bool) -> None:
         self.metrics = metrics
@@ -86,7 +86,7 @@ class Observer:
 
     @contextlib.contextmanager
     def observing(self, call: Call) -> Iterator[None]:
-        """Watch a request until the context ends, as it should or by an error."""
+        """Report `call` when the context ends, normally or by an error."""
         code = Code.OK
         try:
             with self.metrics.in_flight(call.entrypoint):

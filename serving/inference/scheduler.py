@@ -1,12 +1,11 @@
-"""Which requests run together, and when: by the rules of TensorFlow's `shared_batch_scheduler.h`.
+"""Batch scheduler: groups requests into batches by the rules of TensorFlow's `shared_batch_scheduler.h`.
 
-Each kind of request, a signature of a model, has a queue of batches. A request joins the open batch of those that
-it can be merged with; where that has no room for it, it is closed and the next one begun. A batch may run when it
-is closed, full, or was begun as long ago as the timeout. The queues of all models share a few threads, which take
-one batch of each in turn.
+Each signature of a model has a queue of batches. A request joins the open batch of requests that it can be merged
+with. If that batch has no room, it is closed and a new one opened. A batch is ready when it is closed or full, or
+when its timeout has passed. The queues of all models share a few threads, which take one batch of each in turn.
 
-A batch that may run at once is run by the thread whose request completes it: to hand it over would take longer
-than to run a small model.
+If a request makes its batch ready and a thread is allowed to run, the request's own thread runs the batch. A hand-off
+to another thread would take longer than a small model.
 """
 
 import threading
@@ -23,7 +22,7 @@ __all__ = ["BatchQueue", "BatchScheduler", "Task"]
 class Task:
     """A request, or a piece of one, that waits in a batch: `rows` rows of every tensor in `inputs`.
 
-    Whoever runs it says how it ended, by `succeed` or `fail`.
+    The function that processes its batch calls `succeed` or `fail`.
     """
 
     __slots__ = ("_done", "_error", "_outputs", "batch", "deadline", "inputs", "queued_at", "rows")
@@ -40,36 +39,36 @@ class Task:
 
     @property
     def done(self) -> bool:
-        """Whether it has ended."""
+        """Whether the task has ended."""
         return self._done.is_set()
 
     def succeed(self, outputs: Tensors) -> None:
-        """End it with its own rows of the outputs."""
+        """End the task with its rows of the outputs."""
         self._outputs = outputs
         self._done.set()
 
     def fail(self, error: BaseException) -> None:
-        """End it with an error, which its caller gets raised."""
+        """End the task with `error`, which `outcome` raises."""
         self._error = error
         self._done.set()
 
     def expire(self) -> bool:
-        """End it, if its caller has given up by now, and return whether that is so."""
+        """Fail the task if its deadline has passed; return whether it has."""
         expired = self.deadline is not None and self.deadline <= time.monotonic()
         if expired:
-            self.fail(_too_late())
+            self.fail(_deadline_exceeded())
         return expired
 
     def outcome(self) -> Tensors:
-        """Wait until it has ended; return its outputs or raise its error, or one that its deadline has passed."""
+        """Wait until the task has ended and return its outputs. Raises its error, or StatusError at the deadline."""
         if not self._done.wait(until(self.deadline)):
-            raise _too_late()
+            raise _deadline_exceeded()
         if self._error is None:
             return self._outputs
         try:
             raise self._error
         finally:
-            self._error = None  # it holds this frame by its traceback, and this frame would hold it
+            self._error = None  # breaks the reference cycle between the error's traceback and this frame
 
 
 class _Batch:
@@ -95,40 +94,40 @@ class _Batch:
 class BatchScheduler:
     """Runs the batches of all its queues, at most `threads` of them at a time.
 
-    Its threads, named after `name`, live while there are queues.
+    Its threads, named after `name`, exist while there are queues.
     """
 
     def __init__(self, name: str, threads: int) -> None:
         self.name = name
-        self._most = threads
-        # Guards everything that follows, and all of every queue.
+        self._max_running = threads
+        # Guards all following attributes, and all attributes of the queues.
         self._lock = threading.Lock()
-        # For the threads: there may be a batch to run, or one to wait for.
+        # Notifies a thread: a batch may be ready, or a new one may become due.
         self._work = threading.Condition(self._lock)
-        # For those who close a queue: one may be empty.
+        # Notifies `BatchQueue.close`: a queue may be empty.
         self._idle = threading.Condition(self._lock)
-        self._users = 0
+        self._queues = 0
         self._threads: list[threading.Thread] = []
         self._running = 0
-        # Those that hold batches, in the order of their turns.
+        # Queues with batches, in the order of their turns.
         self._waiting: dict[BatchQueue, None] = {}
 
-    def _join(self) -> None:
+    def _register(self) -> None:
         with self._lock:
-            self._users += 1
-            if self._users == 1:
+            self._queues += 1
+            if self._queues == 1:
                 self._threads = [
                     threading.Thread(target=self._loop, name=f"{self.name}_{number}", daemon=True)
-                    for number in range(self._most)
+                    for number in range(self._max_running)
                 ]
                 for thread in self._threads:
                     thread.start()
 
-    def _leave(self) -> None:
+    def _unregister(self) -> None:
         with self._lock:
-            self._users -= 1
+            self._queues -= 1
             ended: list[threading.Thread] = []
-            if not self._users:
+            if not self._queues:
                 ended, self._threads = self._threads, []
                 self._work.notify_all()
         for thread in ended:
@@ -143,18 +142,18 @@ class BatchScheduler:
                     self._work.wait(self._until_due())
                 self._take(batch)
             self._run(batch)
-            del batch  # or its tensors would live until the next
+            del batch  # otherwise its tensors would be kept until the next batch
 
     def _next(self, now: float) -> "_Batch | None":
-        """Return the batch whose turn it is, if one may run."""
-        if self._running < self._most:
+        """Return the next ready batch, or None if there is none or no thread may run."""
+        if self._running < self._max_running:
             for queue in self._waiting:
                 if batch := queue._ready(now):
                     return batch
         return None
 
     def _until_due(self) -> float | None:
-        if self._running >= self._most or not self._waiting:
+        if self._running >= self._max_running or not self._waiting:
             return None
         return until(min(queue._due() for queue in self._waiting))
 
@@ -174,7 +173,7 @@ class BatchScheduler:
         queue = batch.queue
         try:
             queue._process(batch.tasks)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, nobody must wait for ever
+        except BaseException as error:  # noqa: BLE001 - otherwise the tasks would never end
             for task in batch.tasks:
                 if not task.done:
                     task.fail(error)
@@ -186,15 +185,15 @@ class BatchScheduler:
                 self._idle.notify_all()
 
     def _wake(self) -> None:
-        """Have a thread look for work, if there is some and one more may run."""
-        if self._waiting and self._running < self._most:
+        """Notify a thread if there are batches and another thread may run."""
+        if self._waiting and self._running < self._max_running:
             self._work.notify()
 
 
 class BatchQueue:
-    """One kind of request: puts requests into batches, and waits for them.
+    """Queue of one signature's batches.
 
-    `process` is called with the tasks of a batch, from several threads at once, and ends each of them.
+    `process` is called with the tasks of a batch, from several threads at once, and must end each of them.
     """
 
     def __init__(
@@ -206,20 +205,20 @@ class BatchQueue:
         self._scheduler = scheduler
         self._parameters = parameters
         self._process = process
-        # In the order in which they were begun, which is the order in which they are due.
+        # Oldest first, which is also the order in which they become due.
         self._batches: list[_Batch] = []
-        # Those that may still grow.
+        # Batches that accept more requests.
         self._open: dict[Hashable, _Batch] = {}
         self._running = 0
         self._closed = False
-        scheduler._join()
+        scheduler._register()
 
     def run(self, key: Hashable, inputs: Tensors, rows: int, deadline: float | None = None) -> list[Tensors]:
-        """Return the outputs of a request of `rows` rows, at least one, in the pieces that it was split into.
+        """Return the outputs of a request of `rows` rows (1 or more), one dictionary per piece it was split into.
 
-        Requests share a batch only if their keys are equal. `deadline` is when the caller gives up, in
-        `time.monotonic()`'s seconds: what hasn't been begun by then is not run. Raises what `process` says, and
-        StatusError for a request that is too large, or comes when the queue is full or closed.
+        Requests share a batch only if their `key` is equal. After `deadline` (`time.monotonic()`), pieces that haven't
+        begun don't run. Raises the error that `process` sets, and StatusError if the request is too large, its
+        deadline passes, or the queue is full or closed.
         """
         tasks = self._submit(key, inputs, rows, deadline)
         try:
@@ -229,7 +228,7 @@ class BatchQueue:
             raise
 
     def close(self) -> None:
-        """Take no more requests, and return when all that were taken have ended."""
+        """Refuse new requests and wait until all accepted ones have ended."""
         scheduler = self._scheduler
         with scheduler._lock:
             if self._closed:
@@ -237,43 +236,43 @@ class BatchQueue:
             self._closed = True
             scheduler._wake()
             scheduler._idle.wait_for(lambda: not self._batches and not self._running)
-        scheduler._leave()
+        scheduler._unregister()
 
     def _submit(self, key: Hashable, inputs: Tensors, rows: int, deadline: float | None) -> list[Task]:
-        scheduler, most = self._scheduler, self._parameters.max_batch_size
-        if rows > most:
-            raise invalid(f"Task size {rows} is larger than maximum input batch size {most}")
+        scheduler, limit = self._scheduler, self._parameters.max_batch_size
+        if rows > limit:
+            raise invalid(f"Task size {rows} is larger than maximum input batch size {limit}")
         with scheduler._lock:
             self._check_room(key, rows)
             now = time.monotonic()
-            begun = len(self._batches)
+            batches_before = len(self._batches)
             tasks = []
-            for batch, begin, end in self._places(key, rows, now):
+            for batch, begin, end in self._assign(key, rows, now):
                 piece = {name: each[begin:end] for name, each in inputs.items()}
                 tasks.append(Task(piece, end - begin, deadline))
                 batch.add(tasks[-1])
-            own = len(tasks) == 1 and scheduler._next(now) is batch
-            if own:
+            run_here = len(tasks) == 1 and scheduler._next(now) is batch
+            if run_here:
                 scheduler._take(batch)
-            elif len(self._batches) > begun or batch.rows == self._parameters.rows_per_batch:
+            elif len(self._batches) > batches_before or batch.rows == self._parameters.rows_per_batch:
                 scheduler._wake()
-        if own:
+        if run_here:
             scheduler._run(batch)
         return tasks
 
-    def _places(self, key: Hashable, rows: int, now: float) -> Iterator[tuple[_Batch, int, int]]:
-        """Yield the batches that a request goes to, and which of its rows; whole, unless it may be split."""
-        most = self._parameters.rows_per_batch
-        least = 1 if self._parameters.enable_large_batch_splitting else rows
+    def _assign(self, key: Hashable, rows: int, now: float) -> Iterator[tuple[_Batch, int, int]]:
+        """Yield a batch and the range of the request's rows in it; one batch only, unless splitting is enabled."""
+        capacity = self._parameters.rows_per_batch
+        min_room = 1 if self._parameters.enable_large_batch_splitting else rows
         begin = 0
         while begin < rows:
             batch = self._open.get(key)
-            if batch is None or most - batch.rows < least:
+            if batch is None or capacity - batch.rows < min_room:
                 batch = _Batch(self, key, now + self._parameters.batch_timeout_micros / 1e6)
                 self._batches.append(batch)
                 self._open[key] = batch
                 self._scheduler._waiting.setdefault(self)
-            end = min(rows, begin + most - batch.rows)
+            end = min(rows, begin + capacity - batch.rows)
             yield batch, begin, end
             begin = end
 
@@ -281,25 +280,25 @@ class BatchQueue:
         if self._closed:
             raise StatusError(Code.UNAVAILABLE, "The model is being unloaded")
         parameters, count = self._parameters, len(self._batches)
-        most, most_batches = parameters.rows_per_batch, parameters.max_enqueued_batches
+        max_rows, max_batches = parameters.rows_per_batch, parameters.max_enqueued_batches
         last = self._open.get(key)
-        room = most - last.rows if last else 0
+        room = max_rows - last.rows if last else 0
         if not parameters.enable_large_batch_splitting:
-            if rows > room and count >= most_batches:
+            if rows > room and count >= max_batches:
                 raise StatusError(
                     Code.UNAVAILABLE,
-                    f"{_FULL}; currently {count} batches enqueued and max_enqueued_batches is {most_batches}",
+                    f"{_FULL}; currently {count} batches enqueued and max_enqueued_batches is {max_batches}",
                 )
-        elif rows > (capacity := (most_batches - count) * most + room):
+        elif rows > (capacity := (max_batches - count) * max_rows + room):
             raise StatusError(
                 Code.UNAVAILABLE,
                 f"{_FULL}; task size is {rows} but scheduling capacity is only {capacity} (num_enqueued_batches="
-                f"{count}, max_enqueued_batches={most_batches}, open_batch_size={last.rows if last else 0}, "
-                f"max_execution_batch_size={most})",
+                f"{count}, max_enqueued_batches={max_batches}, open_batch_size={last.rows if last else 0}, "
+                f"max_execution_batch_size={max_rows})",
             )
 
     def _withdraw(self, tasks: Sequence[Task]) -> None:
-        """Take out of their batches what hasn't been begun."""
+        """Remove the tasks that haven't begun from their batches."""
         scheduler = self._scheduler
         with scheduler._lock:
             for task in tasks:
@@ -332,5 +331,5 @@ class BatchQueue:
 _FULL = "The batch scheduling queue to which this task was submitted is full"
 
 
-def _too_late() -> StatusError:
-    return StatusError(Code.DEADLINE_EXCEEDED, "The deadline passed before the request was answered")
+def _deadline_exceeded() -> StatusError:
+    return StatusError(Code.DEADLINE_EXCEEDED, "The deadline passed before the response was ready")

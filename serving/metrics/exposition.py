@@ -1,7 +1,7 @@
-"""The text format in which Prometheus reads metrics (version 0.0.4), written as TensorFlow Serving writes it.
+"""Prometheus text format (version 0.0.4), formatted as in TensorFlow Serving.
 
-https://prometheus.io/docs/instrumenting/exposition_formats/. prometheus_client can't be asked for it: it appends
-`_total` to the names of counters, sorts labels, and writes bounds with all their digits.
+https://prometheus.io/docs/instrumenting/exposition_formats/. prometheus_client doesn't support this formatting: it
+appends `_total` to counter names, sorts labels, and writes bounds with all digits.
 """
 
 from bisect import bisect_left
@@ -17,11 +17,10 @@ _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 @dataclass(frozen=True)
 class Family:
-    """What is counted under one name: `kind` is counter, gauge or histogram, `bounds` are a histogram's.
+    """A metric: `kind` is counter, gauge or histogram; `bounds` are the upper bounds of a histogram's buckets.
 
-    A series, which is the family for certain values of its `labels`, is a row of float64: a number, or for a
-    histogram the sum of what was observed, then how often it was at most each bound, but above the one before,
-    and how often above all.
+    A series, the metric for certain values of its `labels`, is a row of float64. It has one number. The
+    row of a histogram has the sum of the observed values and one count per bucket, the last one above all bounds.
     """
 
     name: str
@@ -32,17 +31,17 @@ class Family:
 
     @property
     def width(self) -> int:
-        """How many numbers a series has."""
+        """The length of a series' row."""
         return len(self.bounds) + 2 if self.bounds else 1
 
     def observe(self, row: "memoryview[float]", value: float) -> None:
-        """Count `value` in the row of a histogram."""
+        """Add the observation `value` to the row of a histogram."""
         row[0] += value
         row[1 + bisect_left(self.bounds, value)] += 1
 
 
 def lines(family: Family, series: Mapping[tuple[str, ...], Sequence[float]]) -> Iterator[str]:
-    """Return the lines about a family: its rows by the values of its labels."""
+    """Yield the lines of a family; `series` are its rows by label values."""
     yield f"# HELP {family.name} {family.help}"
     yield f"# TYPE {family.name} {family.kind}"
     for values in sorted(series):
@@ -52,18 +51,18 @@ def lines(family: Family, series: Mapping[tuple[str, ...], Sequence[float]]) -> 
             yield _sample(family.name, labels, row[0])
             continue
         count = 0.0
-        for bound, more in zip([*map(_bound, family.bounds), "+Inf"], row[1:], strict=True):
-            count += more
+        for bound, observed in zip([*map(_bound, family.bounds), "+Inf"], row[1:], strict=True):
+            count += observed
             yield _sample(f"{family.name}_bucket", (*labels, ("le", bound)), count)
         yield _sample(f"{family.name}_sum", labels, row[0])
         yield _sample(f"{family.name}_count", labels, count)
 
 
 def _sample(name: str, labels: Iterable[tuple[str, str]], value: float) -> str:
-    inside = ",".join(f'{label}="{text.translate(_ESCAPES)}"' for label, text in labels)
-    return f"{name}{{{inside}}} {value:.15g}"
+    pairs = ",".join(f'{label}="{text.translate(_ESCAPES)}"' for label, text in labels)
+    return f"{name}{{{pairs}}} {value:.15g}"
 
 
 def _bound(value: float) -> str:
-    # As TensorFlow Serving: dashboards add up buckets of several servers by this very text.
+    # TensorFlow Serving's format: dashboards aggregate buckets of several servers by this text.
     return f"{value:.6g}"

@@ -1,8 +1,8 @@
-"""What the server counts, and the page on which Prometheus finds it; `METRICS.md` is the list.
+"""The server's metrics and their page for Prometheus; `METRICS.md` lists them.
 
-TensorFlow Serving's names, labels and buckets, so that dashboards made for it go on working, and beside them, with
-the prefix `:tfship:`, what it doesn't tell: where a request's time goes, what is in flight, what is loaded. Of
-several workers each counts for itself (`serving.metrics.shared_counters`), and the page of any of them shows the sum.
+Metrics of TensorFlow Serving have the same names, labels and buckets, so that its dashboards work. Additional metrics
+have the prefix `:tfship:`: timings of requests, requests in flight, loaded versions. Each worker counts separately
+(`serving.metrics.shared_counters`), and the page of any worker shows the sums.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ from tfship.train.common.errors import UsageError
 
 __all__ = ["DEFAULT_PATH", "FAMILIES", "FOLDER", "Metrics"]
 
-# TensorFlow Serving's, where its MonitoringConfig enables Prometheus without a path.
+# TensorFlow Serving's default, for a MonitoringConfig that enables Prometheus without a path.
 DEFAULT_PATH = "/monitoring/prometheus/metrics"
-# The environment variable with the directory in which the workers of one server count. Whoever starts them makes
-# and removes it. prometheus_client's name, for the same thing.
+# Environment variable with the directory of the workers' counters, which the main process creates and removes. It is
+# prometheus_client's name for the same purpose.
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
-# TensorFlow Serving's buckets: microseconds from 10 to 20 minutes, those of its batching queue, numbers of examples.
+# TensorFlow Serving's buckets: latencies from 10 µs to 20 minutes, its batching queue's in µs, numbers of examples.
 _LATENCY = tuple(10 * 1.8**power for power in range(33))
 _QUEUING = tuple(100 * 1.2**power for power in range(52))
 _EXAMPLES = tuple(2.0**power for power in range(15))
@@ -32,9 +32,9 @@ _REQUEST = ("model_name", "API", "entrypoint")
 
 # fmt: off
 _COUNT = Family(
-    ":tensorflow:serving:request_count", "counter", ("model_name", "status"), "Requests by the status they ended in.")
+    ":tensorflow:serving:request_count", "counter", ("model_name", "status"), "Requests by final status.")
 _TOTAL = Family(
-    ":tensorflow:serving:request_latency", "histogram", _REQUEST, "Microseconds from arrival to answer.", _LATENCY)
+    ":tensorflow:serving:request_latency", "histogram", _REQUEST, "Microseconds from arrival to response.", _LATENCY)
 _RUNTIME = Family(
     ":tensorflow:serving:runtime_latency", "histogram", ("model_name", "API", "runtime"),
     "Microseconds in TensorFlow or TFLite.", _LATENCY)
@@ -51,18 +51,18 @@ _QUEUE = Family(
 _DECODE = Family(
     ":tfship:decode_latency", "histogram", _REQUEST, "Microseconds from a request's bytes to tensors.", _LATENCY)
 _ENCODE = Family(
-    ":tfship:encode_latency", "histogram", _REQUEST, "Microseconds from tensors to an answer's bytes.", _LATENCY)
+    ":tfship:encode_latency", "histogram", _REQUEST, "Microseconds from tensors to a response's bytes.", _LATENCY)
 _RECEIVED = Family(":tfship:request_bytes", "counter", _REQUEST, "Bytes of requests, without headers.")
-_SENT = Family(":tfship:response_bytes", "counter", _REQUEST, "Bytes of answers, without headers.")
+_SENT = Family(":tfship:response_bytes", "counter", _REQUEST, "Bytes of responses, without headers.")
 _IN_FLIGHT = Family(
-    ":tfship:requests_in_flight", "gauge", ("entrypoint",), "Requests that have arrived and aren't answered yet.")
+    ":tfship:requests_in_flight", "gauge", ("entrypoint",), "Requests that have arrived and have no response yet.")
 _VERSIONS = Family(
     ":tfship:model_versions", "gauge", ("model_name", "state"),
-    "Versions in this state, each counted once in every worker.")
-_WORKERS = Family(":tfship:workers", "gauge", (), "Processes that serve.")
+    "Versions in this state, counted once per worker.")
+_WORKERS = Family(":tfship:workers", "gauge", (), "Serving processes.")
 # fmt: on
 
-# What the page shows, in its order.
+# All metrics, in the order of the page.
 FAMILIES = (
     *(_COUNT, _TOTAL, _RUNTIME, _EXAMPLE_COUNTS, _EXAMPLE_TOTAL, _BATCHING),
     *(_QUEUE, _DECODE, _ENCODE, _RECEIVED, _SENT, _IN_FLIGHT, _VERSIONS, _WORKERS),
@@ -70,22 +70,22 @@ FAMILIES = (
 
 
 class Metrics:
-    """Counts what the server does, and tells it on a page at `path`. Its methods may be called from any thread.
+    """Counters of the server, and their page at `path`. Its methods may be called from any thread.
 
-    Where the environment variable FOLDER is set, the page is that of all workers; the object is then to be made in
-    the worker itself, not before a fork. Raises UsageError for a path that can't be one, or a directory that can't
-    be written to.
+    If the environment variable FOLDER is set, the page shows the sums of all workers. The object must then be created
+    in the worker process, after any fork. Raises UsageError for an invalid path, or for a directory that isn't
+    writable.
     """
 
     def __init__(self, path: str = DEFAULT_PATH) -> None:
         if not path.startswith("/"):
             raise UsageError(
-                f"prometheus_config: path is {path!r}; expected one that begins with /, like {DEFAULT_PATH}"
+                f"prometheus_config: path is {path!r}; expected one that begins with /, such as {DEFAULT_PATH}"
             )
         self.path: str | None = path
         folder = os.environ.get(FOLDER)
         self._tally = Tally(Path(folder) if folder else None)
-        # Held while anything is counted.
+        # Held while rows change.
         self._lock = threading.Lock()
         self._models: set[str] = set()
         self._flights: dict[str, _Flight] = {}
@@ -99,7 +99,7 @@ class Metrics:
 
     @staticmethod
     def at(path: str | None) -> "Metrics":
-        """Return metrics with a page at `path`, the default one if it is empty; if it is None, disabled ones."""
+        """Return metrics with a page at `path`; "" means the default path, None disables the metrics."""
         return Metrics.disabled() if path is None else Metrics(path or DEFAULT_PATH)
 
     @staticmethod
@@ -124,17 +124,18 @@ class Metrics:
         received: int = 0,
         sent: int = 0,
     ) -> None:
-        """Count a request that has been answered.
+        """Count a completed request.
 
-        `model` as the request names it; `api` Predict, Classify, Regress, MultiInference, or empty for another;
-        `entrypoint` GRPC or REST; `status` a Code's name. Seconds from arrival to answer, and of the steps that
-        there were: `queue` until it was its turn; `decode` bytes to tensors; `inference` in `runtime`, TF1 for any
-        SavedModel (as there) or TFLite; `encode` tensors to bytes. `received` and `sent`: bytes.
+        `model` is the name in the request. `api` is Predict, Classify, Regress, MultiInference, or empty for others.
+        `entrypoint` is GRPC or REST, `status` the name of a Code. `seconds` is the time from arrival to response. The
+        times of the steps are None for steps that weren't reached: `queue` is the wait, `decode` and `encode` the
+        conversion from and to bytes, and `inference` the time in `runtime`. `runtime` is TF1 for SavedModels, as in
+        TensorFlow Serving, or TFLite. `received` and `sent` are numbers of bytes.
         """
         if model not in self._models:
-            # A client may ask for a million names, and each series costs memory here and in Prometheus for ever.
+            # Clients may send any number of names, and each series permanently uses memory here and in Prometheus.
             model = ""
-        # In TensorFlow Serving's labels an API is a method by gRPC and a word of the URL by REST.
+        # In TensorFlow Serving's labels, API is the method for gRPC and the lowercase verb of the URL for REST.
         labels = (model, api.lower() if entrypoint == "REST" else api, entrypoint)
         with self._lock:
             self._count.add((model, status), 1)
@@ -156,13 +157,13 @@ class Metrics:
                 self._example_total.add((model,), examples)
 
     def batch(self, thread_pool: str, queued: Iterable[float]) -> None:
-        """Count a batch's requests, each with the seconds that it waited for the others."""
+        """Count a batch; `queued` are the seconds that each of its requests waited."""
         with self._lock:
             for seconds in queued:
                 self._batching.observe((thread_pool,), seconds * 1e6)
 
     def in_flight(self, entrypoint: str) -> contextlib.AbstractContextManager[None]:
-        """Return what counts a request as being in flight: `with metrics.in_flight("REST"): …`."""
+        """Return a context manager that counts a request as in flight: `with metrics.in_flight("REST"): …`."""
         flight = self._flights.get(entrypoint)
         if flight is None:
             with self._lock:
@@ -170,9 +171,9 @@ class Metrics:
         return flight
 
     def versions(self, model: str, states: Mapping[str, int]) -> None:
-        """Set how many versions of a model in the config are in which state (ModelVersionStatus.State's names).
+        """Set the numbers of versions of a configured `model` by state (names of ModelVersionStatus.State).
 
-        Only what has been set here is a label of requests; all other names count as an empty one.
+        `request` uses only the names set here as labels, and "" for all others.
         """
         with self._lock:
             self._models.add(model)
@@ -188,7 +189,7 @@ class Metrics:
         return "\n".join([*page, ""]).encode(), CONTENT_TYPE
 
     def close(self) -> None:
-        """Leave the workers. What this one has counted stays on the others' pages."""
+        """Mark this worker as ended. Its counters stay on the pages of the others."""
         self._tally.close()
 
     def _series(self, family: Family) -> "_Series":
@@ -222,7 +223,7 @@ _NOTHING = contextlib.nullcontext()
 
 
 class _Series(dict[tuple[str, ...], "memoryview[float]"]):
-    """A family's rows by the values of its labels, each made when it is first asked for."""
+    """A family's rows by label values; a row is created on first use."""
 
     def __init__(self, family: Family, tally: Tally) -> None:
         super().__init__()
@@ -240,7 +241,7 @@ class _Series(dict[tuple[str, ...], "memoryview[float]"]):
 
 
 class _Flight(contextlib.AbstractContextManager[None]):
-    """Any number of threads are inside at once."""
+    """Context manager that counts the threads inside it."""
 
     def __init__(self, series: _Series, entrypoint: str, lock: threading.Lock) -> None:
         self._row, self._lock = series[(entrypoint,)], lock
@@ -255,7 +256,7 @@ class _Flight(contextlib.AbstractContextManager[None]):
 
 
 def _sum(family: Family, workers: Iterable[Worker]) -> dict[tuple[str, ...], Sequence[float]]:
-    """Return the family's rows by the values of its labels; an ended worker's gauges no longer hold."""
+    """Return the family's rows by label values, summed over the workers; gauges only over living ones."""
     rows: dict[tuple[str, ...], Sequence[float]] = {}
     for worker in workers:
         if family.kind == "gauge" and not worker.lives:
@@ -269,8 +270,8 @@ def _sum(family: Family, workers: Iterable[Worker]) -> dict[tuple[str, ...], Seq
 
 
 def _processes(pids: Iterable[int]) -> Iterator[str]:
-    """Return the lines about memory, time and files of each process, by the names that all exporters use."""
-    # Brings a web server with it, 50 ms: only for those who look at the page.
+    """Yield the lines about memory, CPU time and files of each process, by their standard names."""
+    # Imported on demand: it takes 50 ms, since it includes a web server.
     from prometheus_client.process_collector import ProcessCollector
 
     families: dict[str, Family] = {}

@@ -1,13 +1,12 @@
-"""Numbers that each worker of a server counts for itself, and that any of them can read from all.
+"""Counters that each worker writes separately and that every worker can read.
 
-A worker's numbers are float64 in a file that it maps into its memory: to count is to add in memory, and what was
-counted is still there when the worker has been killed. While it lives it holds a lock on its file, which the kernel
-lifts however it ends: so the others know whose gauges still hold. Where there is one process only, all of it stays
-in memory.
+A worker's counters are float64 in a file that it maps into memory. Counting is an addition in memory, and the counters
+survive if the worker is killed. A living worker holds a lock on its file, which the kernel releases when it ends, so
+that the others know whose gauges are valid. With a single process, all counters stay in memory.
 
-prometheus_client's multiprocess mode works much alike, but takes a lock, asks for the process's number and looks a
-key up for every single number: what a request counts took 15 µs, and takes 4 here. It also needs to be told who has
-ended, and fails a scrape that comes while a worker starts.
+prometheus_client's multiprocess mode is similar, but takes a lock, gets the process ID and looks up a key for each
+number: 15 µs per request instead of 4. It also must be notified of ended workers, and a scrape fails while a worker
+starts.
 """
 
 import errno
@@ -27,18 +26,18 @@ __all__ = ["Key", "Tally", "Worker"]
 
 log = logging.getLogger(__name__)
 
-# What a row of numbers is: a metric's name and the values of its labels.
+# Key of a row: the metric's name and the values of its labels.
 Key = tuple[str, ...]
 
 _SUFFIX = ".tally"
-_WORD = 8  # bytes of a float64; everything in a file is made of these
-# Words by which a file grows: some 40 triples of model, API and entry point. A multiple of any page size.
+_WORD = 8  # bytes of a float64, the unit of the file format
+# Words by which a file grows: room for about 40 combinations of model, API and entry point. A multiple of page sizes.
 _BLOCK = 8192
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A process and its numbers by key; whether it `lives`."""
+    """A process and its rows by key; `lives` is whether it is still running."""
 
     pid: int
     lives: bool
@@ -46,12 +45,12 @@ class Worker:
 
 
 class Tally:
-    """The numbers of this process, in `folder` for its siblings to read, or without one in memory.
+    """Counters of this process: in a file in `folder`, which other workers read, or in memory if it is None.
 
-    Raises UsageError if `folder` can't be written to. One thread at a time may call it and change its rows.
+    Raises UsageError if `folder` isn't writable. Only one thread at a time may call the methods and change rows.
 
-    The file: blocks of 8,192 words; in a block, one after the other, rows of a word that says how many numbers, a
-    word that says how many bytes of key, the key as JSON filled up to whole words, the numbers. A 0 ends a block.
+    The file consists of blocks of 8,192 words. A block contains rows and ends with a word 0. A row consists of the
+    number of counters, the key's length in bytes, the key as JSON padded to whole words, and the counters.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -65,12 +64,12 @@ class Tally:
             except OSError as error:
                 self.close()
                 raise UsageError(
-                    f"{folder}: can't hold the workers' metrics ({error.strerror}); expected a directory to write "
-                    "in, made by whoever starts the workers"
+                    f"{folder}: can't hold the workers' metrics ({error.strerror}); expected a writable directory, "
+                    "created by the main process"
                 ) from error
 
     def row(self, key: Key, width: int) -> "memoryview[float]":
-        """Return a new row of zeros, float64 [width], to be changed in place."""
+        """Return a new row for `key`, zeros float64 [width], for changes in place."""
         name = json.dumps(key).encode()
         padded = name.ljust(-(-len(name) // _WORD) * _WORD)
         size = 2 * _WORD + len(padded) + width * _WORD
@@ -79,35 +78,35 @@ class Tally:
                 self._extend(size)
             entry, self._free = self._free[:size], self._free[size:]
         except OSError as error:
-            # A full disk must not fail requests: they are counted where nobody looks.
+            # A full disk must not fail requests: they are counted in memory that the page doesn't show.
             log.warning("%s: %s; the metrics page lacks %s", self._folder, error.strerror, name.decode())
             entry = memoryview(bytearray(size))
         words = entry.cast("d")
         entry[2 * _WORD : 2 * _WORD + len(padded)] = padded
         words[1] = len(name)
-        # Last of all, and at once: from here on others see the row.
+        # Written last, by one atomic store that makes the row visible to other processes.
         words[0] = width
         self._rows[key] = row = words[-width:]
         return row
 
     def workers(self) -> list[Worker]:
-        """Return all workers of the server, this one among them, those that have ended too."""
+        """Return all workers of the server, including this one and ended ones."""
         if self._folder is None:
             return [Worker(os.getpid(), True, {key: row.tolist() for key, row in self._rows.copy().items()})]
         return [_read(path) for path in sorted(self._folder.glob(f"*{_SUFFIX}"))]
 
     def close(self) -> None:
-        """Count as ended from now on. What was counted stays in the folder."""
+        """Mark this worker as ended; its counters stay in the folder."""
         if self._file >= 0:
-            # The mapping holds the file open too, and with it the lock.
+            # Closing isn't enough: the mapping keeps the file open, and with it the lock.
             fcntl.flock(self._file, fcntl.LOCK_UN)
             os.close(self._file)
             self._file = -1
 
     def _open(self, folder: Path) -> None:
-        # A process's number may come again; what was counted under it must stay.
+        # Process IDs may be reused, and the counters of the earlier process must be kept.
         name = f"{os.getpid()}-{time.time_ns()}"
-        # The others look for the suffix: they see the file when it is whole, and locked.
+        # Other workers look for the suffix, so that they see the file only when it is complete and locked.
         hidden = folder / name
         self._file = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
@@ -120,7 +119,7 @@ class Tally:
             self._free = memoryview(bytearray(size))
             return
         end = os.fstat(self._file).st_size
-        # Written, not only made longer: a page that the disk has no room for kills the process that touches it.
+        # Written, not only extended: on a full disk, access to an unallocated page would kill the process.
         if os.pwrite(self._file, bytes(size), end) < size:
             os.ftruncate(self._file, end)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,1 +1,1 @@
-"""Which models and versions are served: configuration, loading, warm-up."""
+"""Management of served models and versions: configuration, loading, warm-up."""

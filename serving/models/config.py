@@ -1,4 +1,4 @@
-"""Which models to serve: flags or a `--model_config_file` to a checked ModelServerConfig."""
+"""Configuration of the served models: a checked ModelServerConfig from flags, a file or a reload request."""
 
 import re
 from collections.abc import Container, Mapping
@@ -19,21 +19,21 @@ _URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 def one_model(name: str, base_path: str) -> Any:
     """Return the ModelServerConfig of `--model_name` and `--model_base_path`. Raises UsageError."""
-    return _of({name: base_path}, "--model_base_path")
+    return _config({name: base_path}, "--model_base_path")
 
 
 def models_in(folder: Path) -> Any:
-    """Return the ModelServerConfig of all servables in a folder. Raises UsageError if there is none."""
+    """Return the ModelServerConfig of all servables in `folder`. Raises UsageError if there are none."""
     names = store.servables(folder)
     if not names:
         raise UsageError(
             f"no model: {folder} holds no exported version; run `tfship export` first, or pass --model_base_path=DIR "
             "or --model_config_file=FILE"
         )
-    return _of({name: str(folder / name) for name in names}, str(folder))
+    return _config({name: str(folder / name) for name in names}, str(folder))
 
 
-def _of(base_paths: Mapping[str, str], source: str) -> Any:
+def _config(base_paths: Mapping[str, str], source: str) -> Any:
     config = model_server_config_pb2.ModelServerConfig()
     for name, base_path in base_paths.items():
         config.model_config_list.config.add(name=name, base_path=base_path, model_platform=PLATFORM)
@@ -42,13 +42,13 @@ def _of(base_paths: Mapping[str, str], source: str) -> Any:
 
 
 def read_config(path: Path) -> Any:
-    """Return the ModelServerConfig in the text file `path`, base paths made absolute. Raises UsageError."""
+    """Return the ModelServerConfig in the text file `path`, with absolute base paths. Raises UsageError."""
     flag = "--model_config_file"
     return parse_config(config_messages.read_text(path, flag), f"{flag}: {path}")
 
 
 def parse_config(text: str, source: str) -> Any:
-    """Return the ModelServerConfig in `text`, a text protobuf. Raises UsageError, which names `source`."""
+    """Return the ModelServerConfig in `text`, a text protobuf from `source`. Raises UsageError."""
     if not text.strip():
         raise UsageError(f"{source}: is empty; expected model_config_list {{ config {{ … }} }}")
     config = config_messages.parse(text, model_server_config_pb2.ModelServerConfig, source)
@@ -57,10 +57,9 @@ def parse_config(text: str, source: str) -> Any:
 
 
 def check_request(config: Any, known: Container[str] = ()) -> None:
-    """Check a ModelServerConfig that came by HandleReloadConfigRequest, where `known` models are served already.
+    """Check the ModelServerConfig of a HandleReloadConfigRequest; `known` are the names of the served models.
 
-    Its base paths must be absolute: whoever sends it needn't know this server's working directory. Raises
-    StatusError.
+    Base paths must be absolute, because clients don't know the server's working directory. Raises StatusError.
     """
     if config.WhichOneof("config") != "model_config_list":
         raise invalid(
@@ -100,7 +99,8 @@ def _check(config: Any, source: str) -> None:
         if model.name in names:
             raise UsageError(f"{source}: {_twice(model)}")
         names.add(model.name)
-        # TensorFlow Serving refuses relative paths; resolving them lets a config file travel with its models.
+        # TensorFlow Serving refuses relative paths. Here they are resolved, so that a config file can be moved together
+        # with its models.
         model.base_path = str(Path(model.base_path).absolute())
     if not names:
         raise UsageError(f"{source}: lists no model; expected model_config_list {{ config {{ … }} }}")
@@ -108,12 +108,12 @@ def _check(config: Any, source: str) -> None:
 
 def _check_model(model: Any, source: str) -> None:
     if not model.name:
-        raise UsageError(f"{source}: a model has no name")
+        raise UsageError(f"{source}: a model has no name; expected config {{ name: … }}")
     where = f"{source}: model {model.name}"
     if not model.base_path:
-        raise UsageError(f"{where}: has no base_path")
+        raise UsageError(f"{where}: has no base_path; expected the directory that holds its versions")
     if "\0" in model.base_path:
-        raise UsageError(f"{where}: base_path {model.base_path!r} holds a NUL, which no path does")
+        raise UsageError(f"{where}: base_path {model.base_path!r} contains a NUL character; expected a path")
     if _URI.match(model.base_path):
         raise UsageError(
             f"{where}: base_path {model.base_path} is remote; only local directories are supported"
@@ -128,13 +128,13 @@ def _check_model(model: Any, source: str) -> None:
     if model.model_platform != PLATFORM and model.model_type != tensorflow_type:
         raise UsageError(f'{source}: {_unsupported(model)}; expected "{PLATFORM}"')
     if model.HasField("logging_config"):
-        raise UsageError(f"{where}: logging_config is not supported by this server yet; remove it")
+        raise UsageError(f"{where}: logging_config is not supported; remove it")
     policy = model.model_version_policy
     if policy.WhichOneof("policy_choice") == "specific" and not policy.specific.versions:
-        raise UsageError(f"{where}: model_version_policy.specific lists no versions")
+        raise UsageError(f"{where}: model_version_policy.specific lists no versions; expected at least one")
 
 
-# TensorFlow Serving's words, at the start and for a reload.
+# TensorFlow Serving's messages, for the start and for reloads.
 
 
 def _twice(model: Any) -> str:

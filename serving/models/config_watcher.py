@@ -1,4 +1,4 @@
-"""A `--model_config_file` that is looked at again while the server runs."""
+"""Watcher of the `--model_config_file`, which reloads it when it changes."""
 
 import logging
 import threading
@@ -16,23 +16,23 @@ log = logging.getLogger(__name__)
 
 
 class ConfigFile:
-    """Looks at a config file every `seconds` and hands what has changed to `reload`.
+    """Watcher of the config file `path`: checks it every `seconds` and calls `reload` with a changed config.
 
-    What can't be read or served is logged, once, and changes nothing: what is served goes on.
+    A config that can't be read or served is logged once and ignored.
     """
 
     def __init__(self, path: Path, seconds: float, reload: Callable[[Any], None]) -> None:
         self._path, self._seconds, self._reload = path, seconds, reload
-        self._seen = _content(path)
+        self._content = _content(path)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="config", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start watching."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more; return when a reload that has begun is done."""
+        """Stop watching, and wait for a reload in progress."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -40,13 +40,13 @@ class ConfigFile:
     def _watch(self) -> None:
         while not self._stopping.wait(self._seconds):
             content = _content(self._path)
-            if content == self._seen:
+            if content == self._content:
                 continue
-            self._seen = content
+            self._content = content
             try:
                 self._reload(read_config(self._path))
             except (UsageError, StatusError) as error:
-                log.warning("%s has changed, but isn't taken: %s", self._path, error)
+                log.warning("%s has changed, but is ignored: %s", self._path, error)
 
 
 def _content(path: Path) -> bytes | None:

@@ -1,4 +1,4 @@
-"""One version directory to one loaded model: which runtime runs it, how strict its shapes are, how it is batched."""
+"""Loader of version directories: chooses the runtime, the shape checks and the batching of a model."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -14,8 +14,8 @@ from tfship.serving.protos.messages import saved_model_pb2
 from tfship.serving.protos.status import Code, StatusError
 from tfship.train.common.errors import ArtifactError, UsageError
 
-# The process that starts the workers handles loaders, too, and never loads anything. What only loading needs is
-# imported when it is done: it would take longer than all else at the server's start.
+# The main process also handles `Loader` objects but never loads models. Modules that only loading needs are imported
+# in its functions: they would take most of the server's start.
 if TYPE_CHECKING:
     from tfship.export.runtimes.protocol import Runtime
     from tfship.serving.inference.batching import Observer
@@ -24,14 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Loader"]
 
-# For the largest tensor of a batch that TFLite runs at once. Today's processors have 1 or 2 MiB of second-level cache
-# per core; the MNIST CNN takes 225 µs an image below this, 231 at half, 234 at double, 249 at four times as much.
+# Limit for the largest tensor of a batch that TFLite runs at once. Current processors have 1 or 2 MiB of L2 cache per
+# core. The MNIST CNN takes 225 µs per image with this limit, 231 at half, 234 at double and 249 at four times it.
 _CACHE_BYTES = 2 * 2**20
 
-# TensorFlow Serving never compares shapes with the signature, and people rely on it: its own documentation
-# sends vectors to a [-1, 1] input. But some kernels abort the whole process on a rank they don't expect
-# (Conv2D on rank 3). So shapes that don't match are let through only to graphs made of nothing but the
-# operators below, which work on any shape or check it and fail cleanly.
+# TensorFlow Serving doesn't compare shapes with the signature, and clients rely on that: its documentation sends
+# vectors to a [-1, 1] input. But some kernels abort the process on an unexpected rank (Conv2D on rank 3). Shapes that
+# don't match are therefore accepted only by graphs made of the operators below, which handle or check any shape.
 _ELEMENTWISE = """
     Abs Add AddN AddV2 BiasAdd Cast Ceil Complex Div DivNoNan Elu Equal Erf Exp Floor FloorDiv Greater
     GreaterEqual LeakyRelu Less LessEqual Log LogSoftmax LogicalAnd LogicalNot LogicalOr Maximum Minimum
@@ -54,17 +53,17 @@ _SAFE_OPERATORS = frozenset(
 
 @dataclass(frozen=True)
 class Loader:
-    """Loads version directories: SavedModels, or with `prefer_tflite` their TFLite files (see `served_file`).
+    """Loader of version directories: SavedModels, or with `prefer_tflite` their TFLite files (see `served_file`).
 
-    With `warmup`, the requests that a version brings are run before it counts as loaded (`serving.models.warmup`), each
-    of them `warmup_iterations` times. `threads` is what LiteRT has for an inference, and `interpreters` how many
-    inferences of a TFLite file may run at a time, each in memory of its own; `large_batches` says how many of those
-    run at a time, and by how many threads (`serving.inference.batch_splitting`). For TensorFlow, threads and more are
-    in `session_config`, a serialised ConfigProto; `tags` are those of the SavedModel's graph that is served.
-
-    With `batching`, requests to a model are run together, on threads that all models share. With
-    `per_model_batching`, `batching` sets only these threads: versions bring the rest, in `batching_params.pbtxt`,
-    and those that don't aren't batched. `on_batch` is told of every run.
+    - `warmup`: run a version's warm-up requests (`serving.models.warmup`), `warmup_iterations` times each, before the
+      version counts as loaded.
+    - `threads`: LiteRT's threads per inference. `interpreters`: concurrent inferences of a TFLite file, each with
+      separate tensors. `large_batches`: concurrent large batches and threads of each
+      (`serving.inference.batch_splitting`).
+    - `session_config`: TensorFlow's settings, a serialized ConfigProto. `tags`: tags of the SavedModel's graph.
+    - `batching`: batch concurrent requests to a model, on threads shared by all models. With `per_model_batching`,
+      only the threads are taken from it; the other parameters come from `batching_params.pbtxt` in the version
+      directory, and versions without that file aren't batched. `on_batch` is called after each batch.
     """
 
     prefer_tflite: bool = False
@@ -80,14 +79,14 @@ class Loader:
     on_batch: "Observer | None" = None
 
     def load(self, path: Path) -> "Loaded":
-        """Load the version directory `path`. Raises ArtifactError if it holds no model that can be run."""
+        """Load the version directory `path`. Raises ArtifactError if it has no model that can be run."""
         from tfship.serving.inference.execution import Loaded
         from tfship.serving.models import served_file
 
         parameters = self._parameters(path)
         tflite = served_file.find(path)
         if self.prefer_tflite and tflite:
-            # Each runtime is imported only when it is needed: TensorFlow takes seconds and half a gigabyte.
+            # Runtimes are imported on demand: TensorFlow takes seconds and half a gigabyte.
             from tfship.export.runtimes.litert import LiteRT
             from tfship.serving.inference.batch_splitting import SplitRuntime
 
@@ -95,7 +94,7 @@ class Loader:
             rows = max(1, _CACHE_BYTES // max(1, litert.row_bytes))
             runtime = self._batched(SplitRuntime(litert, rows, *self.large_batches), parameters)
             loaded = Loaded(runtime, any_shape=False, kind="TFLite")
-            return self._warmed(path, loaded, fitting=True)
+            return self._warmed(path, loaded, skip_unfit=True)
         graph = path / "saved_model.pb"
         if not graph.is_file() and tflite:
             raise ArtifactError(
@@ -105,18 +104,18 @@ class Loader:
         from tfship.export.runtimes.saved_model import SavedModel
 
         runtime = self._batched(SavedModel(path, tags=self.tags, config=self.session_config), parameters)
-        return self._warmed(path, Loaded(runtime, any_shape), fitting=False)
+        return self._warmed(path, Loaded(runtime, any_shape), skip_unfit=False)
 
     def _parameters(self, path: Path) -> BatchingParameters | None:
         if not self.batching or not self.per_model_batching:
             return self.batching
         from tfship.export.preprocessing.input_contract import BATCHING
 
-        own = path / BATCHING
-        if not own.is_file():
+        file = path / BATCHING
+        if not file.is_file():
             return None
         try:
-            return batching_config.read(own, "--enable_per_model_batching_parameters")
+            return batching_config.read(file, "--enable_per_model_batching_parameters")
         except UsageError as error:
             raise ArtifactError(str(error)) from None
 
@@ -134,12 +133,14 @@ class Loader:
         pool = self.batching or BatchingParameters()
         return BatchScheduler(pool.thread_pool_name, pool.num_batch_threads)
 
-    def _warmed(self, path: Path, loaded: "Loaded", *, fitting: bool) -> "Loaded":
+    def _warmed(self, path: Path, loaded: "Loaded", *, skip_unfit: bool) -> "Loaded":
         from tfship.serving.models import warmup
 
         try:
-            iterations = self.warmup_iterations
-            count = warmup.replay(path, loaded, fitting=fitting, iterations=iterations) if self.warmup else 0
+            count = 0
+            if self.warmup:
+                iterations = self.warmup_iterations
+                count = warmup.replay(path, loaded, skip_unfit=skip_unfit, iterations=iterations)
         except BaseException:
             loaded.runtime.close()
             raise
@@ -147,11 +148,11 @@ class Loader:
 
 
 def _tagged(path: Path, tags: Sequence[str]) -> Any:
-    """Return the MetaGraphDef with exactly these tags in a saved_model.pb."""
+    """Return the MetaGraphDef with exactly `tags` in the saved_model.pb `path`. Raises ArtifactError."""
     try:
         model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     except DecodeError:
-        # As TensorFlow says it, of any file that it can't decode.
+        # TensorFlow's message for any file that it can't decode.
         status = StatusError(Code.OUT_OF_RANGE, "Read less bytes than requested")
         raise ArtifactError(f"{path}: damaged; expected a SavedModel protocol buffer") from status
     for meta_graph in model.meta_graphs:
@@ -159,9 +160,9 @@ def _tagged(path: Path, tags: Sequence[str]) -> Any:
             return meta_graph
     found = ", ".join(_set(each.meta_info_def.tags) for each in model.meta_graphs) or "none"
     missing = f"Could not find meta graph def matching supplied tags: {_set(tags)}"
-    raise ArtifactError(f"{path}: {missing}; found {found}; --saved_model_tags chooses") from StatusError(
-        Code.NOT_FOUND, missing
-    )
+    raise ArtifactError(
+        f"{path}: {missing}; found {found}; choose them with --saved_model_tags"
+    ) from StatusError(Code.NOT_FOUND, missing)
 
 
 def _set(tags: Iterable[str]) -> str:

@@ -1,8 +1,8 @@
-"""Which versions are served: found on disk, loaded, replaced, retried, unloaded.
+"""Manager of the served versions: finds them on disk, loads, retries, replaces and unloads them.
 
-One thread watches the base paths. A new version is loaded before the one that it replaces is unloaded. A
-version that can't be loaded says so in its status, while the others go on serving. Where versions are loaded
-is the fleet's business (`serving.models.snapshot`).
+One thread watches the base paths. A new version is loaded before the version that it replaces is unloaded. A failed
+load is reported in the version's status, while other versions continue to serve. The processes that load versions are
+the `Fleet` (`serving.models.snapshot`).
 """
 
 import itertools
@@ -25,22 +25,21 @@ __all__ = ["LoadPolicy", "ModelManager"]
 
 log = logging.getLogger(__name__)
 
-# Versions that have ended are told of as long as there are no more of them: each is part of every status.
+# Number of ended versions kept in GetModelStatus.
 _MOST_ENDED = 100
 
 
 @dataclass(frozen=True)
 class LoadPolicy:
-    """How the disk is watched and loads are retried.
+    """Settings for watching base paths and for loading.
 
-    `poll_seconds` is the time between two looks at the base paths, 0 for a single one at the start. A version
-    that appears later and can't be loaded is tried `retries` more times, every `retry_seconds`; but only once more,
-    at the next look, if the process that loaded it has died. At the start nothing is retried: whoever starts the
-    server wants to know.
-
-    Models are loaded `first_load_threads` at a time at the start, and later `load_threads`. A version is unloaded
-    when its last request has ended; with `unload_threads`, so many of them wait for that, and nothing else does.
-    0 threads are none of their own: one load, or unload, after the other.
+    - `poll_seconds`: interval between checks of the base paths; 0: only one check, at the start.
+    - `retries`, `retry_seconds`: number of retries and interval for a version that appears later and can't be loaded.
+      If the process that loaded it has died, there is at most one retry, at the next check. At the start, nothing is
+      retried, so that errors are reported at once.
+    - `labels_for_unavailable`: whether labels may name versions that aren't available.
+    - `first_load_threads`, `load_threads`: number of models loaded in parallel at the start, and later; 0: one by one.
+    - `unload_threads`: number of versions whose last requests can be awaited in the background; 0: unloads block.
     """
 
     poll_seconds: float = 1.0
@@ -62,7 +61,7 @@ class _Version:
     message: str = ""
     failures: int = 0
     retry_at: float = 0.0
-    # Set when the policy stopped wanting it: only then does the same number mean a new version.
+    # Set when the policy no longer selects the version. Only then is the same number a new version.
     retired: bool = False
 
 
@@ -73,9 +72,9 @@ class _Model:
     policy: Any
     labels: Mapping[str, int]
     versions: dict[int, _Version] = field(default_factory=dict)
-    # Taken out of the config: only its versions' last states are still told.
+    # Removed from the config: only the last states of its versions are still reported.
     removed: bool = False
-    complaint: str = ""  # the last one that was logged: a problem on disk is one line, not one per look
+    problem: str = ""  # the last logged problem on disk, which is logged once, not at each check
 
 
 def _model(config: Any) -> _Model:
@@ -85,16 +84,16 @@ def _model(config: Any) -> _Model:
 
 
 class ModelManager:
-    """Keeps the models of a ModelServerConfig available. Its methods may be called from any thread."""
+    """Manager of the models in a ModelServerConfig. Its methods may be called from any thread."""
 
     def __init__(self, config: Any, fleet: Fleet, policy: LoadPolicy | None = None) -> None:
         self._fleet = fleet
         self._policy = policy or LoadPolicy()
         self._keys = itertools.count(1)
         self._models = {each.name: _model(each) for each in config.model_config_list.config}
-        # Held while models are loaded and unloaded, by the look at the disk or by a reload.
+        # Held while models are loaded and unloaded, by a check of the base paths or by a reload.
         self._editing = threading.Lock()
-        # Guards the models' and versions' fields, and keeps views in their order.
+        # Guards the models' and versions' fields, and the order of published views.
         self._lock = threading.Lock()
         self._started = threading.Event()
         self._stopping = threading.Event()
@@ -104,10 +103,10 @@ class ModelManager:
         self._unloads = ThreadPoolExecutor(threads, thread_name_prefix="unload") if threads else None
 
     def start(self) -> None:
-        """Load all models, and watch the disk from then on.
+        """Load all models, and watch the base paths from then on.
 
-        Raises ArtifactError if a model has no versions, can't be loaded, or lacks a version that a label
-        names. May be interrupted by an exception from a signal handler.
+        Raises ArtifactError if a model has no versions or can't be loaded, or if a label names a version that isn't
+        available. May be interrupted by an exception from a signal handler.
         """
         self._watcher.start()
         self._started.wait()
@@ -115,24 +114,24 @@ class ModelManager:
             raise self._failure
 
     def stop(self) -> None:
-        """Load and unload nothing any more; what is loaded stays, for the requests that still run."""
+        """Stop loading and unloading; loaded versions stay available for requests in flight."""
         self._stopping.set()
         self._fleet.release()
 
     def join(self) -> None:
-        """Wait until what was begun before `stop` is done."""
+        """Wait for loads and unloads that began before `stop`."""
         if self._watcher.is_alive():
-            # A load can't be interrupted. Leaving the process in the middle of one would crash it instead.
+            # A load can't be interrupted, and exiting during a load would crash the process.
             self._watcher.join()
         if self._unloads:
             self._unloads.shutdown()
 
     def reload(self, config: Any) -> None:
-        """Serve the models of another ModelServerConfig, a model_config_list, from now on: all of it or nothing.
+        """Switch to the models of another ModelServerConfig, a model_config_list: all of them, or none on an error.
 
-        New models and new base paths are loaded before anything that they replace is unloaded. Raises StatusError
-        if one of them can't be, or if a label names a version that isn't available yet. Why a new model couldn't be
-        is then told by its versions' statuses, as if it had been removed.
+        New models and new base paths are loaded before the models that they replace are unloaded. Raises StatusError
+        if one can't be loaded, or if a label names a version that isn't available yet. The statuses of its versions
+        then report the reason, as for a removed model.
         """
         with self._editing:
             self._check_new_labels(config)
@@ -145,10 +144,10 @@ class ModelManager:
                 else:
                     fresh[each.name] = _model(each)
             try:
-                _each(self._policy.load_threads, self._load_first, fresh.values())
+                _run_all(self._policy.load_threads, self._load_initial, fresh.values())
             except ArtifactError as error:
                 self._unload_all(fresh.values())
-                self._remember(fresh.values())
+                self._keep_statuses(fresh.values())
                 raise StatusError(Code.FAILED_PRECONDITION, str(error)) from error
             with self._lock:
                 replaced = [
@@ -168,7 +167,7 @@ class ModelManager:
             self._unload_all(replaced)
         log.info("config reloaded: %s", ", ".join(sorted({*fresh, *kept})) or "no models")
 
-    def _remember(self, failed: Iterable[_Model]) -> None:
+    def _keep_statuses(self, failed: Iterable[_Model]) -> None:
         with self._lock:
             for model in failed:
                 known = self._models.get(model.name)
@@ -200,11 +199,11 @@ class ModelManager:
 
     def _watch(self) -> None:
         try:
-            _each(self._policy.first_load_threads, self._load_first, self._models.values())
+            _run_all(self._policy.first_load_threads, self._load_initial, self._models.values())
         except ArtifactError as error:
             self._failure = error
             return
-        except Exception as error:  # whatever it is, start() must not wait for ever
+        except Exception as error:  # start() must not hang after an unexpected error
             self._failure = ArtifactError(f"a model can't be loaded ({type(error).__name__}: {error})")
             log.debug("unexpected", exc_info=True)
             return
@@ -216,13 +215,11 @@ class ModelManager:
             try:
                 with self._editing:
                     watched = [model for model in self._models.values() if not model.removed]
-                    _each(self._policy.load_threads, self._refresh, watched)
-            except (
-                Exception
-            ):  # whatever it was, the next look may go better; without looks, nothing is ever new
+                    _run_all(self._policy.load_threads, self._refresh, watched)
+            except Exception:  # the watcher must go on; the next check may succeed
                 log.exception("unexpected error while looking for versions")
 
-    def _load_first(self, model: _Model) -> None:
+    def _load_initial(self, model: _Model) -> None:
         try:
             found = store.scan(model.base_path)
         except FileNotFoundError:
@@ -231,13 +228,13 @@ class ModelManager:
             raise ArtifactError(f"{model.base_path}: can't be read ({error.strerror})") from None
         if not found:
             raise ArtifactError(f"{model.base_path}: {_NO_VERSIONS}; {_REMEDY}")
-        wanted = versions.choose(model.policy, found)
-        if not wanted:
+        chosen = versions.choose(model.policy, found)
+        if not chosen:
             raise ArtifactError(
-                f"{model.base_path}: holds none of the versions that model_version_policy asks for; "
+                f"{model.base_path}: holds none of the versions in model_version_policy.specific; "
                 f"found {sorted(found)}"
             )
-        for number, path in wanted.items():
+        for number, path in chosen.items():
             if self._stopping.is_set():
                 return
             version = self._add(model, number, path)
@@ -257,28 +254,28 @@ class ModelManager:
                 )
 
     def _refresh(self, model: _Model) -> None:
-        """Bring what is loaded in line with what is on disk."""
+        """Load and unload versions of `model` according to those on disk."""
         try:
             found = store.scan(model.base_path)
         except OSError as error:
-            # As TensorFlow Serving: a base path that can't be read changes nothing.
-            self._complain(
-                model, f"{model.base_path}: can't be read ({error.strerror}); serving what is loaded"
+            # A base path that can't be read changes nothing, as in TensorFlow Serving.
+            self._log_problem(
+                model, f"{model.base_path}: can't be read ({error.strerror}); serving the loaded versions"
             )
             return
-        self._complain(model, "" if found else f"{model.base_path}: {_NO_VERSIONS}; {_REMEDY}")
-        wanted = versions.choose(model.policy, found)
-        self._retire(model, wanted)
-        for number, path in wanted.items():
+        self._log_problem(model, "" if found else f"{model.base_path}: {_NO_VERSIONS}; {_REMEDY}")
+        chosen = versions.choose(model.policy, found)
+        self._retire(model, chosen)
+        for number, path in chosen.items():
             known = model.versions.get(number)
             version = known if known and not known.retired else self._add(model, number, path)
             due = version.state is State.LOADING and time.monotonic() >= version.retry_at
             if version.state is State.START or due:
                 self._load(model, version, self._policy.retries)
-        if wanted and not any(model.versions[number].state is State.AVAILABLE for number in wanted):
+        if chosen and not any(model.versions[number].state is State.AVAILABLE for number in chosen):
             return
         for version in list(model.versions.values()):
-            if version.state is State.AVAILABLE and version.number not in wanted:
+            if version.state is State.AVAILABLE and version.number not in chosen:
                 self._unload(model, version)
 
     def _add(self, model: _Model, number: int, path: Path) -> _Version:
@@ -286,46 +283,47 @@ class ModelManager:
             ended = [each.number for each in model.versions.values() if each.retired]
             for oldest in ended[: max(0, len(ended) - _MOST_ENDED)]:
                 del model.versions[oldest]
-            # At the end, even if the number was there before: by age, not by number.
+            # A number that was there before moves to the end: the versions are ordered by age.
             model.versions.pop(number, None)
             model.versions[number] = version = _Version(number, path, next(self._keys))
         return version
 
-    def _retire(self, model: _Model, wanted: Mapping[int, Path]) -> None:
-        held = (State.AVAILABLE, State.UNLOADING)
+    def _retire(self, model: _Model, chosen: Mapping[int, Path]) -> None:
+        """End the versions of `model` that aren't chosen any more and aren't loaded."""
+        loaded = (State.AVAILABLE, State.UNLOADING)
         for version in model.versions.values():
-            if version.number not in wanted and version.state not in held and not version.retired:
+            if version.number not in chosen and version.state not in loaded and not version.retired:
                 version.retired = True
-                self._enter(version, State.END)
+                self._set_state(version, State.END)
 
     def _load(self, model: _Model, version: _Version, retries: int) -> StatusError | None:
-        self._enter(version, State.LOADING)
-        log.info("model %s version %d: loading, from %s", model.name, version.number, version.path)
+        self._set_state(version, State.LOADING)
+        log.info("model %s version %d: loading from %s", model.name, version.number, version.path)
         begin = time.monotonic()
         try:
             notes = self._fleet.load(version.key, version.path)
         except StatusError as error:
-            self._failed(model, version, error, retries)
+            self._record_failure(model, version, error, retries)
             return error
         version.code, version.message = Code.OK, ""
-        self._enter(version, State.AVAILABLE)
+        self._set_state(version, State.AVAILABLE)
         seconds = time.monotonic() - begin
         log.info("model %s version %d: available after %.2f s", model.name, version.number, seconds)
         for note in notes:
             log.info("model %s version %d: %s", model.name, version.number, note)
         return None
 
-    def _failed(self, model: _Model, version: _Version, error: StatusError, retries: int) -> None:
+    def _record_failure(self, model: _Model, version: _Version, error: StatusError, retries: int) -> None:
         version.failures += 1
         version.code, version.message = error.code, error.message
         seconds = max(0.0, self._policy.retry_seconds)
         if isinstance(error, ProcessDiedError):
-            # It may have died of something else. A second time it is the version; and each time takes requests along.
+            # The first death may have another cause. More than one retry would lose further requests in flight.
             seconds, retries = 0.0, min(retries, 1)
         version.retry_at = time.monotonic() + seconds
         again = version.failures <= retries
-        self._enter(version, State.LOADING if again else State.END)
-        then = f"next try in {seconds:g} s" if again else "giving up"
+        self._set_state(version, State.LOADING if again else State.END)
+        then = f"next try in {seconds:g} s" if again else "no further retries"
         if retries and not self._stopping.is_set():
             log.warning(
                 "model %s version %d: can't be loaded: %s; %s",
@@ -336,31 +334,31 @@ class ModelManager:
             )
 
     def _unload(self, model: _Model, version: _Version) -> None:
-        self._enter(version, State.UNLOADING)
+        self._set_state(version, State.UNLOADING)
         if self._unloads:
-            self._unloads.submit(self._finish, model, version)
+            self._unloads.submit(self._finish_unload, model, version)
         else:
-            self._finish(model, version)
+            self._finish_unload(model, version)
 
-    def _finish(self, model: _Model, version: _Version) -> None:
+    def _finish_unload(self, model: _Model, version: _Version) -> None:
         self._fleet.unload(version.key)
         version.retired = True
-        self._enter(version, State.END)
+        self._set_state(version, State.END)
         log.info("model %s version %d: unloaded", model.name, version.number)
 
-    def _enter(self, version: _Version, state: State) -> None:
+    def _set_state(self, version: _Version, state: State) -> None:
         with self._lock:
             version.state = state
             self._publish()
 
     def _publish(self) -> None:
-        """Tell the fleet how things stand; to be called with the lock held."""
+        """Publish a snapshot to the fleet; the caller must hold the lock."""
         self._fleet.publish({name: _view(model) for name, model in self._models.items()})
 
-    def _complain(self, model: _Model, complaint: str) -> None:
-        if complaint and complaint != model.complaint:
-            log.warning("model %s: %s", model.name, complaint)
-        model.complaint = complaint
+    def _log_problem(self, model: _Model, problem: str) -> None:
+        if problem and problem != model.problem:
+            log.warning("model %s: %s", model.name, problem)
+        model.problem = problem
 
 
 def _view(model: _Model) -> ModelView:
@@ -375,8 +373,8 @@ def _view(model: _Model) -> ModelView:
 _T = TypeVar("_T")
 
 
-def _each(threads: int, work: Callable[[_T], None], items: Iterable[_T]) -> None:
-    """Do `work` for all items, so many at a time, and raise the first error when all that have begun are done."""
+def _run_all(threads: int, work: Callable[[_T], None], items: Iterable[_T]) -> None:
+    """Call `work` for all items, `threads` at a time, and raise the first error once all calls have ended."""
     if not threads:
         for each in items:
             work(each)
@@ -387,4 +385,4 @@ def _each(threads: int, work: Callable[[_T], None], items: Iterable[_T]) -> None
 
 
 _NO_VERSIONS = "holds no integer-named version directory"
-_REMEDY = "run `tfship export`, or name a directory that holds versions (1, 2, …)"
+_REMEDY = "run `tfship export`, or pass a directory that holds versions (1, 2, …)"

@@ -1,6 +1,6 @@
-"""The versions loaded in one process, and which of them a request may use.
+"""Registry of the versions loaded in one process; selects the version for a request.
 
-What is available is said from outside, by a `View`: with several processes, all are told the same.
+The model manager publishes the available versions as a `View`, the same for all worker processes.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ __all__ = ["ServableHandle", "Servables"]
 
 @dataclass(frozen=True)
 class ServableHandle:
-    """A version that a request holds on to: it isn't unloaded meanwhile."""
+    """A version in use by a request, which prevents its unloading."""
 
     name: str
     version: int
@@ -41,19 +41,19 @@ class Servables:
         self._loader = loader
         self._view: View = {}
         self._entries: dict[int, _Entry] = {}
-        # Guards all fields; notified when a version that is being unloaded loses a request.
+        # Guards all fields; notified when a request of a version that is being unloaded has ended.
         self._changed = threading.Condition()
-        self._leaving: set[int] = set()
+        self._unloading: set[int] = set()
         self._released = False
 
     def load(self, key: int, path: Path) -> tuple[str, ...]:
         """See `Fleet.load`."""
         try:
             loaded = self._loader.load(path)
-        except Exception as error:  # files can be broken in any way, and the server outlives all
+        except Exception as error:  # damaged files may raise any error, and the server must go on
             known = isinstance(error, ArtifactError)
             detail = str(error) if known else f"{path}: {type(error).__name__}: {error}"
-            # Clients are told TensorFlow's own words, as by TensorFlow Serving, and not where models lie.
+            # Clients get TensorFlow's message, without the models' paths, as in TensorFlow Serving.
             message = getattr(error.__cause__, "message", detail)
             raise StatusError(Code.of(error, Code.UNKNOWN), message, detail) from error
         with self._changed:
@@ -63,10 +63,10 @@ class Servables:
     def unload(self, key: int) -> None:
         """See `Fleet.unload`."""
         with self._changed:
-            self._leaving.add(key)
+            self._unloading.add(key)
             entry = self._entries[key]
             self._changed.wait_for(lambda: not entry.in_flight or self._released)
-            self._leaving.discard(key)
+            self._unloading.discard(key)
             if entry.in_flight:
                 return
             del self._entries[key]
@@ -84,9 +84,9 @@ class Servables:
             self._changed.notify_all()
 
     def close(self, grace_seconds: float = 0.0) -> None:
-        """Unload everything, after at most `grace_seconds` for the requests that still run."""
+        """Wait at most `grace_seconds` for requests in flight, and unload all versions that are no longer in use."""
         with self._changed:
-            self._leaving |= self._entries.keys()
+            self._unloading |= self._entries.keys()
             self._changed.wait_for(
                 lambda: not any(entry.in_flight for entry in self._entries.values()), grace_seconds
             )
@@ -97,7 +97,7 @@ class Servables:
 
     @contextlib.contextmanager
     def use(self, spec: Any) -> Iterator[ServableHandle]:
-        """Hold the version that `spec`, a ModelSpec, asks for. Raises StatusError if it isn't available."""
+        """Yield the version requested by `spec`, a ModelSpec. Raises StatusError if it isn't available."""
         with self._changed:
             number, key = self._resolve(spec)
             entry = self._entries[key]
@@ -107,18 +107,18 @@ class Servables:
         finally:
             with self._changed:
                 entry.in_flight -= 1
-                if self._leaving:
+                if self._unloading:
                     self._changed.notify_all()
 
     @property
     def names(self) -> Collection[str]:
-        """The names of all models, also of those that were removed."""
+        """Names of all models, including removed ones."""
         return self._view.keys()
 
     def status(self, name: str, number: int | None = None) -> list[VersionStatus]:
-        """Return the status of all versions ever seen, newest first, or of one.
+        """Return the statuses of all known versions of the model `name`, newest first, or only of version `number`.
 
-        Raises StatusError(NOT_FOUND) for a model or version that isn't known.
+        Raises StatusError(NOT_FOUND) for an unknown model or version.
         """
         model = self._view.get(name, ModelView())
         found = [each for each in model.statuses if number in (None, each.version)]
@@ -138,11 +138,11 @@ class Servables:
                 raise StatusError(
                     Code.INVALID_ARGUMENT, f"Unrecognized servable version label: {spec.version_label}"
                 )
-            wanted: int | None = model.labels[spec.version_label]
+            version: int | None = model.labels[spec.version_label]
         else:
-            wanted = spec.version.value if choice == "version" else None
-        number = max(model.available, default=None) if wanted is None else wanted
+            version = spec.version.value if choice == "version" else None
+        number = max(model.available, default=None) if version is None else version
         if number is None or number not in model.available:
-            asked = f"Latest({spec.name})" if wanted is None else f"Specific({spec.name}, {wanted})"
-            raise StatusError(Code.NOT_FOUND, f"Servable not found for request: {asked}")
+            request = f"Latest({spec.name})" if version is None else f"Specific({spec.name}, {version})"
+            raise StatusError(Code.NOT_FOUND, f"Servable not found for request: {request}")
         return number, model.available[number]

@@ -1,4 +1,4 @@
-"""The TFLite file of a version that a server takes with `--prefer_tflite_model`."""
+"""The TFLite file of a version that the server uses with `--prefer_tflite_model`."""
 
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ __all__ = ["find"]
 
 
 def find(version: Path) -> Path | None:
-    """Return `model.tflite`, or else the file of the format that the version's card names, or None.
+    """Return `model.tflite` of the directory `version`, or else the file of the format in its card, or None.
 
-    TensorFlow Serving knows `model.tflite` only. A card that is missing or damaged, or names a format whose file
-    isn't there, names none.
+    TensorFlow Serving uses only `model.tflite`. A card that is missing or damaged is ignored, and so is a format whose
+    file doesn't exist.
     """
     for name in (SERVED_FILE, _named(version / CARD)):
         if name and (version / name).is_file():
@@ -24,7 +24,7 @@ def find(version: Path) -> Path | None:
 
 
 def _named(card: Path) -> str | None:
-    """Return the file of the format in the card's field `serves`; the rest of the card may be of any schema."""
+    """Return the file of the format in the field `serves` of `card`, or None; other fields aren't checked."""
     try:
         found: Any = read_json(card)
     except (ArtifactError, OSError, RecursionError):

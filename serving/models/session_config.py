@@ -1,4 +1,4 @@
-"""How TensorFlow runs SavedModels: the ConfigProto that flags and `--tensorflow_session_config_file` come to."""
+"""TensorFlow's settings: the ConfigProto made from flags and the `--tensorflow_session_config_file`."""
 
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,16 @@ def session_config(
     gpu_fraction: float = 0.0,
     workers: int = 0,
 ) -> bytes:
-    """Return a serialised ConfigProto: what the text file sets, but for what flags set. Raises UsageError.
+    """Return a serialized ConfigProto with the settings in the text `file`, overridden by flags. Raises UsageError.
 
-    `intra` and `inter` are the threads of TensorFlow's two pools, `both` those of either; 0 is what the file says, or
-    else one per core, of which each of several `workers` has its share. By TensorFlow Serving's rules, `both` counts
-    only without the other two. `gpu_fraction` is of a GPU's memory, 0 as much as is needed.
+    `intra` and `inter` are the threads of TensorFlow's two pools. `both` sets both pools; by TensorFlow Serving's
+    rules, it is ignored if one of the others is set. 0 means the file's value, or else one thread per core, divided
+    among the `workers`. `gpu_fraction` is the share of a GPU's memory; 0 means as needed.
     """
     if both and intra and inter:
         raise UsageError(
             "--tensorflow_session_parallelism, --tensorflow_intra_op_parallelism and --tensorflow_inter_op_parallelism "
-            "are all set; expected the first, or the other two"
+            "are all set; expected only the first, or only the other two"
         )
     if not intra and not inter:
         intra = inter = both

@@ -1,4 +1,4 @@
-"""How all models stand, as those who watch them tell those who serve them: in one process or between several."""
+"""Snapshot of model state, published by the model manager to the serving processes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ __all__ = ["Fleet", "ModelView", "ProcessDiedError", "State", "VersionStatus", "
 
 
 class State(IntEnum):
-    """A version's life (ModelVersionStatus.State)."""
+    """Lifecycle state of a version (ModelVersionStatus.State)."""
 
     START = 10
     LOADING = 20
@@ -23,7 +23,7 @@ class State(IntEnum):
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """What GetModelStatus says about a version; `code` is OK unless it couldn't be loaded."""
+    """Status of a version in GetModelStatus; `code` is OK unless it couldn't be loaded."""
 
     version: int
     state: State
@@ -33,9 +33,10 @@ class VersionStatus:
 
 @dataclass(frozen=True)
 class ModelView:
-    """A model as requests see it: all versions' statuses, newest first, labels, and what is available.
+    """State of a model for requests.
 
-    `available` maps version numbers to the keys that they were loaded under.
+    `statuses` are those of all versions, newest first. `labels` maps labels to version numbers. `available` maps the
+    numbers of available versions to the keys that they were loaded under.
     """
 
     statuses: tuple[VersionStatus, ...] = ()
@@ -47,31 +48,31 @@ View = Mapping[str, ModelView]
 
 
 class ProcessDiedError(StatusError):
-    """A version killed the process that loaded it, with whatever that one was answering."""
+    """The process that loaded a version died, and its requests in flight were lost."""
 
     def __init__(self, message: str) -> None:
         super().__init__(Code.INTERNAL, message)
 
 
 class Fleet(Protocol):
-    """Where versions are loaded: in this process, or in several that act as one.
+    """One serving process, or several that act as one.
 
-    A `key` names one load: the same number of the same model may be loaded again from another place. What
-    requests may use is told by `publish`, so a version is loaded first, then published; and withdrawn first,
-    then unloaded. The methods may be called from any thread, and return when all of it is done.
+    A `key` identifies one load, since the same version of a model may be loaded again from another path. Requests use
+    the published view. A version is therefore loaded before it is published, and removed from the view before it is
+    unloaded. The methods may be called from any thread, and return when all processes are done.
     """
 
     def load(self, key: int, path: Path) -> tuple[str, ...]:
-        """Load the version directory `path` and return notes for the operator.
+        """Load the version directory `path` as `key` and return notes for the log.
 
-        Raises StatusError, ProcessDiedError among them.
+        Raises StatusError, or its subclass ProcessDiedError.
         """
 
     def unload(self, key: int) -> None:
-        """Unload a version when the last request that uses it has ended."""
+        """Wait for the last request that uses the version, and unload it."""
 
     def publish(self, view: View) -> None:
-        """Answer requests by `view` from now on."""
+        """Use `view` for requests from now on."""
 
     def release(self) -> None:
-        """Let every `unload` return at once, done or not: the end is near."""
+        """Make all pending and later `unload` calls return at once, because the server stops."""

@@ -1,4 +1,4 @@
-"""Which of the versions on disk a model's policy wants served."""
+"""Selection of the versions to serve by a model's version policy."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,12 +8,12 @@ __all__ = ["choose"]
 
 
 def choose(policy: Any, found: Mapping[int, Path]) -> dict[int, Path]:
-    """Return those of `found` that `policy`, a ServableVersionPolicy, wants: by default the latest one."""
+    """Return the versions in `found` selected by `policy`, a ServableVersionPolicy: by default the latest."""
     match policy.WhichOneof("policy_choice"):
         case "all":
-            wanted = sorted(found)
+            chosen = sorted(found)
         case "specific":
-            wanted = sorted(set(policy.specific.versions) & found.keys())
+            chosen = sorted(set(policy.specific.versions) & found.keys())
         case _:
-            wanted = sorted(found)[-(policy.latest.num_versions or 1) :]
-    return {number: found[number] for number in wanted}
+            chosen = sorted(found)[-(policy.latest.num_versions or 1) :]
+    return {number: found[number] for number in chosen}

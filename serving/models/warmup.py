@@ -1,7 +1,7 @@
-"""Warm-up: a version's own requests, run before it is called available, so that no user pays for the first.
+"""Warm-up of a version: runs its warm-up requests before it is available, so that the first client needn't wait.
 
-As TensorFlow Serving does it (its guide "SavedModel Warmup"): `assets.extra/tf_serving_warmup_requests` is a
-TFRecord file of at most 1,000 PredictionLog messages; if one of them fails, so does the load.
+The rules are TensorFlow Serving's (guide "SavedModel Warmup"): `assets.extra/tf_serving_warmup_requests` is a TFRecord
+file of at most 1,000 PredictionLog messages, and the load fails if one of them fails.
 """
 
 import struct
@@ -23,39 +23,39 @@ from tfship.train.common.errors import ArtifactError
 __all__ = ["replay"]
 
 _MOST = 1000
-# The records' own format: length, its checksum, the data, its checksum (tensorflow/core/lib/io/record_writer.h).
+# Format of a record: length, its checksum, data, its checksum (tensorflow/core/lib/io/record_writer.h).
 _HEADER, _FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 
 
-def replay(version: Path, loaded: Loaded, *, fitting: bool = False, iterations: int = 1) -> int:
-    """Run the requests that a version directory brings, each so often, and return how many; 0 where it brings none.
+def replay(version: Path, loaded: Loaded, *, skip_unfit: bool = False, iterations: int = 1) -> int:
+    """Run the warm-up requests of the directory `version`, `iterations` times each, and return their number.
 
-    With `fitting`, those are left out that the model doesn't take: they are written for a SavedModel, of whose
-    signatures its TFLite file may have fewer. Raises ArtifactError, naming the record, if the file is damaged or
-    a request fails.
+    With `skip_unfit`, requests that don't fit the signatures of `loaded` are skipped: they are written for a
+    SavedModel, and its TFLite file may have fewer signatures. Without a warm-up file, returns 0. Raises ArtifactError,
+    with the record's number, if the file is damaged or a request fails.
     """
-    path, ran = version / WARMUP, 0
+    path, total = version / WARMUP, 0
     if not path.is_file():
         return 0
     for count, record in enumerate(_records(path), 1):
         if count > _MOST:
             raise ArtifactError(
-                f"{path}: more than {_MOST:,} warm-up requests, which is TensorFlow Serving's limit"
+                f"{path}: holds more than {_MOST:,} warm-up requests, TensorFlow Serving's limit; write fewer"
             )
         try:
             for name, tensors in _requests(prediction_log_pb2.PredictionLog.FromString(record)):
                 try:
                     _check_request(loaded, name, tensors)
                 except (StatusError, ValueError):
-                    if fitting:
+                    if skip_unfit:
                         continue
                     raise
                 for _ in range(iterations):
                     run(loaded, name, tensors)
-                ran += 1
+                total += 1
         except (DecodeError, StatusError, ValueError) as error:
             raise ArtifactError(f"{path}: warm-up request {count} fails ({error})") from error
-    return ran
+    return total
 
 
 def _check_request(loaded: Loaded, name: str, tensors: Tensors) -> None:
@@ -66,7 +66,7 @@ def _check_request(loaded: Loaded, name: str, tensors: Tensors) -> None:
 
 
 def _requests(log: Any) -> Iterator[tuple[str, Tensors]]:
-    """Yield the signature and the inputs of each inference that a logged request asks for."""
+    """Yield the signature and the inputs of each inference of a logged request."""
     kind = log.WhichOneof("log_type")
     if kind == "predict_log":
         request = log.predict_log.request
@@ -100,6 +100,6 @@ def _records(path: Path) -> Iterator[bytes]:
 
 def _check(path: Path, data: bytes, expected: int) -> None:
     crc = google_crc32c.value(data)
-    # Masked, so that a checksum of data that holds checksums is still one.
+    # The TFRecord format masks checksums, because a CRC of data that contains CRCs is weak.
     if ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF != expected:
         raise ArtifactError(f"{path}: damaged; a record's checksum is wrong")

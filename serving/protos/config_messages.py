@@ -1,8 +1,8 @@
-"""TensorFlow Serving's configuration files: reading protobuf's text format, and the messages that its package lacks.
+"""Configuration files of TensorFlow Serving in protobuf's text format, and the messages for them.
 
-`serving.protos.messages` has ModelServerConfig and ConfigProto, as their packages do, and of no other file that a
-flag of the model server names. Those messages are described here, with the names and types of TensorFlow Serving's
-own `session_bundle_config.proto`, `ssl_config.proto` and `monitoring_config.proto`.
+`serving.protos.messages` has ModelServerConfig and ConfigProto only, like TensorFlow's packages. The other messages
+are described here, with the names and types of TensorFlow Serving's `session_bundle_config.proto`,
+`ssl_config.proto` and `monitoring_config.proto`.
 """
 
 from pathlib import Path
@@ -41,9 +41,9 @@ _SCALARS = {"bool": _Field.TYPE_BOOL, "int64": _Field.TYPE_INT64, "string": _Fie
 
 
 def _described() -> Any:
-    """Return a pool of the messages above.
+    """Return a descriptor pool with the messages above.
 
-    Not protobuf's default pool: whatever else is loaded in this process may describe the same names there.
+    It isn't protobuf's default pool, where other packages in this process may describe the same names.
     """
     wrappers = wrappers_pb2.DESCRIPTOR
     file = descriptor_pb2.FileDescriptorProto(
@@ -51,7 +51,7 @@ def _described() -> Any:
     )
     for message, fields in _MESSAGES.items():
         described = file.message_type.add(name=message)
-        # The numbers are free: the text format, the only one that is read, has none.
+        # Any field numbers will do: the text format doesn't contain them.
         for number, (name, kind) in enumerate(fields.items(), 1):
             label = _Field.LABEL_REPEATED if kind.startswith("repeated ") else _Field.LABEL_OPTIONAL
             field = described.field.add(name=name, number=number, label=label)
@@ -80,15 +80,15 @@ SSLConfig = _message("SSLConfig")
 
 
 def read(path: Path, kind: Any, flag: str) -> Any:
-    """Return the message of the class `kind` in the text file `path`, which the flag `flag` names.
+    """Return the message of class `kind` in the text file `path`, the value of the flag `flag`.
 
-    Raises UsageError, which names the flag, the file and, for what isn't such a message, the line.
+    Raises UsageError, which names the flag, the file and, for a syntax error, the line.
     """
     return parse(read_text(path, flag), kind, f"{flag}: {path}")
 
 
 def read_text(path: Path, flag: str) -> str:
-    """Return the content of a text file. Raises UsageError, which names the flag and the file."""
+    """Return the content of the text file `path`. Raises UsageError, which names `flag` and the file."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -98,12 +98,12 @@ def read_text(path: Path, flag: str) -> str:
 
 
 def parse(text: str, kind: Any, source: str) -> Any:
-    """Return the message of the class `kind` in `text`. Raises UsageError, which names `source` and the line."""
+    """Return the message of class `kind` in `text`. Raises UsageError, which names `source` and the line."""
     try:
         return text_format.Parse(text, kind(), descriptor_pool=kind.DESCRIPTOR.file.pool)
     except text_format.ParseError as error:
         descriptor, line = kind.DESCRIPTOR, error.GetLine()
-        # Its text begins with the place, "line:column : ".
+        # The error's text begins with "line:column : ".
         reason = str(error).removeprefix(f"{line}:{error.GetColumn()} : ").rstrip(".")
         fields = ", ".join(_form(field) for field in descriptor.fields)
         raise UsageError(
@@ -112,7 +112,7 @@ def parse(text: str, kind: Any, source: str) -> Any:
 
 
 def _form(field: Any) -> str:
-    """Return how a field is written, such as `max_batch_size { value: int64 }`."""
+    """Return the syntax of a field, such as `max_batch_size { value: int64 }`."""
     if field.message_type is None:
         return f"{field.name}: {next(kind for kind, number in _SCALARS.items() if number == field.type)}"
     inner = field.message_type.fields

@@ -1,6 +1,6 @@
-"""TensorFlow Serving's protocol messages, without TensorFlow's packages, named as protobuf's generated modules.
+"""TensorFlow Serving's protocol messages without TensorFlow's packages, under the names of the generated modules.
 
-See `export.descriptors` for how they relate to TensorFlow's own.
+See `export.descriptors` for their relation to TensorFlow's own messages.
 """
 
 from tfship.export.descriptors import POOL, VERSION, messages

@@ -1,4 +1,4 @@
-"""The one error that a request ends in, and the status codes that REST and gRPC share."""
+"""Error of a failed request, and the status codes that REST and gRPC share."""
 
 from enum import IntEnum
 
@@ -37,10 +37,7 @@ class Code(IntEnum):
 
 
 class StatusError(Exception):
-    """A request can't be answered; `code` and `message` go to the client as they are.
-
-    `detail` is for the log: the same, or more than clients are told.
-    """
+    """A failed request. The client gets `code` and `message` unchanged; `detail`, by default `message`, is logged."""
 
     def __init__(self, code: Code, message: str, detail: str = "") -> None:
         super().__init__(code, message, detail)
@@ -53,5 +50,5 @@ class StatusError(Exception):
 
 
 def invalid(message: str) -> StatusError:
-    """Return the error for what a client sent."""
+    """Return the error for an invalid request."""
     return StatusError(Code.INVALID_ARGUMENT, message)

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's gRPC stubs, made of the services' descriptors: see `serving.protos.messages`."""
+"""TensorFlow Serving's gRPC stubs, built from the services' descriptors: see `serving.protos.messages`."""
 
 import functools
 from types import SimpleNamespace
@@ -13,21 +13,21 @@ __all__ = ["ModelServiceStub", "PredictionServiceStub"]
 
 
 def _stub(service: Any, channel: grpc.Channel) -> Any:
-    """Return what calls `service`, a ServiceDescriptor, at the other end of `channel`: its methods, by name."""
+    """Return the client of `service`, a ServiceDescriptor, on `channel`, with one attribute per method."""
     stub = SimpleNamespace()
     for method in service.methods:
         request = message_factory.GetMessageClass(method.input_type)
-        answer = message_factory.GetMessageClass(method.output_type)
+        response = message_factory.GetMessageClass(method.output_type)
         call = channel.unary_unary(
             f"/{service.full_name}/{method.name}",
             request_serializer=request.SerializeToString,
-            response_deserializer=answer.FromString,
+            response_deserializer=response.FromString,
         )
         setattr(stub, method.name, call)
     return stub
 
 
-# Of a channel each, as the generated classes are called.
+# Called with a channel, like the generated classes.
 ModelServiceStub = functools.partial(_stub, model_service_pb2.DESCRIPTOR.services_by_name["ModelService"])
 PredictionServiceStub = functools.partial(
     _stub, prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"]

@@ -1,6 +1,6 @@
-"""TensorProto to numpy and back, without TensorFlow and by its rules (`Tensor::FromProto`).
+"""TensorProto to numpy and back without TensorFlow, by the rules of its `Tensor::FromProto`.
 
-Strings are arrays of dtype object that hold bytes. Numbers are little-endian, as on every machine that
+Strings are arrays of dtype object that contain bytes. Numbers are little-endian, as on every machine that
 TensorFlow supports.
 """
 
@@ -15,23 +15,22 @@ from tfship.serving.protos.messages import tensor_pb2, types_pb2
 
 try:
     import ml_dtypes
-except ImportError:  # a client can do without
+except ImportError:  # optional for clients
     ml_dtypes = None
 
 __all__ = ["DTYPES", "MAX_RANK", "MAX_REPEATED_BYTES", "DType", "dtype_of", "from_proto", "to_proto"]
 
-# A protobuf message ends at 2 GiB. A tensor beyond that can only be a shape that one value would be repeated
-# to fill.
+# Maximum size of a protobuf message. A larger tensor could only come from repeating a value to fill its shape.
 MAX_BYTES = 2**31
-# What a client may make of a few bytes by having them repeated: room for a batch of 100 photographs, and not for
-# taking all the memory. A string counts as the 24 bytes that TensorFlow needs for one.
+# Maximum size of the values that a client doesn't send but has repeated. It allows a batch of 100 photographs, and
+# keeps a small message from taking all memory. A string counts as 24 bytes, its size in TensorFlow.
 MAX_REPEATED_BYTES = 2**26
 _STRING_BYTES = 24
-# So many of a tensor's values are Python objects at a time.
+# Number of values that are Python objects at the same time.
 _VALUES_AT_ONCE = 2**16
 # numpy's limit; TensorFlow's is 254.
 MAX_RANK = 64
-# TensorFlow reads objects through old iterators of numpy, which end here; it dies of the one that it doesn't get.
+# TensorFlow reads strings by old numpy iterators, which have this limit, and crashes if it doesn't get one.
 _MAX_STRING_RANK = 32
 
 
@@ -39,8 +38,8 @@ _MAX_STRING_RANK = 32
 class DType:
     """One of TensorFlow's element types.
 
-    `name` is what TensorFlow calls it in messages, `number` its DataType, `numpy` the array's dtype, `field`
-    the field of a TensorProto that holds single values.
+    `name` is its name in TensorFlow's messages, `number` its DataType, `numpy` the array's dtype, `field` the
+    TensorProto field for single values.
     """
 
     name: str
@@ -55,11 +54,11 @@ class DType:
 
     @property
     def max_rank(self) -> int:
-        """How many dimensions a tensor may have."""
+        """Maximum number of dimensions of a tensor."""
         return _MAX_STRING_RANK if self.is_string else MAX_RANK
 
 
-# Every type that a request to TensorFlow Serving may carry, by its DataType number; numpy needs help with bfloat16.
+# All types that a request to TensorFlow Serving may contain, by DataType number. bfloat16 needs ml_dtypes.
 DTYPES = {
     number: DType(name, number, np.dtype(numpy), field)
     for name, number, numpy, field in (
@@ -81,31 +80,33 @@ DTYPES = {
         *([("bfloat16", types_pb2.DT_BFLOAT16, ml_dtypes.bfloat16, "half_val")] if ml_dtypes else []),
     )
 }
-# In graphs of TensorFlow 1, a variable's own output has its type plus this: a reference to it.
+# In TensorFlow 1 graphs, the DataType of a variable's output is a reference type: its type's number plus this.
 _REFERENCE = 100
 _BY_NUMPY = {each.numpy: each for each in DTYPES.values()}
 
 
 def dtype_of(number: int) -> DType | None:
-    """Return the type for a signature's DataType number, or None for one whose values can't be sent."""
+    """Return the type for a signature's DataType `number`, or None if its values can't be sent."""
     return DTYPES.get(number) or DTYPES.get(number - _REFERENCE)
 
 
-def from_proto(proto: Any, most_elements: int | None = None) -> NDArray[Any]:
-    """Return the tensor of a TensorProto.
+def from_proto(proto: Any, max_elements: int | None = None) -> NDArray[Any]:
+    """Return the tensor of `proto`, a TensorProto.
 
-    Values may stand in `tensor_content` or in the type's own field. There, as in TensorFlow, values beyond
-    the shape are dropped, missing ones repeat the last, and none at all means zeros. Raises ValueError for
-    a type that isn't in `DTYPES`, an impossible shape, content of another size, an integer that the type
-    can't hold, more than `most_elements`, or values to be repeated that would fill more than MAX_REPEATED_BYTES.
+    Values are in `tensor_content` or in the type's own field. In the latter, as in TensorFlow, surplus values are
+    dropped, the last value is repeated for missing ones, and an empty field means zeros.
+
+    Raises ValueError for a type that isn't in `DTYPES`, an impossible shape, content of another size, or an integer
+    out of the type's range. It also raises it for more than `max_elements`, or more than MAX_REPEATED_BYTES of
+    repeated values.
     """
     dtype = DTYPES.get(proto.dtype)
     if dtype is None:
         raise ValueError(f"a tensor of dtype {_dtype_name(proto.dtype)} can't be sent")
     shape = _shape(proto.tensor_shape, dtype)
     count = math.prod(shape)
-    if most_elements is not None and count > most_elements:
-        raise ValueError(f"shape {list(shape)} has {count} elements; at most {most_elements} are taken")
+    if max_elements is not None and count > max_elements:
+        raise ValueError(f"shape {list(shape)} has {count} elements; expected at most {max_elements}")
     content = proto.tensor_content
     if content and count:
         flat = _from_content(content, dtype, count)
@@ -117,14 +118,14 @@ def from_proto(proto: Any, most_elements: int | None = None) -> NDArray[Any]:
 def to_proto(array: NDArray[Any], *, packed: bool = True) -> Any:
     """Return `array` as a TensorProto.
 
-    Numbers go into `tensor_content` if `packed`, which is smaller and far faster, else into their type's own
-    field. Raises ValueError for a dtype that isn't in `DTYPES`, TypeError for strings that aren't bytes.
+    Numbers go into `tensor_content` if `packed`, which is smaller and much faster, else into the type's own field.
+    Raises ValueError for a dtype that isn't in `DTYPES`, TypeError for strings that aren't bytes.
     """
     dtype = _BY_NUMPY.get(array.dtype)
     if dtype is None:
         raise ValueError(f"arrays of dtype {array.dtype} can't be sent")
     proto = tensor_pb2.TensorProto(dtype=dtype.number)
-    proto.tensor_shape.SetInParent()  # a scalar has a shape, too: one without sizes
+    proto.tensor_shape.SetInParent()  # the shape of a scalar is set, too, without sizes
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
     if dtype.is_string:
@@ -151,7 +152,7 @@ def _shape(proto: Any, dtype: DType) -> tuple[int, ...]:
         raise ValueError(f"a {dtype.name} tensor of rank {len(sizes)}; at most {dtype.max_rank} is supported")
     if any(size < 0 for size in sizes):
         raise ValueError(f"shape {list(sizes)} has a negative size")
-    # Sizes beside a zero count as well: numpy multiplies them, too.
+    # Leaves out zeros: numpy multiplies the other sizes even if one is zero.
     if math.prod(size for size in sizes if size) * dtype.numpy.itemsize > MAX_BYTES:
         raise ValueError(f"shape {list(sizes)} is larger than {MAX_BYTES} bytes")
     return sizes
@@ -164,7 +165,7 @@ def _from_content(content: bytes, dtype: DType, count: int) -> NDArray[Any]:
     if len(content) != expected:
         raise ValueError(f"tensor_content has {len(content)} bytes; its shape and dtype need {expected}")
     if dtype.name == "bool":
-        # numpy and TensorFlow take a byte other than 0 and 1 for a bool without looking, and then misbehave.
+        # numpy and TensorFlow accept bytes other than 0 and 1 as bools, and then misbehave.
         return np.frombuffer(content, np.uint8).astype(np.bool_)
     return np.frombuffer(content, dtype.numpy)
 
@@ -224,7 +225,7 @@ def _decode(values: list[Any], dtype: DType) -> NDArray[Any]:
             return np.array(values, np.float32).view(np.complex64)
         if dtype.field == "dcomplex_val":
             return np.array(values, np.float64).view(np.complex128)
-        # numpy refuses Python integers that don't fit, where TensorFlow would silently wrap them.
+        # numpy refuses Python integers out of range; TensorFlow would silently wrap them.
         return np.array(values, dtype.numpy)
     except OverflowError:
         raise ValueError(f"{dtype.field} holds a value that {dtype.name} can't represent") from None

@@ -1,1 +1,1 @@
-"""The server process: flags, sockets, TLS, workers."""
+"""The server process: flags, settings, sockets, TLS, workers."""

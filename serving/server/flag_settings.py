@@ -1,4 +1,4 @@
-"""The flags of the command line as `Settings`."""
+"""Conversion of command-line flags to `Settings`."""
 
 import argparse
 from pathlib import Path
@@ -18,17 +18,17 @@ __all__ = ["settings"]
 
 
 def settings(flags: argparse.Namespace) -> Settings:
-    """Return the server settings that the flags ask for. Raises UsageError."""
+    """Return the server settings for `flags`. Raises UsageError for invalid combinations."""
     if flags.port == 0 and not flags.grpc_socket_path:
         raise UsageError(
             f"--port=0 without --grpc_socket_path: expected one of them, or --port={ANY_PORT} for any free port"
         )
     if flags.use_alts_credentials:
-        # To ignore this one would be to serve anyone where only some were meant.
+        # An error, because ignoring the flag would open a server that was meant to be restricted.
         raise UsageError(
-            "--use_alts_credentials: not supported; leave it out, and secure the ports by --ssl_config_file"
+            "--use_alts_credentials: not supported; leave it out, and secure the ports with --ssl_config_file"
         )
-    # A request that waits for its batch to be full holds a thread.
+    # A request that waits for its batch occupies a thread.
     threads = 128 if flags.enable_batching else max(2, 4 * cores() // max(1, flags.workers))
     return Settings(
         host=flags.host,
@@ -59,7 +59,7 @@ def settings(flags: argparse.Namespace) -> Settings:
             retries=flags.max_num_load_retries,
             retry_seconds=flags.load_retry_interval_micros / 1e6,
             labels_for_unavailable=flags.allow_version_labels_for_unavailable_models,
-            # As TensorFlow Serving: at the start nothing else is to be done.
+            # The process has no other work at the start; the number is TensorFlow Serving's.
             first_load_threads=4 * cores(),
             load_threads=flags.num_load_threads,
             unload_threads=flags.num_unload_threads,
@@ -79,7 +79,7 @@ def settings(flags: argparse.Namespace) -> Settings:
 
 
 def _workers(flags: argparse.Namespace) -> int:
-    # One worker serves a Unix socket: without a port, any more would have nothing to do.
+    # A Unix socket is served by one worker, so without a port more workers would be idle.
     workers: int = flags.workers
     return workers if flags.port or flags.rest_api_port else min(1, workers)
 
@@ -118,7 +118,7 @@ def _metrics_path(flags: argparse.Namespace) -> str | None:
     path: str = config.path or DEFAULT_PATH
     if not path.startswith("/"):
         raise UsageError(
-            f"--monitoring_config_file: path is {path!r}; expected one that begins with /, like {DEFAULT_PATH}"
+            f"--monitoring_config_file: path is {path!r}; expected one that begins with /, such as {DEFAULT_PATH}"
         )
     return path if config.enable else None
 
@@ -127,7 +127,7 @@ def _batching(flags: argparse.Namespace) -> BatchingParameters | None:
     if not flags.enable_batching:
         for name in ("batching_parameters_file", "enable_per_model_batching_parameters"):
             if getattr(flags, name):
-                raise UsageError(f"--{name} is set without --enable_batching; pass that too")
+                raise UsageError(f"--{name} is set without --enable_batching; pass both")
         return None
     if not flags.batching_parameters_file:
         return BatchingParameters(thread_pool_name="model_server_batch_threads")

@@ -1,4 +1,4 @@
-"""The command line: `tensorflow_model_server`'s flags by their names, and a few of our own, as a table."""
+"""Table of command-line flags: those of `tensorflow_model_server`, by the same names, and additional ones."""
 
 import argparse
 import re
@@ -15,25 +15,26 @@ from tfship.train.common import cli
 
 __all__ = ["FLAGS", "IGNORED", "Flag", "ignored", "parse", "parser"]
 
-# Flags that make no difference here: the value that asks for nothing, and why any other is left out of account.
+# Flags without effect here: the neutral value, and the reason why other values are ignored.
 IGNORED: dict[str, tuple[bool | int | str, str]] = {
     "enable_profiler": (False, "there is no profiler service"),
-    "flush_filesystem_caches": (True, "model files are cached by the system, as all files are"),
-    "mixed_precision": ("", "a model is run in the precision that it was exported in"),
-    "platform_config_file": ("", "there is one platform, and flags are its settings"),
-    "remove_unused_fields_from_bundle_metagraph": (True, "what isn't used isn't kept in any case"),
-    "skip_initialize_tpu": (False, "there is no support for TPUs"),
-    "thread_pool_factory_config_file": ("", "--tensorflow_session_config_file sets thread pools"),
-    "xla_cpu_compilation_enabled": (False, "models are compiled by XLA where they ask for it themselves"),
-    "xla_gpu_compilation_enabled": (False, "models are compiled by XLA where they ask for it themselves"),
+    "flush_filesystem_caches": (True, "only the operating system caches model files"),
+    "mixed_precision": ("", "models run in the precision of the export"),
+    "platform_config_file": ("", "the only platform is configured by flags"),
+    "remove_unused_fields_from_bundle_metagraph": (True, "unused fields are never kept"),
+    "skip_initialize_tpu": (False, "TPUs are not supported"),
+    "thread_pool_factory_config_file": ("", "use --tensorflow_session_config_file to set thread pools"),
+    "xla_cpu_compilation_enabled": (False, "XLA compiles only the models that request it"),
+    "xla_gpu_compilation_enabled": (False, "XLA compiles only the models that request it"),
 }
 
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag: what its text becomes (`type`, which raises ArgumentTypeError), and how `--help` shows it.
+    """A flag: its parsing and its line in `--help`.
 
-    `metavar` stands for the value. A flag without `type` is true or false, and without a value it is true.
+    `type` converts the text and raises ArgumentTypeError; `metavar` represents the value in `--help`. A flag without
+    `type` is boolean, and is true if it has no value.
     """
 
     name: str
@@ -57,7 +58,7 @@ def _log_format(text: str) -> str:
 
 
 def _file(text: str) -> Path | None:
-    # As TensorFlow Serving: no name is no file.
+    # An empty name means no file, as in TensorFlow Serving.
     return Path(text) if text else None
 
 
@@ -85,8 +86,8 @@ def _arguments(text: str) -> tuple[tuple[str, int | str], ...]:
         if not name or not equals:
             raise argparse.ArgumentTypeError(f"{each!r}: expected NAME=VALUE,NAME=VALUE,…")
         if name == REUSE_PORT:
-            raise argparse.ArgumentTypeError(f"{each!r}: this server sets it by itself, for its --workers")
-        # As in TensorFlow Serving: what is no int32 is a text.
+            raise argparse.ArgumentTypeError(f"{each!r}: is reserved for --workers; leave it out")
+        # Values other than int32 are strings, as in TensorFlow Serving.
         number = re.fullmatch("-?[0-9]{1,10}", value) and -(2**31) <= int(value) < 2**31
         found[name] = int(value) if number else value
     return tuple(found.items())
@@ -116,7 +117,7 @@ def _port(text: str) -> int:
     return value
 
 
-# By the titles of their groups in `--help`.
+# Flags by the title of their group in `--help`.
 FLAGS: Mapping[str, tuple[Flag, ...]] = {
     "models": (
         Flag("model_name", "default", "name of the one model", "MODEL_NAME", str),
@@ -137,8 +138,8 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
     "network": (
         Flag("host", "127.0.0.1", "address to listen on; 0.0.0.0: all", "HOST", str),
         Flag("port", 8500, f"gRPC port; {ANY_PORT}: any free one, 0: only --grpc_socket_path", "PORT", _port),
-        Flag("grpc_socket_path", None, "Unix socket for gRPC, beside the port; served by one worker, access by the "
-             "umask", "PATH", _file),
+        Flag("grpc_socket_path", None, "Unix socket for gRPC, in addition to the port; served by one worker; the umask "
+             "sets access", "PATH", _file),
         Flag("rest_api_port", 0, f"REST port; {ANY_PORT}: any free one, 0: no REST", "PORT", _port),
         Flag("grpc_max_threads", 0, "concurrent gRPC requests; 0: 4 per core, shared by the workers; 128 with batching",
              "N", _at_least(0)),
@@ -148,16 +149,16 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
              "REST port", "FILE", Path),
         Flag("rest_api_timeout_in_ms", 30_000, "deadline by which a REST request's inference must begin; 0: none",
              "MS", _integer),
-        Flag("grpc_channel_arguments", "", "gRPC's own, such as grpc.max_connection_age_ms=2000", "NAME=VALUE,…",
-             _arguments),
+        Flag("grpc_channel_arguments", "", "gRPC core's arguments, such as grpc.max_connection_age_ms=2000",
+             "NAME=VALUE,…", _arguments),
         Flag("ssl_config_file", None, "TLS for gRPC and REST: an SSLConfig in text format, with the PEM texts",
              "FILE", _file),
         Flag("use_alts_credentials", False, "not supported"),
-        Flag("rest_api_enable_cors_support", False, "let browsers call REST from pages of other servers"),
-        Flag("enable_grpc_healthcheck_service", False, "answer grpc.health.v1.Health on the gRPC port"),
+        Flag("rest_api_enable_cors_support", False, "let web pages of other origins call REST"),
+        Flag("enable_grpc_healthcheck_service", False, "serve grpc.health.v1.Health on the gRPC port"),
         Flag("enable_grpc_reflection", True, "describe the gRPC services to clients such as grpcurl (not in "
              "tensorflow_model_server)"),
-        Flag("enable_serialization_as_tensor_content", False, "answer gRPC with tensor_content, not typed fields"),
+        Flag("enable_serialization_as_tensor_content", False, "send gRPC tensors as tensor_content, not typed fields"),
     ),
     "runtime": (
         Flag("enable_model_warmup", True, "run assets.extra/tf_serving_warmup_requests before a version is available"),
@@ -176,11 +177,11 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
              "0.0…1.0", _fraction),
         Flag("enable_batching", False, "run concurrent requests together"),
         Flag("batching_parameters_file", "", "BatchingParameters in text format", "FILE", str),
-        Flag("enable_per_model_batching_parameters", False, "batch by each version's own batching_params.pbtxt; a "
-             "version without one isn't batched"),
+        Flag("enable_per_model_batching_parameters", False, "configure batching by batching_params.pbtxt of each "
+             "version; versions without it aren't batched"),
         Flag("num_tflite_interpreters_per_pool", 4, "concurrent inferences of one TFLite model in each worker; memory "
              "is allocated for each when it is first needed", "N", _at_least(1)),
-        Flag("num_tflite_pools", 1, "multiplies that number", "N", _at_least(1)),
+        Flag("num_tflite_pools", 1, "factor for --num_tflite_interpreters_per_pool", "N", _at_least(1)),
     ),
     "process (not in tensorflow_model_server)": (
         Flag("ready_file", None, "JSON file with {host, grpc_port, rest_port, pid}, written when all models are "
@@ -189,14 +190,14 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
              "process", "N", _at_least(0)),
         Flag("worker_timeout_seconds", 30, "a worker without a heartbeat for this long is killed and replaced",
              "S", _at_least(2)),
-        Flag("log_format", "text", "text, or json for an object per line", "|".join(FORMATS), _log_format),
+        Flag("log_format", "text", "text, or json for one object per line", "|".join(FORMATS), _log_format),
         Flag("log_requests", False, "log each request as JSON"),
-        Flag("enable_server_timing", False, "add to each response where its time went: a Server-Timing header, and "
-             "server-timing in trailing metadata"),
+        Flag("enable_server_timing", False, "report timings in each response: a Server-Timing header, or server-timing "
+             "in trailing metadata"),
         Flag("shutdown_grace_seconds", 30, "grace period for in-flight requests after SIGTERM", "S", _at_least(0)),
     ),
     "limits (not in tensorflow_model_server)": (
-        Flag("max_body_bytes", Limits.body_bytes, "size of a REST body, also unpacked, and of a gRPC message",
+        Flag("max_body_bytes", Limits.body_bytes, "size of a REST body, also decompressed, and of a gRPC message",
              "N", _at_least(1)),
         Flag("max_header_bytes", Limits.header_bytes, "size of a REST request's headers, and of gRPC metadata",
              "N", _at_least(1)),
@@ -212,7 +213,7 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag("idle_timeout_seconds", round(Limits.idle_seconds), "seconds until an idle connection is closed",
              "S", _at_least(1)),
     ),
-    "accepted and ignored, as the log says": tuple(
+    "accepted and ignored, with a log message": tuple(
         Flag(name, neutral, reason)
         if isinstance(neutral, bool)
         else Flag(name, neutral, reason, "N", _integer)
@@ -224,13 +225,13 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of all flags, supported and refused."""
+    """Return the parser of all flags, including ignored ones."""
     flags = cli.parser(
         "tfship serve",
-        "Serve exported models by TensorFlow Serving's REST and gRPC APIs; flags as tensorflow_model_server's. Without "
-        "--model_base_path and --model_config_file: all models in the folder models, with REST on port 8501.",
+        "Serve exported models by TensorFlow Serving's REST and gRPC APIs, with tensorflow_model_server's flags. "
+        "Without --model_base_path and --model_config_file: all models in the folder models, with REST on port 8501.",
     )
-    # The full usage is forty flags long and would bury the error that it is printed with.
+    # The full usage lists forty flags and would hide the error that follows it.
     flags.usage = "tfship serve [--model_base_path=DIR] [--rest_api_port=8501] [--flag=value …]"
     flags.add_argument(
         "--version", action="version", version=f"tfship model server, TensorFlow Serving API {messages.VERSION}",
@@ -239,7 +240,7 @@ def parser() -> argparse.ArgumentParser:
     for title, rows in FLAGS.items():
         group = flags.add_argument_group(title)
         for row in rows:
-            # With --flag alone, a flag that is true or false is true.
+            # A boolean flag without a value is true.
             bare: dict[str, Any] = {} if row.type else {"nargs": "?", "const": True}
             group.add_argument(
                 f"--{row.name}", type=row.type or _bool, default=row.default, metavar=row.metavar, help=row.help,
@@ -249,13 +250,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse a command line; `-port=1` means `--port=1`. Ends the process for what can't be parsed."""
+    """Parse the command line `argv`; `-port=1` means `--port=1`. Exits the process with code 2 for invalid flags."""
     given = sys.argv[1:] if argv is None else argv
     return parser().parse_args([re.sub("^-(?=[a-z_]{2})", "--", each) for each in given])
 
 
 def ignored(flags: argparse.Namespace) -> list[str]:
-    """Return a line for each flag that requests something and is accepted and ignored."""
+    """Return one line for each ignored flag that isn't neutral."""
     return [
         f"--{name}: accepted and ignored: {reason}"
         for name, (neutral, reason) in IGNORED.items()

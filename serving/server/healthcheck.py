@@ -1,8 +1,7 @@
-"""Health check: `python -m tfship.serving.server.healthcheck FILE` exits with 0 if the server of a ready file answers.
+"""Health check of the images: `python -m tfship.serving.server.healthcheck FILE` exits with 0 if the server responds.
 
-The images' HEALTHCHECK. It asks over REST for a page that isn't there: the answer needs no thread of the pool that
-runs inferences, so that a busy server isn't taken for a dead one. Where REST is off, the gRPC port must take a
-connection.
+It requests a REST path that doesn't exist: the response needs no thread of the inference pool, so that a busy server
+counts as healthy. If REST is off, the gRPC port must accept a connection.
 """
 
 import contextlib
@@ -19,11 +18,11 @@ _SECONDS = 4.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return 0 if the server answers. Raises ArtifactError if it isn't ready, Unreachable if it doesn't."""
+    """Return 0 if the server responds. Raises ArtifactError if it isn't ready, Unreachable if it doesn't respond."""
     parser = cli.parser(
-        "python -m tfship.serving.server.healthcheck", "Ask a model server whether it answers."
+        "python -m tfship.serving.server.healthcheck", "Check whether a model server responds."
     )
-    parser.add_argument("ready_file", type=Path, help="the file that the server's --ready_file names")
+    parser.add_argument("ready_file", type=Path, help="the file of the server's flag --ready_file")
     ready = files.read_json(parser.parse_args(argv).ready_file)
     host, port = ready["host"], ready["rest_port"] or ready["grpc_port"]
     try:
@@ -34,10 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             socket.create_connection((host, port), _SECONDS).close()
     except (OSError, http.client.HTTPException) as error:
-        raise Unreachable(f"{host}:{port}: doesn't answer ({error})") from None
+        raise Unreachable(f"{host}:{port}: doesn't respond ({error})") from None
     return 0
 
 
 if __name__ == "__main__":
-    # Docker knows 0 and 1 only.
+    # Docker only allows 0 and 1.
     sys.exit(1 if cli.run(main) else 0)

@@ -1,4 +1,4 @@
-"""One process that serves: versions loaded here, answered here over REST and gRPC."""
+"""One serving process: loads versions, and serves them over REST and gRPC."""
 
 import time
 from collections import Counter
@@ -24,7 +24,7 @@ __all__ = ["Host"]
 
 
 class Host:
-    """A `Fleet` of one process, and its ports. `reload` is called with the ModelServerConfig of a reload by RPC."""
+    """A `Fleet` of one process, and its ports. `reload` is called with the ModelServerConfig of a reload request."""
 
     def __init__(self, settings: Settings, reload: Callable[[Any], None]) -> None:
         self._settings = settings
@@ -61,7 +61,7 @@ class Host:
         self._metrics.batch(run.thread_pool_name, run.queued_seconds)
 
     def open(self, grpc_port: int, rest_port: int) -> tuple[int, int]:
-        """Open the ports, and return them; 0 is none, and ANY_PORT any free one. Raises UsageError."""
+        """Open the ports and return their numbers; 0 means no port, ANY_PORT any free one. Raises UsageError."""
         settings = self._settings
         if rest_port:
             api = RestApi(self._predictor, self._inference, self._observer, settings)
@@ -75,7 +75,7 @@ class Host:
         return self._grpc.port if self._grpc else 0, self._rest.port if self._rest else 0
 
     def close(self, grace_seconds: float = 0.0) -> None:
-        """Take no more requests, give those that run `grace_seconds` to end, and unload everything."""
+        """Refuse new requests, wait `grace_seconds` for those in flight, and unload everything."""
         deadline = time.monotonic() + grace_seconds
         if self._rest:
             self._rest.stop(grace_seconds)

@@ -1,4 +1,4 @@
-"""The server's log on stdout: a line or a JSON object per message, with time, level, process and logger."""
+"""Logging to stdout: one line or JSON object per message, with time, level, process and logger."""
 
 import json
 import logging
@@ -11,20 +11,20 @@ FORMATS = ("text", "json")
 
 
 def configure(form: str, worker: int | None = None) -> None:
-    """Log to stdout from now on: messages of the server from INFO on, of libraries from WARNING on.
+    """Configure logging to stdout: the server's messages from level INFO, those of libraries from WARNING.
 
-    `form` is one of FORMATS, `worker` the number of the worker process, None in the process that the user started.
+    `form` is one of FORMATS. `worker` is the number of the worker process, None in the main process.
     """
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_Json(worker) if form == "json" else _Text(worker))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("tfship.serving").setLevel(logging.INFO)
-    # A log that can't be written, on a full disk or to a closed pipe, is no reason to stop, nor for more messages.
+    # On a full disk or a closed pipe, messages are dropped silently: the server goes on.
     logging.raiseExceptions = False
 
 
 class _Text(logging.Formatter):
-    """`2026-11-29T16:20:01.123Z INFO server tfship.serving: ready`."""
+    """Formatter of lines such as `2026-11-29T16:20:01.123Z INFO server tfship.serving: ready`."""
 
     def __init__(self, worker: int | None) -> None:
         process = "server" if worker is None else f"worker-{worker}"
@@ -37,9 +37,9 @@ class _Text(logging.Formatter):
 
 
 class _Json(_Text):
-    """The same as an object: `time`, `level`, `worker` (null for the server), `logger`, `message`, `exception`.
+    """Formatter of JSON objects with `time`, `level`, `worker` (null: main process), `logger`, `message`, `exception`.
 
-    A request's own fields are in `request`, instead of a message.
+    Log records of requests have their fields in `request` instead of `message`.
     """
 
     def __init__(self, worker: int | None) -> None:

@@ -1,4 +1,4 @@
-"""The model server: models and ports put together; `tfship serve` runs it, tests hold it."""
+"""The model server, which combines models and ports; run by `tfship serve` and by tests."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,11 @@ __all__ = ["ANY_PORT", "ModelServer", "Settings"]
 
 
 class ModelServer:
-    """Serves the models of a ModelServerConfig, from this process or, with `settings.workers`, from others.
+    """Server of the models in a ModelServerConfig: in this process, or in `settings.workers` worker processes.
 
-    Use: `start()`, then requests to `grpc_port` and `rest_port`, then `stop()`, also when `start()` raised
-    or was interrupted. The ports answer once every model is available, as TensorFlow Serving's do.
+    Call `start()`, send requests to `grpc_port` and `rest_port`, and call `stop()`, also if `start()` raised or was
+    interrupted. The ports open once all models are available, as in
+    TensorFlow Serving.
     """
 
     def __init__(self, config: Any, settings: Settings) -> None:
@@ -34,8 +35,7 @@ class ModelServer:
     def start(self) -> None:
         """Load the models and open the ports.
 
-        Raises UsageError for a port that can't be had, before anything is loaded, and ArtifactError for a
-        model that can't be.
+        Raises UsageError, before loading, if a port can't be opened, and ArtifactError if a model can't be loaded.
         """
         settings = self._settings
         if settings.grpc_port == settings.rest_port not in (0, ANY_PORT):
@@ -54,14 +54,14 @@ class ModelServer:
             self._config.start()
 
     def stop(self, grace_seconds: float = 0.0) -> None:
-        """Take no more requests, give those that run `grace_seconds` to end, and unload the models."""
+        """Refuse new requests, wait `grace_seconds` for those in flight, and unload the models."""
         self._models.stop()
         self._host.close(grace_seconds)
         if self._config:
             self._config.stop()
         self._models.join()
         if self._settings.grpc_socket:
-            # gRPC has removed it, unless the worker whose it was has been killed.
+            # gRPC removes the socket, unless its worker was killed.
             remove_path(self._settings.grpc_socket)
 
     def _reload(self, config: Any) -> None:
@@ -71,7 +71,7 @@ class ModelServer:
 def _host(settings: Settings, reload: Callable[[Any], None]) -> "Host | WorkerPool":
     if settings.workers:
         return WorkerPool(settings, reload)
-    # What answers requests is not for a process that has others do it: the imports would take a third of the start.
+    # Imported only here: a main process with workers doesn't need it, and the import takes a third of its start.
     from tfship.serving.server.host import Host
 
     return Host(settings, reload)

@@ -1,4 +1,4 @@
-"""Calls between two processes that trust each other: a method's name and arguments one way, its result back."""
+"""Remote procedure calls between two processes that trust each other, over one connection in both directions."""
 
 import contextlib
 import itertools
@@ -13,25 +13,25 @@ from typing import Any
 
 __all__ = ["Channel", "ChannelClosed"]
 
-_BEAT_SECONDS = 1.0
+_HEARTBEAT_SECONDS = 1.0
 
 
 class ChannelClosed(Exception):  # noqa: N818 - it isn't always an error
-    """The other process has gone, or has closed its end."""
+    """The other process has ended or closed the connection."""
 
 
 class Channel:
-    """One end of a connection: calls the other end's `target`, and lets it call this end's.
+    """One end of a connection: calls methods of the other end's `target`, and runs its calls on this end's `target`.
 
-    Calls that come in run in threads of their own, so one that takes long holds up no other. An end that beats
-    tells the other one that its process still runs.
+    Incoming calls run in a thread pool, so that a slow call doesn't delay others. Heartbeats tell the other end that
+    this process is alive.
     """
 
     def __init__(self, connection: Connection, target: object) -> None:
         self._connection = connection
         self._target = target
         self._numbers = itertools.count()
-        # Two, because a write may have to wait for the other end, and no one may have to wait for that.
+        # Separate locks, because a write may block on the other end, which must not block the threads below.
         self._writing = threading.Lock()
         self._lock = threading.Lock()  # guards the fields below
         self._waiting: dict[int, Future[Any]] = {}
@@ -39,7 +39,7 @@ class Channel:
         self._threads = ThreadPoolExecutor(64, thread_name_prefix="calls")
 
     def start(self, method: str, *arguments: Any) -> "Future[Any]":
-        """Call the other end's method; the future has its result or its error, or ChannelClosed."""
+        """Call the other end's `method`; the future gets its result, its error or ChannelClosed."""
         future: Future[Any] = Future()
         number = next(self._numbers)
         with self._lock:
@@ -51,31 +51,31 @@ class Channel:
         return future
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call the other end's method and return its result or raise its error; ChannelClosed if it has gone."""
+        """Call the other end's `method`; return its result, or raise its error or ChannelClosed."""
         return self.start(method, *arguments).result()
 
-    def beat(self) -> None:
-        """Send a heartbeat every second, from a thread."""
-        threading.Thread(target=self._beat, name="beat", daemon=True).start()
+    def start_heartbeat(self) -> None:
+        """Send a heartbeat every second, in a thread."""
+        threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True).start()
 
-    def serve(self, patience_seconds: int = 0, at_first_seconds: int = 0) -> bool:
-        """Read until the other end closes, and return True; all that waits for an answer has ChannelClosed.
+    def serve(self, patience_seconds: int = 0, startup_seconds: int = 0) -> bool:
+        """Process messages until the other end closes and return True; pending calls then get ChannelClosed.
 
-        With `patience_seconds`, return False when nothing has come for so long, no beat even: at the beginning,
-        for `at_first_seconds` more. Only time counts in which this process has run itself.
+        With `patience_seconds`, return False after that time without a message or heartbeat. The first message may
+        take `startup_seconds` longer. Time during which this process itself is suspended doesn't count.
         """
-        silent = -at_first_seconds
+        silent = -startup_seconds
         try:
             while not patience_seconds or silent < patience_seconds:
-                if patience_seconds and not self._connection.poll(_BEAT_SECONDS):
+                if patience_seconds and not self._connection.poll(_HEARTBEAT_SECONDS):
                     silent += 1
                     continue
                 silent = 0
                 kind, number, *rest = pickle.loads(self._connection.recv_bytes())  # noqa: S301 - our own process
                 if kind == "call":
-                    self._threads.submit(self._answer, number, *rest)
+                    self._threads.submit(self._run, number, *rest)
                 elif kind == "result":
-                    self._finish(number, *rest)
+                    self._resolve(number, *rest)
         except (EOFError, OSError):
             return True
         finally:
@@ -83,8 +83,8 @@ class Channel:
         return False
 
     def close(self) -> None:
-        """Close the connection, whoever reads from it or writes to it."""
-        # A close alone would wait for the thread that reads, and that one for the other end.
+        """Close the connection, even while other threads read or write."""
+        # Closing the descriptor alone would not wake up the reading thread, which waits for the other end.
         with self._lock:
             if not self._closed:
                 self._shut_down()
@@ -94,7 +94,7 @@ class Channel:
             self._closed = True
             waiting = list(self._waiting.values())
             self._waiting.clear()
-        # Wakes whoever is writing; only then may the descriptor's number become another file's.
+        # Wakes up a blocked writer, before the descriptor's number can be reused for another file.
         self._shut_down()
         with self._writing:
             self._connection.close()
@@ -106,25 +106,25 @@ class Channel:
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as ours:
             ours.shutdown(socket.SHUT_RDWR)
 
-    def _beat(self) -> None:
+    def _send_heartbeats(self) -> None:
         while not self._closed:
-            self._send(pickle.dumps(("beat", 0)))
-            time.sleep(_BEAT_SECONDS)
+            self._send(pickle.dumps(("heartbeat", 0)))
+            time.sleep(_HEARTBEAT_SECONDS)
 
-    def _answer(self, number: int, method: str, arguments: tuple[Any, ...]) -> None:
+    def _run(self, number: int, method: str, arguments: tuple[Any, ...]) -> None:
         result, failure = None, None
         try:
             result = getattr(self._target, method)(*arguments)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller waits for it
-            failure = _portable(error)
+        except Exception as error:  # noqa: BLE001 - every error is sent to the caller
+            failure = _picklable(error)
         self._send(pickle.dumps(("result", number, result, failure)))
 
     def _send(self, content: bytes) -> None:
-        # Where the other end has gone, the thread that reads finds out, and tells all that wait.
+        # If the other end has ended, `serve` notices it and resolves all pending calls.
         with contextlib.suppress(OSError), self._writing:
             self._connection.send_bytes(content)
 
-    def _finish(self, number: int, result: Any, error: Exception | None) -> None:
+    def _resolve(self, number: int, result: Any, error: Exception | None) -> None:
         with self._lock:
             future = self._waiting.pop(number)
         if error:
@@ -133,11 +133,11 @@ class Channel:
             future.set_result(result)
 
 
-def _portable(error: Exception) -> Exception:
-    """Return an error that the other process can read: many don't survive pickling, or only where they are known."""
+def _picklable(error: Exception) -> Exception:
+    """Return `error`, or a RuntimeError with its text if it can't be pickled and unpickled unchanged."""
     try:
         if pickle.loads(pickle.dumps(error)).args == error.args:  # noqa: S301 - our own
             return error
-    except Exception:  # noqa: BLE001, S110 - it isn't
+    except Exception:  # noqa: BLE001, S110 - not picklable
         pass
     return RuntimeError(f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""Everything about a server but its models."""
+"""Server settings, except for the models."""
 
 import os
 from dataclasses import dataclass, field
@@ -11,33 +11,35 @@ from tfship.serving.server.tls import ServerTls
 __all__ = ["ANY_PORT", "REUSE_PORT", "Limits", "Settings", "cores"]
 
 ANY_PORT = -1
-# The one of gRPC's arguments that isn't free to be chosen.
+# The only gRPC argument that users can't set.
 REUSE_PORT = "grpc.so_reuseport"
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use."""
+    """Return the number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cores_each(workers: int) -> int:
-    """Return the number of cores for each of so many workers, 1 or more."""
+    """Return the number of cores available to each of `workers` workers, at least 1."""
     return max(1, cores() // max(1, workers))
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client may ask for; past it, the answer is an error at once.
+    """Limits for clients; a request that exceeds one gets an error at once.
 
-    By HTTP statuses and gRPC codes: 413 or RESOURCE_EXHAUSTED for `body_bytes`, with room for some 30,000 MNIST
-    images as JSON; 431 or RESOURCE_EXHAUSTED for `header_bytes`, the request line and the headers or metadata
-    together (TensorFlow Serving lets 200 kB pass over REST); 400 or INVALID_ARGUMENT for `json_depth` and
-    `tensor_elements`, those of each input.
+    The HTTP status and gRPC code for each limit:
 
-    Per process and port: 503, or a closed connection, for `connections`; 429 or RESOURCE_EXHAUSTED for `requests`
-    that are being answered or wait for it. Per connection: 408 or CANCELLED for a request that takes
-    `request_seconds` to arrive, and over REST a second more per `slowest_bytes_per_second`; clients that take their
-    answers more slowly are cut off. One that is idle for `idle_seconds` is closed.
+    - `body_bytes`: 413, RESOURCE_EXHAUSTED. The default has room for about 30,000 MNIST images as JSON.
+    - `header_bytes`: 431, RESOURCE_EXHAUSTED. It counts the request line and headers, or the metadata. TensorFlow
+      Serving accepts 200 kB over REST.
+    - `json_depth` and `tensor_elements` (of each input): 400, INVALID_ARGUMENT.
+    - `connections`, per process and port: 503, or a closed connection.
+    - `requests`, in flight or queued, per process and port: 429, RESOURCE_EXHAUSTED.
+    - `request_seconds` for a request to arrive: 408, CANCELLED. REST requests get a second more for each
+      `slowest_bytes_per_second` bytes. Clients that read responses more slowly than this rate are disconnected.
+    - `idle_seconds`: an idle connection is closed.
     """
 
     body_bytes: int = 256 * 2**20
@@ -53,18 +55,20 @@ class Limits:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything about a server but its models.
+    """Server settings, except for the models.
 
-    Ports: ANY_PORT takes a free one, and 0 is none; gRPC is served from the Unix socket `grpc_socket`, too.
-    `workers` is the number of processes that share the ports, 0 to serve from the process that starts the
-    server; the socket can't be shared, and is the first worker's. A worker without a heartbeat for
-    `worker_timeout_seconds` is replaced. `metrics_path` is where Prometheus finds its page on the REST port, "" for
-    TensorFlow Serving's, None for no metrics. With `tells_timing`, answers say where the time went (a Server-Timing
-    header, and trailing metadata of that name). `config_file` is looked at every `config_poll_seconds`, if that
-    isn't 0. `rest_timeout_seconds` is what a request over REST has until its
-    inference must have begun, None for as long as it takes. `tls` is for both ports. `grpc_arguments` are gRPC
-    core's own, by its names (grpc/impl/channel_arg_names.h). With `checks_methods`, a signature classifies or
-    regresses only if it was exported for that. `log_format` is one of `serving.server.logs.FORMATS`.
+    - `grpc_port`, `rest_port`: ANY_PORT for any free port, 0 for none. `tls` applies to both.
+    - `grpc_socket`: an additional Unix socket for gRPC. It can't be shared, so that the first worker serves it.
+    - `workers`: number of processes that share the ports; with 0, the main process serves.
+    - `worker_timeout_seconds`: a worker without a heartbeat for this time is replaced.
+    - `metrics_path`: path of the Prometheus page on the REST port, "" for TensorFlow Serving's, None for no metrics.
+    - `tells_timing`: responses report timings (a Server-Timing header, or trailing metadata of that name).
+    - `config_file` is checked for changes every `config_poll_seconds`; 0: never.
+    - `rest_timeout_seconds`: deadline by which a REST request's inference must begin; None: no deadline.
+    - `grpc_arguments`: gRPC core's arguments, by their names in grpc/impl/channel_arg_names.h.
+    - `checks_methods`: Classify and Regress accept only signatures that were exported for them.
+    - `packed_answers`: gRPC responses have tensor_content instead of typed fields.
+    - `log_format`: one of `serving.server.logs.FORMATS`.
     """
 
     host: str = "127.0.0.1"

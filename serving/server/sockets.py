@@ -1,4 +1,4 @@
-"""Listening sockets: opened, shared by several processes, or found to be taken."""
+"""Listening sockets: opening them, sharing them between processes, and checking that addresses are free."""
 
 import contextlib
 import resource
@@ -17,29 +17,29 @@ __all__ = [
     "remove_path",
 ]
 
-# Files that a process has open besides connections: libraries, logs, models while they are loaded.
+# Open files of a process that aren't connections: libraries, logs, models during loading.
 _OTHER_FILES = 512
 
 
 def allow_connections(count: int) -> int:
-    """Let this process, and those it starts, have `count` connections to each of two ports.
+    """Raise the limit of open files of this process and its children for `count` connections to each of two ports.
 
-    Return how many the system's limit of open files has room for, if that is less: a process that runs into it
-    can't load models any more.
+    Returns the number of connections that the system allows, at most `count`. A process that exceeds the limit could
+    no longer load models.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * count + _OTHER_FILES
-    if resource.RLIM_INFINITY != soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    required = 2 * count + _OTHER_FILES
+    if resource.RLIM_INFINITY != soft < required:
+        soft = required if hard == resource.RLIM_INFINITY else min(required, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return count if soft == resource.RLIM_INFINITY else min(count, max(1, (soft - _OTHER_FILES) // 2))
 
 
 def bound(host: str, port: int, *, shared: bool = False, listening: bool = True) -> socket.socket:
-    """Return a TCP socket bound to the address; port 0 is any free one.
+    """Return a TCP socket bound to `host` and `port`, by default a listening one; port 0 means any free port.
 
-    With `shared`, other sockets that are shared may be bound to it as well, and the system deals connections
-    out to those that listen. Raises UsageError if the address can't be had.
+    With `shared`, other shared sockets may be bound to the same address, and the system distributes connections to
+    those that listen. Raises UsageError if the address isn't available.
     """
     try:
         family, *_, address = socket.getaddrinfo(
@@ -47,11 +47,11 @@ def bound(host: str, port: int, *, shared: bool = False, listening: bool = True)
         )[0]
     except OSError as error:
         raise UsageError(f"--host {host}: {error.strerror}") from None
-    # The protocol is spelled out because asyncio sets TCP_NODELAY only where it sees it; without, every answer
-    # on a kept connection waits 40 ms for the client's acknowledgement of its headers.
+    # asyncio sets TCP_NODELAY only if the protocol is given. Without it, each response on a persistent connection
+    # waits 40 ms for the client's acknowledgement of the headers.
     found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        # Otherwise the port stays taken for a minute after a server with open connections has ended.
+        # Otherwise the port stays in use for a minute after a server with open connections has ended.
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -61,19 +61,21 @@ def bound(host: str, port: int, *, shared: bool = False, listening: bool = True)
     except OSError as error:
         with contextlib.suppress(OSError):
             found.close()
-        raise UsageError(f"{bracketed(host)}:{port}: can't listen there ({error.strerror})") from None
+        raise UsageError(
+            f"{bracketed(host)}:{port}: can't listen there ({error.strerror}); choose another address or port"
+        ) from None
     return found
 
 
 def check_free(host: str, port: int) -> None:
-    """Raise UsageError if something listens there already, even if it would share."""
+    """Raise UsageError if another process listens at the address, even on a shared socket."""
     bound(host, port).close()
 
 
 def check_path_free(path: Path) -> None:
-    """Raise UsageError if no Unix socket can be made at `path`; one that a dead server left there is removed."""
+    """Raise UsageError if no Unix socket can be created at `path`; a leftover socket of an ended server is removed."""
     if _listens(path):
-        raise UsageError(f"{path}: another server listens there")
+        raise UsageError(f"{path}: another server listens there; choose another path or stop that server")
     try:
         if path.is_socket():
             path.unlink()
@@ -85,7 +87,7 @@ def check_path_free(path: Path) -> None:
 
 
 def remove_path(path: Path) -> None:
-    """Remove the Unix socket of a server that has ended, if it is still there and nobody else's."""
+    """Remove the Unix socket at `path` if it exists and no server listens there."""
     if path.is_socket() and not _listens(path):
         path.unlink(missing_ok=True)
 
@@ -98,16 +100,16 @@ def _listens(path: Path) -> bool:
         except (FileNotFoundError, ConnectionRefusedError):
             return False
         except OSError:
-            # Busy, or not ours to ask. What can't be a socket's name at all is said by whoever binds to it.
+            # The socket is busy or not accessible. Invalid paths raise an error on bind.
             return path.is_socket()
     return True
 
 
 def address(host: str, port: int) -> str:
-    """Return host:port as text."""
+    """Return "host:port", with IPv6 addresses in brackets."""
     return f"{bracketed(host)}:{port}"
 
 
 def bracketed(host: str) -> str:
-    """Return a host as it stands before a colon and a port."""
+    """Return `host` as written before a port: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host

@@ -1,4 +1,4 @@
-"""TLS on both ports: `--ssl_config_file`, TensorFlow Serving's SSLConfig, read and checked once for both libraries."""
+"""TLS for both ports: reads and checks `--ssl_config_file`, TensorFlow Serving's SSLConfig."""
 
 import contextlib
 import os
@@ -21,10 +21,10 @@ __all__ = ["ServerTls", "read"]
 
 @dataclass(frozen=True, repr=False)
 class ServerTls:
-    """A server's identity, and whose clients it takes; everything is PEM text, as bytes.
+    """The server's certificate and the authorities of its clients, all as PEM, bytes.
 
-    `certificate` is the server's, followed by those that lead to its authority, and `key` the certificate's private
-    key, unencrypted. With `client_ca`, only clients with a certificate that one of these authorities signed are served.
+    `key` is the unencrypted private key of `certificate`, which may be followed by intermediate certificates. With
+    `client_ca`, only clients with a certificate signed by one of these authorities are served.
     """
 
     key: bytes
@@ -32,7 +32,7 @@ class ServerTls:
     client_ca: bytes | None = None
 
     def credentials(self) -> "grpc.ServerCredentials":
-        """Return what a gRPC port is opened with."""
+        """Return the credentials for a gRPC port."""
         import grpc
 
         return grpc.ssl_server_credentials(
@@ -40,12 +40,12 @@ class ServerTls:
         )
 
     def context(self) -> ssl.SSLContext:
-        """Return what a REST port is opened with. Raises ValueError for what can't be used, and says why."""
+        """Return the SSL context for a REST port. Raises ValueError with the reason if a field is invalid."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.set_alpn_protocols(["http/1.1"])
         with _readable(self.certificate) as certificate, _readable(self.key) as key:
             try:
-                # The password keeps OpenSSL from asking the terminal for that of an encrypted key.
+                # With a password, OpenSSL doesn't prompt for one on the terminal if the key is encrypted.
                 context.load_cert_chain(certificate, key, password="")
             except (ssl.SSLError, ValueError) as error:
                 raise ValueError(f"server_cert and server_key can't be used ({_reason(error)})") from None
@@ -59,7 +59,7 @@ class ServerTls:
 
 
 def read(path: Path) -> ServerTls:
-    """Return what the SSLConfig in the text file `path` asks for. Raises UsageError, also for keys of no use."""
+    """Return the TLS settings in the text file `path`, an SSLConfig. Raises UsageError, also for invalid keys."""
     config = config_messages.read(path, config_messages.SSLConfig, _FLAG)
     for name, kind in (("server_key", "PRIVATE KEY"), ("server_cert", "CERTIFICATE")):
         if f"{kind}-----" not in getattr(config, name):
@@ -69,10 +69,10 @@ def read(path: Path) -> ServerTls:
             )
     if config.client_verify and not config.custom_ca:
         raise UsageError(
-            f"{_FLAG}: {path}: client_verify is set without custom_ca, so that no client could be verified; add the "
-            "authority that signs your clients' certificates"
+            f"{_FLAG}: {path}: client_verify is set without custom_ca, so that no client can be verified; set "
+            "custom_ca to the authority of your clients' certificates"
         )
-    # As in TensorFlow Serving, the authority matters only where clients are verified.
+    # The authority is only used if clients are verified, as in TensorFlow Serving.
     client_ca = config.custom_ca.encode() if config.client_verify else None
     tls = ServerTls(config.server_key.encode(), config.server_cert.encode(), client_ca)
     try:
@@ -88,15 +88,15 @@ _FLAG = "--ssl_config_file"
 
 
 def _reason(error: Exception) -> str:
-    """Return OpenSSL's words without its names and places for them."""
+    """Return OpenSSL's message without its error code and source line."""
     return re.sub(r"^\[.*?\] | \(_ssl\.c:\d+\)$", "", str(error))
 
 
 @contextlib.contextmanager
 def _readable(content: bytes) -> Iterator[str]:
-    """Give `content` a path for as long as the context lasts: OpenSSL reads a server's key from nothing else.
+    """Yield a path from which `content` can be read: OpenSSL reads the server's key only from files.
 
-    It is a path of this process only, to memory where the system can, or else to a file without a name.
+    Only this process can use the path. It refers to memory if the system supports that, or else to an unnamed file.
     """
     in_memory = hasattr(os, "memfd_create")
     with os.fdopen(os.memfd_create("pem"), "w+b") if in_memory else tempfile.TemporaryFile() as file:

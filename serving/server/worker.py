@@ -1,4 +1,4 @@
-"""A worker process: a `Host` whose methods another process calls. Started by `worker_pool`, never by hand."""
+"""Worker process, started by `worker_pool` only: a `Host` whose methods the main process calls."""
 
 import ctypes
 import os
@@ -21,7 +21,10 @@ _TRIM_SECONDS = 10.0
 
 
 def main(descriptor: int, number: int) -> None:
-    """Serve what the process at the other end of the connection says, until it says `close` or is gone."""
+    """Run calls of the main process until it calls `close` or ends.
+
+    `descriptor` is the file descriptor of the connection, `number` the worker's number.
+    """
     connection = Connection(descriptor)
     try:
         settings: Settings = pickle.loads(connection.recv_bytes())  # noqa: S301 - our own process
@@ -35,23 +38,23 @@ def main(descriptor: int, number: int) -> None:
         except ChannelClosed:
             raise StatusError(Code.UNAVAILABLE, "the server is stopping") from None
 
-    threading.Thread(target=_keep_trimmed, name="trim", daemon=True).start()
+    threading.Thread(target=_trim_memory, name="trim", daemon=True).start()
     host = Host(settings, reload)
     channel = Channel(connection, host)
-    channel.beat()
+    channel.start_heartbeat()
     channel.serve()
-    # Whoever started this process has closed the ports by `close`, or has died: there is nothing to wait for.
+    # The main process has called `close` or has died, so there is no request to wait for.
     host.close()
     sys.stdout.flush()
-    # Threads of the runtimes and of gRPC may still be busy; what they do is of no use to anyone any more.
+    # Exit without waiting for threads of the runtimes and gRPC: their results are no longer needed.
     os._exit(0)
 
 
-def _keep_trimmed() -> None:
-    """Give freed memory back to the system every now and then.
+def _trim_memory() -> None:
+    """Return freed memory to the system every `_TRIM_SECONDS`.
 
-    glibc does so by itself only at the end of its heap, which a small piece that stays holds: without this, a process
-    grows for as long as large requests meet in new ways (12 MiB in a million requests).
+    glibc itself only returns memory at the end of the heap, which a small allocation can block. Without trimming, a
+    process with large concurrent requests grows by 12 MiB in a million requests.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     while trim:

@@ -1,7 +1,7 @@
-"""Several worker processes that act as one `Host`: they share the ports, and are told the same at the same time.
+"""Pool of worker processes that acts as one `Host`: the workers share the ports and get the same calls.
 
-Python runs one thread at a time, so a process per core is what uses a machine. A worker that dies, whatever
-killed it, is replaced; the others go on meanwhile.
+Python runs one thread at a time, so that one process per core is needed to use all cores. A worker that dies is
+replaced, while the others continue to serve.
 """
 
 import concurrent.futures
@@ -36,21 +36,21 @@ __all__ = ["WorkerPool"]
 
 log = logging.getLogger(__name__)
 
-# glibc's allocator, for a server: bodies of a few hundred kilobytes aren't mapped and unmapped each time, which costs
-# a page fault per 4 KiB, and not every thread keeps memory of its own.
+# Settings of glibc's allocator. Mapping and unmapping bodies of a few hundred kilobytes each time would cost a page
+# fault per 4 KiB. Fewer arenas need less memory.
 _MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
     "MALLOC_ARENA_MAX": "4",
 }
-# A worker that dies is replaced at once; one that doesn't live long, time and again, after ever longer pauses.
+# Pauses before a dead worker is replaced. Each death within `_LONG_SECONDS` of the start uses the next one.
 _PAUSES_SECONDS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 _LONG_SECONDS = 60.0
-# Until the first heartbeat of a process that starts: what it imports may have to come from a slow disk.
+# Additional time until the first heartbeat, because imports may come from a slow disk.
 _START_SECONDS = 60
-# How long a version that may kill its process waits for a second one, when there is only one left.
-_COMPANY_SECONDS = 30.0
-# What a worker gets to end by itself once there is nothing left to do.
+# If only one worker is alive, the time that a new version waits for a second one before it is loaded.
+_SECOND_WORKER_SECONDS = 30.0
+# Time for a worker to exit after the connection is closed; then it is killed.
 _END_SECONDS = 5.0
 
 
@@ -62,8 +62,8 @@ class _Worker:
     reader: threading.Thread
     started: float
 
-    def ended(self) -> str:
-        """Return how the process ended, when its channel is closed; one that lives on all the same is killed."""
+    def wait_ended(self) -> str:
+        """Wait for the process to end after its channel was closed, kill it after 5 s, and return how it ended."""
         try:
             code = self.process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
@@ -73,18 +73,17 @@ class _Worker:
 
 
 class WorkerPool:
-    """A `Host` of `settings.workers` processes. `reload` is called with the ModelServerConfig of a reload by RPC.
+    """A `Host` of `settings.workers` processes. `reload` is called with the ModelServerConfig of a reload request.
 
-    A process that hangs, in whatever, is killed and replaced like one that dies: it sends a heartbeat every
-    second, and nothing here waits for it longer than `settings.worker_timeout_seconds`.
+    Workers send a heartbeat every second. One without a heartbeat for `settings.worker_timeout_seconds` is killed and
+    replaced, so that no method waits longer for it.
     """
 
     def __init__(self, settings: Settings, reload: Callable[[Any], None]) -> None:
         self._settings = settings
         self._reload = reload
-        # Held while the fields below change, and while all workers are told of it. What they all must have is in
-        # `_loaded`, `_view` and `_ports`; a worker is in `_active` when it has all of it, and from then on gets
-        # each change.
+        # Held while the fields below change, and while the change is sent to the workers. `_loaded`, `_view` and
+        # `_ports` are the common state. Workers in `_active` have all of it and get each change.
         self._lock = threading.Lock()
         self._active: list[_Worker] = []
         self._loaded: dict[int, Path] = {}
@@ -92,14 +91,14 @@ class WorkerPool:
         self._ports: tuple[int, int] | None = None
         self._held: list[socket.socket] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        # Used without the lock, for whoever holds it may have to wait for a process that hangs. `_all` has those
-        # that are about to take their place, too.
+        # Used without the lock, because its holder may be waiting for a hanging process. `_all` also contains workers
+        # that aren't active yet.
         self._all: set[_Worker] = set()
         self._stopping = threading.Event()
-        self._keepers: list[threading.Thread] = []
+        self._supervisors: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Start the processes. Raises ArtifactError if one doesn't come up."""
+        """Start the processes. Raises ArtifactError if one ends during its start."""
         if self._settings.metrics_path is not None:
             self._folder = tempfile.TemporaryDirectory(prefix="tfship-metrics-")
         workers = [self._spawn(number) for number in range(self._settings.workers)]
@@ -108,24 +107,26 @@ class WorkerPool:
                 worker.channel.call("publish", {})
             except ChannelClosed:
                 raise ArtifactError(
-                    f"a worker process ended at its start ({worker.ended()}); its output says why"
+                    f"a worker process ended during its start ({worker.wait_ended()}); see its output for the reason"
                 ) from None
         with self._lock:
             self._active = workers
-        self._keepers = [
-            threading.Thread(target=self._keep, args=(worker,), name=f"worker-{worker.number}", daemon=True)
+        self._supervisors = [
+            threading.Thread(
+                target=self._supervise, args=(worker,), name=f"worker-{worker.number}", daemon=True
+            )
             for worker in workers
         ]
-        for keeper in self._keepers:
-            keeper.start()
+        for supervisor in self._supervisors:
+            supervisor.start()
 
     def load(self, key: int, path: Path) -> tuple[str, ...]:
         """See `Fleet.load`.
 
-        Once something is served, one worker tries a version before the others do: a model that kills its process
-        takes one of them down and not all; nor is the last one risked as long as another is about to come.
+        Once the ports are open, one worker loads a version before the others do. A version that kills its process then
+        ends only one of them. If one worker is left, the load waits up to 30 s for a second one.
         """
-        alone_until = time.monotonic() + _COMPANY_SECONDS
+        alone_until = time.monotonic() + _SECOND_WORKER_SECONDS
         notes: tuple[str, ...] = ()
         done: set[_Worker] = set()
         died: set[_Worker] = set()
@@ -139,26 +140,28 @@ class WorkerPool:
                 alone = len(self._active) < min(2, self._settings.workers)
             if not targets or (careful and alone and time.monotonic() < alone_until):
                 if self._stopping.wait(0.1):
-                    raise _stops()
+                    raise _stopping_error()
                 continue
             targets = targets[:1] if careful else targets
-            answers = [(worker, worker.channel.start("load", key, path)) for worker in targets]
+            futures = [(worker, worker.channel.start("load", key, path)) for worker in targets]
             error: StatusError | None = None
-            for worker, answer in answers:
+            for worker, future in futures:
                 try:
-                    notes = answer.result()
+                    notes = future.result()
                     done.add(worker)
                 except StatusError as refusal:
                     error = refusal
                 except ChannelClosed:
                     died.add(worker)
                     if self._stopping.is_set():
-                        error = _stops()
+                        error = _stopping_error()
                     elif not done:
-                        # Where another worker has loaded it, it wasn't the version that killed this one.
-                        error = ProcessDiedError(f"{path}: the process that loads it dies ({worker.ended()})")
+                        # If another worker has loaded the version, the version isn't the cause of the death.
+                        error = ProcessDiedError(
+                            f"{path}: the process that loaded it died ({worker.wait_ended()})"
+                        )
             if error:
-                self._tell(done, "unload", key)
+                self._call_all(done, "unload", key)
                 raise error
 
     def unload(self, key: int) -> None:
@@ -166,13 +169,13 @@ class WorkerPool:
         with self._lock:
             self._loaded.pop(key, None)
             workers = list(self._active)
-        self._tell(workers, "unload", key)
+        self._call_all(workers, "unload", key)
 
     def publish(self, view: View) -> None:
         """See `Fleet.publish`."""
         with self._lock:
             self._view = view
-            self._tell(self._active, "publish", view)
+            self._call_all(self._active, "publish", view)
 
     def release(self) -> None:
         """See `Fleet.release`."""
@@ -181,44 +184,44 @@ class WorkerPool:
             worker.channel.start("release")
 
     def open(self, grpc_port: int, rest_port: int) -> tuple[int, int]:
-        """Open the ports of all workers, and return them. Raises UsageError."""
+        """Open the ports of all workers and return their numbers. Raises UsageError."""
         ports = []
         for port in (grpc_port, rest_port):
             if port:
-                # Bound here for good and never listened at, so that the number stays this server's.
+                # Bound here without listening, so that the port stays reserved for this server.
                 self._held.append(bound(self._settings.host, max(0, port), shared=True, listening=False))
                 ports.append(self._held[-1].getsockname()[1])
             else:
                 ports.append(0)
         with self._lock:
             self._ports = (ports[0], ports[1])
-            self._tell(self._active, "open", *self._ports)
+            self._call_all(self._active, "open", *self._ports)
         return self._ports
 
     def close(self, grace_seconds: float = 0.0) -> None:
-        """Take no more requests, give those that run `grace_seconds` to end, and end the processes."""
+        """Refuse new requests, wait `grace_seconds` for those in flight, and end the processes."""
         self._stopping.set()
         workers = self._all.copy()
-        answers = []
+        futures = []
         for worker in workers:
             if self._ports and worker in self._active:
-                answers.append(worker.channel.start("close", grace_seconds))
+                futures.append(worker.channel.start("close", grace_seconds))
             else:
                 worker.process.kill()  # it serves nothing yet
-        concurrent.futures.wait(answers, grace_seconds + _END_SECONDS)
+        concurrent.futures.wait(futures, grace_seconds + _END_SECONDS)
         for worker in workers:
             worker.channel.close()
         for worker in workers:
-            worker.ended()
-        for keeper in self._keepers:
-            keeper.join()
+            worker.wait_ended()
+        for supervisor in self._supervisors:
+            supervisor.join()
         for held in self._held:
             held.close()
         if self._folder:
             self._folder.cleanup()
 
     def reload(self, config: bytes) -> None:
-        """Do what a worker was asked for: see `ModelManager.reload`."""
+        """Reload on behalf of a worker; see `ModelManager.reload`."""
         self._reload(model_server_config_pb2.ModelServerConfig.FromString(config))
 
     def _spawn(self, number: int) -> _Worker:
@@ -229,9 +232,9 @@ class WorkerPool:
         if self._folder:
             environment[FOLDER] = self._folder.name
         connection = Connection(ours.detach())
-        # The new process inherits that they are held, and never takes them: a terminal's Ctrl-C and a service
-        # manager's SIGTERM reach every process, and only this one obeys.
-        with theirs, _signals_held():
+        # The new process inherits the blocked signals: Ctrl-C on a terminal and a service manager's SIGTERM reach all
+        # processes, but only the main process handles them.
+        with theirs, _signals_blocked():
             process = subprocess.Popen(
                 [sys.executable, "-m", "tfship.serving.server.worker", str(theirs.fileno()), str(number)],
                 pass_fds=[theirs.fileno()],
@@ -248,7 +251,7 @@ class WorkerPool:
         return worker
 
     def _settings_of(self, number: int) -> Settings:
-        # Unlike a port, a Unix socket belongs to one process at a time: the first, or who takes its place.
+        # A Unix socket, unlike a port, can't be shared: worker 0 or its replacement serves it.
         return self._settings if number == 0 else replace(self._settings, grpc_socket=None)
 
     def _read(self, number: int, process: subprocess.Popen[bytes], channel: Channel) -> None:
@@ -257,12 +260,12 @@ class WorkerPool:
             log.warning("worker %d: no heartbeat for %d s; killed", number, patience)
             process.kill()
 
-    def _keep(self, worker: _Worker) -> None:
-        """Wait for the worker's end and start the next in its place, for as long as the server runs."""
+    def _supervise(self, worker: _Worker) -> None:
+        """Replace the worker each time that it ends, until the server stops."""
         deaths = 0
         while True:
             worker.reader.join()
-            ended = worker.ended()
+            ended = worker.wait_ended()
             with self._lock:
                 if worker in self._active:
                     self._active.remove(worker)
@@ -270,25 +273,26 @@ class WorkerPool:
             if self._stopping.is_set():
                 return
             deaths = 0 if time.monotonic() - worker.started > _LONG_SECONDS else deaths
-            log.warning("worker %d has died (%s); a new one takes its place", worker.number, ended)
+            log.warning("worker %d has died (%s); starting a replacement", worker.number, ended)
             if self._stopping.wait(_PAUSES_SECONDS[min(deaths, len(_PAUSES_SECONDS) - 1)]):
                 return
             deaths += 1
             try:
                 worker = self._spawn(worker.number)
                 self._catch_up(worker)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next try may go better
+            except Exception as error:  # noqa: BLE001 - the next attempt may succeed
                 if not self._stopping.is_set():
                     why = error if str(error) else "it has died"
-                    log.warning("worker %d can't take its place: %s", worker.number, why)
+                    log.warning("worker %d: the replacement failed: %s; trying again", worker.number, why)
                 worker.process.kill()
 
     def _catch_up(self, worker: _Worker) -> None:
+        """Load the current versions in a new worker, open its ports and make it active."""
         done: set[int] = set()
         while True:
             with self._lock:
                 if self._stopping.is_set():
-                    raise _stops()
+                    raise _stopping_error()
                 missing = {key: path for key, path in self._loaded.items() if key not in done}
                 if not missing:
                     for key in done - self._loaded.keys():
@@ -302,26 +306,26 @@ class WorkerPool:
                 try:
                     worker.channel.call("load", key, path)
                 except StatusError:
-                    # The files of a version that has been retired meanwhile may well be gone.
+                    # If the version was unloaded in the meantime, its files may no longer exist.
                     if key in self._loaded:
                         raise
                 else:
                     done.add(key)
-        log.info("worker %d has taken its place", worker.number)
+        log.info("worker %d: the replacement is serving", worker.number)
 
-    def _tell(self, workers: Iterable[_Worker], method: str, *arguments: Any) -> None:
-        """Call the method in all of them at the same time, and wait for those that live."""
-        for answer in [worker.channel.start(method, *arguments) for worker in workers]:
+    def _call_all(self, workers: Iterable[_Worker], method: str, *arguments: Any) -> None:
+        """Call `method` in all `workers` concurrently and wait for the results; dead workers are ignored."""
+        for future in [worker.channel.start(method, *arguments) for worker in workers]:
             with contextlib.suppress(ChannelClosed):
-                answer.result()
+                future.result()
 
 
-def _stops() -> StatusError:
+def _stopping_error() -> StatusError:
     return StatusError(Code.UNAVAILABLE, "the server is stopping")
 
 
 @contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
+def _signals_blocked() -> Iterator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield

@@ -84,7 +84,7 @@ def test_a_server_without_rest_is_asked_over_its_grpc_port(tmp_path: Path) -> No
     ready.write_text(content)  # a server that died without removing it; its workers end when they see that
     port = json.loads(content)["grpc_port"]
     eventually(lambda: not _listens(port))
-    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:\d+: doesn't answer \(.*refused"):
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:\d+: doesn't respond \(.*refused"):
         healthcheck.main([str(ready)])
 
 

@@ -254,7 +254,7 @@ def test_a_request_whose_caller_has_given_up_is_not_run() -> None:
             for each in (late, lonely):
                 assert refusal(lambda each=each: each.result(30)) == (  # type: ignore[misc]
                     Code.DEADLINE_EXCEEDED,
-                    "The deadline passed before the request was answered",
+                    "The deadline passed before the response was ready",
                 )
             assert made.waiting() == 1
         assert values(patient) == [300, 301, 302]

@@ -154,7 +154,7 @@ def test_a_config_file_is_looked_at_again(tmp_path: Path, caplog: pytest.LogCapt
     with serving(read_config(file), settings) as client:
         assert _factor(client) == 1.0
         file.write_text("not a config")
-        eventually(lambda: "isn't taken" in caplog.text)
+        eventually(lambda: "but is ignored" in caplog.text)
         assert _factor(client) == 1.0
         file.write_text(f"model_config_list {{ {_entry('m', tmp_path / 'two')} }}")
         eventually(lambda: _factor(client) == 2.0)

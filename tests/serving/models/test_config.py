@@ -27,7 +27,7 @@ MODEL = 'config { name: "a" base_path: "/x" model_platform: "tensorflow" }'
         ('model_config_list { config { name: "a" model_platform: "tensorflow" } }', "no base_path"),
         (
             r'model_config_list { config { name: "a" base_path: "/a\000b" model_platform: "tensorflow" } }',
-            "holds a NUL",
+            "contains a NUL",
         ),
         (
             'model_config_list { config { name: "a" base_path: "/x" } }',

@@ -45,7 +45,7 @@ def test_threads(argv: list[str], threads: tuple[int, int, int]) -> None:
 
 def test_all_three_are_too_many() -> None:
     argv = [f"--tensorflow_{name}_parallelism=1" for name in ("session", "intra_op", "inter_op")]
-    with pytest.raises(UsageError, match="are all set; expected the first, or the other two"):
+    with pytest.raises(UsageError, match="are all set; expected only the first, or only the other two"):
         _threads(*argv)
 
 
@@ -107,7 +107,7 @@ def test_tags_that_are_not_there_are_told_from_those_that_are(tmp_path: Path) ->
         Loader(tags=("special",)).load(_with_another_graph(tmp_path))
     assert str(refused.value) == (
         f"{tmp_path}/saved_model.pb: Could not find meta graph def matching supplied tags: {{ special }}; "
-        "found { serve }, { special, serve }; --saved_model_tags chooses"
+        "found { serve }, { special, serve }; choose them with --saved_model_tags"
     )
 
 

@@ -52,11 +52,11 @@ def version(folder: Path, model: str, requests: Requests) -> Path:
     return path
 
 
-def replayed(path: Path, *, fitting: bool = False, prefer_tflite: bool = False) -> list[str]:
+def replayed(path: Path, *, skip_unfit: bool = False, prefer_tflite: bool = False) -> list[str]:
     loaded = Loader(prefer_tflite, warmup=False).load(path)
     spy = Spy(loaded.runtime)
     try:
-        assert warmup.replay(path, Loaded(spy, loaded.any_shape), fitting=fitting) == len(spy.asked)
+        assert warmup.replay(path, Loaded(spy, loaded.any_shape), skip_unfit=skip_unfit) == len(spy.asked)
     finally:
         spy.close()
     return spy.asked
@@ -86,7 +86,7 @@ def test_exported_versions_warm_themselves_up(models: Path) -> None:
     # Encoded images go several ways: PNG and JPEG, small and large.
     assert called.count("serving_bytes") == called.count("classify") > 4
     # Of the file that is served by preference, only what it has: pictures are beyond TFLite.
-    assert replayed(path, fitting=True, prefer_tflite=True) == ["serving_default"]
+    assert replayed(path, skip_unfit=True, prefer_tflite=True) == ["serving_default"]
     notes = Loader().load(path).notes
     assert notes == (f"warmed up with {len(called)} requests",)
 

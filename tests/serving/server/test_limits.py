@@ -173,12 +173,12 @@ def test_depth_is_counted_outside_of_strings(value: Any) -> None:
 
 def test_tensor_elements(client: Client) -> None:
     status, answer = client.rest(PATH, {"instances": [[1, 2]] * 501})
-    assert (status, answer["error"]) == (400, "x has 1002 elements; at most 1000 are taken")
+    assert (status, answer["error"]) == (400, "x has 1002 elements; expected at most 1000")
     request = _request(501)
     code, details = client.refusal("Predict", request)
     assert (code, details) == (
         "INVALID_ARGUMENT",
-        "tensor parsing error: x (shape [501, 2] has 1002 elements; at most 1000 are taken)",
+        "tensor parsing error: x (shape [501, 2] has 1002 elements; expected at most 1000)",
     )
     # A few bytes that stand for many elements.
     request.inputs["x"].tensor_content = b""

@@ -208,7 +208,7 @@ def test_only_a_socket_which_the_next_worker_takes_over(base_path: Path, tmp_pat
         out, err = server.communicate()
     assert (server.returncode, err) == (0, "")
     assert not path.exists()
-    assert f"gRPC: unix:{path}, by one of 2 workers" in out.splitlines()
+    assert f"gRPC: unix:{path}, by one of 2 workers" in out
     assert "gRPC: 127.0.0.1" not in out
 
 

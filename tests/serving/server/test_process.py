@@ -53,7 +53,7 @@ def test_a_tflite_server_never_loads_tensorflow(tmp_path: Path) -> None:
     form = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO server (tfship\.serving[.\w]*): (.*)")
     lines = [match[2] for match in map(form.fullmatch, out.splitlines()) if match]
     assert len(lines) == len(out.splitlines())
-    assert lines[0].startswith("model default version 1: loading, from ")
+    assert lines[0].startswith("model default version 1: loading from ")
     assert lines[1].startswith("model default version 1: available after ")
     assert f"  try: curl http://127.0.0.1:{client.rest_port}/v1/models/default" in lines
     assert lines.index("ready") < lines.index("stopping: requests in flight have 30 s")
@@ -181,7 +181,10 @@ def test_a_port_in_use_is_found_before_anything_is_loaded(flag: str) -> None:
         with _process(f"--{flag}={port}", other, f"--model_base_path={tiny_models()}/double") as process:
             out, err = process.communicate()
     assert (process.returncode, out) == (2, "")
-    assert err == f"error: 127.0.0.1:{port}: can't listen there (Address already in use)\n"
+    assert (
+        err
+        == f"error: 127.0.0.1:{port}: can't listen there (Address already in use); choose another address or port\n"
+    )
 
 
 def test_two_servers_can_not_share_a_grpc_port(tmp_path: Path) -> None:

@@ -111,10 +111,10 @@ def test_an_end_that_is_silent_is_given_up_even_by_whoever_writes_to_it() -> Non
 
 
 def test_beats_are_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rpc, "_BEAT_SECONDS", 0.1)  # of these is the patience
+    monkeypatch.setattr(rpc, "_HEARTBEAT_SECONDS", 0.1)  # of these is the patience
     with _channels() as (one, other, _), ThreadPoolExecutor() as threads:
         kept, _ = threads.submit(one.serve, 25), threads.submit(other.serve)
-        other.beat()
+        other.start_heartbeat()
         time.sleep(3)
         assert one.call("double", 2) == 4
         other.close()

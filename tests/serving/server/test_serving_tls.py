@@ -160,7 +160,7 @@ def test_a_key_that_grpc_does_not_take_is_an_error(
     odd = ServerTls(certificates.read("odd.key"), certificates.read("odd.pem"))
     odd.context()  # Python takes it
     with (
-        pytest.raises(UsageError, match="server_key of a kind that gRPC doesn't take"),
+        pytest.raises(UsageError, match="server_key of a kind that gRPC doesn't support"),
         serving(config_of(m=base_path), Settings(loader=TFLITE, tls=odd)),
     ):
         pass

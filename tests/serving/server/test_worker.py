@@ -23,7 +23,7 @@ most = resident()
 pieces = pieces[::20]
 assert resident() > most * 0.9, "glibc has given it back by itself"
 worker._TRIM_SECONDS = 0.05
-threading.Thread(target=worker._keep_trimmed, daemon=True).start()
+threading.Thread(target=worker._trim_memory, daemon=True).start()
 while resident() > most * 0.7:
     time.sleep(0.05)
 assert all(each == b"x" * 100_000 for each in pieces)
