@@ -1,15 +1,15 @@
-"""`tfship benchmark`: measure, report, keep the README's tables true. Each command has its own --help.
+"""`tfship benchmark`: measure, report, update the README's tables. Each command has its own --help.
 
-tfship benchmark                    measure both models; print the tables, write JSON, a page and Markdown
-tfship report [FILE]                render the report of the last run, or of that result file, again
+tfship benchmark                    measure both models; print the tables; write JSON, HTML and Markdown
+tfship report [FILE]                render the report of the last run, or of another result file, again
 tfship benchmark gate               fail if anything got worse since a baseline
-tfship benchmark training           train plainly and by the fast recipe, in turn; print the ratios
-tfship benchmark server             the embedded server's speed against TensorFlow Serving's
-tfship benchmark soak               how soon that server answers, whether its memory grows
-tfship benchmark pictures           how well photographs of digits are read
-tfship benchmark client             how long the client takes, process and all
-tfship benchmark zoo                whether networks of many kinds are exported rightly
-tfship benchmark readme [--check]   put the committed results into the README, or compare
+tfship benchmark training           compare the time of plain training with that of the fast recipe
+tfship benchmark server             compare the embedded server's speed with TensorFlow Serving's
+tfship benchmark soak               measure that server's start time and memory growth
+tfship benchmark pictures           measure the accuracy on photographs of digits
+tfship benchmark client             measure the duration of the client's whole process
+tfship benchmark zoo                export networks of many kinds and compare them with Keras
+tfship benchmark readme [--check]   write the committed results into the README files, or compare
 """
 
 import importlib

@@ -1,9 +1,9 @@
-"""`make demo`: the whole way once, by the commands that a user types; each is printed before it runs."""
+"""`make demo`: all steps from training to the benchmark, by a user's commands; each is printed before it runs."""
 
 if __name__ == "__main__":
     from tfship.train.common import interruption
 
-    interruption.catch()  # before the imports, which take a while
+    interruption.catch()  # before the imports, which take long
 
 import shlex
 import signal
@@ -23,31 +23,31 @@ _ROOT = Path(__file__).resolve().parent.parent
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, export, serve, predict over REST and gRPC, benchmark; return the exit code."""
     parser = cli.parser(
-        "python -m tfship.benchmarks.demo", "Train, export, serve, predict, benchmark: the whole way once."
+        "python -m tfship.benchmarks.demo", "Train, export, serve, predict and benchmark the digit networks."
     )
-    parser.add_argument("--data", metavar="PATH", help="a Keras mnist.npz or a folder of IDX files")
-    parser.add_argument("--model", choices=NETWORKS, help="only this one (else both)")
+    parser.add_argument("--data", metavar="PATH", help="MNIST: a Keras .npz or a folder of IDX files")
+    parser.add_argument("--model", choices=NETWORKS, help="only this model (default: both)")
     arguments = parser.parse_args(argv)
     data = ["--data", arguments.data] if arguments.data else []
     models = [arguments.model] if arguments.model else list(NETWORKS)
-    picture = "client/samples/seven.png"
+    image = "client/samples/seven.png"
     _step("train", "train", *models, *data)
     _step("export", "export", *models, *data)
     _say("serve: tfship serve, on free ports of this machine")
     with embedded(_ROOT / "models", models) as server:
         for model in models:
-            asked = ("predict", picture, "--model", model)
-            _step("predict over REST", *asked, "--server", server.rest)
-            _step("predict over gRPC", *asked, "--target", "grpc", "--server", server.grpc)
+            predict = ("predict", image, "--model", model)
+            _step("predict over REST", *predict, "--server", server.rest)
+            _step("predict over gRPC", *predict, "--target", "grpc", "--server", server.grpc)
     _say("the server has stopped")
-    _step("predict without a server", "predict", picture, "--model", models[-1], "--target", "tflite:int8")
+    _step("predict without a server", "predict", image, "--model", models[-1], "--target", "tflite:int8")
     _step("benchmark", "benchmark", "--quick", *(f"--model={model}" for model in models), *data)
     return 0
 
 
 def _step(title: str, *command: str) -> None:
     _say(f"{title}: tfship {shlex.join(command)}")
-    # In a session of its own, where a terminal's Ctrl-C doesn't reach it: it gets one signal, from here.
+    # In a new session, where a terminal's Ctrl-C doesn't reach it: it receives one signal, sent below.
     tfship = Path(sys.executable).with_name("tfship")
     with subprocess.Popen([tfship, *command], cwd=_ROOT, start_new_session=True) as process:
         try:
@@ -59,7 +59,7 @@ def _step(title: str, *command: str) -> None:
             raise
     if code:
         raise TfshipError(
-            f"demo: `tfship {shlex.join(command)}` ended with exit code {code}; its message is above"
+            f"demo: `tfship {shlex.join(command)}` ended with exit code {code}; see its message above"
         )
 
 

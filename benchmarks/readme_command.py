@@ -1,13 +1,12 @@
-"""`tfship benchmark readme`: put the committed results into README.md and benchmarks/README.md, or check them."""
+"""`tfship benchmark readme`: write the committed results into README.md and benchmarks/README.md, or check these."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tabulate import tabulate
-
 from tfship.benchmarks import report
 from tfship.benchmarks.studies.registry import STUDIES
+from tfship.benchmarks.studies.table_layout import table
 from tfship.train import cards
 from tfship.train.common import cli
 from tfship.train.common.errors import ArtifactError, ResultError
@@ -18,7 +17,7 @@ from tfship.train.recipe import NETWORKS
 __all__ = ["main"]
 
 _FOLDER = Path(__file__).resolve().parent
-# Measured on full MNIST and committed: where the tables come from.
+# Committed results, measured on full MNIST.
 _RESULTS = _FOLDER / "results"
 _RELEASED = _FOLDER.parent / "models" / cards.RELEASED
 _README = _FOLDER.parent / "README.md"
@@ -26,12 +25,12 @@ _TABLES = _FOLDER / "README.md"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write the tables, or with --check compare them, and return the exit code."""
+    """Write the tables, or compare them with --check, and return the exit code."""
     parser = cli.parser(
         "tfship benchmark readme",
-        "Put the committed results into README.md and benchmarks/README.md, or compare.",
+        "Write the committed results into README.md and benchmarks/README.md, or compare.",
     )
-    parser.add_argument("--check", action="store_true", help="change nothing, exit 6 if it differs")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 6 for differences")
     arguments = parser.parse_args(argv)
     results = report.read(_RESULTS / "formats.json")
     blocks = {"results": report.readme_block(results), "released": _released()}
@@ -44,25 +43,25 @@ def main(argv: Sequence[str]) -> int:
         if not arguments.check:
             write_bytes(file, text.encode())
         elif text != before[file]:
-            raise ResultError(f"{file}: its tables are not the measured ones; run `tfship benchmark readme`")
+            raise ResultError(f"{file}: tables differ from the results; run `tfship benchmark readme`")
     return 0
 
 
 def _filled(file: Path, text: str, blocks: Mapping[str, str]) -> str:
-    """Return the file's text with these blocks between their markers. Raises ArtifactError if markers are gone."""
+    """Return the file's text with these blocks between their markers. Raises ArtifactError if markers are missing."""
     for name, block in blocks.items():
         begin = f"<!-- {name}: written by `tfship benchmark readme`, not by hand -->"
         end = f"<!-- end of {name} -->"
         head, found, rest = text.partition(begin)
         _, closed, tail = rest.partition(end)
         if not found or not closed:
-            raise ArtifactError(f"{file}: the markers of the {name} are gone; expected {begin} … {end}")
+            raise ArtifactError(f"{file}: the markers of the {name} are missing; expected {begin} … {end}")
         text = f"{head}{begin}\n\n{block}\n\n{end}{tail}"
     return text
 
 
 def _released() -> str:
-    """Return the table of the released weights, by their cards."""
+    """Return the table of the released weights, from their cards."""
     rows = []
     found = {name: cards.read(_RELEASED, name) for name in NETWORKS}
     for name, card in found.items():
@@ -80,6 +79,5 @@ def _released() -> str:
     (count,) = {len(card.seeds) for card in found.values()}
     headers = ["network", "parameters", f"{count} seeds: mean ± sd", "released seed (95 % interval)"]
     kinds = [kind.replace("_", " ") for kind in CORRUPTIONS]
-    align = ["left", *["right"] * (len(headers) - 1 + len(kinds))]
-    table = tabulate(rows, [*headers, *kinds], tablefmt="github", disable_numparse=True, colalign=align)
-    return f"{table}\n\nAccuracy on MNIST's test images, and of the released seed on nine corrupted copies of them."
+    text = table([*headers, *kinds], rows, "github")
+    return f"{text}\n\nAccuracy on MNIST's test images; for the released seed also on nine corrupted copies of them."

@@ -84,7 +84,7 @@ class _Model:
             "images": parts.IMAGES,
             "reference": REFERENCE,
             "rows": rows,
-            "absent": {"tensorflow/serving": "no Docker here"},
+            "absent": {"tensorflow/serving": "docker isn't installed"},
             "operators": {name: self._operators(name) for name in FORMATS},
             "layers": {
                 name: [

@@ -1,1 +1,1 @@
-"""What results mean: recommendation, causes, regressions."""
+"""Analysis of benchmark results: recommendation, causes of slowdowns, regressions."""

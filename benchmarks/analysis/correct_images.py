@@ -1,4 +1,4 @@
-"""Which of a data set's images a row has right, as a short text: so that two runs can be compared image by image."""
+"""Compact text form of a row's correctly classified images, for comparing two runs image by image."""
 
 import base64
 import zlib
@@ -10,16 +10,16 @@ __all__ = ["pack", "unpack"]
 
 
 def pack(hits: NDArray[np.bool_]) -> str:
-    """Return which of N images are right as a text: bits, compressed, base64. `unpack` is the inverse."""
+    """Return `hits` [N], whether each image is right, as text: bits, compressed, base64. `unpack` is the inverse."""
     return base64.b64encode(zlib.compress(np.packbits(hits).tobytes(), 9)).decode()
 
 
 def unpack(text: str, count: int) -> NDArray[np.bool_]:
-    """Return which of `count` images are right. Raises ValueError for a text that `pack` didn't make of so many."""
+    """Return whether each image is right, [count]. Raises ValueError if `text` isn't `pack`'s result for `count`."""
     try:
         packed = zlib.decompress(base64.b64decode(text, validate=True))
     except zlib.error as error:
         raise ValueError(str(error)) from error
     if len(packed) != -(-count // 8):
-        raise ValueError(f"{len(packed)} bytes for {count} images")
+        raise ValueError(f"{len(packed)} bytes, expected {-(-count // 8)} for {count} images")
     return np.unpackbits(np.frombuffer(packed, np.uint8), count=count).astype(bool)

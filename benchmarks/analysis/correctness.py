@@ -1,4 +1,4 @@
-"""How right a format is: accuracy, image by image against the reference, calibration, and what has changed."""
+"""Correctness of a format: accuracy, comparison with the reference, calibration error, changed images."""
 
 import base64
 from typing import Any
@@ -14,14 +14,17 @@ from tfship.train.common import statistics
 __all__ = ["BINS", "calibration_error", "changed", "describe"]
 
 BINS = 15
-# Of the changed images; the report says how many there are.
+# Maximum number of changed images in the results; their total is reported, too.
 _SHOWN = 24
 
 
 def describe(
     probabilities: NDArray[np.float32], reference: NDArray[np.float32], truth: NDArray[np.int64]
 ) -> dict[str, Any]:
-    """Return a row's figures of quality, by the result file's names; probabilities are [N, classes], `truth` [N]."""
+    """Return a row's correctness figures for the result file.
+
+    `probabilities` and `reference` (the reference row's) are [N, classes], `truth` class indices [N].
+    """
     predicted = probabilities.argmax(1)
     return {
         "accuracy": statistics.accuracy(predicted, truth),
@@ -32,11 +35,11 @@ def describe(
 
 
 def calibration_error(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
-    """Return the expected calibration error of probabilities [N, classes], 0 to 1.
+    """Return the expected calibration error (0 to 1) of `probabilities` [N, classes] for the classes `truth` [N].
 
-    The images are put into `BINS` equally wide bins by their confidence, the largest probability; the error is the
-    mean of |accuracy - confidence| of the bins, weighted by their images (Guo et al., "On Calibration of Modern Neural
-    Networks", 2017).
+    Images are grouped by confidence, the largest probability, into `BINS` bins of equal width. The error is the mean
+    of |accuracy - confidence| over the bins, weighted by their number of images (Guo et al., "On Calibration of Modern
+    Neural Networks", 2017).
     """
     confidence = probabilities.max(1).astype(np.float64)
     right = (probabilities.argmax(1) == truth).astype(np.float64)
@@ -48,10 +51,13 @@ def calibration_error(probabilities: NDArray[np.float32], truth: NDArray[np.int6
 def changed(
     probabilities: NDArray[np.float32], reference: NDArray[np.float32], images: Images
 ) -> dict[str, Any]:
-    """Return the images whose class isn't the reference's, those first that are furthest beyond the border."""
-    here, there = probabilities.argmax(1), reference.argmax(1)
-    numbers = np.flatnonzero(here != there)
-    margins = probabilities[numbers, here[numbers]] - probabilities[numbers, there[numbers]]
+    """Return the images whose class differs from the reference's, largest margin first.
+
+    The margin is the probability of the new class less that of the reference's class, both by this row.
+    """
+    predicted, expected = probabilities.argmax(1), reference.argmax(1)
+    numbers = np.flatnonzero(predicted != expected)
+    margins = probabilities[numbers, predicted[numbers]] - probabilities[numbers, expected[numbers]]
     order = np.argsort(-margins, kind="stable")
     return {
         "count": len(numbers),
@@ -60,8 +66,8 @@ def changed(
                 "image": int(number),
                 "png": base64.b64encode(png(images.pixels[number])).decode(),
                 "label": int(images.truth[number]),
-                "reference": _guess(reference[number]),
-                "here": _guess(probabilities[number]),
+                "reference": _prediction(reference[number]),
+                "here": _prediction(probabilities[number]),
                 "margin": round(float(margin), 4),
             }
             for number, margin in zip(numbers[order][:_SHOWN], margins[order][:_SHOWN], strict=True)
@@ -69,6 +75,6 @@ def changed(
     }
 
 
-def _guess(probabilities: NDArray[np.float32]) -> dict[str, Any]:
+def _prediction(probabilities: NDArray[np.float32]) -> dict[str, Any]:
     best = int(probabilities.argmax())
     return {"class": best, "probability": round(float(probabilities[best]), 4)}

@@ -1,4 +1,4 @@
-"""How figures are written in sentences: with as many digits as they mean something, and what they are."""
+"""Formatting of figures in sentences, with units and significant digits only."""
 
 from collections.abc import Sequence
 
@@ -11,22 +11,22 @@ def microseconds(value: float) -> str:
 
 
 def share(value: float) -> str:
-    """Return a share, 0 to 1, in per cent."""
+    """Return `value`, a share from 0 to 1, in per cent."""
     return f"{value * 100:.0f} %"
 
 
 def size(bytes_: int) -> str:
-    """Return a size in KiB, or in bytes where that says little."""
+    """Return a size in KiB, below 10 KiB in bytes."""
     return f"{bytes_ / 1024:,.0f} KiB" if bytes_ >= 10 * 1024 else f"{bytes_:,} bytes"
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names as a sentence has them: `a, b and c`. What has a comma itself is parted by semicolons."""
+    """Return names as an enumeration: `a, b and c`. If one contains a comma, semicolons separate them."""
     *most, last = names
     comma = "; " if any("," in name for name in names) else ", "
     return f"{comma.join(most)} and {last}" if most else last
 
 
 def times(value: float) -> str:
-    """Return a ratio with two decimals, or with three digits from 10 on."""
+    """Return a ratio with two decimals, from 10 on with three digits."""
     return f"{value:.2f}" if value < 10 else f"{value:,.3g}"

@@ -1,7 +1,7 @@
-"""`tfship benchmark gate`: whether anything got worse since a baseline, for continuous integration.
+"""`tfship benchmark gate`: check for regressions against a baseline, for continuous integration.
 
-tfship benchmark gate --baseline old.json                      the last run against a file that was kept
-tfship benchmark gate --baseline old.json --results new.json   any two files
+tfship benchmark gate --baseline old.json                      compares the last run with a kept file
+tfship benchmark gate --baseline old.json --results new.json   compares any two files
 """
 
 import json
@@ -23,16 +23,16 @@ _MARKS = {WORSE: " WORSE", BETTER: " better"}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Compare two result files, print what was compared, return the exit code: 1 if something got worse."""
+    """Compare two result files, print the comparison and return the exit code: 1 if something got worse."""
     parser = cli.parser(
         "tfship benchmark gate",
-        "Compare two result files row by row and fail, with exit code 1, if anything got worse beyond noise: accuracy, "
-        "times beside float32's, throughput, size, memory, or a missing row. Both must be of the same data, mode and "
-        "schema; on another machine only gross changes count.",
+        "Compare two result files row by row. The exit code is 1 if a row is missing or a figure got worse by more "
+        "than noise: accuracy, times relative to float32, throughput, size, memory. Both files must have the same "
+        "data, mode and schema. If they come from different machines, only large changes count.",
     )
     parser.add_argument("--baseline", type=Path, required=True, metavar="FILE", help="the older results")
     parser.add_argument(
-        "--results", type=Path, default=OUT / "results.json", metavar="FILE", help="the newer ones"
+        "--results", type=Path, default=OUT / "results.json", metavar="FILE", help="the newer results"
     )
     parser.add_argument(
         "--json", action="store_true", help="print the comparison as JSON instead of the table"
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _text(comparison: FileComparison) -> str:
-    """Return the comparison as a table of factors, the remarks, and what got worse."""
+    """Return the comparison as text: a table of factors, the remarks and the regressions."""
     figures = list(
         dict.fromkeys(each.figure for each in comparison.checks if each.figure not in ("row", "accuracy"))
     )
@@ -72,7 +72,7 @@ def _text(comparison: FileComparison) -> str:
         [
             table,
             "",
-            "How many times worse each figure is, beside float32 in the same run; of accuracy the difference.",
+            "Factor by which each figure got worse, times relative to float32 in the same run; accuracy: difference.",
             *(f"- {each}" for each in comparison.remarks),
             "",
             verdict,

@@ -1,8 +1,8 @@
-"""How one timing of a result file stands to another of the same run.
+"""Ratio of two timings of the same run, with its noise.
 
-Machines drift, so microseconds of two moments can't be compared; but the n-th windows of all rows were measured in
-turn, slice by slice, so their quotient hardly knows the drift; and where it can be told which slices nothing else on
-the machine disturbed, it is theirs. How far these quotients lie apart is the noise.
+A machine's speed drifts, so absolute times of two moments can't be compared. The n-th windows of all rows were
+measured in turn, slice by slice, so drift hardly affects their ratio. If enough slices were undisturbed by other
+programs, the ratio uses those only. The spread of the windows' ratios is the noise.
 """
 
 import math
@@ -17,16 +17,16 @@ from tfship.train.common import statistics as stats
 
 __all__ = ["Ratio", "known", "p50", "ratio"]
 
-# Where code and data happen to lie in memory moves a program's speed by this much from one start to the next, however
-# exactly each is measured (Mytkowicz et al., "Producing Wrong Data Without Doing Anything Obviously Wrong!", 2009).
-_ALIKE = 1.03
+# The memory layout of code and data changes a program's speed by this factor from one start to the next, however
+# precise each measurement is (Mytkowicz et al., "Producing Wrong Data Without Doing Anything Obviously Wrong!", 2009).
+_LAYOUT_NOISE = 1.03
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A quotient of medians over so many `rounds`.
+    """A ratio of medians over `rounds` rounds.
 
-    `low` and `high` are the rounds' extremes, or where they are many enough the narrowest that hold it with 95 %.
+    `low` and `high` are the rounds' extremes, or with enough rounds the narrowest 95 % confidence interval.
     """
 
     value: float
@@ -36,86 +36,89 @@ class Ratio:
 
     @property
     def apart(self) -> bool:
-        """Whether the two can be told apart: by all rounds alike, and by more than chance does to a program."""
-        return (self.low > 1 and self.value > _ALIKE) or (self.high < 1 and self.value < 1 / _ALIKE)
+        """Whether the timings differ: in all rounds, and by more than a program's memory layout explains."""
+        return (self.low > 1 and self.value > _LAYOUT_NOISE) or (
+            self.high < 1 and self.value < 1 / _LAYOUT_NOISE
+        )
 
     @property
     def spread(self) -> float:
-        """How far the rounds lie apart, as a share of the lowest: 0 if they agree."""
+        """Difference between the highest and lowest round relative to the lowest; 0 if they agree."""
         return self.high / self.low - 1
 
     def text(self, of: str) -> str:
-        """Return it as a sentence has it: how many times the time of `of`, and over which rounds."""
+        """Return the ratio to the time of `of`, with its interval and number of rounds, for a sentence."""
         low, high = formatting.times(self.low), formatting.times(self.high)
         return f"{formatting.times(self.value)} times {of}'s time ({low}–{high} over {self.rounds} rounds)"
 
 
 def p50(timing: Mapping[str, Any] | None) -> float | None:
-    """Return a timing's median in microseconds, None where there is none."""
+    """Return the median of `timing` in microseconds, or None."""
     return timing["p50_us"] if timing and timing["p50_us"] else None
 
 
 def known(timing: Mapping[str, Any] | None) -> bool:
-    """Return whether a timing settled, at least in what was undisturbed: its ratio can be trusted."""
+    """Return whether `timing` is stable, at least in its undisturbed windows, so that its ratio is reliable."""
     return timing is not None and (
         timing["stable"] or settled(list(_windows(timing["windows_undisturbed_p50_us"]).values())) is not None
     )
 
 
 def ratio(timing: Mapping[str, Any] | None, reference: Mapping[str, Any] | None) -> Ratio | None:
-    """Return how many times the `reference`'s time a timing is; both as result files hold them.
+    """Return the ratio of `timing` to `reference`, two timings of a result file; None if one has no median.
 
-    None where one of them has no median. Where both were undisturbed in as many rounds as must agree, it is that of the
-    medians of what was, and the span is of each round of one with each of the other. Else it is of the rounds in which
-    both were measured, from where the timing is steady on; and where there is none (two rows that settled at different
-    times), of all steady windows, and drift is part of the span.
+    If both have at least AGREEING undisturbed windows, it is the ratio of the undisturbed medians; the interval is
+    that of all pairs of undisturbed windows. Otherwise it is the median ratio of the rounds in which both were
+    measured, from the first stable window of `timing`. Two rows that became stable at different times have no such
+    rounds. Then all pairs of stable windows are used, and the interval includes drift.
     """
     if timing is None or reference is None or p50(timing) is None or p50(reference) is None:
         return None
-    here, there = (_windows(each["windows_undisturbed_p50_us"]) for each in (timing, reference))
-    if min(len(here), len(there)) >= AGREEING:
+    own, other = (_windows(each["windows_undisturbed_p50_us"]) for each in (timing, reference))
+    if min(len(own), len(other)) >= AGREEING:
         pooled = timing["undisturbed_p50_us"] / reference["undisturbed_p50_us"]
-        return _unpaired(list(here.values()), list(there.values()), pooled)
-    here, there = _steady(timing), _windows(reference["windows_p50_us"])
-    rounds = [here[number] / there[number] for number in sorted(here.keys() & there.keys())]
+        return _unpaired(list(own.values()), list(other.values()), pooled)
+    own, other = _stable(timing), _windows(reference["windows_p50_us"])
+    rounds = [own[number] / other[number] for number in sorted(own.keys() & other.keys())]
     if rounds:
         return _paired(rounds)
-    here, there = _steady(timing), _steady(reference)
-    return _unpaired(list(here.values()), list(there.values())) if here and there else None
+    own, other = _stable(timing), _stable(reference)
+    return _unpaired(list(own.values()), list(other.values())) if own and other else None
 
 
 def _windows(medians: Sequence[float | None]) -> dict[int, float]:
-    """Return the medians that there are, by the round."""
+    """Return the existing medians by round."""
     return {number: median for number, median in enumerate(medians) if median}
 
 
-def _steady(timing: Mapping[str, Any]) -> dict[int, float]:
-    """Return the windows' medians from the first that count on, by the round; all of them where they never settle."""
+def _stable(timing: Mapping[str, Any]) -> dict[int, float]:
+    """Return the windows' medians by round, from the first stable window; all of them if there is none."""
     windows = _windows(timing["windows_p50_us"])
     return dict(list(windows.items())[settled(list(windows.values())) or 0 :])
 
 
 def _paired(rounds: Sequence[float]) -> Ratio:
-    """Return the ratio of rounds' quotients; the sign test says which of them may be left out of the span."""
+    """Return the ratio over `rounds`; the interval is that of the sign test."""
     return _ratio(rounds, len(rounds), stats.median_rank(len(rounds)))
 
 
-def _unpaired(mine: Sequence[float], its: Sequence[float], value: float | None = None) -> Ratio:
-    """Return the ratio of windows that don't belong together one by one: Hodges' and Lehmann's estimate, or `value`.
+def _unpaired(own: Sequence[float], other: Sequence[float], value: float | None = None) -> Ratio:
+    """Return the ratio of windows of different rounds: `value`, or the Hodges-Lehmann estimate.
 
-    The interval is Mann and Whitney's, in the normal approximation (Conover, "Practical Nonparametric Statistics").
+    The interval is that of the Mann-Whitney test in the normal approximation (Conover, "Practical Nonparametric
+    Statistics").
     """
-    quotients = [one / other for one in mine for other in its]
-    spread = math.sqrt(len(quotients) * (len(mine) + len(its) + 1) / 12)
+    quotients = [one / another for one in own for another in other]
+    spread = math.sqrt(len(quotients) * (len(own) + len(other) + 1) / 12)
     rank = len(quotients) / 2 + statistics.NormalDist().inv_cdf(0.025) * spread
-    return _ratio(quotients, min(len(mine), len(its)), int(rank), value)
+    return _ratio(quotients, min(len(own), len(other)), int(rank), value)
 
 
 def _ratio(quotients: Sequence[float], rounds: int, rank: int, value: float | None = None) -> Ratio:
-    """Return the quotients' median, with the `rank`-th from below and from above; where that is 0, the extremes."""
+    """Return `value`, by default the median, with the `rank`-th lowest and highest quotient (0: the extremes)."""
     ordered = sorted(quotients)
     low, high = ordered[max(rank, 1) - 1], ordered[-max(rank, 1)]
     if value is None:
-        # Of logarithms, so that the inverse quotient's is the inverse.
+        # The median of logarithms, so that the ratio of exchanged timings is the inverse.
         value = math.exp(statistics.median(map(math.log, ordered)))
     return Ratio(min(max(value, low), high), low, high, rounds)

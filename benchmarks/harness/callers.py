@@ -1,4 +1,4 @@
-"""Several callers of one subject: what each of them connects to, what it sends, and whether it is answered rightly."""
+"""Concurrent callers of one subject: how each connects, what it sends, and whether the responses are right."""
 
 import contextlib
 import functools
@@ -16,33 +16,30 @@ __all__ = ["Callers"]
 
 
 class Callers:
-    """Up to `at_once` callers of a subject, who ask the queries `pixels`, each uint8 [N, H, W, C], by their numbers.
+    """Up to `at_once` concurrent callers of a subject. Queries are the `pixels`, each uint8 [N, H, W, C], by number.
 
-    What is sent is made ready here, before any clock starts; `check` looks at the answers after it has stopped.
+    Requests are encoded here, before any clock starts. `check` decodes the responses after it has stopped.
     """
 
     def __init__(self, subject: Subject, pixels: Sequence[NDArray[np.uint8]], at_once: int) -> None:
         self.at_once = at_once
         self._name, self._sizes = subject.name, [len(each) for each in pixels]
         with contextlib.ExitStack() as stack:
-            asked = subject.open(at_once)
-            stack.callback(asked.close)
-            prepared = [asked.prepared(each) for each in pixels]
+            target = stack.enter_context(contextlib.closing(subject.open(at_once)))
+            queries = [target.prepare(each) for each in pixels]
             self.connect: Connect
             if subject.sender is None:
-                self.connect = lambda: contextlib.nullcontext(lambda number: asked.ask(prepared[number]))
-                self._understood: Callable[[Any, int], NDArray[np.float32]] = lambda answer, _: answer
+                self.connect = lambda: contextlib.nullcontext(lambda number: target.run(queries[number]))
+                self._decode: Callable[[Any, int], NDArray[np.float32]] = lambda response, _: response
             else:
-                opened = subject.sender
-                spare = opened()
-                stack.callback(spare.close)
-                requests = [spare.encoded(each) for each in prepared]
-                self.connect = functools.partial(_connected, opened, requests)
-                self._understood = spare.understood
+                sender = stack.enter_context(contextlib.closing(subject.sender()))
+                requests = [sender.encode(each) for each in queries]
+                self.connect = functools.partial(_connected, subject.sender, requests)
+                self._decode = sender.decode
             self._close = stack.pop_all()
 
     def __len__(self) -> int:
-        """How many queries there are."""
+        """Return the number of different queries."""
         return len(self._sizes)
 
     def __enter__(self) -> "Callers":
@@ -52,20 +49,17 @@ class Callers:
         self._close.close()
 
     def check(self, load: Load, classes: Sequence[NDArray[np.integer]]) -> None:
-        """Raise ResultError if an answer isn't of the classes that each query's images have by this subject."""
-        for number, answer in load.answers.items():
-            found = self._understood(answer, self._sizes[number]).argmax(1)
+        """Raise ResultError if a response differs from `classes`, the subject's own classes of each query's images."""
+        for number, response in load.responses.items():
+            found = self._decode(response, self._sizes[number]).argmax(1)
             if not np.array_equal(found, classes[number]):
                 raise ResultError(
-                    f"{self._name}: under load it answers query {number} with the classes {found.tolist()[:10]}; "
-                    f"asked alone it said {classes[number].tolist()[:10]}: it isn't one model that answers"
+                    f"{self._name}: query {number} returned the classes {found.tolist()[:10]} under load, and "
+                    f"{classes[number].tolist()[:10]} in a single request; is the server serving several versions?"
                 )
 
 
 @contextlib.contextmanager
-def _connected(opened: Callable[[], Any], requests: Sequence[bytes]) -> Iterator[Callable[[int], bytes]]:
-    sender = opened()
-    try:
+def _connected(connect: Callable[[], Any], requests: Sequence[bytes]) -> Iterator[Callable[[int], bytes]]:
+    with contextlib.closing(connect()) as sender:
         yield lambda number: sender.send(requests[number]).content
-    finally:
-        sender.close()

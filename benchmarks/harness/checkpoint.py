@@ -1,7 +1,7 @@
-"""What a run has measured so far, on disk: a run that is interrupted goes on where it was.
+"""The measurements of an unfinished run, on disk, so that an interrupted run can be resumed.
 
-A folder of small files, one for each thing that was measured, written whole or not at all. The folder is named by
-a digest of everything that decides what is measured, so a run takes up only what it would measure itself.
+A folder of small files, one for each measurement, written atomically. The folder's name is a digest of all inputs of
+the run, so a run uses only measurements that it would make itself.
 """
 
 import contextlib
@@ -18,37 +18,37 @@ from tfship.train.common.files import read_json, write_bytes
 
 __all__ = ["Journal"]
 
-_BEGUN = "begun.json"
+_STARTS = "begun.json"
 
 
 class Journal:
-    """The record of one run below `folder`.
+    """The measurements of one run below `folder`.
 
-    `what` is everything that decides what is measured, as JSON. `resumed` are the times at which the run was taken
-    up again, this one too, as ISO 8601 in UTC; empty where it begins now.
+    `inputs` has all inputs of the run, as JSON. `resumed` has the times at which the run was resumed, including this
+    time, as ISO 8601 in UTC; empty for a new run.
     """
 
-    def __init__(self, folder: Path, what: dict[str, Any]) -> None:
-        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    def __init__(self, folder: Path, inputs: dict[str, Any]) -> None:
+        digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = folder / digest
-        begun = self.folder / _BEGUN
+        starts = self.folder / _STARTS
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        times: list[str] = read_json(begun) if begun.is_file() else []
+        times: list[str] = read_json(starts) if starts.is_file() else []
         self.resumed = [*times[1:], now] if times else []
-        _write(begun, [*times, now])
+        _write(starts, [*times, now])
 
     def part(self, name: str) -> MutableMapping[str, Any]:
-        """Return a part of the record: JSON values by name. Setting one writes it."""
+        """Return a part of the journal: JSON values by name. Setting one writes it to disk."""
         return _Part(self.folder, name)
 
     def __len__(self) -> int:
-        """How many things were measured."""
+        """Return the number of files with measurements."""
         return sum(1 for _ in self.folder.glob("*/[!.]*.json"))
 
     def remove(self) -> None:
-        """Forget it all: the results are written."""
+        """Delete the journal, after the results are written."""
         shutil.rmtree(self.folder)
-        with contextlib.suppress(OSError):  # other runs' records are there
+        with contextlib.suppress(OSError):  # journals of other runs are there
             self.folder.parent.rmdir()
 
 
@@ -63,7 +63,7 @@ class _Part(MutableMapping[str, Any]):
                 self._values[entry["key"]] = entry["value"]
             except (TypeError, KeyError):
                 raise ArtifactError(
-                    f"{path}: no record of a benchmark; delete {self._folder.parent}"
+                    f"{path}: not a measurement of a benchmark; delete {self._folder.parent}"
                 ) from None
 
     def __getitem__(self, key: str) -> Any:
@@ -75,7 +75,7 @@ class _Part(MutableMapping[str, Any]):
         self._values[key] = value
 
     def __delitem__(self, key: str) -> None:
-        raise TypeError("what was measured stays")
+        raise TypeError("measurements can't be deleted")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -85,5 +85,5 @@ class _Part(MutableMapping[str, Any]):
 
 
 def _write(path: Path, value: Any) -> None:
-    # Without indentation: a window has up to 20,000 samples.
+    # No indentation, as a window has up to 20,000 samples.
     write_bytes(path, json.dumps(value, allow_nan=False).encode())

@@ -1,4 +1,4 @@
-"""Commands in child processes at a terminal, watched: what a person sees of them, time and memory. Linux only."""
+"""Commands in child processes at a pseudo-terminal: their visible output, time and memory. Linux only."""
 
 import contextlib
 import fcntl
@@ -21,17 +21,17 @@ from tfship.train.common.errors import TargetError
 __all__ = ["Ended", "run"]
 
 _ROWS, _COLUMNS = 50, 120
-# The kernel walks all pages of a process for its size, and output comes often.
+# Memory is measured less often than output arrives, as the kernel walks all pages of a process for it.
 _TICK_SECONDS, _MEMORY_SECONDS = 0.25, 0.5
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that has ended: its exit `code`, or the signal's number below zero, and all that it wrote.
+    """A command that has ended: its exit `code`, negative for a signal's number, and its `output`.
 
-    `peak_bytes` is the largest memory of the process and all that it started: the largest sum of their proportional
-    sizes that was seen. The kernel's own maximum would hold the memory of the process that started it.
+    `peak_bytes` is the peak memory of the process and its descendants: the largest measured sum of their proportional
+    sizes. The maximum that the kernel reports would include the memory of the parent process.
     """
 
     code: int
@@ -42,7 +42,7 @@ class Ended:
 
     @property
     def shown(self) -> list[str]:
-        """The lines that are left on the terminal; a progress bar that was removed isn't."""
+        """The lines that remain on the terminal, without progress bars that were removed."""
         lines = _CONTROL.sub("", self.output).replace("\r\n", "\n").split("\n")
         visible = [line.rsplit("\r", 1)[-1].rstrip() for line in lines]
         return visible[:-1] if not visible[-1] else visible
@@ -59,7 +59,7 @@ class Ended:
 
 
 def run(argv: Sequence[str], folder: Path, most_seconds: float) -> Ended:
-    """Run a command in `folder` to its end, or kill it and all that it started after `most_seconds`."""
+    """Run a command in `folder`. Kill it and its descendants after `most_seconds`."""
     near, far = os.openpty()
     fcntl.ioctl(far, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, _COLUMNS, 0, 0))
     begun = time.monotonic()
@@ -85,7 +85,7 @@ def run(argv: Sequence[str], folder: Path, most_seconds: float) -> Ended:
                 ended, status = os.waitpid(process.pid, os.WNOHANG)
             process.returncode = os.waitstatus_to_exitcode(status)
         finally:
-            # Also what it has left behind, and all of it after Ctrl-C.
+            # Also kills descendants that outlive the command, and the command itself after Ctrl-C.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -97,7 +97,7 @@ def run(argv: Sequence[str], folder: Path, most_seconds: float) -> Ended:
 
 
 def _read(descriptor: int, parts: list[bytes], seconds: float) -> bool:
-    """Read what comes within `seconds`; return whether more may come."""
+    """Read output for up to `seconds` into `parts`; return whether there may be more."""
     if not select.select([descriptor], [], [], seconds)[0]:
         return False
     try:

@@ -1,8 +1,8 @@
-"""Whether anything else slows the processor down: a short piece of work that is always the same is timed.
+"""Disturbances of the processor, detected by timing a short piece of constant work (a spin).
 
-On a shared machine a core computes at one speed while its other thread rests and at another while a neighbour uses it,
-in phases of milliseconds to minutes, and no counter of the system tells. Programs suffer from it differently, so even
-the ratio of two of them depends on which phases a run meets.
+On a shared machine a core's speed depends on whether a neighbour uses its other hardware thread. This changes in phases
+of milliseconds to minutes, and no counter of the system reports it. Programs suffer from it differently, so even the
+ratio of two programs depends on the phases that a run meets.
 """
 
 import math
@@ -11,55 +11,54 @@ from collections.abc import Callable
 
 __all__ = ["Processor"]
 
-# A spin is the best of so many, as a timer's interrupt falls into every twentieth or so, of a sum of so many numbers:
-# some 50 µs each.
+# Best of 3, to discard timer interrupts, which hit about every twentieth spin. A spin takes about 50 µs.
 _BEST_OF = 3
 _NUMBERS = range(3_000)
-# Times the fastest: a clock varies by less, a core whose other thread works is slower by more (here by 70 % and more).
+# Relative to the fastest spin. Clocks vary by less; a core whose other thread is busy is slower by more (here 70 %).
 _UNDISTURBED = 1.25
 
 
 class Processor:
-    """The processor as spins find it: how fast it has been, and how many seconds were `waited` for it to be so again.
+    """The processor as measured by spins: the fastest spin so far, and the seconds `waited` for an undisturbed one.
 
-    `clock` returns nanoseconds, and so does `spin`, of work that is always the same.
+    `clock` returns nanoseconds. `spin` does constant work and returns the nanoseconds that it took.
     """
 
     def __init__(
         self, clock: Callable[[], int] = time.perf_counter_ns, spin: Callable[[], int] | None = None
     ) -> None:
-        self._clock = clock
-        self._measured = self._sum if spin is None else spin
+        self.clock = clock
+        self._spin = self._sum if spin is None else spin
         self._fastest = math.inf
         self.waited = 0.0
 
     def spin(self) -> int:
-        """Return how long a spin takes now, in nanoseconds."""
-        took = self._measured()
-        self.saw(took)
+        """Return the duration of one spin, in nanoseconds."""
+        took = self._spin()
+        self.record(took)
         return took
 
-    def saw(self, spin: int) -> None:
-        """Take note of a spin that was made before."""
+    def record(self, spin: int) -> None:
+        """Take an earlier spin into account."""
         self._fastest = min(self._fastest, spin)
 
     def undisturbed(self, spin: int) -> bool:
-        """Return whether a spin was about as fast as any that was made."""
+        """Return whether a spin was about as fast as the fastest."""
         return spin <= _UNDISTURBED * self._fastest
 
     def wait(self, seconds: float) -> int:
-        """Spin until nothing disturbs the processor, or so long; return the last spin, in nanoseconds."""
-        start = self._clock()
+        """Spin until the processor is undisturbed, at most `seconds`; return the last spin, in nanoseconds."""
+        start = self.clock()
         while not self.undisturbed(took := self.spin()):
-            if (self._clock() - start) / 1e9 >= seconds:
+            if (self.clock() - start) / 1e9 >= seconds:
                 break
-        self.waited += (self._clock() - start) / 1e9
+        self.waited += (self.clock() - start) / 1e9
         return took
 
     def _sum(self) -> int:
         def once() -> int:
-            start = self._clock()
+            start = self.clock()
             sum(_NUMBERS)
-            return self._clock() - start
+            return self.clock() - start
 
         return min(once() for _ in range(_BEST_OF))

@@ -1,13 +1,12 @@
-"""Load from two generators that cost little next to the server: wrk for REST, h2load for gRPC.
+"""Load from two generators that need little processor time next to the server: wrk for REST, h2load for gRPC.
 
-Both are closed loops of one thread: as many connections as asked for, each of which sends its next request when
-the answer to the last one is there. Both count what goes wrong, and what they can't see is proven here: h2load
-knows no gRPC status, but an error comes without a message, so the bytes received tell whether every answer had
-one. (That is why h2load's own warm-up isn't used: its byte counts would include it.)
+Both are closed loops in one thread: each connection sends its next request when it has the response to the last one.
+Both count errors. h2load doesn't read the gRPC status, but a gRPC error has no message, so the number of bytes
+received shows whether every response had one. (h2load's warm-up isn't used, as its byte counts would include it.)
 
-wrk repairs coordinated omission: where a connection waited longer than usual, it adds the latencies that the
-requests not sent meanwhile would have seen. So its upper percentiles are a little higher than those of its
-requests alone. TensorFlow Serving's reference figures were taken with it too.
+wrk corrects for coordinated omission: after a connection has waited longer than usual, it adds the latencies that the
+delayed requests would have had. So its upper percentiles are slightly higher than those of the actual requests. The
+reference figures of TensorFlow Serving were measured with wrk, too.
 """
 
 import os
@@ -22,19 +21,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tfship.benchmarks.harness.process_output import last_lines
 from tfship.train.common import interruption
 from tfship.train.common.errors import ResultError, TargetError, TfshipError
 
 __all__ = ["Run", "all_refused", "h2load", "parse_h2load", "parse_wrk", "require", "versions", "wrk"]
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
-# By the names of Debian's packages.
+# The generators' packages in Debian.
 _TOOLS = {"wrk": "wrk", "h2load": "nghttp2-client"}
-# A generator that hasn't ended this long after its time hangs.
+# A generator that runs this long beyond its duration hangs.
 _GRACE_SECONDS = 60
-# wrk calls an answer that takes longer an error; the default, 2 s, is less than a slow server's queue of 32.
+# wrk counts slower responses as errors. Its default, 2 s, is too short for 32 requests queued at a slow server.
 _TIMEOUT_SECONDS = 30
-# What h2load sends as a gRPC client would.
+# The headers of a gRPC client.
 _GRPC_HEADERS = ("content-type: application/grpc", "te: trailers")
 
 
@@ -42,9 +42,9 @@ _GRPC_HEADERS = ("content-type: application/grpc", "te: trailers")
 class Run:
     """One run of a generator.
 
-    `requests` were answered in `seconds`, and (of h2load) `pending` were not when the time was over; `latencies`
-    are microseconds, one for each answer, of wrk a few more (see above). `received` is the bytes of the answers, of
-    wrk with their headers. `problem` says what went wrong, and is empty if nothing did.
+    `requests` got a response in `seconds`; `pending` (h2load only) were in flight at the end. `latencies` has the
+    microseconds of each response, and with wrk a few more (see above). `received` is the size of the responses in
+    bytes, with wrk including headers. `problem` describes errors and is empty without any.
     """
 
     requests: int
@@ -65,24 +65,24 @@ def require(tools: Sequence[str] = tuple(_TOOLS)) -> None:
     if missing := [tool for tool in tools if shutil.which(tool) is None]:
         packages = " ".join(_TOOLS[tool] for tool in missing)
         raise TfshipError(
-            f"{' and '.join(missing)}: not found; the load comes from there: `apt-get install {packages}` on Debian "
+            f"{' and '.join(missing)}: not found; needed to generate load: `apt-get install {packages}` on Debian "
             "and Ubuntu"
         )
 
 
 def versions(tools: Sequence[str] = tuple(_TOOLS)) -> dict[str, str]:
-    """Return what the generators call themselves."""
+    """Return the names and versions that the generators print."""
     return {
-        # wrk tells its version on the first line of its usage, and fails.
+        # wrk has no --version; it fails and prints its version in the first line of its usage.
         tool: subprocess.run([tool, "--version"], capture_output=True, text=True, check=False).stdout.partition("\n")[0]
         for tool in tools
     }  # fmt: skip
 
 
 def wrk(url: str, body: Path, connections: int, seconds: int) -> Run:
-    """POST the JSON file `body` to `url` over and over.
+    """POST the JSON file `body` to `url` repeatedly.
 
-    Raises TargetError if wrk fails or hangs, ResultError if its report isn't understood.
+    Raises TargetError if wrk fails or hangs, ResultError for an unexpected report.
     """
     command = [
         "wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds}s",
@@ -91,10 +91,10 @@ def wrk(url: str, body: Path, connections: int, seconds: int) -> Run:
     return parse_wrk(_output(command, seconds, {"TFSHIP_BODY": str(body)}))
 
 
-def h2load(url: str, frame: Path, connections: int, seconds: int, answer_bytes: int) -> Run:
-    """POST the gRPC frame in the file `frame` to `url` over and over, one stream at a time on each connection.
+def h2load(url: str, frame: Path, connections: int, seconds: int, response_bytes: int) -> Run:
+    """POST the gRPC frame in the file `frame` to `url` repeatedly, one stream at a time on each connection.
 
-    `answer_bytes` is the size of a good answer's frame; 0 if all are to be errors. Raises as `wrk`.
+    `response_bytes` is the size of a valid response's frame; 0 if every response must be an error. Raises like `wrk`.
     """
     with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
         log = Path(folder) / "log"
@@ -105,29 +105,27 @@ def h2load(url: str, frame: Path, connections: int, seconds: int, answer_bytes: 
         ]  # fmt: skip
         output = _output(command, seconds, {})
         run = parse_h2load(output, log.read_text() if log.is_file() else "", seconds)
-    return replace(run, problem=run.problem or _unseen(run, connections, answer_bytes))
+    return replace(run, problem=run.problem or _undetected(run, connections, response_bytes))
 
 
-def _unseen(run: Run, connections: int, answer_bytes: int) -> str:
-    """Return what is wrong with a run of h2load that it doesn't see itself."""
+def _undetected(run: Run, connections: int, response_bytes: int) -> str:
+    """Return a problem that h2load doesn't detect itself, or an empty string."""
     if run.pending != connections:
-        # It goes on without those that are refused or closed.
-        return f"{run.pending:,} of {connections:,} connections at work at the end"
-    # What unfinished requests have got of their answers is more than the answers count for.
-    surplus = run.received - run.requests * answer_bytes
-    if not 0 <= surplus < max(1, connections * answer_bytes):
-        what = "some are errors" if answer_bytes else "some aren't errors"
-        return (
-            f"{run.received:,} bytes in {run.requests:,} answers, expected {answer_bytes:,} in each: {what}"
-        )
+        # h2load continues without connections that are refused or closed.
+        return f"{run.pending:,} of {connections:,} connections were active at the end"
+    # The surplus belongs to responses that were incomplete at the end.
+    surplus = run.received - run.requests * response_bytes
+    if not 0 <= surplus < max(1, connections * response_bytes):
+        what = "some are errors" if response_bytes else "some aren't errors"
+        return f"{run.received:,} bytes in {run.requests:,} responses, expected {response_bytes:,} in each: {what}"
     return ""
 
 
 def parse_wrk(output: str) -> Run:
-    """Return what wrk, with `wrk.lua`, printed. ResultError if that isn't all there."""
+    """Parse the output of wrk with `wrk.lua`. Raises ResultError if it is incomplete."""
     counts = {key: int(value) for key, value in re.findall(r"^tfship ([a-z-]+) (\d+)$", output, re.MULTILINE)}
     if counts.keys() != {"requests", "microseconds", "bytes", *_WRK_ERRORS}:
-        raise _not_understood("wrk", output)
+        raise _unexpected("wrk", output)
     histogram = re.findall(r"^tfship latency (\d+) (\d+)$", output, re.MULTILINE)
     values, times = np.array(histogram, np.int64).reshape(-1, 2).T
     return Run(
@@ -140,7 +138,7 @@ def parse_wrk(output: str) -> Run:
 
 
 def parse_h2load(output: str, log: str, seconds: float) -> Run:
-    """Return what h2load printed, and logged request by request, in `seconds`. ResultError if it isn't all there."""
+    """Parse the output of h2load, and its `log` of requests, after `seconds`. Raises ResultError if incomplete."""
     requests = re.search(
         r"^requests: .* (\d+) started, (\d+) done, .* (\d+) failed, (\d+) errored, (\d+) timeout$",
         output,
@@ -148,23 +146,23 @@ def parse_h2load(output: str, log: str, seconds: float) -> Run:
     )
     statuses = re.search(r"^status codes: \d+ 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx$", output, re.MULTILINE)
     traffic = re.search(r"^traffic: .* \((\d+)\) data$", output, re.MULTILINE)
-    # Per request: start in µs, HTTP status (-1 for none), µs until its answer's end.
+    # Each row: start of the request in µs, HTTP status (-1 for none), µs until the end of the response.
     rows = [line.split("\t") for line in log.splitlines()]
     if not requests or not statuses or not traffic or any(len(row) < 3 for row in rows):
-        raise _not_understood("h2load", output)
+        raise _unexpected("h2load", output)
     started, done, failed, errored, timeout = map(int, requests.groups())
     problems = {
         "requests failed": failed,
         "requests ended in an error": errored,
         "requests timed out": timeout,
-        "answers with an HTTP error": sum(map(int, statuses.groups())),
+        "responses with an HTTP error": sum(map(int, statuses.groups())),
     }
     latencies = np.array([float(row[2]) for row in rows if row[1] != "-1"], np.float64)
     return Run(done, seconds, latencies, int(traffic[1]), started - done, _listed(problems, done))
 
 
 def all_refused(run: Run) -> bool:
-    """Tell whether every answer of a run of wrk was an error, and nothing else went wrong."""
+    """Return whether every response of a run of wrk had an error status, without other problems."""
     return run.requests > 0 and run.problem == f"{run.requests:,} {_WRK_ERRORS['error-status']}"
 
 
@@ -172,14 +170,14 @@ _WRK_ERRORS = {
     "error-connect": "connections failed",
     "error-read": "reads failed",
     "error-write": "writes failed",
-    "error-status": "answers with an error status",
+    "error-status": "responses with an error status",
     "error-timeout": f"requests took longer than {_TIMEOUT_SECONDS} s",
 }
 
 
-def _listed(problems: dict[str, int], answers: int) -> str:
+def _listed(problems: dict[str, int], responses: int) -> str:
     found = [f"{count:,} {what}" for what, count in problems.items() if count]
-    return ", ".join(found if found or answers else ["no request was answered"])
+    return ", ".join(found if found or responses else ["no request got a response"])
 
 
 def _output(command: Sequence[str], seconds: int, environment: dict[str, str]) -> str:
@@ -197,17 +195,16 @@ def _output(command: Sequence[str], seconds: int, environment: dict[str, str]) -
             )
     except subprocess.TimeoutExpired:
         raise TargetError(
-            f"{tool} hasn't ended {_GRACE_SECONDS} s after its {seconds} s; does the server still answer?"
+            f"{tool} is still running {_GRACE_SECONDS} s after its {seconds} s; does the server still respond?"
         ) from None
     if done.returncode:
-        words = (done.stderr or done.stdout).strip().splitlines()[-3:]
         raise TargetError(
-            f"{tool} ended with exit code {done.returncode}: {' | '.join(words) or 'it said nothing'}"
+            f"{tool} ended with exit code {done.returncode}: {last_lines(done.stderr or done.stdout)}"
         )
     return done.stdout
 
 
-def _not_understood(tool: str, output: str) -> ResultError:
+def _unexpected(tool: str, output: str) -> ResultError:
     return ResultError(
-        f"{tool}: its report isn't as expected; is this one of the versions that Debian has? It said: {output[:500]!r}"
+        f"{tool}: unexpected report; expected that of the version in Debian. It printed: {output[:500]!r}"
     )

@@ -1,12 +1,12 @@
-"""Load from several callers at once: a closed loop, and an open one that hides no waiting.
+"""Load from several callers: a closed loop, and an open loop that includes waiting times in the latency.
 
-In a closed loop each caller sends its next query when the last one is answered: how much gets through with so many
-connections. A target that stalls is then asked less, and its stall counts once.
+In a closed loop each caller sends its next query when it has the response to the last one. It measures the throughput
+for a number of connections. While a target stalls it receives fewer queries, so a stall counts once.
 
 In the open loop queries are due at given times, whatever the target does (MLPerf's Server scenario: a Poisson
-process), and a query's latency counts from the time at which it was *due*. One that had to wait for a caller has
-waited: without that, a stall of a second would cost one sample instead of all that fell due meanwhile ("coordinated
-omission"; Tene, "How NOT to measure latency").
+process). A query's latency counts from the time at which it was *due*, so it includes waiting for a free caller.
+Otherwise a stall of a second would cost one sample instead of all the queries that fell due in that second
+("coordinated omission"; Tene, "How NOT to measure latency").
 """
 
 import itertools
@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from tfship.train.common import interruption
 
-__all__ = ["Connect", "Load", "closed", "opened", "poisson"]
+__all__ = ["Connect", "Load", "closed_loop", "open_loop", "poisson"]
 
-# Opens what one caller asks: called with a query's number, it answers that query.
+# Opens one caller's connection. The function that it yields runs the query of a number and returns the response.
 Connect = Callable[[], AbstractContextManager[Callable[[int], Any]]]
 
 _START_SECONDS = 0.05
@@ -33,45 +33,45 @@ _START_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Load:
-    """What came of it: `latencies` in seconds, in `seconds` from the start to the last answer.
+    """The result of a loop: `latencies` in seconds, and the `seconds` from the start to the last response.
 
-    `answers` are the last ones to a query of each number that was given, by the number.
+    `responses` has the last response to each query, by number.
     """
 
     latencies: NDArray[np.float64]
     seconds: float
-    answers: Mapping[int, Any]
+    responses: Mapping[int, Any]
 
     @property
     def rate(self) -> float:
-        """Queries answered per second."""
+        """Completed queries per second."""
         return len(self.latencies) / self.seconds
 
 
 def poisson(rate: float, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return when `count` queries are due, in seconds, at `rate` a second on average, independently of each other."""
+    """Return the seconds at which `count` queries are due: independent arrivals, `rate` a second on average."""
     due: NDArray[np.float64] = np.cumsum(rng.exponential(1 / rate, count))
     return due
 
 
-def closed(connect: Connect, callers: int, seconds: float, distinct: int) -> Load:
-    """Have `callers` ask for `seconds`, each one query after the other, of the numbers below `distinct` in turn.
+def closed_loop(connect: Connect, callers: int, seconds: float, distinct: int) -> Load:
+    """Run `callers` for `seconds`. Each sends one query after the other, with numbers below `distinct` in turn.
 
-    Each asks once at least, however late it begins. Raises what a caller raises, when all have stopped.
+    Each sends at least one query, even if it starts late. Raises a caller's exception when all callers have stopped.
     """
 
     def work(call: Callable[[int], Any], caller: int, start: float, team: _Team) -> None:
-        # Not all the same query at the same time.
+        # Callers start at different queries.
         for number in itertools.count(caller * (distinct // callers or 1)):
             begin = time.perf_counter()
-            team.answered(number % distinct, call(number % distinct), begin)
+            team.record(number % distinct, call(number % distinct), begin)
             if time.perf_counter() - start >= seconds or team.failed:
                 return
 
     return _Team(connect, callers).run(work)
 
 
-def opened(
+def open_loop(
     connect: Connect,
     callers: int,
     due: NDArray[np.float64],
@@ -80,10 +80,10 @@ def opened(
     bound: float = math.inf,
     most_late: int = 0,
 ) -> Load:
-    """Have queries answered that are `due` at these seconds from the start, by at most `callers` at a time.
+    """Run the queries that are `due` at these seconds from the start, at most `callers` at a time.
 
-    Latency counts from when a query was due. It ends early, with those that were answered, once more than `most_late`
-    queries took longer than `bound` seconds. Raises as `closed`.
+    Latency counts from when a query was due. The loop ends early when more than `most_late` queries have taken longer
+    than `bound` seconds. Raises like `closed_loop`.
     """
     numbers = itertools.count()  # its next() is atomic
 
@@ -92,7 +92,7 @@ def opened(
             scheduled = start + float(due[number])
             if (early := scheduled - time.perf_counter()) > 0:
                 time.sleep(early)
-            team.answered(number % distinct, call(number % distinct), scheduled)
+            team.record(number % distinct, call(number % distinct), scheduled)
 
     return _Team(connect, callers, bound).run(work)
 
@@ -101,29 +101,29 @@ _Work = Callable[[Callable[[int], Any], int, float, "_Team"], None]
 
 
 class _Team:
-    """Callers, a thread each, that begin together."""
+    """Callers that start together, each in a thread."""
 
     def __init__(self, connect: Connect, callers: int, bound: float = math.inf) -> None:
         self._connect, self._callers, self._bound = connect, callers, bound
         self._latencies: list[float] = []  # append is atomic
-        self._answers: dict[int, Any] = {}
-        self.late = 0  # how many latencies are beyond the bound
+        self._responses: dict[int, Any] = {}
+        self.late = 0  # number of latencies beyond the bound
         self._errors: list[BaseException] = []
         self._barrier = threading.Barrier(callers + 1)
         self._start = 0.0
 
     @property
     def failed(self) -> bool:
-        """Whether a caller has met an error: the others need not go on."""
+        """Whether a caller has raised an exception, so that the others should stop."""
         return bool(self._errors)
 
-    def answered(self, number: int, answer: Any, since: float) -> None:
-        """Count an answer to a query that is timed from `since`."""
+    def record(self, number: int, response: Any, since: float) -> None:
+        """Record the response to a query that is timed from `since`."""
         latency = time.perf_counter() - since
         self._latencies.append(latency)
         if latency > self._bound:
-            self.late += 1  # two callers at a time may count one: it ends one query later
-        self._answers[number] = answer
+            self.late += 1  # not atomic: a lost update only ends the loop one query later
+        self._responses[number] = response
 
     def run(self, work: _Work) -> Load:
         threads = [
@@ -133,7 +133,7 @@ class _Team:
         for thread in threads:
             thread.start()
         with interruption.waiting():
-            self._barrier.wait()  # all are connected, and have had an answer
+            self._barrier.wait()  # all are connected, and have had a response
             self._start = time.perf_counter() + _START_SECONDS
             self._barrier.wait()
             for thread in threads:
@@ -141,7 +141,7 @@ class _Team:
         end = time.perf_counter()
         if self._errors:
             raise self._errors[0]
-        return Load(np.array(self._latencies), end - self._start, self._answers)
+        return Load(np.array(self._latencies), end - self._start, self._responses)
 
     def _call(self, work: _Work, caller: int) -> None:
         waits = 2
@@ -155,6 +155,6 @@ class _Team:
                 work(call, caller, self._start, self)
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits for it
             self._errors.append(error)
-            # Nobody waits for one who doesn't come.
+            # The other callers must not wait for this one.
             for _ in range(waits):
                 self._barrier.wait()

@@ -1,11 +1,10 @@
-"""MLPerf Inference's own load generator, LoadGen, on anything that answers: its figures, beside ours.
+"""MLPerf Inference's load generator, LoadGen, driving any function, so that its figures can be compared with ours.
 
-LoadGen decides which samples are asked for and when, takes the time from there to the answer, and judges. What it
-asks is answered in its own thread, where one query is at work at a time; in the Server scenario, where queries come
-whether the last one is answered or not, other threads answer.
+LoadGen chooses the samples and the times of queries, measures the latency and judges the result. Queries run in
+LoadGen's own thread, one at a time. In the Server scenario, where queries arrive independently of responses, they run
+in other threads.
 
-It is the package `mlcommons-loadgen`, which isn't needed for anything else. It has one state for a whole process: one
-run at a time.
+The package `mlcommons-loadgen` is needed for this alone. Its state is global, so a process has one run at a time.
 """
 
 import importlib.util
@@ -27,24 +26,24 @@ Scenario = Literal["SingleStream", "MultiStream", "Server", "Offline"]
 
 # Whether LoadGen is installed.
 AVAILABLE = importlib.util.find_spec("mlperf_loadgen") is not None
-# In the MultiStream scenario.
+# Images per query in the MultiStream scenario.
 IMAGES_PER_QUERY = 8
 
-# LoadGen makes its queries before it starts, for the rate that it is told to expect, and a run that uses them up in
-# less than its time is invalid: so it is told more.
+# LoadGen creates its queries in advance, for an expected rate. A run that uses them up too early is invalid, so the
+# expected rate is increased by this factor.
 _SLACK = 1.5
-# A Server run ends early when so many times more queries wait than could be answered within the bound, and these.
+# A Server run ends early when `_WAITING` + `_TIMES_WAITING` × (queries due within the bound) are waiting.
 _TIMES_WAITING, _WAITING = 10, 100
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What LoadGen says of a run.
+    """LoadGen's summary of a run.
 
-    The percentiles are nanoseconds: of queries in MultiStream, else of samples, which in Offline come as one query.
-    `rate` is samples per second, in MultiStream by the mean latency. `early_stopping` says whether there were enough
-    queries for LoadGen's 99 % confidence, and `estimates` has the percentiles, by number, that it vouches for then.
-    `valid` is its verdict: long enough, enough queries, in Server within the bound. `text` is all that it said.
+    The percentiles are in nanoseconds: of queries in MultiStream, otherwise of samples, which are one query in Offline.
+    `rate` is samples per second, computed from the mean latency in MultiStream. `early_stopping` is true if there were
+    enough queries for LoadGen's 99 % confidence; `estimates` then has its percentile estimates by number. `valid` is
+    LoadGen's verdict: long enough, enough queries, and in Server within the bound. `text` is the whole summary.
     """
 
     scenario: str
@@ -70,30 +69,30 @@ def drive(
     bound_ms: float = 100.0,
     threads: int = 1,
 ) -> Summary:
-    """Have LoadGen ask `call` for some of `count` samples, by their numbers from 0, and return its summary.
+    """Run LoadGen on `call` with `count` samples, numbered from 0, and return its summary.
 
-    `call` gets the numbers of one query's samples (of Offline: of all) and returns when they are answered; in Server
-    `threads` threads call it. `rate` is samples per second: those that come in Server, else those to be expected. A
-    run lasts `seconds` or longer and has `min_queries` or more; `bound_ms` is the latency that Server's 99th percentile
-    must keep, and a run that is far beyond it ends early. LoadGen's logs go to `folder`.
+    `call` receives the numbers of a query's samples (in Offline: of all samples) and returns when they are done. In
+    Server, `threads` threads call it. `rate` is samples per second: the arrivals in Server, otherwise the expected
+    rate. A run lasts at least `seconds` and has at least `min_queries`. `bound_ms` is the bound for the 99th percentile
+    in Server; a run that misses it by far ends early. LoadGen's logs go to `folder`.
 
-    Raises UsageError if LoadGen isn't installed or can't write there, ResultError if what it writes isn't understood,
-    and what `call` raises: it isn't called again, and LoadGen is answered at once until its schedule is over, which
-    in Server takes up to `seconds`.
+    Raises UsageError if LoadGen isn't installed or can't write to `folder`, ResultError for an unexpected summary.
+    Raises what `call` raises, after LoadGen's schedule, which takes up to `seconds` in Server; `call` isn't called
+    again.
     """
     try:
         import mlperf_loadgen
     except ImportError:
         raise UsageError(
-            "LoadGen isn't installed; `pip install mlcommons-loadgen`, or leave it out"
+            "LoadGen isn't installed; run `pip install mlcommons-loadgen`, or remove --loadgen"
         ) from None
-    said = folder / "mlperf_log_summary.txt"
+    summary = folder / "mlperf_log_summary.txt"
     try:
-        # Where LoadGen can't write, it ends the process; and another run's summary must not be taken for this one's.
-        write_bytes(said, b"")
+        # LoadGen ends the process if it can't write. Also removes the summary of an earlier run.
+        write_bytes(summary, b"")
     except OSError as error:
         raise UsageError(
-            f"{said}: LoadGen can't write there ({error.strerror}); choose another folder"
+            f"{summary}: LoadGen can't write there ({error.strerror}); choose another folder"
         ) from error
     settings = mlperf_loadgen.TestSettings()
     settings.scenario = getattr(mlperf_loadgen.TestScenario, scenario)
@@ -111,11 +110,11 @@ def drive(
     log.enable_trace = False
     log.log_output.outdir = str(folder)
     target = _Target(mlperf_loadgen, call)
-    with target.answering(threads if scenario == "Server" else 0) as issue:
+    with target.running(threads if scenario == "Server" else 0) as issue:
         system = mlperf_loadgen.ConstructSUT(issue, lambda: None)
         samples = mlperf_loadgen.ConstructQSL(count, count, lambda _: None, lambda _: None)
         try:
-            # Settings of its own that it finds in the working directory would override these.
+            # By default, LoadGen overrides these settings by those that it finds in the working directory.
             mlperf_loadgen.StartTestWithLogSettings(
                 system, samples, settings, log, str(folder / "audit.config")
             )
@@ -124,27 +123,27 @@ def drive(
             mlperf_loadgen.DestroySUT(system)
     if target.error is not None:
         raise target.error
-    return parse(said.read_text())
+    return parse(summary.read_text())
 
 
 class _Target:
-    """Answers LoadGen's queries with a call; `error` is what that raised first."""
+    """Runs LoadGen's queries by `call`. `error` is the first exception that it raised."""
 
     def __init__(self, loadgen: Any, call: Callable[[Sequence[int]], object]) -> None:
         self._loadgen, self._call = loadgen, call
         self.error: BaseException | None = None
 
     @contextmanager
-    def answering(self, threads: int) -> Iterator[Callable[[Sequence[Any]], None]]:
-        """Yield what takes a query: it answers, or leaves that to `threads` threads, which end with the body."""
+    def running(self, threads: int) -> Iterator[Callable[[Sequence[Any]], None]]:
+        """Yield a function that runs a query, in one of `threads` threads, or in the caller's if that is 0."""
         if not threads:
-            yield self._answer
+            yield self._run
             return
         waiting: queue.SimpleQueue[Sequence[Any] | None] = queue.SimpleQueue()
 
         def work() -> None:
             while (samples := waiting.get()) is not None:
-                self._answer(samples)
+                self._run(samples)
 
         workers = [threading.Thread(target=work, name="loadgen", daemon=True) for _ in range(threads)]
         for each in workers:
@@ -157,14 +156,14 @@ class _Target:
             for each in workers:
                 each.join()
 
-    def _answer(self, samples: Sequence[Any]) -> None:
-        # What is raised here would go through LoadGen's C++, which doesn't expect it, Ctrl-C included.
+    def _run(self, samples: Sequence[Any]) -> None:
+        # LoadGen's C++ doesn't handle exceptions, Ctrl-C included.
         try:
             if self.error is None:
                 self._call([sample.index for sample in samples])
         except BaseException as error:  # noqa: BLE001 - raised when LoadGen has ended
             self.error = self.error or error
-        # What the answers are is of no interest to LoadGen where it measures time.
+        # When measuring time, LoadGen ignores the content of responses.
         self._loadgen.QuerySamplesComplete(
             [self._loadgen.QuerySampleResponse(sample.id, 0, 0) for sample in samples]
         )
@@ -179,27 +178,27 @@ _NUMBER = r"\d+(?:\.\d+)?(?:e[+-]\d+)?"
 
 
 def parse(text: str) -> Summary:
-    """Return what LoadGen's mlperf_log_summary.txt says. Raises ResultError if it isn't all there."""
-    scenario = _found("Scenario", r"\w+", text)
+    """Parse LoadGen's mlperf_log_summary.txt. Raises ResultError if it is incomplete."""
+    scenario = _value("Scenario", r"\w+", text)
 
     def percentile(which: int) -> int:
-        return int(_found(f"{which}.00 percentile latency (ns)", r"\d+", text))
+        return int(_value(f"{which}.00 percentile latency (ns)", r"\d+", text))
 
     if scenario == "MultiStream":
-        images, mean = _found("samples_per_query", r"\d+", text), _found("Mean latency (ns)", r"\d+", text)
+        images, mean = _value("samples_per_query", r"\d+", text), _value("Mean latency (ns)", r"\d+", text)
         rate = int(images) * 1e9 / int(mean)
     elif scenario in _RATES:
-        rate = float(_found(_RATES[scenario], _NUMBER, text))
+        rate = float(_value(_RATES[scenario], _NUMBER, text))
     else:
-        raise _not_understood(f"the scenario {scenario}", text)
+        raise _unexpected(f"the scenario {scenario}", text)
     return Summary(
         scenario,
-        _found("Result is", "VALID|INVALID", text) == "VALID",
+        _value("Result is", "VALID|INVALID", text) == "VALID",
         percentile(50),
         percentile(90),
         percentile(99),
         rate,
-        _found("Early stopping satisfied", "Yes|NO", text) == "Yes",
+        _value("Early stopping satisfied", "Yes|NO", text) == "Yes",
         {
             int(which): int(value)
             for which, value in re.findall(r"Early stopping (\d+)(?:\.0)?th percentile estimate: (\d+)", text)
@@ -208,14 +207,14 @@ def parse(text: str) -> Summary:
     )
 
 
-def _found(name: str, pattern: str, text: str) -> str:
+def _value(name: str, pattern: str, text: str) -> str:
     match = re.search(rf"^ *{re.escape(name)} *: *({pattern})$", text, re.MULTILINE)
     if match is None:
-        raise _not_understood(f"no {name!r}", text)
+        raise _unexpected(f"no {name!r}", text)
     return match[1]
 
 
-def _not_understood(what: str, text: str) -> ResultError:
+def _unexpected(what: str, text: str) -> ResultError:
     return ResultError(
-        f"LoadGen: {what} in its summary; expected that of mlcommons-loadgen 5 or 6. It said: {text[:500]!r}"
+        f"LoadGen: {what} in its summary; expected one of mlcommons-loadgen 5 or 6. It printed: {text[:500]!r}"
     )

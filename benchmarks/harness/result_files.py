@@ -1,4 +1,4 @@
-"""Result files: JSON with a schema's number, by which a later version of this code knows what it can read."""
+"""Result files: JSON with the number of their schema, which increases when a field changes its meaning."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["read"]
 
 
 def read(path: Path, schema: int, command: str) -> dict[str, Any]:
-    """Read a result file that `command` writes; ArtifactError if it is missing, damaged or of another schema."""
+    """Read a result file of `command`. Raises ArtifactError if it is missing, damaged or of another schema."""
     results = read_json(path)
     if not isinstance(results, dict) or results.get("schema") != schema:
         raise ArtifactError(f"{path}: not a result file of schema {schema}; run `{command}`")

@@ -1,8 +1,8 @@
-"""MLPerf Inference's scenarios (https://github.com/mlcommons/inference_policies), of subjects that many may ask.
+"""MLPerf Inference's scenarios (https://github.com/mlcommons/inference_policies) for subjects with several callers.
 
-SingleStream, the 90th percentile of one query after the other, and MultiStream, the 99th of queries of eight images,
-are read off the timings. Server and Offline are run here: queries that arrive by a Poisson process, for which the
-highest rate is sought whose 99th percentile keeps a bound; and all images at once.
+SingleStream (90th percentile of one query after the other) and MultiStream (99th percentile of queries of eight images)
+are taken from the timings. Server and Offline run here. In Server, queries arrive by a Poisson process, and the result
+is the highest rate whose 99th percentile keeps a bound. In Offline, all images are due at once.
 """
 
 import math
@@ -18,7 +18,7 @@ from tfship.benchmarks.harness.timer import FLOORS
 
 __all__ = ["CALLERS", "OFFLINE_BATCH", "offline", "server", "sweep"]
 
-# More than a server that keeps the bound ever has waiting here.
+# More than the queries that wait at a server that keeps the bound.
 CALLERS = 32
 OFFLINE_BATCH = 64
 _SEED = 1
@@ -26,31 +26,24 @@ Classes = Sequence[NDArray[np.integer]]
 
 
 def server(
-    callers: Callers,
-    classes: Classes,
-    *,
-    at_once: int,
-    bound_ms: float,
-    seconds: float,
-    rates: int,
+    callers: Callers, classes: Classes, *, bound_ms: float, seconds: float, rates: int
 ) -> dict[str, Any]:
-    """Seek the highest rate of queries, each of one image, whose p99 stays within `bound_ms`.
+    """Return the highest rate of queries, each of one image, whose p99 stays within `bound_ms`.
 
-    At most `at_once` are under way. The `rates` that are tried halve what is left between the highest that kept the
-    bound and the lowest that didn't; a trial has the queries that the 99th percentile needs, and lasts `seconds` or
-    longer, unless so many are late that it can't keep the bound.
+    Tries `rates` rates by bisection between the highest that kept the bound and the lowest that missed it. A trial has
+    the queries that the 99th percentile needs, and lasts at least `seconds`. It ends early when the bound is missed.
     """
     rng = np.random.default_rng(_SEED)
-    warm = load_loops.closed(callers.connect, min(at_once, 8), seconds / 2, len(callers))
+    warm = load_loops.closed_loop(callers.connect, min(callers.at_once, 8), seconds / 2, len(callers))
     kept, missed = 0.0, warm.rate * 1.2
     trials: list[dict[str, Any]] = []
     best: dict[str, Any] | None = None
     for _ in range(rates):
         rate = (kept + missed) / 2 if kept else missed * 0.6
-        trials.append(trial := _trial(callers, classes, rate, at_once, bound_ms, seconds, rng))
-        # Once more where only the tail missed it: a passing disturbance of the machine isn't the server's.
+        trials.append(trial := _trial(callers, classes, rate, bound_ms, seconds, rng))
+        # If only the tail missed it, try once more: a short disturbance of the machine isn't the server's fault.
         if not trial["kept"] and (trial["p50_ms"] or 0) <= bound_ms:
-            trials.append(trial := _trial(callers, classes, rate, at_once, bound_ms, seconds, rng))
+            trials.append(trial := _trial(callers, classes, rate, bound_ms, seconds, rng))
         if trial["kept"]:
             kept, best = rate, trial
         else:
@@ -67,19 +60,18 @@ def _trial(
     callers: Callers,
     classes: Classes,
     rate: float,
-    at_once: int,
     bound_ms: float,
     seconds: float,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
     due = load_loops.poisson(rate, max(FLOORS["99"], round(rate * seconds)), rng)
-    # With more late ones than this the 99th percentile can't keep the bound, however the rest is answered.
+    # With more late queries than this, the 99th percentile misses the bound in any case.
     most_late = math.ceil(0.01 * (len(due) - 1))
-    load = load_loops.opened(
-        callers.connect, at_once, due, len(callers), bound=bound_ms / 1e3, most_late=most_late
+    load = load_loops.open_loop(
+        callers.connect, callers.at_once, due, len(callers), bound=bound_ms / 1e3, most_late=most_late
     )
     callers.check(load, classes)
-    found = timer.figures(load.latencies)
+    found = timer.percentiles(load.latencies)
     p99 = found["99"]
     return {
         "rate": round(rate, 1),
@@ -89,10 +81,10 @@ def _trial(
     }
 
 
-def offline(callers: Callers, classes: Classes, *, at_once: int, images: int) -> dict[str, Any]:
-    """Ask all queries at once, each a batch, over and over until there were `images`; `at_once` are under way."""
+def offline(callers: Callers, classes: Classes, *, images: int) -> dict[str, Any]:
+    """Measure the throughput of queries that are all due at once: batches, until there are `images`."""
     queries = -(-images // OFFLINE_BATCH)
-    load = load_loops.opened(callers.connect, at_once, np.zeros(queries), len(callers))
+    load = load_loops.open_loop(callers.connect, callers.at_once, np.zeros(queries), len(callers))
     callers.check(load, classes)
     count = queries * OFFLINE_BATCH
     return {
@@ -109,12 +101,12 @@ def sweep(
     connections: Sequence[int],
     seconds: float,
 ) -> list[dict[str, Any]]:
-    """Return what gets through a closed loop of one image a query, by connections, and how long it takes."""
+    """Return throughput and latency of a closed loop of one image a query, by number of connections."""
     steps = []
     for count in connections:
-        load = load_loops.closed(callers.connect, count, seconds, len(callers))
+        load = load_loops.closed_loop(callers.connect, count, seconds, len(callers))
         callers.check(load, classes)
-        found = timer.figures(load.latencies)
+        found = timer.percentiles(load.latencies)
         steps.append(
             {
                 "connections": count,

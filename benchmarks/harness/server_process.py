@@ -1,4 +1,4 @@
-"""The embedded model server as a process of its own, for as long as something needs it."""
+"""The embedded model server in a separate process, started and stopped by context managers."""
 
 import contextlib
 import signal
@@ -11,14 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tfship.benchmarks.harness.process_output import last_lines
 from tfship.train.common import interruption
 from tfship.train.common.errors import ArtifactError, TargetError
 from tfship.train.common.files import read_json
 
 __all__ = ["PROTOCOLS", "Addresses", "Server", "check_alive", "embedded", "free_ports", "launched"]
 
-# The fields of Addresses.
-PROTOCOLS = ("rest", "grpc")
+# Display names by field of `Addresses`.
+PROTOCOLS = {"rest": "REST", "grpc": "gRPC"}
 
 _START_SECONDS = 600.0
 _STOP_SECONDS = 20.0
@@ -26,7 +27,7 @@ _STOP_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a server answers, host:port."""
+    """The addresses of a server, host:port."""
 
     rest: str
     grpc: str
@@ -34,7 +35,7 @@ class Addresses:
 
 @dataclass(frozen=True)
 class Server(Addresses):
-    """A running server, which was ready `ready_ms` after the command; what it says goes to `log`."""
+    """A running server, ready `ready_ms` after the command; its output goes to the file `log`."""
 
     process: subprocess.Popen[bytes]
     ready_ms: float
@@ -45,7 +46,7 @@ class Server(Addresses):
 def embedded(models: Path, names: Sequence[str], *flags: str) -> Iterator[Server]:
     """Start `tfship serve` for `models/<name>` on free ports of this machine; stop it at the end.
 
-    Raises TargetError with the server's own last words if it doesn't get ready.
+    Raises TargetError, with the last lines of the server's log, if it doesn't become ready.
     """
     with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
         ready, log = Path(folder, "ready.json"), Path(folder, "log")
@@ -60,7 +61,7 @@ def embedded(models: Path, names: Sequence[str], *flags: str) -> Iterator[Server
 
 @contextlib.contextmanager
 def launched(models: Path, names: Sequence[str], log: Path, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Give the command that `embedded` gives, and wait for nothing; its output goes to the file `log`."""
+    """Start the server like `embedded`, without waiting until it is ready; its output goes to the file `log`."""
     with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
         config = Path(folder, "models.config")
         config.write_text(_config(models.resolve(), names))
@@ -74,7 +75,7 @@ def launched(models: Path, names: Sequence[str], log: Path, *flags: str) -> Iter
 
 
 def free_ports(count: int) -> list[int]:
-    """Return different ports of this machine that nothing listens on now, for what must be told its ports."""
+    """Return different free ports of this machine, for a server that can't choose its ports itself."""
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -99,18 +100,17 @@ def _wait(process: subprocess.Popen[bytes], ready: Path, log: Path) -> dict[str,
         check_alive(process, log)
         interruption.check()
         time.sleep(0.01)
-    raise TargetError(f"the model server was not ready after {_START_SECONDS:.0f} s: {_last_words(log)}")
+    raise TargetError(f"the model server was not ready after {_START_SECONDS:.0f} s: {_last_lines(log)}")
 
 
 def check_alive(process: subprocess.Popen[bytes], log: Path) -> None:
-    """Raise TargetError, with the server's last words, if it has ended."""
+    """Raise TargetError, with the last lines of the log, if the server has ended."""
     if process.poll() is not None:
-        raise TargetError(f"the model server ended with exit code {process.returncode}: {_last_words(log)}")
+        raise TargetError(f"the model server ended with exit code {process.returncode}: {_last_lines(log)}")
 
 
-def _last_words(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return " | ".join(lines[-3:]) or "it said nothing"
+def _last_lines(log: Path) -> str:
+    return last_lines(log.read_text(errors="replace"))
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -1,17 +1,16 @@
-"""How time is measured: warm-up apart, windows in turn, pooled samples, percentiles only where they mean something.
+"""Latency timing: calls measured in turn, in windows that must agree, with percentiles from pooled samples.
 
 The rules and their sources (MLPerf Inference's LoadGen, LiteRT's benchmark_model, NVIDIA's perf_analyzer):
 
-- what is compared is measured in turn, on the same images in the same order, because machines drift: not a window
-  each but a tenth of one, as a processor whose other thread begins to work is slower from one second to the next;
-- a window has enough samples for its share of the 99th percentile, and lasts long enough that a passing
-  disturbance doesn't fill it;
-- a timing counts when three windows in a row agree within 10 %; at most ten are tried, and what never
-  settles is kept and marked unstable; the reference is measured as long as any is;
-- what is compared for its own sake is measured in all ten, and every slice, with some patience, when the processor
-  runs undisturbed (`quiet`); which of them were is kept, for ratios to be theirs;
-- percentiles come from the pooled samples of the windows that count, and only above the sample size that the
-  percentile needs at 99 % confidence.
+- Calls that are compared run in turn, on the same images in the same order, because machines drift. A turn is a tenth
+  of a window: a core slows down from one second to the next when its other hardware thread becomes busy.
+- A window has enough samples for its share of the 99th percentile. It lasts long enough to outlast short disturbances.
+- A timing has settled when three consecutive windows agree within 10 %. At most ten windows are measured. A timing
+  that never settles keeps all of them and is marked unstable.
+- The reference is measured as long as any other call. Calls that are ranked are measured in all ten rounds.
+- A slice waits, within a limit, until the processor is undisturbed (`cpu_noise`). Undisturbed samples are also
+  recorded separately, and ratios use them.
+- Percentiles come from the pooled samples of the windows that count. Each needs its sample size at 99 % confidence.
 """
 
 import functools
@@ -29,45 +28,72 @@ from numpy.typing import NDArray
 from tfship.benchmarks.harness.cpu_noise import Processor
 
 __all__ = [
-    "AGREEING", "FLOORS", "MOST", "QUANTILES", "SLICES", "TOLERANCE", "WINDOW", "Timing", "Window", "figures",
-    "in_turn", "missing", "settled", "window_for",
+    "AGREEING", "FLOORS", "MOST", "QUANTILES", "SLICES", "TOLERANCE", "WINDOW", "Schedule", "Timing", "Window",
+    "in_turn", "missing", "percentiles", "settled", "window_for",
 ]  # fmt: skip
 
-# Samples that each percentile needs, from LoadGen's early-stopping table at 99 % confidence.
+# Number of samples that each percentile needs, from LoadGen's early-stopping table at 99 % confidence.
 FLOORS = {"50": 11, "90": 64, "95": 130, "99": 662, "99.9": 6_636}
-# Windows in a row that must agree.
+# Number of consecutive windows that must agree.
 AGREEING = 3
-# Windows that are tried at most.
+# Maximum number of windows.
 MOST = 10
-# What is told of a distribution: a hundredth apart, and the upper end in finer steps.
+# Quantiles in a result file: steps of a hundredth, finer at the upper end.
 QUANTILES = (0.0, *(round(step / 100, 2) for step in range(1, 100)), 0.995, 0.998, 0.999, 1.0)
 _REPORTED = ("50", "90", "99", "99.9")
-# By how many times their medians may differ then: what is no further apart than this isn't known to be apart.
+# Maximum quotient of the medians of windows that agree. A smaller difference between two calls isn't significant.
 TOLERANCE = 1.10
-# In how many parts a window is measured, all rows' in turn, unless it has too few samples.
+# Number of slices in a window. Windows with few samples have fewer.
 SLICES = 10
 _LEAST_IN_A_SLICE = 4
 _WARM_UP = 20
-# For so long the calls of a slice aren't timed at first: what ran in between has taken their place in the processor's
-# caches and in the memory of its branches, and a network's weights need a few inferences to come back.
+# Untimed start of a slice: the previous call has replaced the contents of caches and branch predictors, and a network's
+# weights need a few inferences to return to the caches.
 _LEAD_IN_SECONDS = 0.003
-# After so long, or one call that takes longer, it is asked whether the processor is still undisturbed.
+# Interval between checks for disturbances. A call that takes longer is checked after each sample.
 _BLOCK_SECONDS = 0.005
 
 
-def window_for(which: str) -> int:
-    """Return how many samples a window has at least, for those that count to make enough for a percentile."""
-    return FLOORS[which] // AGREEING + 1
+def window_for(percentile: str) -> int:
+    """Return the number of samples in a window that gives `AGREEING` windows enough for a `percentile`."""
+    return FLOORS[percentile] // AGREEING + 1
 
 
 WINDOW = window_for("99")
 
 
 @dataclass(frozen=True)
-class Window:
-    """One window: `samples` in nanoseconds, processor seconds `here` and in a `server` meanwhile.
+class Schedule:
+    """Sizes of windows, number of rounds, and the wait for an undisturbed processor.
 
-    `undisturbed` are those of the samples that were taken while nothing else slowed the processor.
+    `window` is the minimum number of samples in a window, one number or a mapping by call. A window takes about
+    `window_seconds` or longer, with at most `most` samples. If `window` samples take more than `longest` seconds (one
+    number or a mapping), the window has fewer, at least what the 90th percentile needs.
+
+    Calls are measured until they settle, in at most `rounds` rounds, and the `compared` ones in `MOST` rounds. The
+    `reference` (None: the first call) is measured in every round, so that every window has one to be compared with.
+    `patience` is the total wait in seconds for an undisturbed processor in `MOST` rounds.
+    """
+
+    window: int | Mapping[str, int] = WINDOW
+    window_seconds: float = 0.0
+    most: int = sys.maxsize
+    longest: float | Mapping[str, float] = math.inf
+    rounds: int = MOST
+    compared: Collection[str] = ()
+    reference: str | None = None
+    patience: float = 0.0
+
+    def patience_until(self, window: int, turn: int) -> float:
+        """Return the maximum total wait in seconds, up to slice `turn` of a window."""
+        return self.patience * (window * SLICES + turn + 1) / (MOST * SLICES)
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window: `samples` in nanoseconds, and processor seconds in this process (`here`) and in the `server`.
+
+    `undisturbed` has the samples taken while nothing else slowed the processor.
     """
 
     samples: tuple[int, ...]
@@ -80,15 +106,10 @@ class Window:
         """The median in seconds."""
         return float(np.median(self.samples)) / 1e9
 
-    @property
-    def undisturbed_median(self) -> float | None:
-        """The undisturbed samples' median in seconds, None where there are none."""
-        return float(np.median(self.undisturbed)) / 1e9 if self.undisturbed else None
-
 
 @dataclass(frozen=True)
 class _Slice:
-    """A part of a window; `spins` are, for each `block` of samples, the slower one before and after, in nanoseconds."""
+    """A part of a window. `spins` has, for each `block` of samples, the slower spin before or after, in nanoseconds."""
 
     samples: tuple[int, ...]
     here: float
@@ -97,7 +118,7 @@ class _Slice:
     spins: tuple[int, ...]
 
     def undisturbed(self, processor: Processor) -> Iterator[int]:
-        """Yield the samples of the blocks that were, as far as is known now."""
+        """Yield the samples of undisturbed blocks, judged by the fastest spin so far."""
         for number, spin in enumerate(self.spins):
             if processor.undisturbed(spin):
                 yield from self.samples[number * self.block : (number + 1) * self.block]
@@ -105,22 +126,27 @@ class _Slice:
 
 @dataclass(frozen=True)
 class _Size:
-    """How many samples a window has, how many calls of a slice aren't timed at first, and how many are a block."""
+    """The number of samples in a window, of untimed calls before a slice, and of samples in a block."""
 
     samples: int
     lead_in: int
     block: int
 
+    def part(self, turn: int) -> range:
+        """Return the numbers of the samples in slice `turn`; empty if the window has fewer slices."""
+        slices = min(SLICES, max(1, self.samples // _LEAST_IN_A_SLICE))
+        return range(*(number * slices // SLICES * self.samples // slices for number in (turn, turn + 1)))
+
 
 @dataclass(frozen=True)
 class Timing:
-    """One steady-state timing: `windows` in order. The earliest ones in a row that agree count, or else all."""
+    """A steady-state timing: `windows` in order. The first `AGREEING` that agree count, or all if none do."""
 
     windows: tuple[Window, ...]
 
     @functools.cached_property
     def settled(self) -> int | None:
-        """The number of the first window that counts, None if it never settled."""
+        """The number of the first window that counts, None if the timing never settled."""
         return settled([each.median for each in self.windows])
 
     @property
@@ -133,38 +159,32 @@ class Timing:
         """The pooled samples in seconds."""
         return np.concatenate([each.samples for each in self.counted]) / 1e9
 
-    @property
-    def undisturbed_median(self) -> float | None:
-        """The median in seconds of what was undisturbed in all windows, None where nothing was."""
-        samples = [sample for each in self.windows for sample in each.undisturbed]
-        return float(np.median(samples)) / 1e9 if samples else None
-
     def percentile(self, which: str) -> float | None:
-        """Return a percentile in seconds, or None below the sample size that it needs."""
-        return figures(self.samples)[which]
+        """Return a percentile in seconds, or None if there are too few samples for it."""
+        return percentiles(self.samples)[which]
 
     def cpu(self, *, server: bool = False) -> float:
-        """Return the processor seconds of a sample, in this process or in the server."""
+        """Return the processor seconds per sample, in this process or in the server."""
         spent = sum(each.server if server else each.here for each in self.counted)
         return spent / len(self.samples)
 
     def describe(self) -> dict[str, Any]:
-        """Return the timing as a result file records it, in microseconds."""
-        samples = self.samples
+        """Return the timing for a result file, in microseconds."""
+        samples, undisturbed = self.samples, [each.undisturbed for each in self.windows]
         return {
-            **{f"p{which}_us": _us(value) for which, value in figures(samples).items()},
+            **{f"p{which}_us": _us(value) for which, value in percentiles(samples).items()},
             "missing": {f"p{which}": reason for which, reason in missing(len(samples)).items()},
             "samples": len(samples),
             "stable": self.settled is not None,
             "windows_p50_us": [_us(each.median) for each in self.windows],
-            "undisturbed_p50_us": _us(self.undisturbed_median),
-            "windows_undisturbed_p50_us": [_us(each.undisturbed_median) for each in self.windows],
+            "undisturbed_p50_us": _median_us([sample for each in undisturbed for sample in each]),
+            "windows_undisturbed_p50_us": [_median_us(each) for each in undisturbed],
             "quantiles_us": [_us(value) for value in np.quantile(samples, QUANTILES)],
         }
 
 
-def figures(samples: Sequence[float] | NDArray[np.float64]) -> dict[str, float | None]:
-    """Return the percentiles 50, 90, 99 and 99.9 of samples, each None below its floor."""
+def percentiles(samples: Sequence[float] | NDArray[np.float64]) -> dict[str, float | None]:
+    """Return the percentiles 50, 90, 99 and 99.9 of samples, each None if there are too few samples for it."""
     return {
         which: float(np.percentile(samples, float(which))) if len(samples) >= FLOORS[which] else None
         for which in _REPORTED
@@ -172,7 +192,7 @@ def figures(samples: Sequence[float] | NDArray[np.float64]) -> dict[str, float |
 
 
 def missing(count: int) -> dict[str, str]:
-    """Return why percentiles of so many samples aren't told, by percentile."""
+    """Return the percentiles that `count` samples are too few for, with the reason."""
     return {
         which: f"needs {FLOORS[which]:,} samples for 99 % confidence"
         for which in _REPORTED
@@ -182,51 +202,37 @@ def missing(count: int) -> dict[str, str]:
 
 def in_turn(
     calls: Mapping[str, Callable[[int], object]],
+    schedule: Schedule,
     *,
-    reference: str | None = None,
-    compared: Collection[str] = (),
-    window: int | Mapping[str, int],
-    window_seconds: float,
-    most: int = sys.maxsize,
-    longest: float | Mapping[str, float] = math.inf,
-    rounds: int = MOST,
-    clock: Callable[[], int] = time.perf_counter_ns,
-    patience: float = 0.0,
-    spin: Callable[[], int] | None = None,
-    spent: Callable[[str], tuple[float, float]] = lambda _: (time.process_time(), 0.0),
+    processor: Processor | None = None,
+    cpu_seconds: Callable[[str], tuple[float, float]] = lambda _: (time.process_time(), 0.0),
     kept: MutableMapping[str, Any] | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Timing]:
-    """Time each call, all of them in turn; `report` is told each name `SLICES` times a window, as it goes on.
+    """Time each of `calls`, all of them in turn, and return the timings by name.
 
-    A call is given the sample's number, 0, 1, 2 … from the window's start, so that all of them see the same images in
-    the same order. The first calls of each are warm-up and not timed, and so are the first of each slice. A window has
-    at least `window` samples (one number for all, or by the name) and lasts about `window_seconds` or longer, but has
-    no more than `most`; where that many samples take more than `longest` seconds it has fewer, as many as the 90th
-    percentile needs or more. In at most so many `rounds` it is waited for windows that agree. The `reference`, one of
-    the names, is measured for as long as any is, so that each window of another has one beside it, and those `compared`
-    in `MOST` rounds, come what may. Slices wait until nothing else disturbs the processor, `patience` seconds in all if
-    there are `MOST` rounds; `spin` returns the nanoseconds of work that is always the same, `spent` the processor
-    seconds that a call's process and its server have had so far. What was measured is put into `kept`, a slice of all
-    windows at a time, and what is there already isn't measured again.
+    A call receives the sample's number, counted from 0 in each window, so that all calls use the same images in the
+    same order. Warm-up calls and the first calls of each slice aren't timed. `cpu_seconds` returns the processor
+    seconds used so far by a call's process and by its server. `report` receives a call's name after each of its slices.
+
+    Each slice of all calls is stored in `kept`, and slices found there aren't measured again.
     """
     kept = {} if kept is None else kept
-    reference = next(iter(calls)) if reference is None else reference
-    processor = Processor(clock, spin)
-    found: dict[str, list[list[_Slice]]] = {name: [] for name in calls}
+    processor = Processor() if processor is None else processor
+    clock = processor.clock
+    reference = next(iter(calls)) if schedule.reference is None else schedule.reference
+    windows: dict[str, list[list[_Slice]]] = {name: [] for name in calls}
     medians: dict[str, list[float]] = {name: [] for name in calls}
-    sizes: dict[str, _Size] = {}
 
+    @functools.cache
     def size(name: str) -> _Size:
-        if name not in sizes:
-            least = window if isinstance(window, int) else window[name]
-            limit = longest[name] if isinstance(longest, Mapping) else longest
-            sizes[name] = _size(calls[name], least, most, window_seconds, limit, clock)
-        return sizes[name]
+        return _size(calls[name], name, schedule, clock)
 
     for number in range(MOST):
         waiting = {
-            name for name in calls if name in compared or (number < rounds and settled(medians[name]) is None)
+            name
+            for name in calls
+            if name in schedule.compared or (number < schedule.rounds and settled(medians[name]) is None)
         }
         if not waiting:
             break
@@ -235,34 +241,33 @@ def in_turn(
         for turn in range(SLICES):
             key = f"window {number}, slice {turn}"
             if key not in kept:
-                allowed = patience * (number * SLICES + turn + 1) / (MOST * SLICES)
+                patience = schedule.patience_until(number, turn)
                 kept[key] = {
                     name: _slice(
                         calls[name],
                         part,
                         size(name),
-                        clock,
                         processor,
-                        allowed,
-                        functools.partial(spent, name),
+                        patience,
+                        functools.partial(cpu_seconds, name),
                     )
                     for name in measured
-                    if (part := _part(size(name), turn))
+                    if (part := size(name).part(turn))
                 }
             for name, (samples, here, server, block, spins) in kept[key].items():
                 slices[name].append(_Slice(tuple(samples), here, server, block, tuple(spins)))
                 for each in spins:
-                    processor.saw(each)
+                    processor.record(each)
             for name in measured:
                 report(name)
         for name in measured:
-            found[name].append(slices[name])
+            windows[name].append(slices[name])
             medians[name].append(_joined(slices[name], processor).median)
-    return {name: Timing(tuple(_joined(each, processor) for each in mine)) for name, mine in found.items()}
+    return {name: Timing(tuple(_joined(each, processor) for each in mine)) for name, mine in windows.items()}
 
 
 def settled(medians: Sequence[float]) -> int | None:
-    """Return the first of the earliest `AGREEING` windows in a row whose medians agree, None where there are none."""
+    """Return the number of the first of `AGREEING` consecutive medians that agree, None if there are none."""
     for first in range(len(medians) - AGREEING + 1):
         some = medians[first : first + AGREEING]
         if max(some) <= TOLERANCE * min(some):
@@ -270,57 +275,45 @@ def settled(medians: Sequence[float]) -> int | None:
     return None
 
 
-def _size(
-    call: Callable[[int], object],
-    window: int,
-    most: int,
-    seconds: float,
-    longest: float,
-    clock: Callable[[], int],
-) -> _Size:
-    """Warm up, and return how long a window is."""
+def _size(call: Callable[[int], object], name: str, schedule: Schedule, clock: Callable[[], int]) -> _Size:
+    """Warm up, and return the size of a window."""
+    window = schedule.window if isinstance(schedule.window, int) else schedule.window[name]
+    longest = schedule.longest[name] if isinstance(schedule.longest, Mapping) else schedule.longest
     warm_up = _sample(call, range(min(_WARM_UP, window)), clock)
     each = max(float(np.median(warm_up)), 1) / 1e9
     needed = min(window, max(window_for("90"), math.ceil(min(longest / each, window))))
     return _Size(
-        max(needed, min(most, math.ceil(seconds / each))),
+        max(needed, min(schedule.most, math.ceil(schedule.window_seconds / each))),
         lead_in=math.ceil(_LEAD_IN_SECONDS / each),
         block=math.ceil(_BLOCK_SECONDS / each),
     )
-
-
-def _part(size: _Size, turn: int) -> range:
-    """Return which samples of a window are measured when it's its turn the `turn`-th time, perhaps none."""
-    slices = min(SLICES, max(1, size.samples // _LEAST_IN_A_SLICE))
-    return range(*(number * slices // SLICES * size.samples // slices for number in (turn, turn + 1)))
 
 
 def _slice(
     call: Callable[[int], object],
     part: range,
     size: _Size,
-    clock: Callable[[], int],
     processor: Processor,
     patience: float,
-    spent: Callable[[], tuple[float, float]],
+    cpu_seconds: Callable[[], tuple[float, float]],
 ) -> tuple[list[int], float, float, int, list[int]]:
-    """Measure a slice, once it needn't wait or `patience` seconds have been waited in all."""
+    """Measure a slice, after a wait for an undisturbed processor; all waits take at most `patience` seconds."""
     samples: list[int] = []
     here = server = 0.0
     spins = [processor.wait(patience - processor.waited)]
     for _ in range(size.lead_in):
         call(part.start)
     for start in part[:: size.block]:
-        here_before, server_before = spent()
-        samples += _sample(call, range(start, min(start + size.block, part.stop)), clock)
-        here_now, server_now = spent()
+        here_before, server_before = cpu_seconds()
+        samples += _sample(call, range(start, min(start + size.block, part.stop)), processor.clock)
+        here_now, server_now = cpu_seconds()
         here, server = here + here_now - here_before, server + server_now - server_before
         spins.append(processor.spin())
     return samples, here, server, size.block, list(map(max, spins, spins[1:]))
 
 
 def _joined(slices: Sequence[_Slice], processor: Processor) -> Window:
-    """Return slices as one window, with what was undisturbed as far as is known now."""
+    """Return slices as one window, with the samples that count as undisturbed so far."""
     return Window(
         tuple(sample for each in slices for sample in each.samples),
         sum(each.here for each in slices),
@@ -331,7 +324,7 @@ def _joined(slices: Sequence[_Slice], processor: Processor) -> Window:
 
 def _sample(call: Callable[[int], object], numbers: range, clock: Callable[[], int]) -> list[int]:
     samples = [0] * len(numbers)
-    # As timeit does: the benchmark's own garbage must not be collected on a model's time.
+    # Like timeit: garbage collection of the benchmark's own objects must not count as the model's time.
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -343,6 +336,10 @@ def _sample(call: Callable[[int], object], numbers: range, clock: Callable[[], i
         if collecting:
             gc.enable()
     return samples
+
+
+def _median_us(samples: Sequence[int]) -> float | None:
+    return _us(float(np.median(samples)) / 1e9) if samples else None
 
 
 def _us(seconds: float | None) -> float | None:

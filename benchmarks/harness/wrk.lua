@@ -1,5 +1,5 @@
--- For wrk: POST the file that $TFSHIP_BODY names; at the end, print what wrk's own report leaves out, to be read by
--- benchmarks/load.py: the counts of everything that went wrong, and every latency with how often it was seen.
+-- For wrk: POST the file $TFSHIP_BODY. At the end, print what wrk's report leaves out, for benchmarks/harness/
+-- load_generators.py: the number of errors by kind, and every latency with its frequency.
 
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
@@ -7,7 +7,7 @@ local file = assert(io.open(os.getenv("TFSHIP_BODY"), "rb"))
 wrk.body = file:read("*a")
 file:close()
 
--- The counts come last: where the output was cut off, they are missing.
+-- The numbers of errors come last, so that truncated output is detected.
 function done(summary, latency)
    for index = 1, #latency do
       print(string.format("tfship latency %d %d", latency(index)))

@@ -1,4 +1,4 @@
-"""A result file (`results.schema.json`) as what a person reads: a page, Markdown, tables in a terminal."""
+"""Report of a result file (`results.schema.json`): HTML page, Markdown, tables for a terminal."""
 
 from tfship.benchmarks.report.files import read
 from tfship.benchmarks.report.page import html

@@ -1,11 +1,11 @@
-"""The report's colours: by what they stand for, light and dark, told apart by colour-blind readers too.
+"""The report's colours by role, for the light and the dark theme, distinguishable for colour-blind readers.
 
-Plots are drawn with placeholders, which become CSS variables: one drawing serves both themes.
+Plots are drawn with placeholder colours, which become CSS variables, so one drawing serves both themes.
 """
 
 __all__ = ["FORMATS", "PARTS", "css", "of_format", "placeholder", "variable"]
 
-# Light and dark. What a page is made of:
+# Each colour for the light and the dark theme. The page:
 _PAGE = {
     "paper": ("#ffffff", "#14171c"),
     "ink": ("#1c2430", "#e3e7ec"),
@@ -13,8 +13,8 @@ _PAGE = {
     "grid": ("#e3e7ec", "#2b313a"),
     "raised": ("#f5f6f8", "#1b1f26"),
 }
-# One colour for each format, in all plots and tables. They were searched for: every two differ by 9 or more hundredths
-# of OKLab, as they are and as Machado's matrices (2009) show them to the red- and the green-blind.
+# One colour per format, in all plots and tables. An automatic search chose them: any two differ by 0.09 or more in
+# OKLab, for normal vision and for red- and green-blindness by the matrices of Machado et al. (2009).
 FORMATS = {
     "float32": ("#3d4653", "#d3dbec"),
     "dynamic": ("#0a704d", "#6ef588"),
@@ -26,7 +26,7 @@ FORMATS = {
     "savedmodel": ("#08a0bc", "#01bcff"),
     "keras": ("#f4548f", "#cd3066"),
 }
-# The parts of a request in the order of time: the client's blue, the network grey, the server's orange.
+# The parts of a request in order: the client's are blue, the network grey, the server's orange.
 PARTS = {
     "prepare": ("#0b4f8a", "#9bd0ff"),
     "encode": ("#3d8fd1", "#5fa8e6"),
@@ -41,26 +41,26 @@ _ALL = {**_PAGE, **FORMATS, **PARTS}
 
 
 def of_format(name: str) -> str:
-    """Return whose colour a row of this format has; a format that nobody knows is drawn in grey."""
+    """Return the colour's name for a format; unknown formats are grey."""
     return name if name in FORMATS else "muted"
 
 
 def placeholder(name: str) -> str:
-    """Return the colour to draw with for what becomes a variable: one that nothing else has."""
+    """Return the unique colour to draw with for the colour `name`."""
     return f"#{0xC0FE00 + list(_ALL).index(name):06x}"
 
 
 def variable(drawn: str) -> str:
-    """Return the CSS that stands for a placeholder; KeyError if something was drawn in another colour."""
+    """Return the CSS variable for the placeholder `drawn`. Raises KeyError for any other colour."""
     return _VARIABLES[drawn]
 
 
 def css() -> str:
-    """Return the variables' definitions, those of the dark theme where the reader's system is dark."""
+    """Return the CSS variables' definitions; the dark theme applies if the reader's system uses one."""
     light, dark = (
         " ".join(f"--{name}: {colours[theme]};" for name, colours in _ALL.items()) for theme in (0, 1)
     )
-    # On paper it is always day.
+    # `screen`: paper always has the light theme.
     return f":root {{ {light} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
 
 

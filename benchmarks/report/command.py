@@ -1,4 +1,4 @@
-"""`tfship report`: render a result file again, for another objective if one is given."""
+"""`tfship report`: render a result file again, optionally for another objective."""
 
 import argparse
 import json
@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     """Write the page and the Markdown next to the results, print the tables, return the exit code."""
     parser = cli.parser(
         "tfship report",
-        "Render results again: report.html and report.md beside them, and the tables in the terminal.",
+        "Render results again: write report.html and report.md next to the file and print the tables.",
     )
     parser.add_argument(
         "file", nargs="?", type=Path, default=OUT / "results.json", metavar="FILE", help="the results"
@@ -35,11 +35,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def add_judging(parser: argparse.ArgumentParser) -> None:
-    """Add what decides on the verdict, and how it is printed."""
-    parser.add_argument("--objective", choices=OBJECTIVES, help="recommend for this use only (else for each)")
+    """Add the options for the verdict and its output to `parser`."""
+    parser.add_argument(
+        "--objective", choices=OBJECTIVES, help="recommend for this objective only (default: for each)"
+    )
     parser.add_argument(
         "--max-accuracy-drop", type=float, default=MAX_DROP, metavar="SHARE",
-        help="what a recommended format may lose against float32, 0 to 1",
+        help="maximum accuracy loss of a recommended format against float32, 0 to 1",
     )  # fmt: skip
     parser.add_argument(
         "--json", action="store_true", help="print results and verdict as JSON instead of the tables"
@@ -47,7 +49,7 @@ def add_judging(parser: argparse.ArgumentParser) -> None:
 
 
 def written(results: dict[str, Any], file: Path, arguments: argparse.Namespace) -> int:
-    """Write the report of the results in `file` beside them, print it, return the exit code."""
+    """Write the report of `results` next to their `file`, print it, return the exit code."""
     judged = recommendation.judge(results, arguments.objective, arguments.max_accuracy_drop)
     page, plain = file.with_name("report.html"), file.with_name("report.md")
     write_bytes(page, report.html(results, judged).encode())

@@ -1,4 +1,4 @@
-"""What a page shows folded: operators, LoadGen's words, the Server scenario's trials, images that changed."""
+"""Collapsed details of a page: operators, LoadGen's summaries, trials of the Server scenario, changed images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ __all__ = ["ChangedImage", "changed", "files", "operators", "summaries", "trials
 
 @dataclass(frozen=True)
 class ChangedImage:
-    """An image whose class changed: its picture, what was said before and now, and whether that's better."""
+    """An image whose class changed: PNG in base64, true class, predictions before and now, margin, verdict."""
 
     image: int
     png: str
@@ -25,44 +25,44 @@ class ChangedImage:
 
 
 def changed(model: Model) -> dict[str, tuple[int, list[ChangedImage]]]:
-    """Return by format how many images changed, and those that the results show."""
+    """Return by format the number of changed images, and those that the results contain."""
     return {
-        name: (each["count"], [_change(shown, model.found["labels"]) for shown in each["shown"]])
-        for name, each in model.found["changed"].items()
+        name: (each["count"], [_change(shown, model.entry["labels"]) for shown in each["shown"]])
+        for name, each in model.entry["changed"].items()
     }
 
 
 def operators(model: Model) -> Table | None:
-    """Return the microseconds of every operator by format; None where they weren't measured."""
-    found: Mapping[str, Sequence[Mapping[str, Any]]] = model.found["operators"]
-    found = {name: each for name, each in found.items() if each}
-    if not found:
+    """Return the microseconds of every operator by format; None if they weren't measured."""
+    measured: Mapping[str, Sequence[Mapping[str, Any]]] = model.entry["operators"]
+    measured = {name: each for name, each in measured.items() if each}
+    if not measured:
         return None
-    spent = {
+    by_key = {
         name: {(each["name"], each["operator"]): each for each in format_operators}
-        for name, format_operators in found.items()
+        for name, format_operators in measured.items()
     }
-    # In the order of the format that has most of them.
-    keys = list(dict.fromkeys(key for each in sorted(spent.values(), key=len, reverse=True) for key in each))
+    # In the order of the format with the most operators.
+    keys = list(dict.fromkeys(key for each in sorted(by_key.values(), key=len, reverse=True) for key in each))
 
     def column(name: str) -> Column:
         def fill(row: Row, _: Model) -> Cell:
-            each = spent[name].get(row["key"])
+            each = by_key[name].get(row["key"])
             if each is None:
                 return Cell("")
             if each["delegated"]:
                 return Cell(number(each["us"]))
-            return Cell(f"° {number(each['us'])}", "°: TFLite's own kernel; XNNPACK runs the others")
+            return Cell(f"° {number(each['us'])}", "°: TFLite's built-in kernel; XNNPACK runs the others")
 
-        total = sum(each["us"] for each in found[name])
-        return Column("µs", name, f"{number(total)} µs in all", fill)
+        total = sum(each["us"] for each in measured[name])
+        return Column("µs", name, f"{number(total)} µs in total", fill)
 
     rows = [{"name": f"{name} {operator}", "key": (name, operator)} for name, operator in keys]
-    return table([column(name) for name in found], rows, model)
+    return table([column(name) for name in measured], rows, model)
 
 
 def trials(model: Model) -> Table | None:
-    """Return every rate that the Server scenario tried; None where it was tried with none."""
+    """Return all rates that the Server scenario tried; None if no row ran it."""
     rows = [
         {"name": row["name"], "format": row["format"], **trial}
         for row in model.rows
@@ -85,7 +85,7 @@ def trials(model: Model) -> Table | None:
 
 
 def summaries(model: Model) -> dict[str, str]:
-    """Return LoadGen's own summaries, by row and scenario."""
+    """Return LoadGen's summaries by row and scenario."""
     return {
         f"{row['name']}, {SCENARIOS[scenario][0]}": each["summary"]
         for row in model.rows
@@ -94,18 +94,18 @@ def summaries(model: Model) -> dict[str, str]:
 
 
 def files(model: Model) -> dict[str, str]:
-    """Return the digests of what was run, by format."""
+    """Return the SHA-256 digests of the files by format."""
     return {row["format"]: row["sha256"] for row in model.rows}
 
 
 def _change(shown: Mapping[str, Any], labels: Sequence[str]) -> ChangedImage:
     truth, before, now = shown["label"], shown["reference"]["class"], shown["here"]["class"]
-    verdict = "won" if now == truth else "lost" if before == truth else "wrong either way"
+    verdict = "won" if now == truth else "lost" if before == truth else "both wrong"
 
-    def guess(said: Mapping[str, Any]) -> str:
-        return f"{labels[said['class']]} ({said['probability']:.2f})"
+    def text(prediction: Mapping[str, Any]) -> str:
+        return f"{labels[prediction['class']]} ({prediction['probability']:.2f})"
 
     return ChangedImage(
-        shown["image"], shown["png"], labels[truth], guess(shown["reference"]), guess(shown["here"]),
+        shown["image"], shown["png"], labels[truth], text(shown["reference"]), text(shown["here"]),
         f"{shown['margin']:.3f}", verdict,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Matplotlib's drawings as SVG within a page: text that is text, colours that follow the page's theme."""
+"""Matplotlib drawings as inline SVG, with text elements and with colours from the page's theme."""
 
 import io
 import re
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Canvas", "Plot", "drawn"]
+__all__ = ["Canvas", "Plot", "render"]
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 _FONT = re.compile(r"font-family: [^;]*;? ?")
 _REFERENCE = re.compile(r'(?:url\(|href=")#([^)"]+)')
-# Matplotlib counts in points, so that a point is a pixel.
+# Matplotlib's unit is the point; at 72 dpi, a point is a pixel.
 _DPI = 72
-# Pixels of the page, at its usual size: no text is drawn smaller than it can be read.
+# Pixels of the page at its default size, so that text stays readable.
 _TEXT = {"wide": 12.5, "narrow": 13.0}
 _WIDTH = {"wide": 960, "narrow": 340}
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """What a plot is drawn on: Matplotlib's figure, whether the page is narrow, the text's size in pixels.
+    """Drawing surface of a plot: Matplotlib's figure, whether the page is narrow, the text's size in pixels.
 
-    A point of the figure's is a pixel of the page.
+    A point of the figure is a pixel of the page.
     """
 
     figure: "Figure"
@@ -44,14 +44,14 @@ class Canvas:
         return float(width) * _DPI, float(height) * _DPI
 
     def axes(self, left: float, right: float, top: float, bottom: float) -> "Axes":
-        """Add axes that leave so many pixels at each side."""
+        """Add axes with margins of `left`, `right`, `top` and `bottom` pixels."""
         width, height = self.size
         return self.figure.add_axes(
             (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
         )
 
     def extent(self, text: str) -> float:
-        """Return how wide a text is, in pixels, in Matplotlib's font, which is wider than most."""
+        """Return the width of `text` in pixels, in Matplotlib's font, which is wider than most."""
         from matplotlib.font_manager import FontProperties
         from matplotlib.textpath import text_to_path
 
@@ -59,18 +59,18 @@ class Canvas:
         return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
     def cut(self, text: str, share: float) -> str:
-        """Return as much of a text as has room in a share of the width; names may be of any length."""
-        shown = text
-        while self.extent(shown) > share * self.size[0]:
-            shown = f"{shown[:-2]}…"
-        return shown
+        """Return `text`, truncated to a `share` of the width if it is longer."""
+        cut = text
+        while self.extent(cut) > share * self.size[0]:
+            cut = f"{cut[:-2]}…"
+        return cut
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot's title and caption, what is read to those who don't see it, and how it is drawn.
+    """A plot: title, caption, label for screen readers, and drawing function.
 
-    `height` is that of the wide and of the narrow drawing, in pixels; `key` names the colours that no label explains.
+    `height` is the height in pixels of the wide and of the narrow drawing. `key` explains the colours without a label.
     """
 
     title: str
@@ -81,13 +81,13 @@ class Plot:
     key: Mapping[str, str] = field(default_factory=dict)
 
 
-def drawn(plot: Plot, name: str) -> tuple[str, str]:
-    """Draw a plot for wide pages and for narrow ones and return both as SVG; `name` keeps their ids from others'."""
+def render(plot: Plot, name: str) -> tuple[str, str]:
+    """Draw a plot for wide and for narrow pages and return both as SVG; `name` makes their ids unique."""
     wide, narrow = plot.height
-    return _element(plot, f"{name}-wide", "wide", wide), _element(plot, f"{name}-narrow", "narrow", narrow)
+    return _svg(plot, f"{name}-wide", "wide", wide), _svg(plot, f"{name}-narrow", "narrow", narrow)
 
 
-def _element(plot: Plot, ident: str, kind: str, height: float) -> str:
+def _svg(plot: Plot, ident: str, kind: str, height: float) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -123,18 +123,18 @@ def _element(plot: Plot, ident: str, kind: str, height: float) -> str:
         figure = Figure(figsize=(_WIDTH[kind] / _DPI, height / _DPI), dpi=_DPI)
         plot.draw(Canvas(figure, kind == "narrow", _TEXT[kind]))
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return _adopted(buffer.getvalue(), ident, kind, plot.label)
+    return _inline(buffer.getvalue(), ident, kind, plot.label)
 
 
-def _adopted(written: str, ident: str, kind: str, label: str) -> str:
-    """Return the SVG as an element of a page that has others: own ids, variables for colours, the page's font."""
+def _inline(svg: str, ident: str, kind: str, label: str) -> str:
+    """Return a standalone SVG as a page's element, with unique ids, colour variables and the page's font."""
     ElementTree.register_namespace("", _SVG)
-    root = ElementTree.fromstring(written)  # noqa: S314 - written by Matplotlib just now
+    root = ElementTree.fromstring(svg)  # noqa: S314 - trusted: Matplotlib's output
     for each in list(root):
-        # Who made it; and a style that would hold for the whole page.
+        # Removes the metadata, and a style that would apply to the whole page.
         if each.tag == f"{{{_SVG}}}metadata" or each.find(f"{{{_SVG}}}style") is not None:
             root.remove(each)
-    used = set(_REFERENCE.findall(written))
+    used = set(_REFERENCE.findall(svg))
     for each in root.iter():
         each.text, each.tail = (each.text or "").strip(), None
         name = each.attrib.pop("id", None)

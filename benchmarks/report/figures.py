@@ -1,21 +1,21 @@
-"""Figures as they are written everywhere in a report: with as many digits as they deserve."""
+"""Formatting of figures in a report, with significant digits only."""
 
 __all__ = ["EMPTY", "duration", "number", "probability"]
 
-# What stands where a figure is missing.
+# Shown instead of a missing figure.
 EMPTY = "–"
 
 
 def number(value: float) -> str:
-    """Return three digits, of large numbers all before the point, of small ones no last zeros: 2,024, 5.20, 0.009."""
-    # Three digits of 99.96 are 100., and a point that nothing follows is no use.
+    """Return `value` with three digits (5.20), all integer digits (2,024), and no trailing zeros below 0.1 (0.009)."""
+    # With three digits, 99.96 would become "100.".
     if value >= 99.95:
         return f"{value:,.0f}"
     return f"{value:#.3g}" if value >= 0.1 else f"{value:.3g}"
 
 
 def duration(microseconds: float) -> str:
-    """Return a time in the unit that it reads best in: 5.24 µs, 1.15 ms, 2.40 s."""
+    """Return a time in µs, ms or s, depending on its size: 5.24 µs, 1.15 ms, 2.40 s."""
     for unit, size in (("µs", 1.0), ("ms", 1e3)):
         if microseconds < 999.5 * size:
             return f"{number(microseconds / size)} {unit}"
@@ -23,5 +23,5 @@ def duration(microseconds: float) -> str:
 
 
 def probability(p: float) -> str:
-    """Return a test's p, which is of no interest below a ten-thousandth: 1, 0.38, < 0.0001."""
+    """Return a test's p with two digits, down to a ten-thousandth: 1, 0.38, < 0.0001."""
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"

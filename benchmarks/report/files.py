@@ -1,4 +1,4 @@
-"""Result files, read only where they are what the schema says."""
+"""Reading of result files, validated against the schema."""
 
 import json
 from pathlib import Path
@@ -19,19 +19,18 @@ _COMMAND = "tfship benchmark"
 def read(path: Path) -> dict[str, Any]:
     """Read a result file of `tfship benchmark`.
 
-    Raises ArtifactError if it is missing, damaged, of another schema's number, or isn't what the schema says;
-    the message names the place.
+    Raises ArtifactError if it is missing, damaged, of another schema version or invalid; the message names the place.
     """
     schema = json.loads(_SCHEMA.read_bytes())
     results = result_files.read(path, schema["properties"]["schema"]["const"], _COMMAND)
     problem = best_match(Draft202012Validator(schema).iter_errors(results))
     if problem is not None:
-        # A whole row in a message of one line helps nobody.
-        said = problem.message if len(problem.message) <= 200 else f"{problem.message[:200]}…"
-        raise ArtifactError(f"{path}: {problem.json_path}: {said}; run `{_COMMAND}`")
+        # The validator's message may contain a whole row.
+        reason = problem.message if len(problem.message) <= 200 else f"{problem.message[:200]}…"
+        raise ArtifactError(f"{path}: {problem.json_path}: {reason}; run `{_COMMAND}`")
     for name, model in results["models"].items():
         if all(row["name"] != model["reference"] for row in model["rows"]):
             raise ArtifactError(
-                f"{path}: {name}: no row is called {model['reference']!r}, as its reference is; run `{_COMMAND}`"
+                f"{path}: {name}: the row of the reference, {model['reference']!r}, is missing; run `{_COMMAND}`"
             )
     return results

@@ -1,4 +1,4 @@
-"""Labels beside what they name, so that no plot needs a legend, and none over another."""
+"""Labels next to their lines or points, without overlaps, instead of legends."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -11,19 +11,19 @@ from tfship.benchmarks.report.drawing import Canvas
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Box", "Label", "around", "beside", "room", "spread"]
+__all__ = ["Box", "Label", "at_line_ends", "margin", "near_points", "spread"]
 
-# Pixels.
+# Pixels: line height, length of a leader line, gap.
 _LINE, _LEADER, _GAP = 17.0, 16.0, 5.0
-# The most of a plot's width that a label takes.
-_BESIDE, _AROUND = 0.35, 0.5
+# Maximum share of a plot's width for a label.
+_AT_LINE_END, _NEAR_POINT = 0.35, 0.5
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Label:
-    """A text for the point (x, y) of a plot, in its units; whose colour it has; the point's radius in pixels."""
+    """A label for the point (x, y) in data coordinates: text, colour name, the point's radius in pixels."""
 
     text: str
     colour: str
@@ -42,24 +42,24 @@ class Box:
     top: float
 
     def overlap(self, other: "Box") -> float:
-        """Return the area that both cover."""
+        """Return the area of the intersection."""
         across = min(self.right, other.right) - max(self.left, other.left)
         up = min(self.top, other.top) - max(self.bottom, other.bottom)
         return max(across, 0.0) * max(up, 0.0)
 
 
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Return places as near to the wanted ones as `gap` between any two allows, within bounds, in the same order.
+def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Return the nearest positions, from `low` to `high`, with the same order and at least `gap` between any two.
 
     Least squares: isotonic regression by pooling neighbours that are too close (Robertson et al., 1988).
     """
-    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    order = sorted(range(len(positions)), key=lambda index: positions[index])
     pools: list[tuple[float, int]] = []
     for rank, index in enumerate(order):
-        mean, count = wanted[index] - rank * gap, 1
+        mean, count = positions[index] - rank * gap, 1
         while pools and pools[-1][0] > mean:
-            before, many = pools.pop()
-            mean, count = (before * many + mean * count) / (many + count), many + count
+            other, size = pools.pop()
+            mean, count = (other * size + mean * count) / (size + count), size + count
         pools.append((mean, count))
     means = itertools.chain.from_iterable([mean] * count for mean, count in pools)
     top = high - (len(order) - 1) * gap
@@ -69,67 +69,68 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return placed
 
 
-def room(canvas: Canvas, texts: Sequence[str]) -> float:
-    """Return how many pixels `beside` needs at the right of the axes."""
-    return max(canvas.extent(canvas.cut(text, _BESIDE)) for text in texts) + _LEADER + 2 * _GAP
+def margin(canvas: Canvas, texts: Sequence[str]) -> float:
+    """Return the width in pixels that `at_line_ends` needs to the right of the axes."""
+    return max(canvas.extent(canvas.cut(text, _AT_LINE_END)) for text in texts) + _LEADER + 2 * _GAP
 
 
-def beside(canvas: Canvas, axes: "Axes", labels: Sequence[Label]) -> None:
-    """Write labels at the right of the axes, each on the height of its line's end as far as others leave room."""
+def at_line_ends(canvas: Canvas, axes: "Axes", labels: Sequence[Label]) -> None:
+    """Write labels to the right of the axes, each as close as possible to the height of its line's end."""
     ends = _pixels(axes, labels)
     box = axes.get_window_extent()
     heights = spread([y for _, y in ends], _LINE, box.y0, box.y1)
     for label, (x, y), height in zip(labels, ends, heights, strict=True):
         start = box.x1 + _LEADER
         _line(canvas, [x + 3, box.x1 + 4, start], [y, y, height], label.colour)
-        _write(canvas, start + _GAP, height, canvas.cut(label.text, _BESIDE))
+        _write(canvas, start + _GAP, height, canvas.cut(label.text, _AT_LINE_END))
 
 
-def around(canvas: Canvas, axes: "Axes", labels: Sequence[Label]) -> None:
-    """Write labels above or below their points, like flags on poles as high as it takes to cover nothing.
+def near_points(canvas: Canvas, axes: "Axes", labels: Sequence[Label]) -> None:
+    """Write labels above or below their points, as near as possible without covering points or other labels.
 
-    From right to left, texts at the right of their poles: so poles pass the texts that are there already.
+    Labels are placed from right to left, with the text to the right of its leader line. So leader lines avoid the
+    labels placed before.
     """
     points = _pixels(axes, labels)
     window = Box(*axes.get_window_extent().extents)
-    # A circle covers less than the square around it.
-    taken = [
+    # Slightly smaller than the square around a circle, whose corners are empty.
+    occupied = [
         Box(x - 0.8 * label.radius, y - 0.8 * label.radius, x + 0.8 * label.radius, y + 0.8 * label.radius)
         for (x, y), label in zip(points, labels, strict=True)
     ]
-    poles: list[Box] = []
+    leaders: list[Box] = []
     for label, point in sorted(zip(labels, points, strict=True), key=lambda each: each[1], reverse=True):
-        text = canvas.cut(label.text, _AROUND)
-        flags = list(_flags(point, label.radius, canvas.extent(text), points, window))
+        text = canvas.cut(label.text, _NEAR_POINT)
+        candidates = list(_candidates(point, label.radius, canvas.extent(text), points, window))
         free = (
-            (box, pole)
-            for box, pole in flags
-            if not any(map(box.overlap, [*taken, *poles]))
-            and not any(map(pole.overlap, taken[len(points) :]))
+            (box, leader)
+            for box, leader in candidates
+            if not any(map(box.overlap, [*occupied, *leaders]))
+            and not any(map(leader.overlap, occupied[len(points) :]))
         )
-        box, pole = next(free, flags[-1])
-        taken.append(box)
+        box, leader = next(free, candidates[-1])
+        occupied.append(box)
         if not box.left < point[0] < box.right:
-            poles.append(pole)
-            _line(canvas, [point[0], point[0]], [pole.bottom, pole.top], label.colour)
+            leaders.append(leader)
+            _line(canvas, [point[0], point[0]], [leader.bottom, leader.top], label.colour)
         _write(canvas, box.left, (box.bottom + box.top) / 2, text)
 
 
 def _pixels(axes: "Axes", labels: Sequence[Label]) -> list[Point]:
-    # Limits that nobody has set are only found when somebody asks for them.
+    # Matplotlib computes automatic limits only when they are read.
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
     pixels = axes.transData.transform([(label.x, label.y) for label in labels])
     return [(float(x), float(y)) for x, y in pixels]
 
 
-def _flags(
+def _candidates(
     point: Point, radius: float, width: float, points: Sequence[Point], window: Box
 ) -> Iterator[tuple[Box, Box]]:
-    """Yield the places of a text within the window, with the pole that each needs, the nearest first."""
+    """Yield the possible boxes of a text within the window, each with its leader line, nearest first."""
     x, y = point
     left = min(max(x - width / 2, window.left), window.right - width)
     if sum(left <= other <= left + width for other, _ in points) > 1:
-        # Not alone, so that it must make room for poles.
+        # Near other points: the text goes to one side, to leave space for their leader lines.
         left = x + _GAP if x + _GAP + width <= window.right else x - _GAP - width
     for height in range(2, int(window.top - window.bottom), 3):
         above, below = y + radius + height, y - radius - height - _LINE
@@ -145,8 +146,8 @@ def _line(canvas: Canvas, x: list[float], y: list[float], colour: str) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.transforms import IdentityTransform
 
-    drawn = placeholder(colour)
-    canvas.figure.add_artist(Line2D(x, y, color=drawn, linewidth=1, alpha=0.8, transform=IdentityTransform()))
+    line = Line2D(x, y, color=placeholder(colour), linewidth=1, alpha=0.8, transform=IdentityTransform())
+    canvas.figure.add_artist(line)
 
 
 def _write(canvas: Canvas, x: float, y: float, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The report as a page: one file that fetches nothing and runs nothing."""
+"""The report as an HTML page: one file without scripts or external resources."""
 
 import re
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from markupsafe import Markup
 from tfship.benchmarks.analysis import formatting
 from tfship.benchmarks.report import colours, plots, served_plots, tables
 from tfship.benchmarks.report.details import changed, files, operators, summaries, trials
-from tfship.benchmarks.report.drawing import Plot, drawn
+from tfship.benchmarks.report.drawing import Plot, render
 from tfship.benchmarks.report.models import Model, models
-from tfship.benchmarks.report.prose import absent, heading, ran
+from tfship.benchmarks.report.prose import absent, heading, provenance
 
 __all__ = ["html"]
 
@@ -22,8 +22,8 @@ _FOLDER = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """A plot as the page shows it."""
+class _Drawing:
+    """A plot and its SVG elements for wide and narrow pages."""
 
     plot: Plot
     wide: Markup
@@ -31,9 +31,9 @@ class _Picture:
 
 
 def html(results: Mapping[str, Any], judged: Mapping[str, Any] | None = None) -> str:
-    """Return a result file's contents as an HTML page, complete in itself.
+    """Return the contents of a result file as a self-contained HTML page.
 
-    `judged` is what `benchmarks.analysis.recommendation.judge` says of them; by default for every use.
+    `judged` is the verdict of `benchmarks.analysis.recommendation.judge`, by default that for every objective.
     """
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
@@ -45,21 +45,21 @@ def html(results: Mapping[str, Any], judged: Mapping[str, Any] | None = None) ->
     environment.globals.update(
         tables=tables, table=tables.table, colour=colours.of_format, times=formatting.times,
         absent=absent, changed=changed, operators=operators, trials=trials, summaries=summaries, files=files,
-        pictures=lambda model: _pictures(model, results),
+        drawings=lambda model: _drawings(model, results),
     )  # fmt: skip
     return environment.get_template("page.html").render(
-        # Our own files, and no reader's words in them.
+        # From this package's files, without any user input.
         css=Markup(colours.css() + (_FOLDER / "page.css").read_text()),  # noqa: S704
         results=results,
         heading=heading(results),
-        ran=ran(results),
+        provenance=provenance(results),
         models=models(results, judged),
     )
 
 
-def _pictures(model: Model, results: Mapping[str, Any]) -> dict[str, _Picture | str]:
-    """Return the model's plots by name, or why there is none."""
-    found = {
+def _drawings(model: Model, results: Mapping[str, Any]) -> dict[str, _Drawing | str]:
+    """Return the model's plots by name, or the reasons why they are missing."""
+    by_name = {
         "accuracy": plots.accuracy(model),
         "latency": plots.latency(model, results["quantiles"]),
         "layers": plots.layers(model),
@@ -67,12 +67,12 @@ def _pictures(model: Model, results: Mapping[str, Any]) -> dict[str, _Picture | 
         "parts": served_plots.parts(model),
     }
     return {
-        name: plot if isinstance(plot, str) else _picture(f"{model.name}-{name}", plot)
-        for name, plot in found.items()
+        name: plot if isinstance(plot, str) else _drawing(f"{model.name}-{name}", plot)
+        for name, plot in by_name.items()
     }
 
 
-def _picture(name: str, plot: Plot) -> _Picture:
-    # A model may be called anything; an id may not.
-    wide, narrow = drawn(plot, re.sub(r"[^\w-]", "_", name))
-    return _Picture(plot, Markup(wide), Markup(narrow))  # noqa: S704 - ElementTree has escaped what is in them
+def _drawing(name: str, plot: Plot) -> _Drawing:
+    # A model's name may contain characters that an id may not.
+    wide, narrow = render(plot, re.sub(r"[^\w-]", "_", name))
+    return _Drawing(plot, Markup(wide), Markup(narrow))  # noqa: S704 - ElementTree has escaped the texts

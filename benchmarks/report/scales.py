@@ -1,4 +1,4 @@
-"""What the plots' axes have in common: times on a logarithmic scale, names where they can be read."""
+"""Axes of the plots: logarithmic scale for times, horizontal names of vertical axes."""
 
 import math
 from collections.abc import Sequence
@@ -10,27 +10,33 @@ from tfship.benchmarks.report.drawing import Canvas
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["above", "times", "whole"]
+__all__ = ["integers", "name_above", "times"]
 
 _TICKS = [step * 10**power for power in range(-1, 8) for step in (1, 2, 5)]
-# The least that an axis reaches beyond its values, in decades.
-_BEYOND = 0.04
-# Pixels that are left for the ticks' labels beside a vertical axis.
+# Minimum padding of an axis, in decades.
+_MIN_PADDING = 0.04
+# Width of the tick labels of a vertical axis, in pixels.
 _TICK_LABELS = 56
 
 
 def times(
-    axes: "Axes", which: Literal["x", "y"], microseconds: Sequence[float], *, most: int, pad: float = 0.03
+    axes: "Axes",
+    which: Literal["x", "y"],
+    microseconds: Sequence[float],
+    *,
+    max_ticks: int,
+    pad: float = 0.03,
 ) -> None:
-    """Give an axis the logarithmic scale of times, with ticks at 1, 2 and 5 unless these are more than `most`.
+    """Give the axis `which` a logarithmic scale for the times `microseconds`.
 
-    It reaches beyond the values by the share `pad` of their span.
+    Ticks are at 1, 2 and 5, or at powers of ten if that would be more than `max_ticks`. `pad` is the padding as a
+    share of the values' span.
     """
     low, high = math.log10(min(microseconds)), math.log10(max(microseconds))
-    beyond = max(pad * (high - low), _BEYOND)
-    bounds = 10 ** (low - beyond), 10 ** (high + beyond)
+    padding = max(pad * (high - low), _MIN_PADDING)
+    bounds = 10 ** (low - padding), 10 ** (high + padding)
     ticks = [time for time in _TICKS if bounds[0] <= time <= bounds[1]]
-    if len(ticks) > most:
+    if len(ticks) > max_ticks:
         ticks = [time for time in ticks if math.log10(time) == round(math.log10(time))]
     axes.set(**{f"{which}scale": "log", f"{which}lim": bounds})
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -38,15 +44,15 @@ def times(
     axis.set_ticks([], minor=True)
 
 
-def whole(axes: "Axes", which: Literal["x", "y"], most: int) -> None:
-    """Give an axis at most so many ticks, at round numbers with a comma before the thousands."""
-    axes.locator_params(which, nbins=most)
+def integers(axes: "Axes", which: Literal["x", "y"], max_ticks: int) -> None:
+    """Give the axis `which` at most `max_ticks` ticks at round integers, with commas as thousands separators."""
+    axes.locator_params(which, nbins=max_ticks)
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 
-def above(canvas: Canvas, axes: "Axes", name: str, title: str = "") -> None:
-    """Name the vertical axis above it, where one reads it without turning one's head, below the axes' title."""
+def name_above(canvas: Canvas, axes: "Axes", name: str, title: str = "") -> None:
+    """Write the name of the vertical axis horizontally above it, below the axes' `title`."""
     from matplotlib.transforms import IdentityTransform
 
     box, at = axes.get_window_extent(), IdentityTransform()

@@ -1,4 +1,4 @@
-"""The tables of a report as data, whatever they are written in: columns that know how to fill a row's cell."""
+"""The tables of a report as data, for all output formats: columns with a function that fills a row's cell."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from tfship.benchmarks.report.figures import EMPTY, number, probability
 from tfship.benchmarks.report.models import Model, Row
 
 __all__ = [
-    "ANSWERS", "BRIEF", "COST", "HEADLINE", "REQUESTS", "SCENARIOS", "SERVED_COST", "TIME",
+    "ACCURACY", "BRIEF", "COST", "HEADLINE", "REQUESTS", "SCENARIOS", "SERVED_COST", "TIME",
     "Cell", "Column", "Line", "Table", "scenarios", "table",
 ]  # fmt: skip
 
-_UNSTABLE = "never settled: no three windows in a row agreed within 10 %"
+_UNSTABLE = "unstable, no three consecutive windows agreed within 10 %"
 _NO_REASON = "not measured in this run"
-# By their names in a result file: MLPerf's scenario, and the figure that it is judged by.
+# By the name in a result file: MLPerf's scenario, its metric, the column's head and description.
 SCENARIOS = {
     "single_stream": ("SingleStream", "p90_us", "p90, µs", "90th percentile of queries of one image"),
     "multi_stream": ("MultiStream", "p99_us", "p99, µs", "99th percentile of queries of eight images"),
@@ -27,30 +27,30 @@ SCENARIOS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell's text, and what must be known about it: why it is empty, or is marked."""
+    """A cell's text, and a note: the reason why it is empty or marked."""
 
     text: str
-    why: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: the group that it belongs to, its head, what that means, and how a row's cell is filled."""
+    """A column: its group, head, description, and the function that fills a row's cell."""
 
     group: str
     head: str
-    means: str
+    description: str
     fill: Callable[[Row, Model], Cell]
 
     @property
     def title(self) -> str:
-        """Group and head in one."""
+        """Group and head."""
         return f"{self.group} {self.head}".strip()
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a table, and its cells with the number of the note that belongs to each (0: none)."""
+    """A row of a table, and its cells, each with its note's number (0: none)."""
 
     row: Row
     cells: list[tuple[Cell, int]]
@@ -58,7 +58,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that is filled; `notes` are numbered from 1."""
+    """A filled table; `notes` are numbered from 1."""
 
     columns: list[Column]
     lines: list[Line]
@@ -66,18 +66,18 @@ class Table:
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """The groups of columns in order, and how many columns each has."""
-        found: list[tuple[str, int]] = []
+        """The groups of columns in order, with their numbers of columns."""
+        groups: list[tuple[str, int]] = []
         for column in self.columns:
-            if found and found[-1][0] == column.group:
-                found[-1] = (column.group, found[-1][1] + 1)
+            if groups and groups[-1][0] == column.group:
+                groups[-1] = (column.group, groups[-1][1] + 1)
             else:
-                found.append((column.group, 1))
-        return found
+                groups.append((column.group, 1))
+        return groups
 
 
 def table(columns: Iterable[Column], rows: Iterable[Row], model: Model) -> Table:
-    """Fill a table; what is said of several cells is one note."""
+    """Fill a table; cells with the same note share its number."""
     columns = list(columns)
     notes: list[str] = []
     lines = []
@@ -85,20 +85,20 @@ def table(columns: Iterable[Column], rows: Iterable[Row], model: Model) -> Table
         cells = []
         for column in columns:
             cell = column.fill(row, model)
-            if cell.why and cell.why not in notes:
-                notes.append(cell.why)
-            cells.append((cell, notes.index(cell.why) + 1 if cell.why else 0))
+            if cell.note and cell.note not in notes:
+                notes.append(cell.note)
+            cells.append((cell, notes.index(cell.note) + 1 if cell.note else 0))
         lines.append(Line(row, cells))
     return Table(columns, lines, notes)
 
 
 def _figure(
-    key: str, written: Callable[[Any], str], otherwise: str = _NO_REASON
+    key: str, text: Callable[[Any], str], otherwise: str = _NO_REASON
 ) -> Callable[[Row, Model], Cell]:
-    """Fill with a row's figure; where it is null with the reason that the row gives, or else `otherwise`."""
+    """Fill with a row's figure; if it is null, the note is the reason in the row, or `otherwise`."""
 
     def fill(row: Row, _: Model) -> Cell:
-        return _missing(row, key, otherwise) if row[key] is None else Cell(written(row[key]))
+        return _missing(row, key, otherwise) if row[key] is None else Cell(text(row[key]))
 
     return fill
 
@@ -120,8 +120,8 @@ def _percentile(clock: str, which: str) -> Callable[[Row, Model], Cell]:
     return fill
 
 
-def _times(clock: str) -> Callable[[Row, Model], Cell]:
-    """Fill with the row's median as a multiple of the reference's by the same clock."""
+def _relative_time(clock: str) -> Callable[[Row, Model], Cell]:
+    """Fill with the row's median relative to the reference's by the same clock."""
 
     def fill(row: Row, model: Model) -> Cell:
         found = ratio(row[clock], model.reference[clock])
@@ -140,10 +140,10 @@ def _rate(batch: str) -> Callable[[Row, Model], Cell]:
 
 def _seconds(where: str) -> Callable[[Row, Model], Cell]:
     def fill(row: Row, _: Model) -> Cell:
-        spent: Mapping[str, float | None] | None = row["cpu_seconds_per_1000"]
-        if spent is None:
+        by_process: Mapping[str, float | None] | None = row["cpu_seconds_per_1000"]
+        if by_process is None:
             return _missing(row, "cpu_seconds_per_1000")
-        seconds = spent[where]
+        seconds = by_process[where]
         return _missing(row, "cpu_seconds_per_1000") if seconds is None else Cell(number(seconds))
 
     return fill
@@ -158,15 +158,15 @@ def _interval(row: Row, _: Model) -> Cell:
     return Cell(f"{low:.4f}–{high:.4f}")
 
 
-def _both(row: Row, model: Model) -> Cell:
+def _accuracy_and_interval(row: Row, model: Model) -> Cell:
     return Cell(f"{_accuracy(row, model).text} ({_interval(row, model).text})")
 
 
-def _paired(key: str, written: Callable[[Any], str] = "{:,}".format) -> Callable[[Row, Model], Cell]:
-    """Fill with a figure of the comparison with the reference, which isn't compared with itself."""
+def _paired(key: str, text: Callable[[Any], str] = "{:,}".format) -> Callable[[Row, Model], Cell]:
+    """Fill with a figure of the comparison with the reference; empty for the reference itself."""
 
     def fill(row: Row, model: Model) -> Cell:
-        return Cell("" if row is model.reference else written(row["against_float32"][key]))
+        return Cell("" if row is model.reference else text(row["against_float32"][key]))
 
     return fill
 
@@ -181,13 +181,13 @@ def _difference(row: Row, model: Model) -> Cell:
 
 def _scenario(key: str, figure: str, *, all_cores: bool = False) -> Callable[[Row, Model], Cell]:
     def fill(row: Row, model: Model) -> Cell:
-        taken = model.on_all_cores(row) if all_cores and row["scenarios"][key] is None else row
-        found = taken["scenarios"][key]
-        if found is None:
+        source = model.on_all_cores(row) if all_cores and row["scenarios"][key] is None else row
+        scenario = source["scenarios"][key]
+        if scenario is None:
             return _missing(row, key)
-        if found[figure] is None:
-            return Cell(EMPTY, f"no rate that was tried kept the bound ({len(found['trials'])} trials)")
-        return Cell(number(found[figure]))
+        if scenario[figure] is None:
+            return Cell(EMPTY, f"no tried rate kept the bound ({len(scenario['trials'])} trials)")
+        return Cell(number(scenario[figure]))
 
     return fill
 
@@ -195,13 +195,14 @@ def _scenario(key: str, figure: str, *, all_cores: bool = False) -> Callable[[Ro
 def _loadgen(key: str) -> Callable[[Row, Model], Cell]:
     def fill(row: Row, _: Model) -> Cell:
         if row["loadgen"] is None or key not in row["loadgen"]:
-            return _missing(row, "loadgen", "LoadGen drove a few rows only")
-        theirs = row["loadgen"][key]
-        if not theirs["valid"]:
+            return _missing(row, "loadgen", "LoadGen ran for some rows only")
+        result = row["loadgen"][key]
+        if not result["valid"]:
             return Cell(
-                f"! {number(theirs['loadgen'])}", "!: LoadGen calls its run invalid; its summary says why"
+                f"! {number(result['loadgen'])}",
+                "!: LoadGen reports its run as invalid; its summary has the reason",
             )
-        return Cell(number(theirs["loadgen"]))
+        return Cell(number(result["loadgen"]))
 
     return fill
 
@@ -211,70 +212,71 @@ def _size(value: int) -> str:
 
 
 _PAIRED = "against float32"
-ANSWERS = (
+ACCURACY = (
     Column("", "accuracy", "share of the images whose class is right", _accuracy),
     Column("", "95 % interval", "Wilson score interval of the accuracy", _interval),
     Column(_PAIRED, "changed", "images whose class differs from the reference's", _paired("disagreements")),
-    Column(_PAIRED, "won", "of them, right here and wrong by the reference", _paired("wins")),
-    Column(_PAIRED, "lost", "of them, wrong here and right by the reference", _paired("losses")),
+    Column(_PAIRED, "won", "changed images that are right here, wrong by the reference", _paired("wins")),
+    Column(_PAIRED, "lost", "changed images that are wrong here, right by the reference", _paired("losses")),
     Column(_PAIRED, "p", "McNemar's exact two-sided p of won against lost", _paired("mcnemar_p", probability)),
-    Column("", "calibration error", "expected calibration error: how far confidence is from accuracy, on average",
+    Column("", "calibration error", "expected calibration error: mean difference of confidence and accuracy",
            _figure("calibration_error", lambda error: f"{error['value']:.4f}")),
     Column("", "size, KiB", "on disk", _figure("bytes", _size)),
-    Column("", "arena, KiB", "what TensorFlow Lite Micro's interpreter allocates",
+    Column("", "arena, KiB", "memory that TensorFlow Lite Micro's interpreter allocates",
            _figure("arena_bytes", _size, "TensorFlow Lite Micro runs integer formats only")),
 )  # fmt: skip
 
 
-def _percentiles(group: str, clock: str, means: str, *which: str) -> tuple[Column, ...]:
-    """Return the columns of a clock: percentiles, and the median beside the reference's."""
+def _percentiles(group: str, clock: str, description: str, *which: str) -> tuple[Column, ...]:
+    """Return the columns of a clock: percentiles, and the median relative to the reference's."""
+    relative = f"{description}: the median relative to the reference's"
     return (
         *(
-            Column(group, f"{each}, µs", f"{means}, of all samples", _percentile(clock, each))
+            Column(group, f"{each}, µs", f"{description}, of all samples", _percentile(clock, each))
             for each in which
         ),
-        Column(group, "× float32", f"{means}: the median as a multiple of the reference's", _times(clock)),
+        Column(group, "× float32", relative, _relative_time(clock)),
     )
 
 
-def _starting(load: str) -> tuple[Column, ...]:
+def _startup(load: str) -> tuple[Column, ...]:
     return (
         Column("", "load, ms", load, _figure("load_ms", number)),
-        Column("", "first, ms", "the first inference after that", _figure("first_ms", number)),
+        Column("", "first, ms", "the first inference after loading", _figure("first_ms", number)),
     )
 
 
 _ALL = ("p50", "p90", "p99", "p99.9")
-_MODEL_ONLY = "a prepared image to its probabilities"
-_END_TO_END = _percentiles("end to end", "end_to_end", "an encoded picture to its label", "p50", "p99")
+_MODEL_ONLY = "from a prepared image to its probabilities"
+_END_TO_END = _percentiles("end to end", "end_to_end", "from an encoded image to its label", "p50", "p99")
 TIME = (
-    *_starting("from the file to a model that can run, in a new process, file cached"),
+    *_startup("from the file to a ready model, in a new process, file cached"),
     *_percentiles("model only", "query", _MODEL_ONLY, *_ALL),
     *_END_TO_END,
 )
 REQUESTS = (
-    *_starting("from the server's command to its being ready"),
+    *_startup("from the server's start to ready"),
     *_percentiles("request", "query", _MODEL_ONLY, *_ALL),
     *_END_TO_END,
 )
 _CPU = "CPU s per 1,000"
 COST = (
     *(
-        Column("images/s in batches of", batch, f"closed loop, {batch} in a query", _rate(batch))
+        Column("images/s in batches of", batch, f"closed loop, {batch} images per query", _rate(batch))
         for batch in ("1", "8", "64")
     ),
-    Column("", "peak, MiB", "largest resident memory of a process that loads it and predicts; served, of the server's",
+    Column("", "peak, MiB", "largest resident memory of a process that loads it and predicts; served: of the server's",
            _figure("peak_bytes", lambda value: number(value / 2**20))),
-    Column(_CPU, "here", "processor seconds of this process for 1,000 single predictions", _seconds("here")),
+    Column(_CPU, "here", "CPU seconds of this process for 1,000 single predictions", _seconds("here")),
 )  # fmt: skip
 SERVED_COST = (
     *COST,
-    Column(_CPU, "server", "processor seconds of the server's processes for the same", _seconds("server")),
+    Column(_CPU, "server", "CPU seconds of the server's processes for the same", _seconds("server")),
 )
 
 BRIEF = (
     Column("", "size, KiB", "on disk", _figure("bytes", _size)),
-    Column("", "accuracy (95 % interval)", "", _both),
+    Column("", "accuracy (95 % interval)", "", _accuracy_and_interval),
     Column("", "≠ float32", "", _difference),
     *_percentiles("model only", "query", _MODEL_ONLY, "p50", "p99"),
     *_END_TO_END,
@@ -284,18 +286,16 @@ BRIEF = (
 HEADLINE = (
     Column("", "size, KiB", "on disk", _figure("bytes", _size)),
     Column("", "accuracy", "share of the images whose class is right", _accuracy),
-    Column("", "× float32", "median of one image as a multiple of float32's", _times("query")),
+    Column("", "× float32", "median time of one image relative to float32's", _relative_time("query")),
 )
 
 
 def scenarios(rows: Iterable[Row]) -> list[Column]:
-    """Return the columns on MLPerf's scenarios, with LoadGen's figure beside ours where it drove one of the rows."""
+    """Return the columns of MLPerf's scenarios, with LoadGen's figure if it ran for one of the rows."""
     rows = list(rows)
     columns = []
-    for key, (name, figure, head, means) in SCENARIOS.items():
-        columns.append(Column(name, head, means, _scenario(key, figure, all_cores=key == "offline")))
+    for key, (name, figure, head, description) in SCENARIOS.items():
+        columns.append(Column(name, head, description, _scenario(key, figure, all_cores=key == "offline")))
         if any(key in (row["loadgen"] or {}) for row in rows):
-            columns.append(
-                Column(name, "LoadGen's", "the same by MLPerf LoadGen's own summary", _loadgen(key))
-            )
+            columns.append(Column(name, "LoadGen's", "the same, by MLPerf LoadGen's summary", _loadgen(key)))
     return columns

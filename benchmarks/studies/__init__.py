@@ -1,1 +1,1 @@
-"""Measurements of one thing each: server load, soak, client startup, photographs, training time, zoo."""
+"""Separate studies: server load, soak, client startup, photographs, training time, zoo."""

@@ -1,4 +1,4 @@
-"""What a load generator sends to the embedded server, and proof that it is answered rightly."""
+"""Requests that a load generator sends to the embedded server, with the expected responses."""
 
 import json
 import shutil
@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from tfship.benchmarks.harness import load_generators as load
+from tfship.benchmarks.harness.raw_requests import METHOD
 from tfship.benchmarks.harness.server_process import Addresses
 from tfship.benchmarks.studies.reference import LoadCell
 from tfship.export.conversion import formats
@@ -24,22 +25,20 @@ from tfship.serving.protos.messages import predict_pb2
 from tfship.train.common.errors import ArtifactError, ResultError, Unreachable
 from tfship.train.data.datasets import Digits, to_input
 
-__all__ = ["METHOD", "Case", "framed", "images", "message", "prepare", "stage", "tflite"]
+__all__ = ["Case", "framed", "images", "message", "prepare", "stage", "tflite"]
 
-# Where gRPC requests go.
-METHOD = "/tensorflow.serving.PredictionService/Predict"
-# A pixel as clients send it: 255 greys need no more than four decimals.
+# Decimals of a pixel in a request, enough to distinguish 255 shades of grey.
 _DECIMALS = 4
-# What runtimes and encodings may differ by.
+# Tolerance for differences between runtimes and encodings.
 _TOLERANCE = 1e-5
-_ANSWER_SECONDS = 60.0
-# A message in gRPC over HTTP/2: a byte that says whether it is compressed, four for its length.
+_TIMEOUT_SECONDS = 60.0
+# Prefix of a message in gRPC over HTTP/2: a byte for compression, four for its length.
 _PREFIX = struct.Struct(">BI")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A cell with what is sent, on disk as the generator wants it, and what must come back."""
+    """A cell with its request, in the generator's file format, and the `expected` scores."""
 
     cell: LoadCell
     url: str
@@ -47,71 +46,72 @@ class Case:
     file: Path
     expected: NDArray[np.float32]
 
-    def ask(self) -> int:
-        """Have the request answered once and return the answer's size, of gRPC the frame's.
+    def verify(self) -> int:
+        """Send the request once, check the response and return its size in bytes, in gRPC the frame's.
 
-        Raises Unreachable if no answer comes, ResultError if it isn't the right one.
+        Raises Unreachable without a response, ResultError for a wrong one.
         """
-        size, answer = self._rest() if self.cell.protocol == "rest" else self._grpc()
-        if answer.shape != self.expected.shape or not np.allclose(answer, self.expected, 0, _TOLERANCE):
+        size, scores = self._rest() if self.cell.protocol == "rest" else self._grpc()
+        if scores.shape != self.expected.shape or not np.allclose(scores, self.expected, 0, _TOLERANCE):
             raise ResultError(
-                f"{self.cell.name}: the server's answer differs from the model file's in this process"
+                f"{self.cell.name}: the server's response differs from the model file's in this process"
             )
         return size
 
     def _rest(self) -> tuple[int, NDArray[np.float32]]:
         try:
-            answer = requests.post(self.url, data=self.file.read_bytes(), timeout=_ANSWER_SECONDS)
+            response = requests.post(self.url, data=self.file.read_bytes(), timeout=_TIMEOUT_SECONDS)
         except requests.RequestException as error:
-            raise Unreachable(f"{self.cell.name}: the server doesn't answer ({error})") from error
+            raise Unreachable(f"{self.cell.name}: the server doesn't respond ({error})") from error
         try:
-            return len(answer.content), np.array(answer.json()["predictions"], np.float32)
+            return len(response.content), np.array(response.json()["predictions"], np.float32)
         except (ValueError, KeyError, TypeError):
             raise ResultError(
-                f"{self.cell.name}: expected predictions; the server answered {answer.status_code}: {answer.text[:200]}"
+                f"{self.cell.name}: expected predictions; the server returned {response.status_code}: "
+                f"{response.text[:200]}"
             ) from None
 
     def _grpc(self) -> tuple[int, NDArray[np.float32]]:
         with grpc.insecure_channel(self.address) as channel:
             try:
-                answer = channel.unary_unary(METHOD, None, None)(
-                    message(self.file.read_bytes()), timeout=_ANSWER_SECONDS
+                response = channel.unary_unary(METHOD, None, None)(
+                    message(self.file.read_bytes()), timeout=_TIMEOUT_SECONDS
                 )
             except grpc.RpcError as error:
                 what = f"{error.code().name}: {error.details()}"
                 if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                    raise Unreachable(f"{self.cell.name}: the server doesn't answer ({what})") from error
+                    raise Unreachable(f"{self.cell.name}: the server doesn't respond ({what})") from error
                 raise ResultError(
-                    f"{self.cell.name}: expected predictions; the server answered {what}"
+                    f"{self.cell.name}: expected predictions; the server returned {what}"
                 ) from error
         try:
-            output = predict_pb2.PredictResponse.FromString(answer).outputs[PROBABILITIES]
+            output = predict_pb2.PredictResponse.FromString(response).outputs[PROBABILITIES]
         except DecodeError as error:
-            raise ResultError(f"{self.cell.name}: the server's answer is no PredictResponse") from error
-        return len(framed(answer)), tensors.from_proto(output)
+            raise ResultError(f"{self.cell.name}: the server's response is no PredictResponse") from error
+        return len(framed(response)), tensors.from_proto(output)
 
-    def load(self, connections: int, seconds: int, answer_bytes: int) -> load.Run:
-        """Run the generator once."""
+    def load(self, connections: int, seconds: int, response_bytes: int) -> load.Run:
+        """Run the generator once. `response_bytes` is the size that `verify` returned."""
         if self.cell.protocol == "rest":
             return load.wrk(self.url, self.file, connections, seconds)
-        return load.h2load(self.url, self.file, connections, seconds, answer_bytes)
+        return load.h2load(self.url, self.file, connections, seconds, response_bytes)
 
 
 def images(digits: Digits, count: int) -> NDArray[np.float64]:
-    """Return test images [count, 28, 28, 1], 0 to 1, with the decimals that are sent."""
+    """Return test images [count, 28, 28, 1], 0 to 1, rounded as in requests."""
     return to_input(digits.x_test[:count]).astype(np.float64).round(_DECIMALS)
 
 
 def tflite(version: Path, name: str) -> Path:
-    """Return the file of a format in an exported version. ArtifactError if it isn't there."""
+    """Return the file of a format in an exported version. Raises ArtifactError if it is missing."""
     file = version / formats.FORMATS[name].file
     if not file.is_file():
-        raise ArtifactError(f"{file}: no such file; `tfship export` writes every format")
+        raise ArtifactError(f"{file}: no such file; run `tfship export`, which writes every format")
     return file
 
 
 def stage(folder: Path, files: Mapping[str, tuple[Path, str]]) -> None:
-    """Lay out models for a server that is to prefer TFLite, by the names that it serves: a version and a format."""
+    """Lay out models for a server that prefers TFLite. `files` has a version and a format by the served name."""
     for name, (version, format_name) in files.items():
         (folder / name / version.name).mkdir(parents=True)
         shutil.copy(tflite(version, format_name), folder / name / version.name / formats.SERVED_FILE)
@@ -125,9 +125,9 @@ def prepare(
     images: NDArray[np.float64],
     folder: Path,
 ) -> Case:
-    """Write a cell's request into `folder`; the answer must be that of the version's file of this format.
+    """Write a cell's request into `folder`. The expected response is that of the version's file of this format.
 
-    `images` are float64 [N, 28, 28, 1], of which the first are sent.
+    `images` are float64 [N, 28, 28, 1]; the request has the first ones.
     """
     batch = images[: cell.batch]
     tensor = batch.astype(np.float32)
@@ -150,10 +150,10 @@ def prepare(
 
 
 def framed(message: bytes) -> bytes:
-    """Return a message as gRPC sends it over HTTP/2."""
+    """Return a message as a gRPC frame."""
     return _PREFIX.pack(0, len(message)) + message
 
 
 def message(frame: bytes) -> bytes:
-    """Return the message in a frame."""
+    """Return the message in a gRPC frame."""
     return frame[_PREFIX.size :]

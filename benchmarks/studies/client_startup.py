@@ -1,8 +1,8 @@
-"""How long a person waits for `tfship predict image.png`, and for a client made with TensorFlow.
+"""Duration of `tfship predict image.png`, compared with a client that uses TensorFlow.
 
-The whole process is timed, from its start to its end, with Python's own start and its imports, against a warm embedded
-server on this machine. All clients in turn, in an order that changes each time; a round before those that count has
-the files cached. Each must answer what the picture shows.
+The whole process is timed, including Python's start and all imports, with a warm embedded server on this machine. All
+clients run in turn, in a random order in each round. The first round caches the files and isn't counted. Each client
+must predict the digit in the image.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 from tfship import client
+from tfship.benchmarks.harness.process_output import last_lines
 from tfship.benchmarks.harness.server_process import Server, embedded
 from tfship.benchmarks.studies.registry import Save
 from tfship.export.publishing import store
@@ -27,19 +28,19 @@ from tfship.train.common.progress import Progress
 __all__ = ["BARS", "DESCRIPTION", "ROWS", "Bars", "add_arguments", "described", "measure", "run"]
 
 DESCRIPTION = (
-    "Time whole processes that ask about one image: the client over REST, over gRPC and without a server, and a script "
+    "Time whole processes that predict one image: the client over REST, over gRPC and without a server, and a script "
     "that uses TensorFlow and tensorflow-serving-api in the usual way (benchmarks/studies/usual_client.py)."
 )
 MODEL = "cnn"
 
-_PICTURE, _SHOWS = Path(client.__file__).parent / "samples" / "seven.png", "7"
-_PATIENCE_SECONDS = 120.0
+_IMAGE, _DIGIT = Path(client.__file__).parent / "samples" / "seven.png", "7"
+_TIMEOUT_SECONDS = 120.0
 _SEED = 1
 
 
 @dataclass(frozen=True)
 class Row:
-    """One client: the arguments of `python -m`, with the picture, the server's addresses and the models in braces."""
+    """One client. `command` has the arguments of `python -m`, with placeholders for image, addresses and models."""
 
     name: str
     what: str
@@ -47,16 +48,16 @@ class Row:
 
 
 ROWS = (
-    Row("rest", "the client over REST", "tfship.client.predict {picture} --server {rest}"),
-    Row("grpc", "the client over gRPC", "tfship.client.predict {picture} --target grpc --server {grpc}"),
-    Row("tflite", "the client, no server", "tfship.client.predict {picture} --target tflite --models {models}"),
-    Row("usual", "TensorFlow and its stub", "tfship.benchmarks.studies.usual_client {grpc} {picture}"),
+    Row("rest", "the client over REST", "tfship.client.predict {image} --server {rest}"),
+    Row("grpc", "the client over gRPC", "tfship.client.predict {image} --target grpc --server {grpc}"),
+    Row("tflite", "the client, no server", "tfship.client.predict {image} --target tflite --models {models}"),
+    Row("usual", "TensorFlow and its stub", "tfship.benchmarks.studies.usual_client {grpc} {image}"),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Bars:
-    """What was asked for: the client over REST in so many seconds, and so many times faster than the usual one."""
+    """Requirements for the client over REST: its `seconds`, and how many `times` as fast as the usual client it is."""
 
     seconds: float = 0.40
     times: float = 10.0
@@ -67,7 +68,7 @@ BARS = Bars()
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `StudyMeasurement.add_arguments`."""
-    parser.add_argument("--pairs", type=cli.count, default=10, metavar="N", help="runs of each")
+    parser.add_argument("--pairs", type=cli.count, default=10, metavar="N", help="runs of each client")
 
 
 def measure(arguments: argparse.Namespace, _flags: Sequence[str], _save: Save) -> dict[str, Any]:
@@ -76,10 +77,10 @@ def measure(arguments: argparse.Namespace, _flags: Sequence[str], _save: Save) -
 
 
 def run(models: Path, pairs: int) -> dict[str, Any]:
-    """Run all clients `pairs` times, with the newest version in `models`; return the results.
+    """Run all clients `pairs` times, with the latest version in `models`, and return the results.
 
-    Raises ArtifactError if nothing is exported, TargetError if a server or a client fails, ResultError for a wrong
-    answer.
+    Raises ArtifactError if the model isn't exported, TargetError if a server or a client fails, ResultError for a wrong
+    prediction.
     """
     store.latest(models / MODEL)
     seconds: dict[str, list[float]] = {row.name: [] for row in ROWS}
@@ -92,21 +93,21 @@ def run(models: Path, pairs: int) -> dict[str, Any]:
                 if number:
                     seconds[row.name].append(took)
                     progress.advance(note=f"{row.name}: {took:.2f} s")
-    return {"picture": _PICTURE.name, **described(seconds)}
+    return {"picture": _IMAGE.name, **described(seconds)}
 
 
 def described(seconds: dict[str, list[float]]) -> dict[str, Any]:
-    """Return the rows' medians with their 95 % intervals, the usual client's time as multiples, and the verdicts.
+    """Return the rows' medians with 95 % intervals, the usual client's time as a multiple of each, and the verdicts.
 
-    `seconds` has each row's, in the order of the rounds, so that those of a round can be compared.
+    `seconds` has the times of each row in the order of the rounds, so that multiples are of the same round.
     """
     rows: list[dict[str, Any]] = [
         {
             "name": row.name,
             "what": row.what,
             "seconds": [round(each, 4) for each in seconds[row.name]],
-            "median": _middle(seconds[row.name]),
-            "times": _middle(
+            "median": _median(seconds[row.name]),
+            "times": _median(
                 [theirs / ours for ours, theirs in zip(seconds[row.name], seconds["usual"], strict=True)]
             ),
         }
@@ -116,7 +117,7 @@ def described(seconds: dict[str, list[float]]) -> dict[str, Any]:
     took, times = ours["median"]["value"], ours["times"]["value"]
     verdicts = [
         {
-            "asked": f"over REST in {BARS.seconds:.2f} s at most",
+            "asked": f"over REST within {BARS.seconds:.2f} s",
             "found": f"{took:.2f} s",
             "met": took <= BARS.seconds,
         },
@@ -134,30 +135,29 @@ def _timed(row: Row, server: Server, models: Path) -> float:
         "rest": server.rest,
         "grpc": server.grpc,
         "models": str(models.resolve()),
-        "picture": str(_PICTURE),
+        "image": str(_IMAGE),
     }
-    # Split before the braces are filled: a folder's name may have spaces.
+    # Split before the placeholders are filled, as a folder's name may contain spaces.
     command = [sys.executable, "-m", *(part.format(**places) for part in row.command.split())]
     begin = time.perf_counter()
     try:
         with interruption.waiting():
             done = subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=_PATIENCE_SECONDS
+                command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS
             )
     except subprocess.TimeoutExpired:
-        raise TargetError(f"{row.what}: no answer within {_PATIENCE_SECONDS:.0f} s") from None
+        raise TargetError(f"{row.what}: still running after {_TIMEOUT_SECONDS:.0f} s") from None
     took = time.perf_counter() - begin
     if done.returncode:
-        words = " | ".join(done.stderr.strip().splitlines()[-2:])
-        raise TargetError(f"{row.what}: exit code {done.returncode}: {words or 'it said nothing'}")
-    answer = done.stdout.strip().removeprefix(f"{_PICTURE}: ")
-    if not answer.startswith(f"{_SHOWS} ("):
-        raise ResultError(f"{row.what}: answered {answer!r}; expected {_SHOWS}, which {_PICTURE} shows")
+        raise TargetError(f"{row.what}: exit code {done.returncode}: {last_lines(done.stderr, 2)}")
+    prediction = done.stdout.strip().removeprefix(f"{_IMAGE}: ")
+    if not prediction.startswith(f"{_DIGIT} ("):
+        raise ResultError(f"{row.what}: predicted {prediction!r}; expected {_DIGIT} for {_IMAGE}")
     return took
 
 
-def _middle(values: Sequence[float]) -> dict[str, Any]:
-    """Return the median and its 95 % interval, which is of the values themselves, None where they are too few."""
+def _median(values: Sequence[float]) -> dict[str, Any]:
+    """Return the median and its 95 % interval, bounded by two of the values; None for too few values."""
     rank = statistics.median_rank(len(values))
     inside = sorted(values)[rank - 1 : len(values) - rank + 1] if rank else []
     return {

@@ -1,4 +1,4 @@
-"""`tfship benchmark NAME`: run one of the studies, print its tables, write its results."""
+"""`tfship benchmark NAME`: run a study, print its tables and write its results."""
 
 import os
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ __all__ = ["main"]
 
 
 def main(name: str, argv: Sequence[str]) -> int:
-    """Run the study `name` and return the exit code; ResultError (6) if what was expected isn't met."""
+    """Run the study `name` and return the exit code. Raises ResultError (exit code 6) for unmet requirements."""
     study = STUDIES[name]
     module = study.measurement()
     parser = cli.parser(f"tfship benchmark {name}", module.DESCRIPTION)
@@ -23,12 +23,12 @@ def main(name: str, argv: Sequence[str]) -> int:
         parser.add_argument("--models", type=Path, default=Path("models"), help="folder of exported models")
     if "data" in study.reads:
         parser.add_argument("--data", metavar="PATH", help="MNIST: a Keras .npz or a folder of IDX files")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     module.add_arguments(parser)
     own, flags = cli.split(argv)
     arguments = parser.parse_args(own)
     if flags and not study.flags:
-        raise UsageError(f"tfship benchmark {name}: starts no server that could take {' '.join(flags)}")
+        raise UsageError(f"tfship benchmark {name}: starts no server; remove {' '.join(flags)}")
     about = {
         "schema": study.schema,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

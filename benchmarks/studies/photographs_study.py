@@ -1,8 +1,8 @@
-"""How well pictures as people take them are read: the test digits as photographs, and untouched.
+"""Accuracy on photographs of the test digits, and on the unchanged digits.
 
-Photographs (`benchmarks.studies.photographs`) go the way that the client's pictures go,
-`client.images.preprocessing`, to a TFLite file in this process: what is measured is the preparation, by the accuracy
-that is left. Untouched, as PNG of 28 × 28, the preparation must change nothing.
+Photographs (`benchmarks.studies.photographs`) are preprocessed like the client's images, `client.images.preprocessing`,
+and predicted by a TFLite file in this process. Their accuracy measures the preprocessing. It must not change
+predictions of unchanged digits, encoded as PNGs of 28 × 28 pixels.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tabulate import tabulate
 
 from tfship.benchmarks.studies.photographs import photograph
 from tfship.benchmarks.studies.registry import Save
+from tfship.benchmarks.studies.table_layout import table
 from tfship.client.images import preprocessing, preview
 from tfship.client.targets.connection import Servable
 from tfship.client.targets.registry import TARGETS, Choice, open_target
@@ -35,15 +35,15 @@ from tfship.train.recipe import NETWORKS
 __all__ = ["BARS", "DESCRIPTION", "add_arguments", "failures", "measure", "render", "run"]
 
 DESCRIPTION = (
-    "Turn test digits into photographs (paper, ink, shadow, noise, tilt, a table around, JPEG), prepare them as the "
-    "client does, and report how many are still read rightly; and whether untouched images stay what they are."
+    "Turn test digits into photographs (paper, ink, shadow, noise, tilt, a table around, JPEG), preprocess them like "
+    "the client, and report the accuracy, and the number of predictions that change for unchanged images."
 )
-# What was asked for: of the photographs, at least this share is read rightly by the cnn; of 10,000 untouched images,
-# at most so many predictions change.
+# Requirements: minimum accuracy on photographs by network, and maximum number of changed predictions per 10,000
+# unchanged images.
 BARS = {"cnn": 0.98}
 _MOST_CHANGED = 2
 
-# Photographs are told apart by these, each a name and what makes a picture one.
+# Kinds of photographs by name, each with its condition.
 _KINDS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "dark ink": lambda made: not made["inverted"],
     "light ink": lambda made: made["inverted"],
@@ -54,13 +54,15 @@ _KINDS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "above 1,000 pixels": lambda made: max(made["size"]) > 1000,
 }
 _DIGITS = input_contract.digits("digits")
-# Another sequence of photographs for every seed, whatever their number.
+# Distance between the sequences of photographs of consecutive seeds.
 _SEED = 1_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `StudyMeasurement.add_arguments`."""
-    parser.add_argument("--model", action="append", choices=NETWORKS, help="only this one (may be repeated)")
+    parser.add_argument(
+        "--model", action="append", choices=NETWORKS, help="only this model (may be repeated)"
+    )
     parser.add_argument("--count", type=cli.count, default=2000, metavar="N", help="number of photographs")
     parser.add_argument("--seed", type=cli.count, default=1, metavar="N", help="seed of the photographs")
 
@@ -69,7 +71,7 @@ def measure(arguments: argparse.Namespace, _flags: Sequence[str], _save: Save) -
     """See `StudyMeasurement.measure`."""
     digits = datasets.load(datasets.find(arguments.data, say=cli.say))
     if arguments.count > len(digits.x_test):
-        raise UsageError(f"--count {arguments.count}: there are {len(digits.x_test)} test images")
+        raise UsageError(f"--count {arguments.count}: expected at most {len(digits.x_test)}, the test images")
     names = arguments.model or list(NETWORKS)
     return run(arguments.models, names, digits, arguments.count, arguments.seed)
 
@@ -77,13 +79,12 @@ def measure(arguments: argparse.Namespace, _flags: Sequence[str], _save: Save) -
 def run(models: Path, names: list[str], digits: Digits, count: int, seed: int) -> dict[str, Any]:
     """Measure each network and return the results.
 
-    `count` of the test images, evenly spread, become a photograph each, the i-th by `seed` × 1,000,000 + i.
-    Raises UsageError if there are fewer.
+    `count` test images, evenly spread, become photographs. The seed of photograph i is `seed` × 1,000,000 + i.
     """
     chosen = np.linspace(0, len(digits.x_test) - 1, count).astype(int)
     seeds = range(seed * _SEED, seed * _SEED + count)
     made, pixels = [], np.zeros((count, *_DIGITS.shape), np.uint8)
-    with Progress("photographs", count, "pictures") as progress:
+    with Progress("photographs", count, "images") as progress:
         for place, (description, prepared) in enumerate(_all_prepared(digits.x_test[chosen], seeds)):
             made.append(description)
             if prepared is not None:
@@ -132,9 +133,12 @@ def failures(results: dict[str, Any]) -> list[str]:
     for name, network in results["networks"].items():
         accuracy, untouched = network["photographs"]["value"], network["untouched"]
         if accuracy < BARS.get(name, 0.0):
-            found.append(f"{name}: {accuracy:.4f} of the photographs; expected {BARS[name]} or more")
-        if untouched["changed"] > _MOST_CHANGED * untouched["images"] / 10_000:
-            found.append(f"{name}: {untouched['changed']} of {untouched['images']:,} predictions changed")
+            found.append(f"{name}: accuracy {accuracy:.4f} on photographs; expected {BARS[name]} or more")
+        if untouched["changed"] > (most := _MOST_CHANGED * untouched["images"] / 10_000):
+            found.append(
+                f"{name}: {untouched['changed']} of {untouched['images']:,} predictions changed; expected at most "
+                f"{most:g}"
+            )
     return found
 
 
@@ -154,16 +158,14 @@ def _heading(results: dict[str, Any]) -> str:
 def _table(results: dict[str, Any], layout: str) -> str:
     networks = results["networks"]
     rows = [
-        ["as MNIST has them", *(_shown(each["same_digits_untouched"]) for each in networks.values())],
+        ["unchanged", *(_shown(each["same_digits_untouched"]) for each in networks.values())],
         ["as photographs", *(_shown(each["photographs"]) for each in networks.values())],
     ]
     for kind in _KINDS:
         found = [each["kinds"].get(kind) for each in networks.values()]
         if all(found):
             rows.append([f"… {kind} ({found[0]['images']:,})", *map(_shown, found)])
-    align = ("left", *["right"] * len(networks))
-    table: str = tabulate(rows, ["digits", *networks], tablefmt=layout, disable_numparse=True, colalign=align)
-    return table
+    return table(["digits", *networks], rows, layout)
 
 
 def _shown(accuracy: Any) -> str:
@@ -174,13 +176,13 @@ def _shown(accuracy: Any) -> str:
 def _remarks(results: dict[str, Any]) -> list[str]:
     took = results["milliseconds"]
     lines = [
-        f"- {name}: {network['source']}; of {network['untouched']['images']:,} untouched test images the preparation "
-        f"changes {network['untouched']['changed']} predictions."
+        f"- {name}: {network['source']}; preprocessing changes {network['untouched']['changed']} predictions of "
+        f"{network['untouched']['images']:,} unchanged test images."
         for name, network in results["networks"].items()
     ]
     lines.append(
-        f"- Nothing was found on {results['nothing_found']} photographs, which count as wrong. Preparing one, its "
-        f"decoding included, took {took['median']:.0f} ms (median; {took['most']:.0f} at most)."
+        f"- No digit was found on {results['nothing_found']} photographs, which count as wrong. Decoding and "
+        f"preprocessing took {took['median']:.0f} ms (median; at most {took['most']:.0f})."
     )
     return lines + [f"- missed: {each}" for each in failures(results)]
 
@@ -188,7 +190,7 @@ def _remarks(results: dict[str, Any]) -> list[str]:
 def _all_prepared(
     images: NDArray[np.uint8], seeds: range
 ) -> Iterator[tuple[dict[str, Any], NDArray[np.uint8] | None]]:
-    # Not forked: TensorFlow or gRPC, loaded here by whoever calls this, wouldn't survive it.
+    # No fork: TensorFlow and gRPC, which the caller may have loaded, don't survive it.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), context) as workers:
         with interruption.held_back():
@@ -197,7 +199,7 @@ def _all_prepared(
 
 
 def _prepared(digit: NDArray[np.uint8], seed: int) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
-    """Return what a photograph is like, and its pixels as prepared, None if nothing was found on it."""
+    """Return a photograph's properties, and its preprocessed pixels, None if no digit was found."""
     made = photograph(digit, seed)
     description = {key: value for key, value in asdict(made).items() if key != "data"}
     start, problem, pixels = time.perf_counter(), None, None

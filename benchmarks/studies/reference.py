@@ -1,4 +1,4 @@
-"""TensorFlow Serving's speed, and what share of it is asked of the embedded server.
+"""Reference figures of TensorFlow Serving, and the share of them that the embedded server must reach.
 
 TensorFlow Serving 2.20.0, `--grpc_max_threads=128`, the better of batching on and off, serving the float32
 SavedModels of the two digit networks on a two-core AMD EPYC, with the load generator on the same two cores;
@@ -11,7 +11,7 @@ from typing import Final
 __all__ = ["FORMAT", "MACHINE", "RATES", "YARDSTICKS", "Bar", "Figures", "LoadCell", "bar"]
 
 MACHINE: Final = "TensorFlow Serving 2.20.0 on a two-core AMD EPYC"
-# The precision that the figures were taken with; bars are for this one.
+# The format that the figures were measured with; bars apply to it alone.
 FORMAT: Final = "float32"
 
 
@@ -26,7 +26,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class LoadCell:
-    """What is asked: `batch` images in a request to `model` over `protocol`, "rest" or "grpc"."""
+    """Requests of one kind: `batch` images to `model` over `protocol`, "rest" or "grpc"."""
 
     model: str
     batch: int
@@ -38,7 +38,7 @@ class LoadCell:
         return f"{self.model}-{self.batch}-{self.protocol}"
 
 
-# By cell, and by the number of connections.
+# Figures by cell and number of connections.
 RATES: Final = {
     LoadCell(model, batch, protocol): {1: Figures(*at_1), 8: Figures(*at_8), 32: Figures(*at_32)}
     for model, batch, protocol, at_1, at_8, at_32 in (
@@ -53,7 +53,7 @@ RATES: Final = {
     )
 }
 
-# How fast that machine is by itself: microseconds for one image in this process, by LiteRT with one thread.
+# Speed of that machine: microseconds for one image in process, by LiteRT with one thread.
 YARDSTICKS: Final = {
     "nn": {"float32": 7.6, "int8": 2.3},
     "cnn": {"float32": 236.0, "int8": 70.0},
@@ -62,13 +62,13 @@ YARDSTICKS: Final = {
 
 @dataclass(frozen=True)
 class Bar:
-    """What a measurement must reach: a "rate" of at least `share` of the reference's, or a "p50" of at most that."""
+    """A requirement: a "rate" of at least `share` times the reference's, or a "p50" of at most `share` times."""
 
     figure: str
     share: float
 
     def allows(self, ratio: float) -> bool:
-        """Tell whether a figure that is `ratio` of the reference's will do."""
+        """Return whether a figure that is `ratio` times the reference's meets the bar."""
         return ratio >= self.share if self.figure == "rate" else ratio <= self.share
 
 
@@ -85,10 +85,9 @@ _SHARES = {
 
 
 def bar(cell: LoadCell, connections: int) -> Bar | None:
-    """Return what is asked of a cell, None where there is no reference.
+    """Return the bar of a cell, None if there is no reference.
 
-    One image on one connection of the cnn is about the time to an answer, everything else about requests per
-    second.
+    For one image of the cnn on one connection it is a latency, for all other cells a rate.
     """
     if connections not in RATES.get(cell, {}):
         return None

@@ -1,16 +1,16 @@
-"""The embedded server's speed, cell by cell: requests per second and latency under load, with proof of the answers.
+"""Speed of the embedded server by cell: requests per second and latency under load, with verified responses.
 
-The method is that of the reference (`benchmarks.studies.reference`): real digits; REST bodies with a decimal number
-for each pixel, gRPC requests with the tensor's bytes; generator and server on the same cores; the median rate of
-several runs of a few seconds, each after a warm-up that doesn't count. Runs go round robin, once through all cells
-before the second run of any: what the machine does meanwhile hits all of them alike.
+The method is that of the reference (`benchmarks.studies.reference`): real digits, decimal numbers in REST bodies,
+tensor bytes in gRPC requests, generator and server on the same cores. The result is the median rate of several runs of
+a few seconds, each after an uncounted warm-up. Every cell is run once before any cell is run again, so that changes of
+the machine affect all cells alike.
 
-Before and after every run one request, the very bytes that the generator sends, must be answered with what the
-model file answers in this process. `benchmarks.harness.load_generators` tells what went wrong in between.
+Before and after every run, the generator's request is sent once, and its response must equal that of the model file in
+this process. `benchmarks.harness.load_generators` detects errors during the run.
 
-The machine is compared by yardstick: LiteRT's time for one image, taken before, between and after the rounds. The
-reference's requests per second times (its yardstick / the median of ours) are what it would reach here; its
-latencies are divided by the same.
+Machines are compared by a yardstick: LiteRT's time for one image, measured before, between and after the rounds. The
+reference's rate here is estimated as its rate times (its yardstick / the median of ours); latencies are divided by the
+same factor.
 """
 
 import argparse
@@ -51,9 +51,9 @@ _YARDSTICK_FORMATS = ("float32", "int8")
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """What is measured: the cells, each with each number of connections, `repeats` runs of `seconds`.
+    """The measurements: each cell with each number of connections, `repeats` runs of `seconds`.
 
-    `formats` are those of the served files; `flags` are given to the server besides those that it needs.
+    `formats` are the formats of the served files. `flags` are additional flags for the server.
     """
 
     cells: Sequence[LoadCell] = tuple(reference.RATES)
@@ -67,19 +67,19 @@ class LoadPlan:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `StudyMeasurement.add_arguments`."""
     names = ", ".join(cell.name for cell in reference.RATES)
-    parser.add_argument("--only", metavar="A,B", help=f"some cells, * for any: {names}")
+    parser.add_argument("--only", metavar="A,B", help=f"only these cells, * matches any text: {names}")
     parser.add_argument(
         "--connections", type=_counts, default=[1, 8, 32], metavar="A,B", help="numbers of connections"
     )
     parser.add_argument("--seconds", type=cli.count, default=4, metavar="S", help="duration of a run")
     parser.add_argument(
-        "--repeats", type=cli.count, default=3, metavar="N", help="runs of each; the median counts"
+        "--repeats", type=cli.count, default=3, metavar="N", help="runs of each cell; the median counts"
     )
     parser.add_argument(
         "--format",
         default=reference.FORMAT,
         metavar="A,B",
-        help="formats of the files that are served, in turn",
+        help="formats of the served files, one after the other",
     )
 
 
@@ -89,7 +89,7 @@ def measure(arguments: argparse.Namespace, flags: Sequence[str], _save: Save) ->
     rows = formats.select(arguments.format)
     if foreign := [row.name for row in rows if row.edge != "float32"]:
         raise UsageError(
-            f"--format {','.join(foreign)}: takes other tensors than the reference; expected float32 ones"
+            f"--format {','.join(foreign)}: takes other tensors than the reference; expected float32 tensors"
         )
     load_generators.require()
     names = [row.name for row in rows]
@@ -119,8 +119,8 @@ def _counts(value: str) -> list[int]:
 def run(models: Path, plan: LoadPlan, digits: Digits) -> dict[str, Any]:
     """Measure the plan on the latest versions in `models` and return the results.
 
-    Raises TfshipError if a generator isn't installed, ArtifactError if a model or a format of it isn't there,
-    TargetError if the server can't be started, dies or hangs, ResultError if it answers wrongly between the runs.
+    Raises TfshipError if a generator isn't installed, ArtifactError if a model or a format is missing, TargetError if
+    the server can't be started, dies or hangs, ResultError for a wrong response between the runs.
     """
     load_generators.require()
     names = list(dict.fromkeys(cell.model for cell in plan.cells))
@@ -176,7 +176,7 @@ def _table(
     after_round: Callable[[], None],
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Serve one format, measure all cells, return a row for each and each number of connections."""
+    """Serve one format, measure all cells, and return a row for each cell and number of connections."""
     runs: dict[tuple[LoadCell, int], list[load_generators.Run]] = {}
     with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
         served = Path(folder) / "models"
@@ -189,10 +189,10 @@ def _table(
             for _ in range(plan.repeats):
                 for case in prepared:
                     for connections in plan.connections:
-                        size = case.ask()
+                        size = case.verify()
                         case.load(connections, _WARM_UP_SECONDS, size)
                         done = case.load(connections, plan.seconds, size)
-                        case.ask()
+                        case.verify()
                         runs.setdefault((case.cell, connections), []).append(done)
                         progress.advance(note=f"{case.cell.name} × {connections}: {done.rate:,.0f}/s")
                 after_round()
@@ -201,12 +201,12 @@ def _table(
 
 def _row(cell: LoadCell, connections: int, runs: Sequence[load_generators.Run]) -> dict[str, Any]:
     rates = [each.rate for each in runs]
-    answered = sum(each.requests for each in runs)
+    requests = sum(each.requests for each in runs)
     latencies = np.concatenate([each.latencies for each in runs])
 
     def percentile(which: int) -> float | None:
-        # wrk adds latencies of its own: what counts for the floor is requests.
-        if answered < timer.FLOORS[str(which)]:
+        # The floor applies to requests, as wrk adds latencies.
+        if requests < timer.FLOORS[str(which)]:
             return None
         return round(float(np.percentile(latencies, which)) / 1e3, 3)
 
@@ -217,9 +217,9 @@ def _row(cell: LoadCell, connections: int, runs: Sequence[load_generators.Run]) 
         "connections": connections,
         "rate": round(statistics.median(rates), 1),
         "rates": [round(rate, 1) for rate in rates],
-        # Rates that differ by more belong to a machine that had other things to do.
+        # Rates that differ by more indicate a busy machine.
         "stable": max(rates) <= timer.TOLERANCE * min(rates),
-        "requests": answered,
+        "requests": requests,
         "p50_ms": percentile(50),
         "p99_ms": percentile(99),
         "problems": [each.problem for each in runs if each.problem],
@@ -227,7 +227,7 @@ def _row(cell: LoadCell, connections: int, runs: Sequence[load_generators.Run]) 
 
 
 def _yardsticks(names: Sequence[str], sticks: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
-    """Return, by model and format, this machine's times in the order taken, their median and drift, the reference's."""
+    """Return the yardsticks by model and format: this machine's times, their median and drift, the reference's time."""
     result: dict[str, Any] = {}
     for name in names:
         result[name] = {}
@@ -246,10 +246,9 @@ def _yardsticks(names: Sequence[str], sticks: Sequence[dict[str, dict[str, float
 
 
 def _judged(row: dict[str, Any], format_name: str, yardsticks: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with the reference's figures, the ratios to them and, in its precision, the verdict.
+    """Return a row with the reference's figures, the ratios to them and, in the reference's format, the verdict.
 
-    The reference's figures are float32's, so it is float32's yardstick that says how fast it would be here,
-    whatever this server serves.
+    The reference's figures are for float32, so they are scaled by the yardstick for float32, whatever `format_name` is.
     """
     cell, connections = LoadCell(row["model"], row["batch"], row["protocol"]), row["connections"]
     its = reference.RATES.get(cell, {}).get(connections)

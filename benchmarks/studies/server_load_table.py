@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from tabulate import tabulate
-
 from tfship.benchmarks.studies import reference
+from tfship.benchmarks.studies.table_layout import load_remark, table, wrong_responses
 
 __all__ = ["failures", "problems", "render"]
 
@@ -21,17 +20,12 @@ def render(results: dict[str, Any], layout: str) -> str:
 
 
 def failures(results: dict[str, Any]) -> list[str]:
-    """See `StudyTable.failures`: wrong answers, whatever the figures are."""
-    faulty = problems(results)
-    return (
-        [f"wrong answers in {len(faulty)} cells, marked FAULTY above; the first is {faulty[0]}"]
-        if faulty
-        else []
-    )
+    """See `StudyTable.failures`: only wrong responses; missed bars are no failures."""
+    return wrong_responses(problems(results), "cells")
 
 
 def problems(results: dict[str, Any]) -> list[str]:
-    """Return what went wrong under load, a line for each cell."""
+    """Return the problems under load, a line for each cell."""
     return [
         f"{name} {_cell(row)} at {row['connections']} connections: {'; '.join(row['problems'])}"
         for name, rows in results["tables"].items()
@@ -43,10 +37,8 @@ def problems(results: dict[str, Any]) -> list[str]:
 def _tables(results: dict[str, Any], layout: str) -> list[str]:
     lines = []
     for name, rows in results["tables"].items():
-        table = tabulate(
-            [_row(row) for row in rows], _HEADERS, tablefmt=layout, disable_numparse=True, colalign=_ALIGN
-        )
-        lines += ["", f"**{name}**" if layout == "github" else name, "", table]
+        title = f"**{name}**" if layout == "github" else name
+        lines += ["", title, "", table(_HEADERS, [_row(row) for row in rows], layout, _ALIGN)]
     return lines
 
 
@@ -92,29 +84,31 @@ def _heading(results: dict[str, Any]) -> str:
     environment = results["environment"]
     flags = " ".join(results["server_flags"]) or "none"
     return (
-        f"{environment['cpu']}, {environment['cores']} cores, server and load generator on the same ones; "
+        f"{environment['cpu']}, {environment['cores']} cores shared by server and load generator; "
         f"{results['created'][:10]}. Median of {results['repeats']} runs of {results['seconds']} s; "
         f"server flags: {flags}. Reference: {reference.MACHINE}."
     )
 
 
 def _remarks(results: dict[str, Any]) -> list[str]:
-    remarks = ["One image by LiteRT in process, one thread, taken before, between and after the rounds:"]
+    remarks = [
+        "Yardsticks: one image by LiteRT in process, one thread, before, between and after the rounds:"
+    ]
     for name, by_format in results["yardsticks"].items():
         for each, stick in by_format.items():
-            taken = ", ".join(f"{value:.3g}" for value in stick["taken_us"])
+            measured = ", ".join(f"{value:.3g}" for value in stick["taken_us"])
             remarks.append(
-                f"{name} {each}: {stick['us']:.3g} µs here (taken: {taken}; drift {100 * (stick['drift'] - 1):.0f} %), "
-                f"{stick['reference_us']:.3g} µs there: × {stick['scale']:.3f}"
+                f"{name} {each}: {stick['us']:.3g} µs here (median of {measured}; drift "
+                f"{100 * (stick['drift'] - 1):.0f} %), {stick['reference_us']:.3g} µs on the reference machine: "
+                f"× {stick['scale']:.3f}"
             )
     remarks += [
-        "× reference: requests/s here / there, as measured. × scaled: there is multiplied by the × of the model's "
-        f"{reference.FORMAT} yardstick first, its latencies divided by it. Bars are judged by the scaled ratios."
+        "× reference: measured requests/s relative to the reference. × scaled: relative to the reference times the × "
+        f"of the model's {reference.FORMAT} yardstick; its latencies are divided by that. Bars apply to scaled ratios."
     ]
     if any(not row["stable"] for rows in results["tables"].values() for row in rows):
-        remarks.append("~: the runs' rates differ by more than 10 %.")
-    if results["load_before"] > 0.3 * results["environment"]["cores"]:
-        remarks.append(f"The machine was not idle: its load was {results['load_before']:.1f} at the start.")
+        remarks.append("~: the rates of the runs differ by more than 10 %.")
+    remarks += load_remark(results)
     for rows in results["tables"].values():
         judged = [row["met"] for row in rows if row["met"] is not None]
         if judged:

@@ -1,8 +1,7 @@
-"""How long a TFLite-only server takes from the command to its first right answer.
+"""Time from the command to a TFLite-only server's first valid response.
 
-The command is what a user gives, for the models as they were exported, warm-up requests included; the clock runs
-until an answer is there that is the file's. Files are cached: one start before those that count reads them. Over
-REST and over gRPC in turn.
+The command is a user's, with the exported models and their warm-up requests. The clock stops when a response equals
+that of the file in this process. The first start caches the files and isn't counted. REST and gRPC take turns.
 """
 
 import contextlib
@@ -30,17 +29,17 @@ from tfship.train.data.datasets import Digits
 __all__ = ["FLAGS", "measure"]
 
 FLAGS = ("--prefer_tflite_model",)
-# Often enough to add nothing to what is measured, seldom enough to take nothing from it.
+# Short enough for the precision, long enough to leave the processor to the server.
 _POLL_SECONDS = 0.002
-_PATIENCE_SECONDS = 120.0
+_TIMEOUT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class _Start:
-    """Seconds from the command to the first answer: until the workers began, then a port was open, then it was there.
+    """Seconds from the command to the first response: until workers began, then until a port was open, then the rest.
 
-    `work` is the processor time of the server and its busiest worker until then: what a start takes where nothing
-    else wants a processor.
+    `work` is the processor time of the server and its busiest worker until then: the duration of a start on an idle
+    machine.
     """
 
     before_workers: float
@@ -56,11 +55,11 @@ class _Start:
 def measure(
     models: Path, found: dict[str, Path], digits: Digits, repeats: int, flags: Sequence[str]
 ) -> dict[str, Any]:
-    """Start the server `repeats` times for each protocol, and ask the first of the models `found` in `models`.
+    """Start the server `repeats` times for each protocol, with one request to the first of the models `found`.
 
-    Returns, by protocol, the seconds of each start, their median, and the medians of its parts and of its `work` (see
-    `_Start`). Raises ArtifactError if a served file is of no format that the request fits, TargetError if a server
-    doesn't answer, ResultError if it answers wrongly.
+    Returns, by protocol, the seconds of each start, their median, and the medians of their parts and of `work` (see
+    `_Start`). Raises ArtifactError if the served file doesn't take float32, TargetError if a server doesn't respond,
+    ResultError for a wrong response.
     """
     name, version = next(iter(found.items()))
     served = _served_format(version)
@@ -74,7 +73,7 @@ def measure(
                     cell = LoadCell(name, 1, protocol)
                     case = cases.prepare(cell, version, served, addresses, images, Path(folder))
                     start = _start(models, list(found), case, addresses, flags, Path(folder, "log"))
-                if repeat:  # the first is to have the files cached
+                if repeat:  # the first start caches the files
                     starts[protocol].append(start)
                     progress.advance(note=f"{protocol}: {start.total:.2f} s")
     return {protocol: _described(each) for protocol, each in starts.items()}
@@ -95,20 +94,20 @@ def _start(
     ) as process:
         while not _is_open(ports[case.cell.protocol]):
             check_alive(process, log)
-            if time.monotonic() - begin > _PATIENCE_SECONDS:
-                raise TargetError(f"the model server has opened no port after {_PATIENCE_SECONDS:.0f} s")
+            if time.monotonic() - begin > _TIMEOUT_SECONDS:
+                raise TargetError(f"the model server has opened no port after {_TIMEOUT_SECONDS:.0f} s")
             interruption.check()
             time.sleep(_POLL_SECONDS)
         opened = time.monotonic()
-        case.ask()
-        answered = time.monotonic()
+        case.verify()
+        responded = time.monotonic()
         workers = process_info.children(process.pid)
         ages = [process_info.age(worker) for worker in workers]
         now = time.monotonic()
         work = process_info.cpu(process.pid) + max(map(process_info.cpu, workers), default=0.0)
-    # Without workers, it is the server itself that opens the port.
+    # Without workers, the server itself opens the port.
     began = max((now - age for age in ages if age is not None), default=begin)
-    return _Start(began - begin, opened - began, answered - opened, work)
+    return _Start(began - begin, opened - began, responded - opened, work)
 
 
 def _described(starts: Sequence[_Start]) -> dict[str, Any]:
@@ -126,13 +125,15 @@ def _described(starts: Sequence[_Start]) -> dict[str, Any]:
 def _served_format(version: Path) -> str:
     file = served_file.find(version)
     if file is None:
-        raise ArtifactError(f"{version}: no TFLite file that a server takes; `tfship export` writes one")
+        raise ArtifactError(
+            f"{version}: has no TFLite file for a server; run `tfship export`, which writes one"
+        )
     digest = sha256(file)
     for name, row in formats.FORMATS.items():
         if row.edge == "float32" and (version / row.file).is_file() and sha256(version / row.file) == digest:
             return name
     raise ArtifactError(
-        f"{file}: none of the formats beside it that take float32; `tfship export --serve float32` writes one"
+        f"{file}: is none of the version's formats that take float32; run `tfship export --serve float32`"
     )
 
 

@@ -1,15 +1,14 @@
-"""Start and memory of a TFLite-only server with both models: whether it is there soon, and stays small.
+"""Start time and memory growth of a TFLite-only server with both models.
 
-The soak asks in rounds. A round asks everything once (`benchmarks.studies.soak_requests`), for a few seconds each:
-both models in float32 and in int8, one image and 64, over REST and gRPC at the same time, from generators that count
-every answer; then what clients do wrong. Before each of these runs its request must be answered with what the file
-answers in this process.
+The soak runs in rounds. A round sends each kind of request once (`benchmarks.studies.soak_requests`), for a few seconds
+each: both models in float32 and int8, one image and 64, over REST and gRPC at the same time, from generators that count
+every response. Then it sends invalid requests. Before each run, the response to its request must equal that of the file
+in this process.
 
-Each process of the server is looked at every second. Rounds are alike, so they are what is compared: memory in one
-of them goes up and down with what is asked just then. The slope is that of the rounds' medians of resident memory
-over the requests answered, without the first rounds (the warm-up), by Theil and Sen, whom an odd round doesn't
-mislead, with their 95 % confidence interval. Growth is "none" where that interval holds 0, "measured" where it lies
-above, and "unknown" where there are too few rounds or the interval is too wide to tell.
+The memory of each process is measured every second. Within a round it varies with the requests, so rounds are compared.
+The slope is that of the rounds' median resident memory over the number of requests, without the warm-up rounds. The
+Theil-Sen estimator, which is robust against outliers, gives it with a 95 % confidence interval. Growth is "measured" if
+that interval is above 0. Otherwise it is "none", or "unknown" if there are too few rounds or the interval is too wide.
 """
 
 import argparse
@@ -26,12 +25,12 @@ from typing import Any
 import numpy as np
 
 from tfship.benchmarks.harness import load_generators
-from tfship.benchmarks.harness.process_info import Footprint, Look, Watch
+from tfship.benchmarks.harness.process_info import Footprint, Footprints, Watch
 from tfship.benchmarks.harness.server_process import PROTOCOLS, Server, embedded
 from tfship.benchmarks.studies import cases, server_startup, soak_requests
 from tfship.benchmarks.studies.cases import Case
 from tfship.benchmarks.studies.registry import Save
-from tfship.benchmarks.studies.soak_requests import Mixture
+from tfship.benchmarks.studies.soak_requests import SoakRequests
 from tfship.export.publishing import store
 from tfship.train.common import cli, interruption
 from tfship.train.common.files import sha256
@@ -43,25 +42,25 @@ from tfship.train.recipe import NETWORKS
 __all__ = ["BARS", "DESCRIPTION", "SoakBars", "SoakPlan", "add_arguments", "measure", "run"]
 
 DESCRIPTION = (
-    "Measure how soon a TFLite-only server with both models answers, and its memory over many requests, right ones of "
-    "every kind and wrong ones. Needs wrk and h2load (Debian: wrk nghttp2-client), and Linux. Flags after -- are the "
-    "server's: -- --workers=1"
+    "Measure the start time of a TFLite-only server with both models, and its memory over many valid and invalid "
+    "requests. Needs wrk and h2load (Debian: wrk nghttp2-client), and Linux. Flags after -- are the server's: -- "
+    "--workers=1"
 )
 
-# Until connections that are closed are gone from the server, too.
+# Time for the server to close its side of the connections.
 _REST_SECONDS = 3.0
-# In the first round everything is asked for the first time, in the second by other connections.
+# In the first round every request is new; the second round repeats them over other connections.
 _WARM_UP_ROUNDS = 2
-# What a slope needs at least, and how wide an interval around 0 says nothing any more, MiB in a million requests.
+# Minimum number of rounds for a slope, and the largest upper bound that counts as no growth, in MiB per million
+# requests.
 _LEAST_ROUNDS = 5
 _WIDEST = 10.0
 _MIB = 2**20
-_NAMES = {"rest": "REST", "grpc": "gRPC"}
 
 
 @dataclass(frozen=True)
 class SoakBars:
-    """What is asked of the server: seconds until the first answer, MiB of resident memory of a worker."""
+    """Requirements: seconds until the first response, MiB of a worker's resident memory."""
 
     start_seconds: float = 0.8
     worker_mib: float = 150.0
@@ -72,10 +71,10 @@ BARS = SoakBars()
 
 @dataclass(frozen=True, kw_only=True)
 class SoakPlan:
-    """How much is done: whole rounds until there are so many requests, or so many seconds are over.
+    """The extent of a soak: whole rounds until there are `requests` responses, or `seconds` are over.
 
-    `starts` are those of each protocol, `seconds_each` what each thing is asked for in a round, by `connections` of
-    each protocol at a time. `flags` are given to the server besides those that it needs.
+    `starts` is the number of server starts for each protocol. In a round each kind of request is sent for
+    `seconds_each`, over `connections` of each protocol. `flags` are additional flags for the server.
     """
 
     requests: int | None = None
@@ -87,7 +86,7 @@ class SoakPlan:
     flags: Sequence[str] = ()
 
     def is_done(self, requests: int, seconds: float) -> bool:
-        """Tell whether so much is enough."""
+        """Return whether the soak is over after this number of requests and seconds."""
         return (self.requests is not None and requests >= self.requests) or (
             self.seconds is not None and seconds >= self.seconds
         )
@@ -95,22 +94,22 @@ class SoakPlan:
 
 @dataclass(frozen=True)
 class _Round:
-    """Requests answered, those of them that had to be errors, what went wrong, what was seen meanwhile."""
+    """The number of responses, the number of `refused` requests among them, problems, and the measured footprints."""
 
     requests: int
     refused: int
     seconds: float
     problems: list[str]
-    looks: list[Look]
+    footprints: list[Footprints]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `StudyMeasurement.add_arguments`."""
     parser.add_argument(
-        "--requests", type=cli.count, metavar="N", help="whole rounds until N requests are answered"
+        "--requests", type=cli.count, metavar="N", help="run whole rounds until N requests are done"
     )
     parser.add_argument(
-        "--seconds", type=cli.count, metavar="S", help="or until S are over; 180 if neither is given"
+        "--seconds", type=cli.count, metavar="S", help="or until S seconds are over (180 if neither is given)"
     )
     parser.add_argument(
         "--starts", type=cli.count, default=5, metavar="N", help="server starts for each protocol"
@@ -119,11 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds-each", type=cli.count, default=2, metavar="S", help="duration of each run in a round"
     )
     parser.add_argument(
-        "--connections",
-        type=cli.count,
-        default=4,
-        metavar="N",
-        help="concurrent connections of each protocol",
+        "--connections", type=cli.count, default=4, metavar="N", help="connections of each protocol"
     )
 
 
@@ -142,11 +137,11 @@ def measure(arguments: argparse.Namespace, flags: Sequence[str], _save: Save) ->
 
 
 def run(models: Path, plan: SoakPlan, digits: Digits) -> dict[str, Any]:
-    """Measure both models' latest versions in `models` and return the results.
+    """Measure the latest versions of both models in `models` and return the results.
 
-    Raises TfshipError if a generator isn't installed or memory can't be measured, ArtifactError if a model or a file
-    of it isn't there, TargetError if the server can't be started, dies or hangs, ResultError if it answers wrongly
-    when nothing else is asked.
+    Raises TfshipError if a generator isn't installed or memory can't be measured, ArtifactError if a model or a file is
+    missing, TargetError if the server can't be started, dies or hangs, ResultError for a wrong response between the
+    runs.
     """
     load_generators.require()
     found = {name: store.latest(models / name) for name in NETWORKS}
@@ -175,10 +170,10 @@ def run(models: Path, plan: SoakPlan, digits: Digits) -> dict[str, Any]:
     }
 
 
-def _soak(server: Server, asked: Mixture, plan: SoakPlan) -> dict[str, Any]:
-    """Ask until it is enough; return the requests, the rounds, and a row for each of the server's processes."""
+def _soak(server: Server, requests: SoakRequests, plan: SoakPlan) -> dict[str, Any]:
+    """Run all rounds; return their figures, and a row for each of the server's processes."""
     watch = Watch(server.process.pid)
-    at_rest = {"start": watch.look()}
+    at_rest = {"start": watch.footprints()}
     rounds: list[_Round] = []
     begin = time.monotonic()
     by_requests = plan.requests is not None
@@ -186,16 +181,16 @@ def _soak(server: Server, asked: Mixture, plan: SoakPlan) -> dict[str, Any]:
         "soak", plan.requests or round(plan.seconds or 0), "requests" if by_requests else "s"
     ) as progress:
         while not plan.is_done(sum(each.requests for each in rounds), time.monotonic() - begin):
-            rounds.append(_round(asked, watch, plan))
+            rounds.append(_round(requests, watch, plan))
             last = rounds[-1]
-            most = max(each.resident for look in last.looks for each in look.values())
+            most = max(each.resident for by_name in last.footprints for each in by_name.values())
             progress.advance(
                 last.requests if by_requests else round(last.seconds),
                 note=f"round {len(rounds)}: {last.requests:,} requests, at most {most / _MIB:.0f} MiB",
             )
             if len(rounds) == _WARM_UP_ROUNDS:
-                at_rest["warm"] = _look_at_rest(watch)
-    at_rest["end"] = _look_at_rest(watch)
+                at_rest["warm"] = _at_rest(watch)
+    at_rest["end"] = _at_rest(watch)
     return {
         "seconds_each": plan.seconds_each,
         "connections": plan.connections,
@@ -209,8 +204,8 @@ def _soak(server: Server, asked: Mixture, plan: SoakPlan) -> dict[str, Any]:
         "processes": [
             _row(
                 name,
-                {when: look[name] for when, look in at_rest.items()},
-                [(each.requests, [look[name] for look in each.looks]) for each in rounds],
+                {when: by_name[name] for when, by_name in at_rest.items()},
+                [(each.requests, [by_name[name] for by_name in each.footprints]) for each in rounds],
             )
             for name in watch.names
         ],
@@ -218,55 +213,55 @@ def _soak(server: Server, asked: Mixture, plan: SoakPlan) -> dict[str, Any]:
     }
 
 
-def _look_at_rest(watch: Watch) -> Look:
+def _at_rest(watch: Watch) -> Footprints:
     with interruption.waiting():
         time.sleep(_REST_SECONDS)
-    return watch.look()
+    return watch.footprints()
 
 
-def _round(asked: Mixture, watch: Watch, plan: SoakPlan) -> _Round:
-    requests = refused = 0
+def _round(requests: SoakRequests, watch: Watch, plan: SoakPlan) -> _Round:
+    valid = refused = 0
     problems: list[str] = []
     begin = time.monotonic()
 
-    def ask(case: Case, size: int) -> load_generators.Run:
+    def run(case: Case, size: int) -> load_generators.Run:
         return case.load(plan.connections, plan.seconds_each, size)
 
-    with watch.watching() as looks, ThreadPoolExecutor(len(PROTOCOLS)) as both:
-        for pair in asked.pairs():
+    with watch.watching() as footprints, ThreadPoolExecutor(len(PROTOCOLS)) as both:
+        for pair in requests.pairs():
             interruption.check()
-            sizes = [case.ask() for case in pair]
-            for case, done in zip(pair, both.map(ask, pair, sizes), strict=True):
-                requests += done.requests + 1
+            sizes = [case.verify() for case in pair]
+            for case, done in zip(pair, both.map(run, pair, sizes), strict=True):
+                valid += done.requests + 1
                 problems += [f"{case.cell.name}: {done.problem}"] if done.problem else []
-        for mistakes in asked.mistakes:
-            for answers, problem in both.map(lambda mistake: mistake(), mistakes):
-                refused += answers
+        for invalid in requests.invalid:
+            for responses, problem in both.map(lambda send: send(), invalid):
+                refused += responses
                 problems += [problem] if problem else []
-    return _Round(requests + refused, refused, time.monotonic() - begin, problems, looks)
+    return _Round(valid + refused, refused, time.monotonic() - begin, problems, footprints)
 
 
 def _row(
     name: str, at_rest: Mapping[str, Footprint], rounds: Sequence[tuple[int, Sequence[Footprint]]]
 ) -> dict[str, Any]:
-    """Return what is known of a process.
+    """Return the figures of a process.
 
-    `at_rest` are looks when nothing is asked: at the `start`, `warm` after the warm-up if there was so much, at the
-    `end`. `rounds` are requests and looks.
+    `at_rest` has footprints without load: at the `start`, after the warm-up if the soak was long enough (`warm`), and
+    at the `end`. `rounds` has the number of requests and the footprints of each round.
     """
-    looks = [each for _, seen in rounds for each in seen]
-    medians = [statistics.median(each.resident for each in seen) / _MIB for _, seen in rounds]
+    every = [each for _, footprints in rounds for each in footprints]
+    medians = [statistics.median(each.resident for each in footprints) / _MIB for _, footprints in rounds]
     ends = list(itertools.accumulate(requests for requests, _ in rounds))
     middles = [end - requests / 2 for end, (requests, _) in zip(ends, rounds, strict=True)]
-    # All threads and interpreters have met their largest requests only when many have come together in many ways.
+    # It takes many rounds until every thread and interpreter has had its largest request.
     warm = max(_WARM_UP_ROUNDS, len(rounds) // 2)
     slope = _slope(middles[warm:], medians[warm:])
     return {
         "process": name,
         **{
             what: {
-                **{when: value(look) for when, look in at_rest.items()},
-                "most": max(map(value, looks)),
+                **{when: value(each) for when, each in at_rest.items()},
+                "most": max(map(value, every)),
             }
             for what, value in _MEASURES.items()
         },
@@ -277,15 +272,15 @@ def _row(
 
 
 _MEASURES: dict[str, Callable[[Footprint], float]] = {
-    "resident_mib": lambda look: round(look.resident / _MIB, 1),
-    "proportional_mib": lambda look: round(look.proportional / _MIB, 1),
-    "files": lambda look: look.files,
-    "threads": lambda look: look.threads,
+    "resident_mib": lambda each: round(each.resident / _MIB, 1),
+    "proportional_mib": lambda each: round(each.proportional / _MIB, 1),
+    "files": lambda each: each.files,
+    "threads": lambda each: each.threads,
 }
 
 
 def _slope(requests: Sequence[float], mib: Sequence[float]) -> dict[str, float] | None:
-    """Return MiB in a million requests with its 95 % confidence interval; None if there are too few rounds."""
+    """Return the MiB per million requests with its 95 % confidence interval, None for too few rounds."""
     from scipy.stats import theilslopes
 
     if len(requests) < _LEAST_ROUNDS:
@@ -307,7 +302,7 @@ def _growth(slope: dict[str, float] | None) -> str:
 
 
 def _verdicts(started: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what was asked for, what was found and whether that will do, None where it can't be told."""
+    """Return each requirement (`asked`), the figure (`found`), and whether it is `met`; None if that is unknown."""
     workers = [row for row in rows if row["process"] != "parent"]
     most = max(row["resident_mib"]["most"] for row in workers)
     growth = {row["growth"] for row in rows}
@@ -316,7 +311,7 @@ def _verdicts(started: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[d
     return [
         *(
             {
-                "asked": f"first answer over {_NAMES[protocol]} within {BARS.start_seconds} s",
+                "asked": f"first response over {PROTOCOLS[protocol]} within {BARS.start_seconds} s",
                 "found": f"{each['median']:.2f} s",
                 "met": each["median"] <= BARS.start_seconds,
             }

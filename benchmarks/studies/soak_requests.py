@@ -1,4 +1,4 @@
-"""What is asked in a soak: everything that is right, and everything that clients do wrong."""
+"""The requests of a soak: valid requests of every kind, and typical mistakes of clients."""
 
 import contextlib
 import http.client
@@ -21,37 +21,37 @@ from tfship.benchmarks.studies.cases import Case
 from tfship.benchmarks.studies.reference import LoadCell
 from tfship.serving.protos.messages import predict_pb2
 
-__all__ = ["BATCHES", "Mistake", "Mixture", "prepare"]
+__all__ = ["BATCHES", "Invalid", "SoakRequests", "prepare"]
 
 BATCHES = (1, 64)
-_MISTAKE_SECONDS = 1
+_INVALID_SECONDS = 1
 _CONNECTIONS = 2
-_ANSWER_SECONDS = 60.0
+_TIMEOUT_SECONDS = 60.0
 
-# Asks wrongly for a second; returns how many answers came, and what is wrong with them, if anything.
-Mistake = Callable[[], tuple[int, str]]
+# Sends invalid requests for a second. Returns the number of responses, and a problem or an empty string.
+Invalid = Callable[[], tuple[int, str]]
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """The right requests by protocol, and mistakes: those of a pair are made at the same time."""
+class SoakRequests:
+    """The `valid` requests by protocol, and pairs of `invalid` ones, which are sent at the same time."""
 
-    right: Mapping[str, list[Case]]
-    mistakes: list[tuple[Mistake, Mistake]]
+    valid: Mapping[str, list[Case]]
+    invalid: list[tuple[Invalid, Invalid]]
 
     def pairs(self) -> Iterator[tuple[Case, Case]]:
-        """Return what is asked at the same time: each request once, REST and gRPC not for the same."""
-        yield from zip(self.right["rest"], reversed(self.right["grpc"]), strict=True)
+        """Yield pairs of different valid requests to send at the same time, one by REST and one by gRPC; each once."""
+        yield from zip(self.valid["rest"], reversed(self.valid["grpc"]), strict=True)
 
 
 def prepare(
     server: Addresses, served: Mapping[str, tuple[Path, str]], images: NDArray[np.float64], folder: Path
-) -> Mixture:
-    """Write the requests into `folder`; `served` are an exported version and a format by the names that are served.
+) -> SoakRequests:
+    """Write the requests into `folder`. `served` has an exported version and a format by the served name.
 
     `images` are float64 [64, 28, 28, 1].
     """
-    right = {
+    valid = {
         protocol: [
             cases.prepare(LoadCell(name, batch, protocol), version, each, server, images, folder)
             for name, (version, each) in served.items()
@@ -59,16 +59,16 @@ def prepare(
         ]
         for protocol in PROTOCOLS
     }
-    rest, rpc = (right[protocol][0] for protocol in PROTOCOLS)
-    good = rest.file.read_bytes()
+    rest, rpc = (valid[protocol][0] for protocol in PROTOCOLS)
+    body = rest.file.read_bytes()
     bodies = {
-        "not JSON": good[:-2],
+        "not JSON": body[:-2],
         "of a wrong size": b'{"instances": [[1.0]]}',
-        "no such signature": b'{"signature_name": "none", ' + good[1:],
+        "no such signature": b'{"signature_name": "none", ' + body[1:],
     }
-    by_rest = [_refused_by_rest(rest, what, folder, body) for what, body in bodies.items()]
+    by_rest = [_refused_by_rest(rest, what, folder, each) for what, each in bodies.items()]
     unknown = replace(rest, url=rest.url.replace(rest.cell.model, "none"))
-    by_rest += [_refused_by_rest(unknown, "no such model", folder, good), lambda: _strangers(server)]
+    by_rest += [_refused_by_rest(unknown, "no such model", folder, body), lambda: _disconnecting(server)]
     messages = [predict_pb2.PredictRequest.FromString(cases.message(rpc.file.read_bytes())) for _ in range(2)]
     messages[0].model_spec.name = "none"
     messages[1].inputs.clear()
@@ -80,48 +80,48 @@ def prepare(
         },
     }
     by_grpc = [_refused_by_grpc(rpc, what, folder, frame) for what, frame in frames.items()]
-    return Mixture(right, list(zip(by_rest, itertools.cycle(by_grpc), strict=False)))
+    return SoakRequests(valid, list(zip(by_rest, itertools.cycle(by_grpc), strict=False)))
 
 
-def _refused_by_rest(case: Case, what: str, folder: Path, body: bytes) -> Mistake:
+def _refused_by_rest(case: Case, what: str, folder: Path, body: bytes) -> Invalid:
     file = folder / f"rest, {what}"
     file.write_bytes(body)
 
-    def mistake() -> tuple[int, str]:
-        done = load_generators.wrk(case.url, file, _CONNECTIONS, _MISTAKE_SECONDS)
+    def send() -> tuple[int, str]:
+        done = load_generators.wrk(case.url, file, _CONNECTIONS, _INVALID_SECONDS)
         return done.requests, "" if load_generators.all_refused(done) else _unexpected(file, done)
 
-    return mistake
+    return send
 
 
-def _refused_by_grpc(case: Case, what: str, folder: Path, message: bytes) -> Mistake:
+def _refused_by_grpc(case: Case, what: str, folder: Path, message: bytes) -> Invalid:
     file = folder / f"grpc, {what}"
     file.write_bytes(cases.framed(message))
 
-    def mistake() -> tuple[int, str]:
-        done = load_generators.h2load(case.url, file, _CONNECTIONS, _MISTAKE_SECONDS, 0)
+    def send() -> tuple[int, str]:
+        done = load_generators.h2load(case.url, file, _CONNECTIONS, _INVALID_SECONDS, 0)
         return done.requests, _unexpected(file, done) if done.problem else ""
 
-    return mistake
+    return send
 
 
 def _unexpected(file: Path, done: load_generators.Run) -> str:
-    return f"{file.name}: expected nothing but refusals; {done.problem or 'all was answered'}"
+    return f"{file.name}: expected errors only; {done.problem or 'every request succeeded'}"
 
 
-def _strangers(server: Addresses) -> tuple[int, str]:
-    """Ask for models that nobody has asked for before, and hang up: before the answer's end, and the request's."""
+def _disconnecting(server: Addresses) -> tuple[int, str]:
+    """Request models with new random names, and disconnect in the middle of a response and of a request."""
     host, _, port = server.rest.rpartition(":")
-    end = time.monotonic() + _MISTAKE_SECONDS
-    answered = 0
+    end = time.monotonic() + _INVALID_SECONDS
+    responses = 0
     while time.monotonic() < end:
-        connection = http.client.HTTPConnection(host, int(port), timeout=_ANSWER_SECONDS)
+        connection = http.client.HTTPConnection(host, int(port), timeout=_TIMEOUT_SECONDS)
         with contextlib.closing(connection):
             connection.request("POST", f"/v1/models/{secrets.token_hex(8)}:predict", b'{"instances": [1]}')
             status = connection.getresponse().status
         if status != HTTPStatus.NOT_FOUND:
-            return answered, f"rest, a model that doesn't exist: expected 404; the server answered {status}"
-        answered += 1
-        with socket.create_connection((host, int(port)), _ANSWER_SECONDS) as half:
-            half.sendall(b"POST /v1/models/none:predict HTTP/1.1\r\nContent-Length: 9999\r\n\r\n{")
-    return answered, ""
+            return responses, f"rest, a model that doesn't exist: expected 404; the server returned {status}"
+        responses += 1
+        with socket.create_connection((host, int(port)), _TIMEOUT_SECONDS) as incomplete:
+            incomplete.sendall(b"POST /v1/models/none:predict HTTP/1.1\r\nContent-Length: 9999\r\n\r\n{")
+    return responses, ""

@@ -1,8 +1,8 @@
-"""Ask a model server about a picture as tutorials do it: TensorFlow prepares it, and TensorFlow Serving's stub asks.
+"""The usual client of a model server, as in tutorials: preprocessing by TensorFlow, requests by tensorflow-serving-api.
 
 python -m tfship.benchmarks.studies.usual_client localhost:8500 client/samples/seven.png
 
-What `tfship predict` is compared with, and nothing else: dark ink on light paper, as PNG, fills the picture.
+Only for comparison with `tfship predict`: the image must be a PNG with dark ink on light paper that fills it.
 """
 
 import sys
@@ -12,8 +12,8 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 address, path = sys.argv[1:]
-picture = tf.io.decode_png(tf.io.read_file(path), channels=1)
-image = 1.0 - tf.image.resize(picture, [28, 28], antialias=True) / 255.0
+pixels = tf.io.decode_png(tf.io.read_file(path), channels=1)
+image = 1.0 - tf.image.resize(pixels, [28, 28], antialias=True) / 255.0
 
 request = predict_pb2.PredictRequest()
 request.model_spec.name = "cnn"

@@ -1,4 +1,4 @@
-"""The stages that look into a format: a process that does nothing else, its operators, its layers' noise."""
+"""The stages that inspect a format: load time and memory in a separate process, operator times, noise of layers."""
 
 import json
 import zipfile
@@ -19,7 +19,7 @@ _LAYER_IMAGES = 64
 
 
 def probes(bench: Bench) -> dict[str, Any]:
-    """Return load, first inference and memory of what runs in this process, each in one of its own."""
+    """Return load time, first inference and memory of each row in this process, each measured in a new process."""
 
     def run(row: Subject) -> dict[str, Any]:
         kind, path = _loaded(row)
@@ -32,22 +32,22 @@ def probes(bench: Bench) -> dict[str, Any]:
         )
         return asdict(figures)
 
-    return bench.each("own process", [row for row in bench.rows if row.server is None], run)
+    return bench.each("own process", run)
 
 
 def times(bench: Bench) -> dict[str, Any]:
-    """Return where an inference's time goes, operator by operator, of each format."""
+    """Return the time of each operator, by TFLite format."""
     image, known = bench.contract.scale(bench.pixels[:1]), _layer_names(bench)
 
     def run(row: Subject) -> list[dict[str, Any]]:
         _, path = _loaded(row)
         return [each.describe() for each in operator_profile.profile(path, image, known=known)]
 
-    return bench.each("operators", [row for row in bench.rows if row.kind == "tflite" and row.plain], run)
+    return bench.each("operators", run)
 
 
 def noise(bench: Bench) -> dict[str, Any]:
-    """Return how much noise quantization makes in each layer, of each format that has any."""
+    """Return the signal-to-noise ratio of each layer, by quantized format."""
     pixels = bench.images.pixels[:_LAYER_IMAGES]
     reference, known = bench.version / FORMATS[REFERENCE].file, _layer_names(bench)
 
@@ -56,23 +56,18 @@ def noise(bench: Bench) -> dict[str, Any]:
         compared = layer_divergence.compare(reference, path, pixels, bench.contract, known)
         return [{"name": each.name, "operator": each.operator, "snr_db": each.snr_db} for each in compared]
 
-    quantized = [
-        row
-        for row in bench.rows
-        if row.kind == "tflite" and row.plain and FORMATS[row.format].weights != "float32"
-    ]
-    return bench.each("layers", quantized, run)
+    return bench.each("layers", run)
 
 
 def _loaded(row: Subject) -> tuple[model_probe.Kind, Path]:
-    """Return what kind of file or folder a row in this process loads, and where it is."""
+    """Return the kind and the path of the file or folder that a row in this process loads."""
     if row.kind == "served" or row.path is None:
-        raise ResultError(f"{row.name}: a server loads it, not this process")
+        raise ResultError(f"{row.name}: is loaded by a server, not in this process")
     return row.kind, row.path
 
 
 def _layer_names(bench: Bench) -> list[str]:
-    """Return the layers' names in Keras, where the .keras file is there: a ZIP archive with its configuration."""
+    """Return the names of the layers, from the configuration in the .keras file (a ZIP archive); empty without one."""
     if bench.keras is None:
         return []
     with zipfile.ZipFile(bench.keras) as archive:

@@ -1,5 +1,6 @@
-"""Where the time of one served request goes, part by part: the client's, the server's own account, the way between."""
+"""Time of one served request by part: the client's, those that the server reports, and the network between."""
 
+import contextlib
 import statistics
 import time
 from collections.abc import Sequence
@@ -14,37 +15,34 @@ from tfship.train.common.errors import ResultError
 __all__ = ["measure"]
 
 _WARM_UP = 20
-# The server's parts by the names in its Server-Timing header.
+# The server's parts, by their names in its Server-Timing header.
 _SERVER = {"queue": "queue", "decode": "server_decode", "inference": "inference", "encode": "server_encode"}
 
 
 def measure(
-    subject: Subject, contract: Contract, pictures: Sequence[bytes], count: int
+    subject: Subject, contract: Contract, images: Sequence[bytes], count: int
 ) -> dict[str, float] | None:
-    """Return the medians of `count` requests' parts in microseconds, or None if the server tells no timings.
+    """Return the medians of the parts of `count` requests in microseconds, or None if the server reports no timings.
 
-    Each request is an encoded picture, prepared by `contract` unless the server does that. `network` is the time
-    between sending and answer that the server doesn't account for: the network, HTTP or gRPC, both ends' sockets.
+    Each request has one of the encoded `images`, preprocessed by `contract` unless the server does that. `network` is
+    the part of the response time that the server doesn't report: network, HTTP or gRPC, sockets at both ends.
     """
     if subject.sender is None:
-        raise ResultError(f"{subject.name}: not served, so no request has parts")
-    sender = subject.sender()
+        raise ResultError(f"{subject.name}: not served; expected a row of a server")
     parts: dict[str, list[float]] = {}
-    try:
+    with contextlib.closing(subject.sender()) as sender:
         for number in range(_WARM_UP + count):
-            picture = pictures[number % len(pictures)]
+            image = images[number % len(images)]
             begin = time.perf_counter()
             query = (
-                as_query(picture)
-                if subject.encoded
-                else preprocessing.from_bytes(picture, contract)[np.newaxis]
+                as_query(image) if subject.encoded else preprocessing.from_bytes(image, contract)[np.newaxis]
             )
             prepared = time.perf_counter()
-            request = sender.encoded(query)
+            request = sender.encode(query)
             encoded = time.perf_counter()
             content, timing = sender.send(request)
-            answered = time.perf_counter()
-            sender.understood(content, 1).argmax()
+            received = time.perf_counter()
+            sender.decode(content, 1).argmax()
             end = time.perf_counter()
             if not timing.keys() >= {*_SERVER, "total"}:
                 return None
@@ -53,11 +51,9 @@ def measure(
             for name, seconds in {
                 "prepare": prepared - begin,
                 "encode": encoded - prepared,
-                "network": answered - encoded - timing["total"],
+                "network": received - encoded - timing["total"],
                 **{ours: timing[theirs] for theirs, ours in _SERVER.items()},
-                "decode": end - answered,
+                "decode": end - received,
             }.items():
                 parts.setdefault(name, []).append(seconds)
-    finally:
-        sender.close()
     return {name: round(statistics.median(each) * 1e6, 1) for name, each in parts.items()}

@@ -1,6 +1,6 @@
-"""The stage with `--loadgen`: MLPerf's LoadGen drives the rows, and its figures stand beside ours.
+"""The stage for `--loadgen`: MLPerf's LoadGen drives the rows, and its figures are compared with ours.
 
-Both ask the same queries, LoadGen between two runs of ours, so that a machine that drifts does so for both.
+Both send the same queries. LoadGen runs between two runs of ours, so that drift of the machine affects both.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tfship.benchmarks.harness import load_loops, mlperf_loadgen, timer
 from tfship.benchmarks.harness.mlperf_loadgen import IMAGES_PER_QUERY, Scenario, Summary
 from tfship.benchmarks.harness.scenarios import OFFLINE_BATCH
+from tfship.benchmarks.harness.timer import Schedule
 from tfship.benchmarks.suite import load_stages
 from tfship.benchmarks.suite.measured_model import Bench
 from tfship.benchmarks.suite.system_under_test import Subject
@@ -25,26 +26,26 @@ from tfship.train.common.errors import UsageError
 
 __all__ = ["compared", "require", "run"]
 
-# Of the highest rate that kept the bound: one that is kept again.
+# Share of the highest rate that kept the bound, so that the bound is kept again.
 _SERVER_SHARE = 0.8
 _SEED = 2
-_Ask = Callable[[Sequence[int]], object]
+_Run = Callable[[Sequence[int]], object]
 
 
 def require() -> None:
     """Raise UsageError if LoadGen isn't installed."""
     if not mlperf_loadgen.AVAILABLE:
-        raise UsageError("--loadgen: mlcommons-loadgen isn't installed; pip install mlcommons-loadgen")
+        raise UsageError("--loadgen: mlcommons-loadgen isn't installed; run `pip install mlcommons-loadgen`")
 
 
 def run(bench: Bench, server: dict[str, Any]) -> dict[str, Any]:
-    """Return LoadGen's figures beside ours, by row and scenario; `server` is what `loaded.server` found.
+    """Return LoadGen's figures and ours, by row and scenario. `server` has the results of `load_stages.server`.
 
-    SingleStream for every row but variants, MultiStream and Offline in this process, Server at a share of the rate
-    that was found.
+    SingleStream runs on every row except variants, MultiStream and Offline in this process. Server runs at a share of
+    the highest rate that kept the bound.
     """
 
-    def each(row: Subject) -> dict[str, Any]:
+    def measure(row: Subject) -> dict[str, Any]:
         scenarios: list[Scenario] = (
             ["SingleStream"] if row.server else ["SingleStream", "MultiStream", "Offline"]
         )
@@ -53,109 +54,112 @@ def run(bench: Bench, server: dict[str, Any]) -> dict[str, Any]:
             found["server"] = _server(bench, row, _SERVER_SHARE * rate)
         return found
 
-    return bench.each("LoadGen", [row for row in bench.rows if row.plain], each)
+    return bench.each("LoadGen", measure)
 
 
 def compared(bench: Bench, row: Subject, scenarios: Sequence[Scenario]) -> dict[str, Any]:
-    """Run scenarios on a row by ourselves and by LoadGen; return both figures by the result file's names.
+    """Run scenarios on a row without and with LoadGen; return both figures by scenario, as in the result file.
 
-    They are microseconds of SingleStream's 90th percentile and MultiStream's 99th, and Offline's images per second.
+    The figures are the 90th percentile of SingleStream and the 99th of MultiStream in microseconds, and Offline's
+    images per second.
     """
     workers = cores()
-    asked = row.open(workers)
-    samples = [asked.prepared(each) for each in bench.queries(1, len(bench.pixels))]
+    target = row.open(workers)
+    samples = [target.prepare(each) for each in bench.queries(1, len(bench.pixels))]
 
-    def ask(indices: Sequence[int]) -> object:
-        return asked.ask(
+    def run(indices: Sequence[int]) -> object:
+        return target.run(
             samples[indices[0]] if len(indices) == 1 else np.concatenate([samples[i] for i in indices])
         )
 
     found = {}
-    with contextlib.closing(asked), ThreadPoolExecutor(workers) as pool:
+    with contextlib.closing(target), ThreadPoolExecutor(workers) as pool:
 
-        def ask_all(indices: Sequence[int]) -> object:
+        def run_all(indices: Sequence[int]) -> object:
             starts = range(0, len(indices), OFFLINE_BATCH)
-            return list(pool.map(lambda start: ask(indices[start : start + OFFLINE_BATCH]), starts))
+            return list(pool.map(lambda start: run(indices[start : start + OFFLINE_BATCH]), starts))
 
         if "SingleStream" in scenarios:
-            found["single_stream"] = _one_by_one(bench, "SingleStream", ask, 1, "90")
+            found["single_stream"] = _one_by_one(bench, "SingleStream", run, 1, "90")
         if "MultiStream" in scenarios:
-            found["multi_stream"] = _one_by_one(bench, "MultiStream", ask, IMAGES_PER_QUERY, "99")
+            found["multi_stream"] = _one_by_one(bench, "MultiStream", run, IMAGES_PER_QUERY, "99")
         if "Offline" in scenarios:
-            found["offline"] = _offline(bench, ask_all)
+            found["offline"] = _offline(bench, run_all)
     return found
 
 
-def _one_by_one(bench: Bench, scenario: Scenario, ask: _Ask, images: int, which: str) -> dict[str, Any]:
+def _one_by_one(bench: Bench, scenario: Scenario, run: _Run, images: int, which: str) -> dict[str, Any]:
     count = len(bench.pixels)
+    schedule = Schedule(
+        window=max(bench.mode.window, timer.window_for(which)),
+        window_seconds=bench.mode.window_seconds,
+        most=bench.mode.most,
+    )
 
     def ours() -> NDArray[np.float64]:
-        timing = timer.in_turn(
-            {scenario: lambda number: ask([(number + place) % count for place in range(images)])},
-            window=max(bench.mode.window, timer.window_for(which)),
-            window_seconds=bench.mode.window_seconds,
-            most=bench.mode.most,
+        timings = timer.in_turn(
+            {scenario: lambda number: run([(number + place) % count for place in range(images)])}, schedule
         )
-        return timing[scenario].samples
+        return timings[scenario].samples
 
     before = ours()
     summary = _drive(
-        bench, scenario, ask,
+        bench, scenario, run,
         rate=images / float(np.median(before)), seconds=float(before.sum()), min_queries=timer.FLOORS[which],
     )  # fmt: skip
     samples = np.concatenate([before, ours()])
     found = float(np.percentile(samples, float(which))) * 1e6
-    return _beside(found, {"90": summary.p90_ns, "99": summary.p99_ns}[which] / 1e3, summary)
+    return _comparison(found, {"90": summary.p90_ns, "99": summary.p99_ns}[which] / 1e3, summary)
 
 
-def _offline(bench: Bench, ask_all: _Ask) -> dict[str, Any]:
+def _offline(bench: Bench, run_all: _Run) -> dict[str, Any]:
     images = [number % len(bench.pixels) for number in range(bench.mode.offline)]
 
     def ours() -> float:
-        load = load_loops.opened(lambda: contextlib.nullcontext(lambda _: ask_all(images)), 1, np.zeros(1), 1)
-        return load.seconds
+        connect = lambda: contextlib.nullcontext(lambda _: run_all(images))  # noqa: E731
+        return load_loops.open_loop(connect, 1, np.zeros(1), 1).seconds
 
     before = ours()
     summary = _drive(
-        bench, "Offline", ask_all,
+        bench, "Offline", run_all,
         rate=len(images) / before, seconds=max(before, bench.mode.trial_seconds),
     )  # fmt: skip
-    return _beside(2 * len(images) / (before + ours()), summary.rate, summary)
+    return _comparison(2 * len(images) / (before + ours()), summary.rate, summary)
 
 
 def _server(bench: Bench, row: Subject, rate: float) -> dict[str, Any]:
-    """Return the 99th percentile in microseconds from the scheduled send, at `rate`."""
+    """Return the 99th percentiles at `rate`, in microseconds from when a query was due."""
     count = max(timer.FLOORS["99"], round(rate * bench.mode.trial_seconds))
     with load_stages.under_load(bench, row) as callers, contextlib.ExitStack() as stack:
         due = load_loops.poisson(rate, count, np.random.default_rng(_SEED))
-        load = load_loops.opened(callers.connect, callers.at_once, due, len(callers))
-        mine = threading.local()
+        load = load_loops.open_loop(callers.connect, callers.at_once, due, len(callers))
+        connection = threading.local()
         lock = threading.Lock()
 
-        def ask(indices: Sequence[int]) -> object:
-            if not hasattr(mine, "call"):
+        def run(indices: Sequence[int]) -> object:
+            if not hasattr(connection, "call"):
                 with lock:
-                    mine.call = stack.enter_context(callers.connect())
-            return mine.call(indices[0])
+                    connection.call = stack.enter_context(callers.connect())
+            return connection.call(indices[0])
 
         summary = _drive(
-            bench, "Server", ask,
+            bench, "Server", run,
             rate=rate, seconds=count / rate, min_queries=count, bound_ms=bench.options.bound_ms,
             threads=callers.at_once,
         )  # fmt: skip
-    return _beside(float(np.percentile(load.latencies, 99)) * 1e6, summary.p99_ns / 1e3, summary)
+    return _comparison(float(np.percentile(load.latencies, 99)) * 1e6, summary.p99_ns / 1e3, summary)
 
 
-def _drive(bench: Bench, scenario: Scenario, ask: _Ask, **options: Any) -> Summary:
+def _drive(bench: Bench, scenario: Scenario, run: _Run, **options: Any) -> Summary:
     with tempfile.TemporaryDirectory(prefix="tfship-loadgen-") as folder:
-        return mlperf_loadgen.drive(scenario, ask, len(bench.pixels), Path(folder), **options)
+        return mlperf_loadgen.drive(scenario, run, len(bench.pixels), Path(folder), **options)
 
 
-def _beside(ours: float, its: float, summary: Summary) -> dict[str, Any]:
+def _comparison(ours: float, loadgen: float, summary: Summary) -> dict[str, Any]:
     return {
         "ours": round(ours, 2),
-        "loadgen": round(its, 2),
-        "ratio": round(ours / its, 4),
+        "loadgen": round(loadgen, 2),
+        "ratio": round(ours / loadgen, 4),
         "valid": summary.valid,
         "summary": summary.text,
     }

@@ -1,8 +1,8 @@
-"""One model, measured in a process of its own: what loading it takes, its first inference, and memory.
+"""Load time, first inference and memory of one model, measured in a new process.
 
-In a process that has run other models, the allocator's memory is theirs, and the runtime's own first steps have been
-taken. So `probe` starts `python -m tfship.benchmarks.suite.model_probe`, which imports the runtime before its clock
-runs: its start is the same for every model, and would hide what they differ by.
+In a process that has run other models, the allocator holds their memory and the runtime is initialised. So `probe`
+starts `python -m tfship.benchmarks.suite.model_probe`. It imports the runtime before the clock starts: this takes the
+same time for every model and would hide the differences.
 """
 
 import json
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfship.benchmarks.harness import process_info
+from tfship.benchmarks.harness.process_output import last_lines
 from tfship.export.runtimes.protocol import Classifier, Target
 from tfship.train.common import cli, interruption
 from tfship.train.common.errors import TargetError, UsageError
@@ -28,18 +29,18 @@ __all__ = ["Kind", "Probe", "main", "probe"]
 
 Kind = Literal["tflite", "savedmodel", "keras"]
 
-# TensorFlow takes its time to optimise a SavedModel for each of its signatures.
-_PATIENCE_SECONDS = 300.0
-# After the first, so that the peak has what a running model needs.
+# TensorFlow takes long to optimise a SavedModel for each of its signatures.
+_TIMEOUT_SECONDS = 300.0
+# Predictions after the first one, so that the peak includes the memory of a running model.
 _PREDICTIONS = 20
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What was measured: milliseconds of loading and of the first inference, on one image; bytes of resident memory.
+    """Milliseconds of loading and of the first inference, on one image; bytes of resident memory.
 
-    `runtime_bytes` is the process with its runtime imported and no model, `peak_bytes` the largest that it was until
-    the end, some predictions later. Both are None where there is no /proc: they can be measured on Linux only.
+    `runtime_bytes` is measured with the runtime imported and no model. `peak_bytes` is the peak, including a few
+    predictions. Both are None without /proc: they can be measured on Linux only.
     """
 
     load_ms: float
@@ -51,10 +52,11 @@ class Probe:
 def probe(
     kind: Kind, path: Path, shape: Sequence[int], *, threads: int | None = None, xnnpack: bool = True
 ) -> Probe:
-    """Measure a TFLite file, a SavedModel's directory or a `.keras` file in a new process, its files cached.
+    """Measure a TFLite file, a SavedModel's directory or a `.keras` file in a new process, with its files cached.
 
-    `shape` is an image's, H, W, C. `threads` are those of an inference (None: the runtime's own choice, which is the
-    only one for Keras), and `xnnpack` is for TFLite. Raises TargetError with the process's last words if it fails.
+    `shape` is the shape of an image, H, W, C. `threads` is the number of threads for an inference (None: the runtime's
+    default, the only choice for Keras). `xnnpack` applies to TFLite. Raises TargetError, with the process's last
+    output, if it fails.
     """
     for file in [path, *path.rglob("*")]:
         if file.is_file():
@@ -70,16 +72,15 @@ def probe(
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=_PATIENCE_SECONDS,
+                timeout=_TIMEOUT_SECONDS,
             )
     except subprocess.TimeoutExpired:
         raise TargetError(
-            f"{path}: a process that loads it hasn't ended after {_PATIENCE_SECONDS:.0f} s"
+            f"{path}: the process that loads it is still running after {_TIMEOUT_SECONDS:.0f} s"
         ) from None
     if done.returncode:
-        words = " | ".join(done.stderr.strip().splitlines()[-3:])
         raise TargetError(
-            f"{path}: a process that loads it ended with exit code {done.returncode}: {words or 'it said nothing'}"
+            f"{path}: the process that loads it ended with exit code {done.returncode}: {last_lines(done.stderr)}"
         )
     return Probe(**json.loads(done.stdout))
 
@@ -88,23 +89,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure one model in this process, and print the figures as JSON."""
     parser = cli.parser(
         "python -m tfship.benchmarks.suite.model_probe",
-        "Load a model, run it, print times and memory as JSON.",
+        "Load a model, run it, and print times and memory as JSON.",
     )
     parser.add_argument("kind", choices=get_args(Kind))
     parser.add_argument("path", type=Path, help="a TFLite file, a SavedModel's directory or a .keras file")
     parser.add_argument("shape", type=cli.count, nargs=3, help="an image's height, width and channels")
     parser.add_argument(
-        "--threads", type=cli.count, help="of an inference (the runtime's own choice if not given)"
+        "--threads", type=cli.count, help="threads for an inference (default: the runtime's choice)"
     )
-    parser.add_argument("--no-xnnpack", action="store_true", help="TFLite's own kernels instead")
+    parser.add_argument("--no-xnnpack", action="store_true", help="use TFLite's own kernels")
     arguments = parser.parse_args(argv)
     if arguments.threads and arguments.kind == "keras":
-        raise UsageError("--threads with keras: TensorFlow chooses them when it starts; leave it out")
+        raise UsageError("--threads with keras: TensorFlow chooses the number itself; remove --threads")
     if arguments.no_xnnpack and arguments.kind != "tflite":
-        raise UsageError(f"--no-xnnpack with {arguments.kind}: XNNPACK runs TFLite files only; leave it out")
+        raise UsageError(
+            f"--no-xnnpack with {arguments.kind}: XNNPACK runs TFLite files only; remove --no-xnnpack"
+        )
     load = _LOADERS[arguments.kind](arguments.path, arguments.threads, not arguments.no_xnnpack)
     image = np.random.default_rng(0).random((1, *arguments.shape), np.float32)
-    with quiet():  # LiteRT announces its delegate
+    with quiet():  # LiteRT logs its delegate
         figures = _measure(load, image)
     print(json.dumps(asdict(figures)))  # noqa: T201
     return 0
@@ -129,7 +132,7 @@ def _measure(load: Callable[[], Target], image: NDArray[np.float32]) -> Probe:
     )
 
 
-# Each imports all that loading takes, and returns what loads.
+# Each imports the runtime and returns a function that loads the model.
 def _tflite(path: Path, threads: int | None, xnnpack: bool) -> Callable[[], Target]:
     from tfship.export.runtimes.litert import LiteRT
 

@@ -1,4 +1,4 @@
-"""Which models are measured, and with which images: the digit networks with MNIST's, any other one with its own."""
+"""The models to measure and their images: MNIST's for the digit networks, the user's for any other model."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -21,18 +21,18 @@ __all__ = ["ExportedModel", "brought", "default", "find", "of"]
 
 
 class ExportedModel:
-    """An exported version and the images that it's measured with."""
+    """An exported version and its evaluation images."""
 
     def __init__(self, models: Path, version: Path, evaluated: Images) -> None:
         self.models, self.version = models, version
         self.card, self.contract = cards.read(version), input_contract.read(version)
         self.images = evaluated
         keras = trained.locate(models, self.name) / f"{self.name}.keras"
-        # Another training's weights aren't those that were exported.
+        # After another training, the file has other weights than the export.
         self.keras = keras if keras.is_file() and sha256(keras) == self.card.keras_sha256 else None
 
     def limited(self, count: int | None) -> "ExportedModel":
-        """Return it with the first `count` images only."""
+        """Return a copy with the first `count` images only."""
         made = copy.copy(self)
         made.images = Images(self.images.data, self.images.pixels[:count], self.images.truth[:count])
         return made
@@ -44,9 +44,9 @@ class ExportedModel:
 
 
 def of(models: Path, names: Sequence[str], digits: Digits) -> list[ExportedModel]:
-    """Return the latest versions of digit networks, with the test images of the data they were made with.
+    """Return the latest versions of digit networks, with the test images of the data that they were trained on.
 
-    Raises ArtifactError for what isn't exported, DataError for other data: its images may have been trained on.
+    Raises ArtifactError if a model isn't exported, DataError for other data: its test images may have been trained on.
     """
     found = []
     for name in names:
@@ -56,16 +56,16 @@ def of(models: Path, names: Sequence[str], digits: Digits) -> list[ExportedModel
 
 
 def brought(models: Path, name: str, eval_: Path) -> ExportedModel:
-    """Return the latest version of any other model, with the images and classes of a folder or an .npz file.
+    """Return the latest version of any other model, with the images and classes from `eval_`, a folder or an .npz file.
 
-    Raises ArtifactError for what isn't exported, DataError for images that it doesn't take.
+    Raises ArtifactError if the model isn't exported, DataError if the images don't fit it.
     """
     version = store.latest(models / name)
     rules = input_contract.read(version)
     evaluated = evaluation_data.read(eval_, rules)
     if evaluated.truth.ndim == 2:
         raise DataError(
-            f"{eval_}: holds several labels an image; expected one class each, as benchmarks compare classes"
+            f"{eval_}: has several labels for each image; expected one class, as benchmarks compare classes"
         )
     if evaluated.truth.max() >= len(rules.labels):
         raise DataError(
@@ -76,7 +76,7 @@ def brought(models: Path, name: str, eval_: Path) -> ExportedModel:
 
 
 def default(models: Path) -> list[str]:
-    """Return the names of what is measured unless it is said: the digit networks, or the only model that there is."""
+    """Return the names of the models to measure by default: the digit networks, or the only model in the folder."""
     found = store.servables(models)
     digits = [name for name in NETWORKS if name in found]
     return digits or (found if len(found) == 1 else list(NETWORKS))
@@ -85,25 +85,25 @@ def default(models: Path) -> list[str]:
 def find(
     models: Path, names: Sequence[str], data_path: str | None, say: Callable[[str], None]
 ) -> list[ExportedModel]:
-    """Return the named models with their images: `of` for the digit networks, `brought` for another one.
+    """Return the named models with their images: `of` for the digit networks, `brought` for another model.
 
-    Raises what they raise, and UsageError where it isn't said which images, or one command would need two kinds.
+    Raises their errors, and UsageError if the images of another model aren't given, or if models have different images.
     """
     others = [name for name in names if name not in NETWORKS]
     for name in names:
-        store.latest(models / name)  # before any data is looked for
+        store.latest(models / name)  # fails before any data is loaded
     if not others:
         return of(models, names, datasets.load(datasets.find(data_path, say=say)))
     if len(names) > 1:
         raise UsageError(
-            f"--model {' --model '.join(names)}: {others[0]} has images of its own; measure it alone"
+            f"--model {' --model '.join(names)}: {others[0]} needs its own images; measure it in a separate run"
         )
     (name,) = others
     if data_path is None:
         shape = ", ".join(map(str, input_contract.read(store.latest(models / name)).shape))
         raise UsageError(
-            f"--model {name}: measured on which images? Give --data PATH, a folder with a folder of images for each "
-            f"class, or an .npz with x [N, {shape}] and class numbers y"
+            f"--model {name}: no evaluation images given; expected --data PATH, a folder with a folder of images for "
+            f"each class, or an .npz with x [N, {shape}] and class numbers y"
         )
     return [brought(models, name, Path(data_path))]
 
@@ -114,6 +114,6 @@ def _test_images(digits: Digits, version: Path) -> Images:
         raise DataError(
             f"{version} was made with {card.data['label']} (sha256 {card.data['sha256'][:12]}…), but "
             f"the data found is {digits.source.label} ({digits.sha256[:12]}…); pass the same --data "
-            "or MNIST_NPZ: other images may be among those it was trained on"
+            "or MNIST_NPZ: the model may have been trained on other data's test images"
         )
     return Images(digits.describe(), digits.x_test[..., np.newaxis], digits.y_test.astype(np.int64))

@@ -1,12 +1,12 @@
-"""Where an inference's time goes: a TFLite file's operators, as LiteRT runs them with XNNPACK.
+"""Time of each operator in a TFLite file, run by LiteRT with XNNPACK.
 
-LiteRT's Python package has no profiler, and XNNPACK runs several operators as one. So the file is cut after each
-operator, and what it takes until then is timed; the difference between two cuts is what lies between them.
+LiteRT's Python package has no profiler, and XNNPACK fuses operators. So the file is cut after each operator and the
+cuts are timed. The difference between consecutive cuts is the time of the operators between them.
 
-All cuts are run in turn, several times each, for as long as there is time, and of each the shortest time counts: what
-else a machine does can only add to it, and in a difference of two medians, what it did meanwhile would be left. For
-the same reason no cut takes longer than one that contains it: where it seemed to, the longer cut's time is the nearer
-to the truth. So no difference is below 0, and their sum is the whole inference's time.
+All cuts run in turn, several times each, until the time is over. The shortest time of each counts: other work on the
+machine can only add to it, and a difference of medians would contain that work. A cut that seems to take longer than a
+cut that contains it gets the latter's time, for the same reason. So no difference is below 0, and they add up to the
+time of the whole inference.
 """
 
 import time
@@ -27,17 +27,17 @@ from tfship.train.common.tensorflow_loader import quiet
 
 __all__ = ["Operator", "profile"]
 
-# Each time it's a cut's turn it runs this often: the first time, its weights have left the caches.
+# Number of runs in a turn: before the first one, the other cuts have evicted its weights from the caches.
 _RUNS = 5
-# However slow they are.
+# Minimum number of rounds, even for slow models.
 _LEAST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator: TFLite's name for it, its layer's `name`, microseconds, and whether XNNPACK runs it.
+    """One operator: its TFLite name, the `name` of its layer, its microseconds, and whether XNNPACK runs it.
 
-    Operators that XNNPACK runs as a part of others take 0.
+    Operators that XNNPACK fuses into others take 0.
     """
 
     operator: str
@@ -46,13 +46,13 @@ class Operator:
     delegated: bool
 
     def describe(self) -> dict[str, Any]:
-        """Return it as a result file records it."""
+        """Return its fields for a result file."""
         return {**asdict(self), "us": round(self.us, 2)}
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """A file up to and with an operator, loaded, its input set."""
+    """A file up to and including an operator, loaded, with its input set."""
 
     operator: str
     tensor: str
@@ -70,12 +70,13 @@ def profile(
 ) -> list[Operator]:
     """Return a file's operators in order of execution, measured for about `seconds` on one image.
 
-    `image` is float32 [1, H, W, C] as the model takes it; `known` are the layers' names in Keras. Operators that work
-    on constants alone aren't there: they are done when the file is loaded. The first has the call itself in it, about
-    a microsecond. Raises ArtifactError if the file is missing, is no TFLite model or doesn't take such an image.
+    `image` is the model's input, float32 [1, H, W, C]; `known` has the names of the layers in Keras. Operators that
+    depend only on constants are left out, as they run when the file is loaded. The first operator includes the call
+    itself, about a microsecond. Raises ArtifactError if the file is missing, is no TFLite model or doesn't take the
+    image.
     """
-    with quiet():  # LiteRT announces its delegate
-        LiteRT(path).close()  # which says what is wrong with a file
+    with quiet():  # LiteRT logs its delegate
+        LiteRT(path).close()  # reports damaged files
         try:
             cuts = list(_cuts(path.read_bytes(), image, threads))
         except (ValueError, RuntimeError) as error:
@@ -93,8 +94,7 @@ def profile(
 def _cuts(data: bytes, image: NDArray[np.float32], threads: int) -> Iterator[_Cut]:
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
     graph = model.subgraphs[0]
-    # Their outputs are others now.
-    model.signatureDefs = []
+    model.signatureDefs = []  # they name the outputs of the whole file
     operators, outputs = graph.operators, set(graph.outputs)
     depending = _depending(operators, graph.inputs)
     for count, last in enumerate(depending, 1):
@@ -136,7 +136,7 @@ def _needed(operators: Sequence[Any], outputs: Sequence[int]) -> list[Any]:
 
 
 def _shortest(interpreters: Sequence[Interpreter], seconds: float) -> NDArray[np.float64]:
-    """Return the shortest time of each in seconds."""
+    """Return the shortest time of each interpreter in seconds."""
     shortest = np.full(len(interpreters), np.inf)
     rounds, end = 0, time.perf_counter() + seconds
     while rounds < _LEAST_ROUNDS or time.perf_counter() < end:

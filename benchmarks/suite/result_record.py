@@ -1,4 +1,4 @@
-"""A model's part of the result file: what the stages found, row by row."""
+"""A model's part of the result file: the results of all stages, by row."""
 
 from typing import Any
 
@@ -14,36 +14,36 @@ __all__ = ["measure"]
 
 
 def measure(bench: Bench, absent: dict[str, str]) -> dict[str, Any]:
-    """Run every stage and return what a result file holds of the model; `absent` says which rows aren't there, why.
+    """Run every stage and return the model's part of the result file. `absent` has missing rows with the reason.
 
-    Raises TargetError if a server dies, ResultError for answers that can't be.
+    Raises TargetError if a server dies, ResultError for invalid responses.
     """
-    with bench.opened() as asked:
-        first = latency_stages.first(bench, asked)
-        probabilities = accuracy.probabilities(bench, asked)
-        query = latency_stages.query(bench, asked)
-        batches = {1: query, **latency_stages.batches(bench, asked)}
-        end_to_end = latency_stages.end_to_end(bench, asked)
+    with bench.opened() as targets:
+        first = latency_stages.first(bench, targets)
+        probabilities = accuracy.probabilities(bench, targets)
+        query = latency_stages.query(bench, targets)
+        batches = {1: query, **latency_stages.batches(bench, targets)}
+        end_to_end = latency_stages.end_to_end(bench, targets)
     classes = {name: each.argmax(1) for name, each in probabilities.items()}
     parts = latency_stages.parts_of_requests(bench)
     offline = load_stages.offline(bench, classes)
     sweep = load_stages.sweep(bench, classes)
     server = load_stages.server(bench, classes)
     loadgen = mlperf_stage.run(bench, server) if bench.options.loadgen else {}
-    peaks = bench.each("peak", [row for row in bench.rows if row.server], lambda row: _peak(bench, row))
+    peaks = bench.each("peak", lambda row: bench.servers[row.server or ""].peak())
     probes = format_stages.probes(bench)
     artefacts = {each["format"]: each for each in bench.card.artefacts}
     reference, truth = probabilities[REFERENCE], bench.images.truth
 
     def row(subject: Subject) -> dict[str, Any]:
         name, probed = subject.name, probes.get(subject.name, {})
-        asked_of = len(probabilities[name])
+        images = len(probabilities[name])
         running = bench.servers.get(subject.server or "")
         micro = artefacts.get(subject.format, {}).get("micro", {}) if subject.kind == "tflite" else {}
         found = {
             **subject.describe(),
             "arena_bytes": micro.get("arena_bytes"),
-            **correctness.describe(probabilities[name], reference[:asked_of], truth[:asked_of]),
+            **correctness.describe(probabilities[name], reference[:images], truth[:images]),
             "load_ms": round(running.ready_ms, 1) if running else probed.get("load_ms"),
             "first_ms": first[name] if running else probed.get("first_ms"),
             "peak_bytes": peaks[name] if running else probed.get("peak_bytes"),
@@ -87,12 +87,8 @@ def measure(bench: Bench, absent: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _peak(bench: Bench, row: Subject) -> int | None:
-    return bench.servers[row.server or ""].peak()
-
-
 def _rate(timing: Timing, images: int) -> float:
-    """Return images per second in a closed loop of one."""
+    """Return images per second in a closed loop with one caller."""
     samples = timing.samples
     return round(float(images * len(samples) / samples.sum()), 1)
 
@@ -110,14 +106,12 @@ def _multi_stream(timing: Timing) -> dict[str, Any] | None:
 
 
 def _empty(subject: Subject, found: dict[str, Any]) -> dict[str, str]:
-    """Return why figures of a row aren't there."""
+    """Return the reasons for the missing figures of a row."""
     reasons = {}
     if subject.kind != "tflite" or subject.format == REFERENCE:
         reasons["arena_bytes"] = "TensorFlow Lite Micro runs integer formats"
     elif found["arena_bytes"] is None:
-        reasons["arena_bytes"] = (
-            "not an integer format throughout, or tflite-micro wasn't there when it was exported"
-        )
+        reasons["arena_bytes"] = "not entirely integer, or tflite-micro was missing during the export"
     if not subject.plain:
         reasons["end_to_end"] = "differs in the model alone: see the row with one thread and XNNPACK"
         reasons["offline"] = "with all cores: see the row with one thread and XNNPACK"
@@ -125,18 +119,18 @@ def _empty(subject: Subject, found: dict[str, Any]) -> dict[str, str]:
         for name in ("sweep", "parts_us"):
             reasons[name] = "not served"
     elif found["parts_us"] is None:
-        reasons["parts_us"] = "this server doesn't tell where its time goes"
+        reasons["parts_us"] = "this server doesn't report its timings"
     scenarios = found["scenarios"]
     if scenarios["server"] is None:
-        reasons["server"] = "run on what is served, and on the reference"
+        reasons["server"] = "measured for served rows and the reference"
     elif scenarios["server"]["rate"] is None:
-        reasons["server"] = "no rate that was tried kept the bound"
+        reasons["server"] = "none of the tried rates kept the bound"
     if scenarios["multi_stream"] is None:
         reasons["multi_stream"] = (
-            f"needs {FLOORS['99']} queries of {IMAGES_PER_QUERY} images; this mode asks fewer"
+            f"needs {FLOORS['99']} queries of {IMAGES_PER_QUERY} images; this mode has fewer"
         )
     if scenarios["single_stream"] is None:
-        reasons["single_stream"] = f"needs {FLOORS['90']} queries; this mode asks fewer"
+        reasons["single_stream"] = f"needs {FLOORS['90']} queries; this mode has fewer"
     if found["peak_bytes"] is None:
         reasons["peak_bytes"] = "this system has no /proc"
     if found["loadgen"] is None:

@@ -1,8 +1,8 @@
-"""One benchmark run: every format and every way of serving, on the same images, each figure kept as it comes."""
+"""A benchmark run: every format and every way of serving, on the same images. Interrupted runs can be resumed."""
 
 import contextlib
 import json
-import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,13 +11,13 @@ from typing import Any
 
 from tfship.benchmarks.harness.checkpoint import Journal
 from tfship.benchmarks.harness.server_process import Addresses
-from tfship.benchmarks.harness.timer import QUANTILES
+from tfship.benchmarks.harness.timer import QUANTILES, SLICES
 from tfship.benchmarks.suite import result_record, serving_backends
 from tfship.benchmarks.suite.measured_model import Bench, Options
 from tfship.benchmarks.suite.model_selection import ExportedModel
 from tfship.benchmarks.suite.modes import Mode
-from tfship.benchmarks.suite.plan import Plan
 from tfship.benchmarks.suite.serving_backends import Backend
+from tfship.benchmarks.suite.stages import TIMED, measurements
 from tfship.benchmarks.suite.system_under_test import REST_BASE64, Subject, in_process, served
 from tfship.serving.server.settings import cores
 from tfship.train.common import environment, tensorflow_loader
@@ -29,10 +29,10 @@ __all__ = ["RESULTS", "SCHEMA", "rows", "run"]
 
 RESULTS = "results.json"
 
-# Counted up when a field of the result file changes its meaning.
+# Increased when a field of the result file changes its meaning.
 SCHEMA = 3
 
-_NO_BYTES = "a TFLite file has no signature that takes encoded pictures"
+_NO_BYTES = "a TFLite file has no signature for encoded images"
 _QUICK = "left out by --quick"
 
 
@@ -43,10 +43,10 @@ def run(
     out: Path,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Measure the models, write `out`/results.json and return what it holds.
+    """Measure the models, write `out`/results.json and return its content. `say` prints a line.
 
-    A run that was interrupted goes on where it was, if the models, the data, the machine and what was asked for are
-    the same. Raises TargetError if a server can't be started or dies, with its last words; what was measured is kept.
+    An interrupted run is resumed if the models, the data, the machine and the options are the same. Raises TargetError,
+    with the last lines of the log, if a server can't be started or dies. Measurements made until then are kept.
     """
     models = [each.limited(mode.images) for each in models]
     (evaluated,) = {each.images.data["sha256"]: each.images.data for each in models}.values()
@@ -57,17 +57,17 @@ def run(
         if (mode.tensorflow or not each.tensorflow)
         and not (each is serving_backends.OFFICIAL and unavailable)
     ]
-    journal = Journal(out / "partial", _what(models, mode, options, [each.name for each in servers]))
+    journal = Journal(out / "partial", _inputs(models, mode, options, [each.name for each in servers]))
     if journal.resumed:
-        say(f"going on with a run that was interrupted: {len(journal):,} figures are there already")
+        say(f"resuming an interrupted run: {len(journal):,} files in {journal.folder}")
     try:
-        with _told(models, mode, servers) as told:
+        with _counting(models, mode, options, servers) as count:
             measured = {
-                each.name: _measure(each, mode, options, servers, unavailable, journal, told)
+                each.name: _measure(each, mode, options, servers, unavailable, journal, count)
                 for each in models
             }
     except BaseException:
-        say(f"{len(journal):,} figures are kept in {journal.folder}; the same command goes on from there")
+        say(f"measured so far: {len(journal):,} files in {journal.folder}; the same command resumes the run")
         raise
     results = {
         "schema": SCHEMA,
@@ -81,16 +81,16 @@ def run(
         "data": evaluated,
         "models": measured,
     }
-    # Without indentation, which would more than double it.
+    # Indentation would more than double the size.
     write_bytes(out / RESULTS, (json.dumps(results, allow_nan=False) + "\n").encode())
     journal.remove()
     return results
 
 
-def _what(
+def _inputs(
     models: Sequence[ExportedModel], mode: Mode, options: Options, servers: Sequence[str]
 ) -> dict[str, Any]:
-    """Return everything that decides what is measured."""
+    """Return all inputs of a run: it is resumed only if these are the same."""
     return {
         "schema": SCHEMA,
         "mode": asdict(mode),
@@ -114,31 +114,37 @@ def _threads(mode: Mode) -> list[int]:
 
 
 @contextlib.contextmanager
-def _told(
-    models: Sequence[ExportedModel], mode: Mode, servers: Sequence[Backend]
+def _counting(
+    models: Sequence[ExportedModel], mode: Mode, options: Options, servers: Sequence[Backend]
 ) -> Iterator[Callable[[str, str, str], None]]:
-    """Yield what is told the model, the stage and the row that was just measured."""
+    """Show progress; yield a function that counts a measurement, or a slice of one, of a model, a stage and a row.
+
+    Windows beyond the expected number aren't counted.
+    """
     nowhere = Addresses("127.0.0.1:1", "127.0.0.1:1")
-    plans = {
-        each.name: Plan(mode, rows(each, mode, dict.fromkeys(servers, nowhere)), len(each.images.pixels))
-        for each in models
-    }
-    lock = threading.Lock()
-    total, done, shown = sum(each.total for each in plans.values()), 0.0, 0
-    with Progress("benchmark", round(total), "s of work") as progress:
+    left = Counter(
+        {
+            (model.name, stage, row.name): number * SLICES
+            for model in models
+            for row in rows(model, mode, dict.fromkeys(servers, nowhere))
+            for stage, number in measurements(mode, row, loadgen=options.loadgen).items()
+        }
+    )
+    done = 0
+    with Progress("benchmark", left.total() // SLICES, "measurements") as progress:
 
-        def told(model: str, stage: str, row: str) -> None:
-            nonlocal done, shown
-            with lock:
-                done += plans[model].take(stage, row)
-                progress.advance(int(done) - shown, f"{model}: {stage}: {row}")
-                shown = int(done)
+        def count(model: str, stage: str, row: str) -> None:
+            nonlocal done
+            slices = min(left[model, stage, row], 1 if stage in TIMED else SLICES)
+            left[model, stage, row] -= slices
+            before, done = done, done + slices
+            progress.advance(done // SLICES - before // SLICES, f"{model}: {stage}: {row}")
 
-        yield told
+        yield count
 
 
 def rows(model: ExportedModel, mode: Mode, running: Mapping[Backend, Addresses]) -> list[Subject]:
-    """Return what is measured of a model: in this process, and behind the servers that run."""
+    """Return the rows of a model: in this process, and behind the `running` servers."""
     found = in_process(
         model.version, model.card, model.contract, model.keras if mode.tensorflow else None, _threads(mode),
         variants=mode.variants, tensorflow=mode.tensorflow,
@@ -157,35 +163,35 @@ def _measure(
     servers: Sequence[Backend],
     unavailable: str | None,
     journal: Journal,
-    told: Callable[[str, str, str], None],
+    count: Callable[[str, str, str], None],
 ) -> dict[str, Any]:
-    """Measure one model, while its servers run."""
+    """Start the servers and measure one model."""
     if mode.tensorflow:
-        tensorflow_loader.tensorflow()  # now, so that no other figure holds it
+        tensorflow_loader.tensorflow()  # now, so that no measurement includes it
     with contextlib.ExitStack() as stack:
         running = {each: stack.enter_context(each.start(model.models, model.name)) for each in servers}
         subjects = rows(model, mode, {each: found.addresses for each, found in running.items()})
         bench = Bench(
             model.version, model.card, model.contract, model.keras, subjects,
             {each.name: found for each, found in running.items()}, model.images, mode, options, journal,
-            lambda stage, row: told(model.name, stage, row),
+            lambda stage, row: count(model.name, stage, row),
         )  # fmt: skip
         try:
             return result_record.measure(bench, _absent(model, mode, unavailable))
         except TargetError:
-            # The server's own last words say more than that nothing answers.
+            # The last lines of the server's log say more than a refused connection.
             for found in running.values():
                 found.check()
             raise
 
 
 def _absent(model: ExportedModel, mode: Mode, unavailable: str | None) -> dict[str, str]:
-    """Return which rows aren't measured, and why."""
+    """Return the missing rows, with the reason."""
     absent = dict(model.card.unconverted)
     if not mode.tensorflow:
         absent |= dict.fromkeys(("savedmodel", "keras", "embedded SavedModel"), _QUICK)
     elif model.keras is None:
-        absent["keras"] = f"{model.name}.keras isn't there, or isn't the one that was exported"
+        absent["keras"] = f"{model.name}.keras is missing, or isn't the file that was exported"
     absent[f"{serving_backends.EMBEDDED_TFLITE.name}, {REST_BASE64}"] = _NO_BYTES
     if unavailable:
         absent[serving_backends.OFFICIAL.name] = unavailable

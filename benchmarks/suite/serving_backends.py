@@ -1,6 +1,6 @@
-"""The servers that are measured, each serving one model: the embedded one by its two back ends, and the official one.
+"""The servers that are measured, each with one model: the embedded server with two backends, and the official one.
 
-The official image, `tensorflow/serving`, is measured where a Docker engine runs and has it; nothing is pulled.
+The official image, `tensorflow/serving`, is measured if a Docker engine is running and has it. Nothing is pulled.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from pathlib import Path
 import requests
 
 from tfship.benchmarks.harness import process_info
+from tfship.benchmarks.harness.process_output import last_lines
 from tfship.benchmarks.harness.server_process import Addresses, check_alive, embedded, free_ports
 from tfship.export.publishing import cards
 from tfship.train.common import interruption
@@ -23,16 +24,16 @@ from tfship.train.common.errors import TargetError, TfshipError
 
 __all__ = ["EMBEDDED_TFLITE", "IMAGE", "OFFICIAL", "SERVERS", "Backend", "Running", "unavailable"]
 
-# The one that serving/docker/compose.yaml names.
+# The same as in serving/docker/compose.yaml.
 IMAGE = "tensorflow/serving:2.19.1"
-# One thread for each inference, as for the files that run in this process; requests still run in parallel.
+# One thread for each inference, like the formats in this process; requests still run in parallel.
 _THREADS = "--tensorflow_session_parallelism=1"
 _START_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class Running:
-    """A server that runs: `pids` are its processes, `check` raises TargetError, with its last words, if it died."""
+    """A running server. `pids` are its processes; `check` raises TargetError, with its last output, if it died."""
 
     addresses: Addresses
     ready_ms: float
@@ -40,11 +41,11 @@ class Running:
     check: Callable[[], None]
 
     def cpu(self) -> float:
-        """Return the seconds of processor time that it has had."""
+        """Return the processor time that it has used, in seconds."""
         return sum(map(process_info.cpu, self.pids))
 
     def peak(self) -> int | None:
-        """Return the largest memory that its processes had, together, in bytes; None where that can't be told."""
+        """Return the peak memory of its processes together, in bytes; None if the system doesn't report it."""
         with contextlib.suppress(TfshipError):
             return sum(map(process_info.peak, self.pids))
         return None
@@ -52,9 +53,9 @@ class Running:
 
 @dataclass(frozen=True)
 class Backend:
-    """A kind of server. `start` runs it on a model in a folder of models, and raises TargetError if it can't.
+    """A kind of server. `start` runs it for a model in a folder of models; it raises TargetError if it can't.
 
-    `tensorflow` says that it serves the SavedModel, not the version's `model.tflite`.
+    With `tensorflow` it serves the SavedModel, otherwise the version's `model.tflite`.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Backend:
     start: Callable[[Path, str], contextlib.AbstractContextManager[Running]]
 
     def format(self, card: cards.ExportCard) -> str:
-        """Return which of an exported version's artefacts it serves."""
+        """Return the name of the artefact in an exported version that it serves."""
         return cards.SAVED_MODEL if self.tensorflow else card.serves
 
 
@@ -76,19 +77,19 @@ def _embedded(models: Path, name: str, *flags: str) -> Iterator[Running]:
 def unavailable() -> str | None:
     """Return why the official server can't be measured here, None if it can."""
     if shutil.which("docker") is None:
-        return "no Docker here"
+        return "docker isn't installed"
     found = _docker("image", "inspect", "--format", "{{.Id}}", IMAGE)
     if found.returncode == 0:
         return None
-    said = (found.stderr.strip().splitlines() or [""])[-1]
-    if "No such image" in said:
-        return f"the image isn't here: docker pull {IMAGE}"
-    return f"no Docker engine answers ({said})"
+    reason = last_lines(found.stderr, 1)
+    if "No such image" in reason:
+        return f"the image is missing: run `docker pull {IMAGE}`"
+    return f"no Docker engine is running ({reason})"
 
 
 @contextlib.contextmanager
 def _official(models: Path, name: str) -> Iterator[Running]:
-    """Run the image on the SavedModel, in the host's network."""
+    """Run the image with the SavedModel, in the host's network."""
     rest, grpc = free_ports(2)
     command = (
         "run", "--detach", "--rm", "--network=host", "--volume", f"{(models / name).resolve()}:/models/{name}:ro",
@@ -96,19 +97,19 @@ def _official(models: Path, name: str) -> Iterator[Running]:
         _THREADS,
     )  # fmt: skip
     start = time.perf_counter()
-    begun = _docker(*command)
-    if begun.returncode:
-        raise TargetError(f"docker run {IMAGE} failed: {begun.stderr.strip()}")
-    container = begun.stdout.strip()
+    started = _docker(*command)
+    if started.returncode:
+        raise TargetError(f"docker run {IMAGE} failed: {started.stderr.strip()}")
+    container = started.stdout.strip()
     remove = functools.partial(_docker, "rm", "--force", container)
     try:
         addresses = Addresses(f"127.0.0.1:{rest}", f"127.0.0.1:{grpc}")
-        _wait(container, addresses.rest, name)
+        _wait_until_available(container, addresses.rest, name)
         ready_ms = (time.perf_counter() - start) * 1e3
         pid = int(_docker("inspect", "--format", "{{.State.Pid}}", container).stdout)
         pids = (pid, *process_info.children(pid))
         with interruption.cleanup(remove):
-            yield Running(addresses, ready_ms, pids, lambda: _alive(container))
+            yield Running(addresses, ready_ms, pids, lambda: _check_alive(container))
     finally:
         remove()
 
@@ -124,26 +125,25 @@ def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)  # noqa: S607
 
 
-def _wait(container: str, address: str, name: str) -> None:
-    """Return when the model is available."""
+def _wait_until_available(container: str, address: str, name: str) -> None:
     end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end:
-        _alive(container)
+        _check_alive(container)
         interruption.check()
         with contextlib.suppress(requests.RequestException, ValueError, LookupError):
-            answer = requests.get(f"http://{address}/v1/models/{name}", timeout=1)
-            if json.loads(answer.content)["model_version_status"][0]["state"] == "AVAILABLE":
+            response = requests.get(f"http://{address}/v1/models/{name}", timeout=1)
+            if json.loads(response.content)["model_version_status"][0]["state"] == "AVAILABLE":
                 return
         time.sleep(0.05)
-    raise TargetError(f"{IMAGE} was not ready after {_START_SECONDS:.0f} s: {_last_words(container)}")
+    raise TargetError(f"{IMAGE} was not ready after {_START_SECONDS:.0f} s: {_last_output(container)}")
 
 
-def _alive(container: str) -> None:
-    """Raise TargetError, with the server's last words, if the container has ended."""
+def _check_alive(container: str) -> None:
+    """Raise TargetError, with the last output, if the container has stopped."""
     if _docker("inspect", "--format", "{{.State.Running}}", container).stdout.strip() != "true":
-        raise TargetError(f"the container of {IMAGE} has ended: {_last_words(container)}")
+        raise TargetError(f"the container of {IMAGE} has stopped: {_last_output(container)}")
 
 
-def _last_words(container: str) -> str:
-    said = _docker("logs", "--tail", "3", container)
-    return " | ".join((said.stdout + said.stderr).strip().splitlines()) or "it said nothing"
+def _last_output(container: str) -> str:
+    logs = _docker("logs", "--tail", "3", container)
+    return last_lines(logs.stdout + logs.stderr, 6)

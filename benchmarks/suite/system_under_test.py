@@ -1,4 +1,4 @@
-"""What is measured: each format in this process, with its threads and delegate, and each way of being served."""
+"""The rows of a benchmark: each format in this process, by threads and delegate, and each way of serving it."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ from tfship.export.runtimes.protocol import PROBABILITIES, Classifier, Target
 
 __all__ = ["REST_BASE64", "OpenSubject", "Subject", "as_query", "in_process", "png", "served"]
 
-# The delegate that LiteRT's interpreter uses unless it is told otherwise; it says so when it starts.
+# The default delegate of LiteRT's interpreter, which logs it at the start.
 XNNPACK = "XNNPACK"
 REST_JSON, REST_BASE64, GRPC = "REST JSON", "REST base64", "gRPC"
 _TIMEOUT = 60.0
@@ -35,31 +35,28 @@ Kind = Literal["tflite", "savedmodel", "keras", "served"]
 
 
 class OpenSubject:
-    """A target, opened: what the clocks time, and what accuracy is taken of.
-
-    `encoded` says that it takes encoded pictures, not prepared images.
-    """
+    """An open target, for timing and for accuracy. `encoded`: it takes encoded images, not tensors."""
 
     def __init__(self, target: Target, contract: Contract, *, encoded: bool = False) -> None:
         self._target, self._contract, self._encoded = target, contract, encoded
 
-    def prepared(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
-        """Return pixels uint8 [N, H, W, C] as one query: the tensor that the model takes, or PNGs [N]."""
+    def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """Return pixels uint8 [N, H, W, C] as one query: the model's input tensor, or PNGs [N]."""
         images = self._images(pixels)
         return self._target.prepare(images) if isinstance(self._target, Classifier) else images
 
-    def ask(self, query: NDArray[Any]) -> object:
-        """Have a prepared query answered: the clock of the model alone, or of a request."""
+    def run(self, query: NDArray[Any]) -> object:
+        """Run a prepared query, which is timed as the model alone or as a request; return the result."""
         if isinstance(self._target, Classifier):
             return self._target.infer(query)
         return self._target.predict(query)
 
-    def label(self, picture: bytes) -> int:
-        """Return the class of an encoded picture: the clock from end to end."""
+    def label(self, image: bytes) -> int:
+        """Return the class of an encoded image, which is timed as end to end."""
         if self._encoded:
-            return int(self._scores(as_query(picture)).argmax())
+            return int(self._scores(as_query(image)).argmax())
         return int(
-            self._scores(self._images(preprocessing.pixels(picture, self._contract)[np.newaxis])).argmax()
+            self._scores(self._images(preprocessing.pixels(image, self._contract)[np.newaxis])).argmax()
         )
 
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -67,19 +64,19 @@ class OpenSubject:
         return self._scores(self._images(pixels))
 
     def _images(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
-        """Return pixels uint8 [N, H, W, C] as the target takes images: PNGs, pixels as they are, or scaled values."""
+        """Return pixels uint8 [N, H, W, C] as the target's input: PNGs, unchanged pixels, or scaled values."""
         if self._encoded:
-            return encoded(pixels)
+            return _objects([png(each) for each in pixels])
         takes_pixels = isinstance(self._target, Classifier) and self._target.takes_pixels
         return pixels if takes_pixels else self._contract.scale(pixels)
 
     def _scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the answers, a Keras model's own outputs interpreted as the export interprets them."""
-        answers = self._target.predict(images)
+        """Return the scores. The outputs of a Keras model are interpreted as in the export."""
+        scores = self._target.predict(images)
         if not isinstance(self._target, Keras):
-            return answers
+            return scores
         several = self._contract.outputs == INDEPENDENT
-        return interpret(answers, self._target.kind(self._contract) or kind_of(answers, several))
+        return interpret(scores, self._target.kind(self._contract) or kind_of(scores, several))
 
     def close(self) -> None:
         """Close the target."""
@@ -88,10 +85,10 @@ class OpenSubject:
 
 @dataclass(frozen=True)
 class Subject:
-    """One row: see the result file's schema for what the fields mean.
+    """One row. The schema of the result file describes the fields that `describe` returns.
 
-    `open` opens it for so many callers at a time; a server's has one connection. `sender` opens a connection to a
-    server, None in this process. `path` is the file or folder that is loaded, None behind a server.
+    `open` opens the target for a number of concurrent callers; a server's target has one connection. `sender` opens a
+    connection to a server, None in this process. `path` is the file or folder that is loaded, None behind a server.
     """
 
     name: str
@@ -109,21 +106,21 @@ class Subject:
 
     @property
     def encoded(self) -> bool:
-        """Whether it takes encoded pictures, not prepared images."""
+        """Whether it takes encoded images, not tensors."""
         return self.protocol == REST_BASE64
 
     @property
     def plain(self) -> bool:
-        """Whether it runs as it does unless told otherwise: one thread, with the delegate."""
+        """Whether it runs with the defaults, one thread and the delegate; the other rows are variants."""
         return self.kind != "tflite" or (self.threads == 1 and self.delegate is not None)
 
     @property
     def is_format(self) -> bool:
-        """Whether it is a format itself: no variant of one, and in this process."""
+        """Whether it is a format in this process, not a variant of one."""
         return self.server is None and self.plain
 
     def describe(self) -> dict[str, Any]:
-        """Return the fields that a result file has of it."""
+        """Return its fields for a result file."""
         return {
             field: getattr(self, field)
             for field in ("name", "kind", "format", "threads", "delegate", "server", "protocol", "bytes", "sha256")
@@ -140,10 +137,10 @@ def in_process(
     variants: bool,
     tensorflow: bool,
 ) -> list[Subject]:
-    """Return the formats of an exported version that run in this process, the reference first.
+    """Return the rows of an exported version that run in this process, the reference first.
 
-    Each TFLite format with the first of the numbers of `threads` and XNNPACK; with `variants` also with the other
-    numbers, and without XNNPACK. With `tensorflow` then the SavedModel, and the .keras file if that is there.
+    Each TFLite format runs with `threads[0]` threads and XNNPACK. `variants` adds the other numbers of threads, and
+    `threads[0]` without XNNPACK. `tensorflow` adds the SavedModel, and the file `keras` unless that is None.
     """
     artefacts = {each["format"]: each for each in card.artefacts}
     found = [
@@ -172,7 +169,7 @@ def in_process(
 
 
 def _variants(threads: Sequence[int]) -> list[tuple[int, bool]]:
-    """Return threads and whether XNNPACK runs it: one changed at a time, so that a difference has one cause."""
+    """Return pairs of threads and XNNPACK; one of them changes at a time, so that a difference has one cause."""
     return [*((number, True) for number in threads), (threads[0], False)]
 
 
@@ -185,11 +182,11 @@ def _tflite(
     *,
     xnnpack: bool,
 ) -> Subject:
-    said = [row.name]
+    name = [row.name]
     if threads > 1:
-        said.append(f"{threads} threads")
+        name.append(f"{threads} threads")
     if not xnnpack:
-        said.append(f"no {XNNPACK}")
+        name.append(f"no {XNNPACK}")
 
     def opened(at_once: int) -> OpenSubject:
         return OpenSubject(
@@ -197,7 +194,7 @@ def _tflite(
         )
 
     return Subject(
-        ", ".join(said), "tflite", row.name, threads, XNNPACK if xnnpack else None,
+        ", ".join(name), "tflite", row.name, threads, XNNPACK if xnnpack else None,
         artefact["bytes"], artefact["sha256"], opened, version / row.file,
     )  # fmt: skip
 
@@ -205,9 +202,9 @@ def _tflite(
 def served(
     server: str, addresses: Addresses, version: Path, card: cards.ExportCard, contract: Contract, format_: str
 ) -> list[Subject]:
-    """Return the ways of asking a server that runs `format_`, a TFLite format or the SavedModel.
+    """Return the rows of a server that serves `format_`, a TFLite format or the SavedModel: one for each protocol.
 
-    A TFLite file has no signature that takes encoded pictures.
+    A TFLite file has no signature for encoded images, so it has no row for base64.
     """
     artefact = next(each for each in card.artefacts if each["format"] == format_)
     number = int(version.name)
@@ -243,11 +240,6 @@ def served(
     ]  # fmt: skip
 
 
-def encoded(pixels: NDArray[np.uint8]) -> NDArray[Any]:
-    """Return pixels uint8 [N, H, W, C] as PNGs, an array of objects [N]."""
-    return _objects([png(each) for each in pixels])
-
-
 def png(pixels: NDArray[np.uint8]) -> bytes:
     """Return pixels uint8 [H, W, C] as a PNG."""
     buffer = io.BytesIO()
@@ -255,9 +247,9 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def as_query(picture: bytes) -> NDArray[Any]:
-    """Return an encoded picture as a query of one."""
-    return _objects([picture])
+def as_query(image: bytes) -> NDArray[Any]:
+    """Return a query with one encoded image, an array of objects [1]."""
+    return _objects([image])
 
 
 def _objects(values: Sequence[bytes]) -> NDArray[Any]:

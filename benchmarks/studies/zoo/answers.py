@@ -1,8 +1,8 @@
-"""Answers of an exported version for evaluation images, format by format, in a process of its own.
+"""Scores of an exported version for evaluation images, by format, in a separate process.
 
 python -m tfship.benchmarks.studies.zoo.answers VERSION EVALUATION.npz ANSWERS.npz    run all formats of a version
 
-The runtimes and the version's contract are those of its users. What aborts in them ends this process alone.
+It uses the same runtimes and contract as the version's users. If a runtime aborts, only this process ends.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write an .npz with each format's scores [N, labels], and `probe`, the first images as the contract scales."""
+    """Write an .npz with each format's scores [N, labels], and `probe`, the first images scaled by the contract."""
     version, evaluation, answers = map(Path, sys.argv[1:] if argv is None else argv)
     rules = input_contract.read(version)
     with np.load(evaluation) as arrays:

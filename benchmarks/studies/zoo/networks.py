@@ -1,6 +1,6 @@
-"""The networks of `tfship benchmark zoo`: built and fitted for seconds, in a process of their own. Loads Keras.
+"""The networks of `tfship benchmark zoo`, built and fitted for seconds in a separate process. Loads Keras.
 
-python -m tfship.benchmarks.studies.zoo.networks NAME DIGITS.npz FOLDER    fit one, and write what the zoo exports
+python -m tfship.benchmarks.studies.zoo.networks NAME DIGITS.npz FOLDER    fit a network and write files for the zoo
 """
 
 import sys
@@ -30,18 +30,17 @@ Pixels = NDArray[np.uint8]
 
 _CLASSES = 10
 _SEED = 1
-# A network that isn't better than this after the last epoch isn't fitted; the accuracy is that on held-out images.
+# Minimum accuracy on held-out images after the last epoch, by labels.
 _ENOUGH = {"digit": 0.6, "thousand": 0.6, "half": 0.8, "several": 0.8}
 _MOST_EPOCHS = 15
 _BATCH = 32
-# Low enough for the statistics of BatchNormalization to be those of the data after one epoch.
+# Low enough for BatchNormalization to have the statistics of the data after one epoch.
 _MOMENTUM = 0.8
 _EVALUATION, _CALIBRATION = 300, 200
-# The labels of an image with several: even, 5 or more, with a loop.
+# The labels "several": even, 5 or more, with a loop.
 _SEVERAL = (lambda y: y % 2 == 0, lambda y: y >= 5, lambda y: np.isin(y, (0, 6, 8, 9)))
 
-# What pixels uint8 [N, H, W, C] become before the network, by the names that `export.preprocessing.range_detection`
-# uses.
+# Scaling of pixels uint8 [N, H, W, C] before the network, by the names in `export.preprocessing.range_detection`.
 VALUES: dict[str, Callable[[Pixels], Values]] = {
     "0…1": lambda pixels: pixels.astype(np.float32) / np.float32(255),
     "0…255": lambda pixels: pixels.astype(np.float32),
@@ -59,7 +58,7 @@ _TARGETS: dict[str, Callable[[NDArray[np.int64]], NDArray[Any]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Fit one network and write its files; ResultError if it doesn't learn."""
+    """Fit one network and write its files. Raises ResultError if it misses its minimum accuracy."""
     name, digits, folder = sys.argv[1:] if argv is None else argv
     with np.load(digits) as arrays:
         fit(name, dict(arrays), Path(folder))
@@ -69,10 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def fit(name: str, digits: dict[str, NDArray[np.uint8]], folder: Path) -> None:
     """Fit the network `name` on `digits` (x_train, y_train, x_test, y_test) and write its files into `folder`.
 
-    These are the model, named by `Architecture.file`; `evaluation.npz` and `calibration.npz` with pixels and labels;
-    `FITTED`, an .npz with `scores` [N, labels], Keras' answers for the evaluation images prepared as in training, and
-    `probe`, the first of these images as the network takes them; and `fit.json` with accuracy, epochs and seconds.
-    Raises ResultError if the network doesn't learn.
+    The files are the model, named by `Architecture.file`; `evaluation.npz` and `calibration.npz` with pixels and
+    labels; `FITTED`, an .npz with `scores` [N, labels], Keras' scores for the evaluation images scaled as in training,
+    and `probe`, the first of these scaled images; and `fit.json` with accuracy, epochs and seconds. Raises ResultError
+    if the network misses its minimum accuracy.
     """
     architecture = ARCHITECTURES[name]
     keras.utils.set_random_seed(_SEED)
@@ -112,10 +111,10 @@ def fit(name: str, digits: dict[str, NDArray[np.uint8]], folder: Path) -> None:
 
 
 def coloured(digits: Pixels, classes: NDArray[np.int64], side: int, channels: int, seed: int) -> Pixels:
-    """Return digits uint8 [N, 28, 28] as images uint8 [N, side, side, channels], enlarged by a whole number and framed.
+    """Return digits uint8 [N, 28, 28] as images uint8 [N, side, side, channels], enlarged by an integer and padded.
 
-    With 3 channels the ink's hue depends on the class, within some noise, and the paper is dark: networks learn that
-    in seconds, and only in the right order of channels.
+    With 3 channels the ink's hue depends on the class, with some noise, and the paper is dark. Networks learn that in
+    seconds, and predict it only from the right order of channels.
     """
     factor = side // digits.shape[1]
     large = digits.repeat(factor, 1).repeat(factor, 2)
@@ -140,7 +139,7 @@ def coloured(digits: Pixels, classes: NDArray[np.int64], side: int, channels: in
 def _parts(
     architecture: Architecture, digits: dict[str, NDArray[np.uint8]]
 ) -> dict[str, tuple[Pixels, NDArray[Any]]]:
-    """Return pixels and labels to train on, to evaluate on and to calibrate with."""
+    """Return pixels and labels for training, calibration and evaluation."""
     order = np.random.default_rng(_SEED)
     train = order.permutation(len(digits["x_train"]))[: architecture.images]
     test = order.permutation(len(digits["x_test"]))[:_EVALUATION]
@@ -179,7 +178,7 @@ def _loss(architecture: Architecture) -> Any:
 
 
 def _scores(model: Any, architecture: Architecture, values: Values) -> Values:
-    """Return Keras' answers as the scores that an exported version gives."""
+    """Return Keras' outputs as the scores that an exported version returns."""
     raw = model.predict(values, batch_size=_BATCH, verbose=0).astype(np.float32)
     if architecture.logits:
         raw = np.exp(raw - raw.max(1, keepdims=True))
@@ -192,7 +191,7 @@ def _accuracy(scores: Values, truth: NDArray[Any]) -> float:
     return float(np.mean(decided == truth))
 
 
-# The networks. All have one image input; the small ones are written with the layers that are to be tried.
+# The networks. All have one image input. The small ones contain the layers to be tested.
 
 
 def _application(build: Callable[..., Any], side: int, **arguments: Any) -> Any:
@@ -224,7 +223,7 @@ def _convolutions(width: int = 16, **arguments: Any) -> list[Any]:
 
 
 def _vit() -> Any:
-    """Return a vision transformer; a depthwise convolution encodes the places (Chu et al., 2021)."""
+    """Return a vision transformer; a depthwise convolution encodes positions (Chu et al., 2021)."""
     image = keras.Input((32, 32, 3))
     patches = layers.Conv2D(48, 4, 4)(image)
     patches = layers.add([patches, layers.DepthwiseConv2D(3, padding="same")(patches)])
@@ -253,14 +252,14 @@ def _mlp_mixer() -> Any:
 
 
 def _nested() -> Any:
-    """Return a network whose Rescaling is in a model within the model."""
+    """Return a network whose Rescaling is in a nested model."""
     features = keras.Sequential([layers.Rescaling(1 / 127.5, -1), *_convolutions()])
     image = keras.Input((32, 32, 3))
     return keras.Model(image, layers.Dense(_CLASSES, "softmax")(features(image)))
 
 
 class Subclassed(keras.Model):  # type: ignore[misc]
-    """A convolutional network as a class, which only a SavedModel holds whole."""
+    """A convolutional network as a class, which only a SavedModel stores completely."""
 
     def __init__(self) -> None:
         super().__init__()

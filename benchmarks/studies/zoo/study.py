@@ -1,9 +1,9 @@
-"""Networks of the kinds that people bring, fitted for seconds, exported by the real command, and judged.
+"""Networks of many kinds, fitted for seconds, exported by `tfship export`, and judged.
 
-Each goes three ways in processes of their own: `benchmarks.studies.zoo.networks` builds and fits it and saves what
-Keras answers; `tfship export`, at a terminal, exports it without being told its range of values;
-`benchmarks.studies.zoo.answers` runs what was published. A network is right if the range found is the one it was
-trained on and the published files decide as Keras does, or if it is refused for the reason that is true of it.
+Each network takes three steps, each in a separate process. `benchmarks.studies.zoo.networks` builds and fits it and
+saves Keras' scores. `tfship export` exports it at a terminal, without its range of values.
+`benchmarks.studies.zoo.answers` runs the published version. A network is right if the detected range is the one it was
+trained on and the published files agree with Keras, or if it is refused for the expected reason.
 """
 
 import argparse
@@ -44,26 +44,27 @@ __all__ = [
 RIGHT, REFUSED, FAILED = "right", "refused", "FAILED"
 # Bounds of one export.
 MOST_LINES, MOST_SECONDS, MOST_BYTES = 40, 600, 6_000_000_000
-# What the fitting process leaves for the comparison, and the number of images whose values are compared.
+# File with Keras' scores for the comparison, and the number of images whose values are compared.
 FITTED, PROBED = "fitted.npz", 16
-# Scores that are nearer to each other are a tie, which rounding (in float16, for mixed precision) may decide.
+# Scores with a smaller difference are a tie, which rounding may decide (in float16 with mixed precision).
 _TIE = 0.02
 _MOST_SECONDS_OF_FITTING = 1800
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network of the zoo: what it is, and what it is trained on. `networks.BUILDERS` builds it.
+    """A network of the zoo and its training data. `networks.BUILDERS` builds it.
 
-    Its images are `side` × `side` pixels of 1 or 3 `channels`, which become `values` before the network (a name of
-    `benchmarks.studies.zoo.networks.VALUES`, and of `export.preprocessing.range_detection`); `images` of them make an
-    epoch. `labels` are "digit", "thousand" (the digit times 100, of 1,000 classes), "half" (5 or more), "several"
-    (three labels an image) or "number" (the digit as a number). `logits`: the outputs have no softmax. `saved_model`:
-    it is brought as a SavedModel, not as a Keras file. `fitted` is false for one that keeps its random weights.
-    `refused` is a pattern of the reason for which the export must refuse it, empty if it must be exported.
+    Its images are `side` × `side` pixels of 1 or 3 `channels`, which are scaled to `values` before the network (a name
+    in `benchmarks.studies.zoo.networks.VALUES` and `export.preprocessing.range_detection`). An epoch has `images` of
+    them. `labels` are "digit", "thousand" (the digit times 100, of 1,000 classes), "half" (5 or more), "several" (three
+    labels for each image) or "number" (the digit as a number). With `logits`, the outputs have no softmax. With
+    `saved_model`, the network is exported from a SavedModel, not from a Keras file. Without `fitted`, it keeps its
+    random weights. `refused` is a pattern for the reason of the expected refusal, empty if the network must be
+    exported.
     """
 
-    says: str
+    description: str
     side: int
     channels: int
     values: str
@@ -76,7 +77,7 @@ class Architecture:
 
     @property
     def file(self) -> str:
-        """The name of the model's file, or of its folder."""
+        """The name of the model's file or folder."""
         return "model" if self.saved_model else "model.keras"
 
 
@@ -123,22 +124,22 @@ ARCHITECTURES = {
 
 
 DESCRIPTION = (
-    "Build networks of many kinds, fit each for seconds, export it by `tfship export` without naming its range of "
-    "values, and compare what is published with Keras. A network passes if it is exported right, or refused for the "
-    "true reason."
+    "Build networks of many kinds, fit each for seconds, export it by `tfship export` without its range of values, and "
+    "compare the published version with Keras. A network passes if it is exported right, or refused for the expected "
+    "reason."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `StudyMeasurement.add_arguments`."""
-    parser.add_argument("--only", metavar="A,B", help=f"these networks, of {', '.join(ARCHITECTURES)}")
-    parser.add_argument("--formats", metavar="A,B", help="the TFLite formats to try (all if not given)")
+    parser.add_argument("--only", metavar="A,B", help=f"only these networks, of {', '.join(ARCHITECTURES)}")
+    parser.add_argument("--formats", metavar="A,B", help="TFLite formats to export (default: all)")
     parser.add_argument(
-        "--selective-seconds", type=float, default=60.0, metavar="S", help="time for the format selective"
+        "--selective-seconds", type=float, default=60.0, metavar="S", help="seconds for the format selective"
     )
     parser.add_argument(
         "--out", type=Path, default=OUT / "zoo", metavar="FOLDER",
-        help="work folder; logs stay there, and the files of networks that failed",
+        help="folder for logs, and for the files of networks that failed",
     )  # fmt: skip
 
 
@@ -173,21 +174,21 @@ def measure(arguments: argparse.Namespace, _flags: Sequence[str], save: Save) ->
 
 
 def save_digits(digits: Digits, path: Path) -> None:
-    """Write the digits where `benchmarks.studies.zoo.networks` reads them."""
+    """Write the digits to `path`, for `benchmarks.studies.zoo.networks`."""
     names = ("x_train", "y_train", "x_test", "y_test")
     np.savez(path, **{name: getattr(digits, name) for name in names})
 
 
 def run(name: str, digits: Path, folder: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
-    """Fit and export a network in `folder`, which is emptied before; return its row, judged.
+    """Fit and export a network in `folder`, which is emptied first; return its judged row.
 
-    `digits` is the file of `save_digits`, `settings` are more flags for `tfship export`. Logs of the three commands
-    stay in the folder.
+    `digits` is the file that `save_digits` wrote. `settings` are additional flags for `tfship export`. The logs of the
+    three commands stay in the folder.
     """
     architecture = ARCHITECTURES[name]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    row: dict[str, Any] = {"model": name, "says": architecture.says, "trained_on": architecture.values}
+    row: dict[str, Any] = {"model": name, "says": architecture.description, "trained_on": architecture.values}
     fitted = _run(
         "networks",
         folder,
@@ -198,7 +199,7 @@ def run(name: str, digits: Path, folder: Path, settings: Sequence[str] = ()) -> 
         folder,
     )
     if fitted.code:
-        return {**row, "verdict": FAILED, "problems": [f"can't be fitted: {_end(fitted, folder)}"]}
+        return {**row, "verdict": FAILED, "problems": [f"fitting failed: {_failure(fitted, folder)}"]}
     row["fit"] = read_json(folder / "fit.json")
     models = folder / "models"
     ended = _run(
@@ -221,7 +222,7 @@ def run(name: str, digits: Path, folder: Path, settings: Sequence[str] = ()) -> 
 
 
 def tidy(folder: Path) -> None:
-    """Remove everything but the logs from a network's folder: gigabytes, of all networks."""
+    """Remove everything except the logs from a network's folder, which would take gigabytes for all networks."""
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -230,7 +231,7 @@ def tidy(folder: Path) -> None:
 
 
 def _published(versions: Mapping[int, Path], folder: Path) -> dict[str, Any]:
-    """Return what was published, and how its answers compare with Keras'."""
+    """Return the published formats, and the agreement of their scores with Keras."""
     version = versions[max(versions)]
     card = cards.read(version)
     found: dict[str, Any] = {
@@ -244,16 +245,16 @@ def _published(versions: Mapping[int, Path], folder: Path) -> dict[str, Any]:
         answers
     )  # fmt: skip
     if ended.code:
-        return {**found, "answers": _end(ended, folder)}
-    with np.load(answers) as theirs, np.load(folder / FITTED) as keras:
+        return {**found, "answers": _failure(ended, folder)}
+    with np.load(answers) as published, np.load(folder / FITTED) as keras:
         several = np.load(folder / "evaluation.npz")["y"].ndim == 2
-        values = np.allclose(theirs["probe"], keras["probe"].astype(np.float32), rtol=1e-5, atol=1e-4)
+        values = np.allclose(published["probe"], keras["probe"].astype(np.float32), rtol=1e-5, atol=1e-4)
         formats = [SAVED_MODEL, *found["formats"]]
         return {
             **found,
             "values_right": bool(values),
             "agreement": {
-                each: agreement(theirs[each], keras["scores"], several=several) for each in formats
+                each: agreement(published[each], keras["scores"], several=several) for each in formats
             },
         }
 
@@ -261,10 +262,10 @@ def _published(versions: Mapping[int, Path], folder: Path) -> dict[str, Any]:
 def agreement(
     scores: NDArray[np.float32], keras: NDArray[np.float32], *, several: bool = False
 ) -> dict[str, Any]:
-    """Return how the decisions of scores [N, labels] compare with Keras'.
+    """Return the agreement of decisions by `scores` and by `keras`, both [N, labels].
 
-    `value` is the share that is the same, `decisions` their number, and `wrong` the number that differ where Keras'
-    scores are no tie. All are wrong where the scores aren't finite numbers of Keras' shape.
+    `value` is the share of equal decisions, `decisions` their total number, and `wrong` the number that differ although
+    Keras' scores are no tie. All count as wrong if the scores aren't finite or have another shape.
     """
     count = keras.size if several else len(keras)
     if scores.shape != keras.shape or not np.isfinite(scores).all():
@@ -281,48 +282,48 @@ def agreement(
 
 
 def judge(architecture: Architecture, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `verdict` on a row, RIGHT, REFUSED or FAILED, and its `problems`, a sentence for each."""
+    """Return the `verdict` on a row, RIGHT, REFUSED or FAILED, and its `problems`, a phrase for each."""
     export = row["export"]
     problems = _behaviour(export)
     refused = export["code"] > 0 and export["last_line"].startswith("error: ")
     if refused and (not architecture.refused or not re.search(architecture.refused, export["last_line"])):
-        problems.append(f"refused, {export['last_line']}")
+        problems.append(f"unexpectedly refused, {export['last_line']}")
     elif export["code"] > 0 and not refused:
         problems.append(f"exit {export['code']} without a reason: {export['last_line']}")
     elif export["code"] == 0:
         if architecture.refused:
             problems.append(f"exported; expected a refusal: {architecture.refused}")
-        problems += _answers(row)
+        problems += _differences(row)
     return {"verdict": FAILED if problems else REFUSED if refused else RIGHT, "problems": problems}
 
 
 def _behaviour(export: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with how the command behaved, whatever it exported."""
+    """Return the problems of the export command itself, whatever it exported."""
     found = []
     if export["timed_out"] or export["seconds"] > MOST_SECONDS:
-        found.append(f"took {export['seconds']:.0f} s; expected {MOST_SECONDS} at most")
+        found.append(f"took {export['seconds']:.0f} s; expected at most {MOST_SECONDS}")
     elif export["code"] < 0:
         found.append(f"the export was killed by {_signal(export['code'])}")
     if export["traceback"]:
         found.append(f"a traceback: {export['last_line']}")
     if export["lines"] > MOST_LINES:
-        found.append(f"{export['lines']} lines on the terminal; expected {MOST_LINES} at most")
+        found.append(f"{export['lines']} lines on the terminal; expected at most {MOST_LINES}")
     if export["peak_bytes"] > MOST_BYTES:
-        found.append(f"{export['peak_bytes'] / 1e9:.1f} GB; expected {MOST_BYTES / 1e9:g} at most")
+        found.append(f"{export['peak_bytes'] / 1e9:.1f} GB; expected at most {MOST_BYTES / 1e9:g}")
     return found
 
 
-def _answers(row: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with what was published."""
+def _differences(row: Mapping[str, Any]) -> list[str]:
+    """Return the problems of the published version."""
     if "answers" in row:
-        return [f"what was published can't be run: {row['answers']}"]
+        return [f"the published version can't be run: {row['answers']}"]
     found = []
     if not row["values_right"]:
-        found.append(f"values {row['values']} found; trained on {row['trained_on']}")
+        found.append(f"detected values {row['values']}; trained on {row['trained_on']}")
     for name, each in row["agreement"].items():
         exact = name == SAVED_MODEL or FORMATS[name].exact
         if exact and each["wrong"]:
-            found.append(f"{name} decides {each['wrong']} of {each['decisions']} otherwise than Keras")
+            found.append(f"{name} decides {each['wrong']} of {each['decisions']} differently from Keras")
         elif each["value"] < MIN_AGREEMENT:
             found.append(
                 f"{name} agrees with Keras on {each['value']:.3f}; expected {MIN_AGREEMENT:g} or more"
@@ -337,14 +338,14 @@ def _run(log: str, folder: Path, seconds: float, module: str, *arguments: object
 
 
 def _line(text: str, folder: Path) -> str:
-    """Return a message in one line, without the folder that it names files in."""
+    """Return a message in one line, with file names relative to the folder."""
     return one_line(text.replace(f"{folder}/", ""))
 
 
-def _end(ended: Ended, folder: Path) -> str:
-    """Return in words how a command failed."""
+def _failure(ended: Ended, folder: Path) -> str:
+    """Return how a command failed, as a phrase."""
     if ended.timed_out:
-        return f"not done after {ended.seconds:.0f} s"
+        return f"still running after {ended.seconds:.0f} s"
     how = f"killed by {_signal(ended.code)}" if ended.code < 0 else f"exit {ended.code}"
     return f"{how}: {_line(ended.last, folder)}" if ended.last else how
 

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tabulate import tabulate
-
 from tfship.benchmarks.analysis.formatting import listed
+from tfship.benchmarks.studies.table_layout import table
 from tfship.benchmarks.studies.zoo.study import FAILED, MOST_BYTES, MOST_LINES, MOST_SECONDS, REFUSED, RIGHT
 from tfship.export.publishing.cards import SAVED_MODEL
 
@@ -18,7 +17,7 @@ def render(results: Mapping[str, Any], layout: str) -> str:
     """See `StudyTable.render`."""
     machine = results["environment"]
     bounds = (
-        f"An export may take {MOST_SECONDS // 60} minutes, {MOST_BYTES / 1e9:g} GB and {MOST_LINES} lines on the "
+        f"Limits for an export: {MOST_SECONDS // 60} minutes, {MOST_BYTES / 1e9:g} GB and {MOST_LINES} lines on the "
         f"terminal; measured on {machine['cpu']}, {machine['cores']} cores."
     )
     return "\n".join([_heading(results), bounds, "", _table(results, layout), *_remarks(results)])
@@ -27,17 +26,17 @@ def render(results: Mapping[str, Any], layout: str) -> str:
 def failures(results: Mapping[str, Any]) -> list[str]:
     """See `StudyTable.failures`."""
     failed = [row["model"] for row in results["models"] if row["verdict"] == FAILED]
-    return [f"{', '.join(failed)}: not exported rightly; see the table, and the logs"] if failed else []
+    return [f"{', '.join(failed)}: wrong export; see the table and the logs"] if failed else []
 
 
 def line(row: Mapping[str, Any]) -> str:
-    """Return a finished network in a line."""
+    """Return the result of a network in one line."""
     if row["problems"]:
         return f"{row['model']}: {FAILED}: {'; '.join(row['problems'])}"
     export = row["export"]
     cost = f"{export['seconds']:.0f} s, {_gigabytes(row)} GB"
     if row["verdict"] == REFUSED:
-        return f"{row['model']}: refused, as is right, {cost}"
+        return f"{row['model']}: refused, as expected, {cost}"
     return (
         f"{row['model']}: right, values {row['values']}, agreement with Keras {_agreement(row)}, "
         f"{len(row['formats'])} formats, {cost}"
@@ -53,7 +52,7 @@ def _heading(results: Mapping[str, Any]) -> str:
     ]
     return (
         f"{len(rows)} networks ({results['data']['label']}): {', '.join(counts)}. Agreement with Keras is the share of "
-        "equal decisions on held-out images, that of the SavedModel and of the worst TFLite format."
+        "equal decisions on held-out images, given for the SavedModel and for the worst TFLite format."
     )
 
 
@@ -61,14 +60,8 @@ def _table(results: Mapping[str, Any], layout: str) -> str:
     headers = [
         "network", "values of pixels", "formats", "SavedModel", "worst format", "seconds", "GB", "verdict"
     ]  # fmt: skip
-    table: str = tabulate(
-        [_cells(row) for row in results["models"]],
-        headers,
-        tablefmt=layout,
-        disable_numparse=True,
-        colalign=("left", "left", *["right"] * 5, "left"),
-    )
-    return table
+    align = ["left", "left", *["right"] * 5, "left"]
+    return table(headers, [_cells(row) for row in results["models"]], layout, align)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -104,7 +97,7 @@ def _gigabytes(row: Mapping[str, Any]) -> str:
 
 
 def _remarks(results: Mapping[str, Any]) -> list[str]:
-    """Return why formats were left out, why networks were refused, and what failed, a line each."""
+    """Return a line for each reason why formats were left out, networks were refused or networks failed."""
     lines = []
     for row in results["models"]:
         name = row["model"]

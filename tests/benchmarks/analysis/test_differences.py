@@ -98,7 +98,7 @@ def test_what_never_settled_is_told_and_judged_by_its_unsteadiness(old: Results,
     )  # fmt: skip
     comparison = compare(old, new)
     assert comparison.regressions == []
-    assert comparison.remarks == ["cnn: never settled, and judged by as wide a band: int8"]
+    assert comparison.remarks == ["cnn: unstable, judged with a wider band: int8"]
     slow_down(timing, 1.5)
     assert worse(old, new) == ["int8: query p50"]
 
@@ -110,7 +110,7 @@ def test_a_tail_must_double(old: Results, new: Results) -> None:
     assert worse(old, new) == ["int8: query p99"]
     row(new, "int8")["query"]["p99_us"] = None
     found = check(old, new, "int8", "query p99")
-    assert (found.found, found.note) == (UNJUDGED, "there or in the reference: too few samples for it")
+    assert (found.found, found.note) == (UNJUDGED, "too few samples, now or in the reference")
 
 
 def test_a_batch_that_got_slower_is_a_regression(old: Results, new: Results) -> None:
@@ -122,7 +122,7 @@ def test_a_batch_that_got_slower_is_a_regression(old: Results, new: Results) -> 
 def test_what_is_not_timed_any_more_is_a_regression(old: Results, new: Results, clock: str) -> None:
     row(new, "int8")[clock] = None
     assert worse(old, new) == [f"int8: {clock} p50"]
-    assert "isn't any more" in check(old, new, "int8", f"{clock} p50").sentence()
+    assert "measured before, but not now" in check(old, new, "int8", f"{clock} p50").sentence()
 
 
 # Throughput
@@ -173,7 +173,9 @@ def test_another_bound_leaves_the_sweep(old: Results, new: Results) -> None:
     row(new, "embedded TFLite, gRPC")["scenarios"]["server"]["rate"] /= 10
     comparison = compare(old, new)
     assert comparison.regressions == []
-    assert comparison.remarks == ["another bound: 10 ms before, 15 ms now; Server isn't judged"]
+    assert comparison.remarks == [
+        "another latency bound: 10 ms before, 15 ms now; the Server scenario isn't judged"
+    ]
     assert "images/s in a closed loop" in {each.figure for each in comparison.checks}
 
 

@@ -134,7 +134,7 @@ def test_a_row_or_model_that_is_gone_is_a_regression_and_a_new_one_is_not(old: R
 
 def test_other_weights_are_told(old: Results, new: Results) -> None:
     new["models"]["nn"]["keras_sha256"] = "0" * 64
-    assert compare(old, new).remarks == ["nn: other weights than before"]
+    assert compare(old, new).remarks == ["nn: the weights differ from the baseline's"]
 
 
 # What can't be compared
@@ -154,5 +154,5 @@ def test_another_mode_is_refused(old: Results, new: Results) -> None:
 
 def test_another_reference_is_refused(old: Results, new: Results) -> None:
     new["models"]["nn"]["reference"] = "int8"
-    with pytest.raises(ArtifactError, match="nn: the baseline's times stand beside float32's"):
+    with pytest.raises(ArtifactError, match="nn: the baseline's times are relative to float32"):
         compare(old, new)

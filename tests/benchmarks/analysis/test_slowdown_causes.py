@@ -37,14 +37,17 @@ def test_operators_that_xnnpack_does_not_run_are_the_reason(made: Results) -> No
         "because XNNPACK doesn't run its CONV_2D, MAX_POOL_2D, RESHAPE, FULLY_CONNECTED and SOFTMAX"
         in sentence
     )
-    assert "TFLite's own kernels take 344 µs for what takes XNNPACK 241 µs in float32" in sentence
-    assert "with 2 threads each it is 2.2" in sentence
+    assert (
+        "TFLite's built-in kernels take 344 µs, XNNPACK takes 241 µs for the same operators in float32"
+        in sentence
+    )
+    assert "with 2 threads for both the ratio is 2.2" in sentence
     for each in made["models"]["cnn"]["operators"]["int16x8"]:
         each["delegated"] = True
     sentence = explained(made, "int16x8")
     assert "XNNPACK doesn't run" not in sentence
     assert (
-        "XNNPACK is slower at the same operators: CONV_2D of conv2d_1 takes 243 µs instead of 168 µs"
+        "XNNPACK is slower for the same operators: CONV_2D of conv2d_1 takes 243 µs instead of 168 µs"
         in sentence
     )
 
@@ -76,32 +79,30 @@ def test_changing_the_type_of_numbers_is_a_reason(made: Results) -> None:
     made["models"]["cnn"]["operators"]["int8"].insert(
         0, {"operator": "QUANTIZE", "name": "image", "us": 30.0, "delegated": True}
     )
-    assert "changing its numbers' type (QUANTIZE) takes 30 µs, 11 % of its operators' time" in explained(
-        made, "int8"
-    )
+    assert "type conversions (QUANTIZE) take 30 µs, 11 % of its operators' time" in explained(made, "int8")
     made["models"]["cnn"]["operators"]["int8"][0]["us"] = 2.0
-    assert "changing" not in explained(made, "int8")
+    assert "conversions" not in explained(made, "int8")
 
 
 def test_the_largest_reason_comes_first(made: Results) -> None:
     slowed_int8(made, CONV_2D=1.15)
     sentence = explained(made, "int8")
-    assert sentence.index("XNNPACK is slower at the same operators") < sentence.index(
-        "more go outside its operators"
+    assert sentence.index("XNNPACK is slower for the same operators") < sentence.index(
+        "more are spent outside its operators"
     )
     slowed_int8(made, MAX_POOL_2D=2.0)
     sentence = explained(made, "int8")
-    assert sentence.index("more go outside its operators") < sentence.index(
+    assert sentence.index("more are spent outside its operators") < sentence.index(
         "MAX_POOL_2D of max_pooling2d takes 16.2 µs"
     )
 
 
 def test_a_batch_that_closes_the_gap_is_a_reason(made: Results) -> None:
     here = slowed_int8(made)
-    assert "too little work" not in explained(made, "int8")
+    assert "overhead of a call" not in explained(made, "int8")
     slow_down(here["batches"]["64"]["timing"], 1 / 1.18)
     assert (
-        "one image is too little work for what a call of it costs: in batches of 64 it takes only 1.02 times"
+        "the overhead of a call outweighs the work for one image: in batches of 64 it takes only 1.02 times"
         in explained(made, "int8")
     )
 
@@ -111,10 +112,10 @@ def test_where_nothing_explains_it_that_is_said(made: Results) -> None:
     made["models"]["cnn"]["operators"]["int8"][0]["us"] += row(made, "float32")["query"]["p50_us"] * 0.19
     made["models"]["cnn"]["operators"]["int8"][0]["name"] = "something that float32 lacks"
     sentence = explained(made, "int8")
-    assert sentence.endswith("and neither its operators nor larger batches say why.")
+    assert sentence.endswith("for an unknown reason: neither its operators nor larger batches explain it.")
     assert "because" not in sentence
     del made["models"]["cnn"]["operators"]["int8"]
-    assert explained(made, "int8").endswith("and why isn't known: its operators weren't timed.")
+    assert explained(made, "int8").endswith("for an unknown reason: its operators weren't timed.")
 
 
 def test_threads_are_told_only_where_float32_gains_more_by_them(made: Results) -> None:
@@ -128,10 +129,10 @@ def test_behind_a_server_the_parts_of_a_request_are_the_reason(made: Results) ->
     parts = row(made, name)["parts_us"]
     parts.update(dict.fromkeys(parts, 1.0), network=81.0, inference=13.0)
     assert (
-        "because 87 % of a request isn't inference: 81 µs on the way and in the server's protocol (81 %)."
-        in (explained(made, name))
+        "because 87 % of a request isn't inference: 81 µs in the network and the server's protocol stack (81 %)."
+        in explained(made, name)
     )
     parts.update(network=1.0, inference=400.0)
     assert explained(made, name).endswith("and 98 % of a request is inference.")
     row(made, name)["parts_us"] = None
-    assert explained(made, name).endswith("and its parts weren't timed.")
+    assert explained(made, name).endswith("for an unknown reason: the parts of a request weren't timed.")

@@ -35,7 +35,7 @@ def test_it_waits_until_a_spin_is_about_as_fast_as_any_was() -> None:
 def test_it_waits_no_longer_than_it_may() -> None:
     clock = Clock([2_000_000])
     processor = Processor(clock, clock.spin)
-    processor.saw(1_000_000)
+    processor.record(1_000_000)
     assert processor.wait(0.1) == 2_000_000
     assert processor.waited == pytest.approx(0.1)
     # With no time left, a single spin tells.

@@ -41,16 +41,16 @@ def instant(answers: list[int] | None = None) -> Connect:
 def test_an_open_loop_shows_a_stall_of_a_second_and_a_closed_one_hides_it() -> None:
     due = load_loops.poisson(1_000, 7_000, np.random.default_rng(1))
     stalling = Stalling(stalls=2_000)
-    load = load_loops.opened(stalling.connect, 8, due, 10)
+    load = load_loops.open_loop(stalling.connect, 8, due, 10)
     assert len(load.latencies) == 7_000
-    figures = timer.figures(load.latencies)
+    figures = timer.percentiles(load.latencies)
     assert figures["99.9"] is not None
     # Whatever fell due within that second has waited for the rest of it: a seventh of all.
     assert figures["99.9"] > 0.9
     assert np.mean(load.latencies > 0.1) > 0.1
 
     # The same stall, and each caller waits for its answer before it asks again: one sample of each, of thousands.
-    closed = load_loops.closed(Stalling(stalls=200).connect, 4, 4.0, 10)
+    closed = load_loops.closed_loop(Stalling(stalls=200).connect, 4, 4.0, 10)
     assert np.max(closed.latencies) > 0.9
     assert np.mean(closed.latencies > 0.9) < 0.01
 
@@ -71,7 +71,7 @@ def test_queries_are_not_sent_before_they_are_due() -> None:
         sent.append(time.perf_counter() - start)
 
     due = np.array([0.4, 0.6, 0.8])
-    load = load_loops.opened(lambda: contextlib.nullcontext(call), 2, due, 1)
+    load = load_loops.open_loop(lambda: contextlib.nullcontext(call), 2, due, 1)
     times = sorted(sent)[2:]  # without each caller's first, before the start
     assert (times >= due).all()
     assert load.seconds >= 0.8
@@ -80,21 +80,21 @@ def test_queries_are_not_sent_before_they_are_due() -> None:
 
 
 def test_a_closed_loop_asks_every_query_and_keeps_the_answers() -> None:
-    load = load_loops.closed(instant(), 3, 0.1, 7)
-    assert load.answers == {number: number * 10 for number in range(7)}
+    load = load_loops.closed_loop(instant(), 3, 0.1, 7)
+    assert load.responses == {number: number * 10 for number in range(7)}
     assert load.rate == pytest.approx(len(load.latencies) / load.seconds)
     assert load.seconds >= 0.1
 
 
 def test_each_query_of_an_open_loop_is_asked_once() -> None:
     asked: list[int] = []
-    load = load_loops.opened(instant(asked), 4, np.zeros(100), 100)
+    load = load_loops.open_loop(instant(asked), 4, np.zeros(100), 100)
     assert sorted(asked) == sorted([*range(100), *[0] * 4])  # each caller's first, to connect
     assert len(load.latencies) == 100
 
 
 def test_a_closed_loop_that_begins_late_asks_once() -> None:
-    load = load_loops.closed(instant(), 3, 0.0, 7)
+    load = load_loops.closed_loop(instant(), 3, 0.0, 7)
     assert len(load.latencies) == 3
     assert load.rate > 0
 
@@ -126,5 +126,5 @@ def test_what_a_caller_meets_is_raised_and_the_others_stop(open_: bool, fails: s
     begin = time.perf_counter()
     due = np.linspace(0, 30, 30_000)
     with pytest.raises(ConnectionError):
-        load_loops.opened(connect, 3, due, 5) if open_ else load_loops.closed(connect, 3, 30.0, 5)
+        load_loops.open_loop(connect, 3, due, 5) if open_ else load_loops.closed_loop(connect, 3, 30.0, 5)
     assert time.perf_counter() - begin < 30

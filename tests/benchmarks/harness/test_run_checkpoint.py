@@ -44,7 +44,7 @@ def test_a_file_half_written_is_no_figure(tmp_path: Path) -> None:
     (file.parent / f".stage-999999999-{file.name}").write_text('{"part": "st')
     assert Journal(tmp_path, {}).part("stage") == {"row": 1}
     file.write_text(json.dumps([1, 2]))
-    with pytest.raises(ArtifactError, match="no record of a benchmark; delete"):
+    with pytest.raises(ArtifactError, match="not a measurement of a benchmark; delete"):
         Journal(tmp_path, {}).part("stage")
     file.write_text("{")
     with pytest.raises(ArtifactError, match="not JSON"):

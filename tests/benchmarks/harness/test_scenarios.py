@@ -30,7 +30,7 @@ class Known(Callers):
     Each caller's first queries, one to connect and one that counts, are answered when `together` ask at once.
     """
 
-    def __init__(self, seconds: float, errs: int | None = None, together: int = 1) -> None:
+    def __init__(self, seconds: float, errs: int | None = None, together: int = 1, at_once: int = 8) -> None:
         all_there = threading.Barrier(together)
 
         @contextlib.contextmanager
@@ -47,7 +47,8 @@ class Known(Callers):
 
         self._name, self._sizes = "known", [1] * len(CLASSES)
         self.connect: Connect = connect
-        self._understood = lambda answer, _: answer
+        self._decode = lambda response, _: response
+        self.at_once = at_once
 
 
 @pytest.fixture
@@ -74,14 +75,14 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> None:
                 break
         return Load(np.array(latencies), end, {})
 
-    monkeypatch.setattr(load_loops, "closed", closed)
-    monkeypatch.setattr(load_loops, "opened", opened)
+    monkeypatch.setattr(load_loops, "closed_loop", closed)
+    monkeypatch.setattr(load_loops, "open_loop", opened)
 
 
 @pytest.mark.usefixtures("queue")
 def test_the_server_scenario_finds_a_rate_that_is_kept_and_one_that_is_not() -> None:
     # 500 a second at the very most, and fewer if all are to be answered in 50 ms.
-    found = scenarios.server(Known(0), CLASSES, at_once=8, bound_ms=50, seconds=2, rates=6)
+    found = scenarios.server(Known(0), CLASSES, bound_ms=50, seconds=2, rates=6)
     assert 400 < found["rate"] < 500
     assert found["p99_ms"] <= 50
     assert found["queries"] >= 662
@@ -93,7 +94,7 @@ def test_the_server_scenario_finds_a_rate_that_is_kept_and_one_that_is_not() -> 
 
 
 def test_a_bound_that_nothing_keeps_is_said() -> None:
-    found = scenarios.server(Known(0.004), CLASSES, at_once=8, bound_ms=1, seconds=0.1, rates=1)
+    found = scenarios.server(Known(0.004), CLASSES, bound_ms=1, seconds=0.1, rates=1)
     assert found["rate"] is None
     assert found["p99_ms"] is None
     # Eight late ones decide it; each caller may have one under way.
@@ -102,7 +103,7 @@ def test_a_bound_that_nothing_keeps_is_said() -> None:
 
 
 def test_offline_uses_all_callers_and_counts_images() -> None:
-    found = scenarios.offline(Known(0.02, together=4), CLASSES, at_once=4, images=64 * 40)
+    found = scenarios.offline(Known(0.02, together=4, at_once=4), CLASSES, images=64 * 40)
     assert found["images"] == 64 * 40
     assert found["rate"] == pytest.approx(2560 / found["seconds"], rel=0.01)
     # Forty queries of 20 ms by four callers.
@@ -121,14 +122,16 @@ def test_more_connections_ask_more_at_once() -> None:
 @pytest.mark.parametrize(
     "run",
     [
-        lambda known: scenarios.server(known, CLASSES, at_once=2, bound_ms=50, seconds=0.1, rates=1),
-        lambda known: scenarios.offline(known, CLASSES, at_once=2, images=2_000),
+        lambda known: scenarios.server(known, CLASSES, bound_ms=50, seconds=0.1, rates=1),
+        lambda known: scenarios.offline(known, CLASSES, images=2_000),
         lambda known: scenarios.sweep(known, CLASSES, (1,), 0.2),
     ],
 )
 def test_a_wrong_answer_under_load_is_an_error(run: Callable[[Callers], object]) -> None:
-    with pytest.raises(ResultError, match=r"query 7 with the classes \[9\]; asked alone it said \[7\]"):
-        run(Known(0.001, errs=7))
+    with pytest.raises(
+        ResultError, match=r"query 7 returned the classes \[9\] under load, and \[7\] in a single request"
+    ):
+        run(Known(0.001, errs=7, at_once=2))
 
 
 def test_answers_are_held_against_each_querys_own_classes() -> None:
@@ -145,8 +148,8 @@ def test_a_sender_reads_where_the_server_says_its_time_went() -> None:
     answer = b'{"predictions": [[0.25, 0.75]]}'
     with web(lambda handler, _: send(handler, 200, answer, Server_Timing=header)) as server:
         sender = RestSender(address(server.address))
-        content, timing = sender.send(sender.encoded(np.zeros((1, 2, 2, 1), np.float32)))
-        assert sender.understood(content, 1).tolist() == [[0.25, 0.75]]
+        content, timing = sender.send(sender.encode(np.zeros((1, 2, 2, 1), np.float32)))
+        assert sender.decode(content, 1).tolist() == [[0.25, 0.75]]
         assert timing == pytest.approx({"queue": 0.00025, "decode": 0.0015, "total": 0.003})
         sender.close()
 
@@ -166,13 +169,17 @@ def test_a_sender_that_is_refused_or_not_answered_says_so() -> None:
 
 def test_why_the_official_server_is_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert serving_backends.unavailable() == "no Docker here"
+    assert serving_backends.unavailable() == "docker isn't installed"
     docker = tmp_path / "docker"
     docker.write_text('#!/bin/sh\necho "Cannot connect to the Docker daemon" >&2\nexit 1\n')
     docker.chmod(0o755)
-    assert serving_backends.unavailable() == "no Docker engine answers (Cannot connect to the Docker daemon)"
+    assert (
+        serving_backends.unavailable() == "no Docker engine is running (Cannot connect to the Docker daemon)"
+    )
     docker.write_text('#!/bin/sh\necho "Error: No such image: $5" >&2\nexit 1\n')
-    assert serving_backends.unavailable() == f"the image isn't here: docker pull {serving_backends.IMAGE}"
+    assert (
+        serving_backends.unavailable() == f"the image is missing: run `docker pull {serving_backends.IMAGE}`"
+    )
     docker.write_text("#!/bin/sh\necho sha256:1\n")
     assert serving_backends.unavailable() is None
     docker.write_text('#!/bin/sh\necho "port is already allocated" >&2\nexit 125\n')

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tfship.benchmarks.harness import timer
-from tfship.benchmarks.harness.timer import Timing, Window, in_turn
+from tfship.benchmarks.harness.cpu_noise import Processor
+from tfship.benchmarks.harness.timer import Schedule, Timing, Window, in_turn
 
 
 class Work:
@@ -17,6 +18,10 @@ class Work:
 
     def clock(self) -> int:
         return round(self.now * 1e9)
+
+    @property
+    def processor(self) -> Processor:
+        return Processor(self.clock)
 
     def call(self, name: str, seconds: Callable[[int], float]) -> Callable[[int], None]:
         made = 0
@@ -34,7 +39,7 @@ def test_warm_up_is_not_counted_and_windows_go_in_turn() -> None:
     work = Work()
     # The first calls are a hundred times slower.
     slow_start = {name: work.call(name, lambda made: 1.0 if made < 5 else 0.01) for name in "ab"}
-    timings = in_turn(slow_start, window=5, window_seconds=0, clock=work.clock)
+    timings = in_turn(slow_start, Schedule(window=5), processor=work.processor)
     for timing in timings.values():
         assert timing.samples == pytest.approx([0.01] * 15)
         assert timing.settled == 0
@@ -47,7 +52,7 @@ def test_a_window_is_measured_slice_by_slice_in_turn() -> None:
     work = Work()
     calls = {name: work.call(name, lambda made: 0.01) for name in "ab"}
     kept: dict[str, dict[str, Any]] = {}
-    timings = in_turn(calls, window={"a": 200, "b": 22}, window_seconds=0, clock=work.clock, kept=kept)
+    timings = in_turn(calls, Schedule(window={"a": 200, "b": 22}), processor=work.processor, kept=kept)
     sizes = [{name: len(samples) for name, (samples, *_) in each.items()} for each in kept.values()]
     assert len(sizes) == 3 * timer.SLICES
     assert all(each["a"] == 20 for each in sizes)
@@ -64,7 +69,7 @@ def test_fast_calls_of_a_slice_are_not_timed_for_a_moment() -> None:
     work = Work()
     # What ran in between makes the first calls of a slice slow: three of them.
     calls = {"a": work.call("a", lambda made: 0.001 if made < 20 or (made - 20) % 23 >= 3 else 0.01)}
-    timing = in_turn(calls, window=200, window_seconds=0, clock=work.clock)["a"]
+    timing = in_turn(calls, Schedule(window=200), processor=work.processor)["a"]
     assert set(np.round(timing.samples, 6)) == {0.001}
     assert len(timing.samples) == 600
 
@@ -76,7 +81,7 @@ def test_the_reference_is_measured_as_long_as_any() -> None:
         "reference": work.call("reference", lambda made: 0.005 if made < 46 else 0.02),
         "steady": work.call("steady", lambda made: 0.005),
     }
-    timings = in_turn(calls, reference="reference", window=10, window_seconds=0, clock=work.clock)
+    timings = in_turn(calls, Schedule(reference="reference", window=10), processor=work.processor)
     assert len(timings["steady"].windows) == 3
     assert len(timings["drifting"].windows) == len(timings["reference"].windows) > 3
     # The first three agreed: they count, and later ones are there for others to stand beside.
@@ -88,7 +93,7 @@ def test_the_reference_is_measured_as_long_as_any() -> None:
 def test_what_is_compared_is_measured_in_all_rounds() -> None:
     work = Work()
     calls = {name: work.call(name, lambda made: 0.01) for name in "abc"}
-    timings = in_turn(calls, compared=["b"], window=10, window_seconds=0, clock=work.clock)
+    timings = in_turn(calls, Schedule(compared=["b"], window=10), processor=work.processor)
     # The reference, a, is there for b to stand beside.
     assert {name: len(each.windows) for name, each in timings.items()} == {
         "a": timer.MOST, "b": timer.MOST, "c": timer.AGREEING,
@@ -105,6 +110,10 @@ class Shared(Work):
     def slowed(self) -> float:
         return 2.0 if self.now % 0.5 >= 0.2 else 1.0
 
+    @property
+    def processor(self) -> Processor:
+        return Processor(self.clock, self.spin)
+
     def spin(self) -> int:
         took = 1e-5 * self.slowed()
         self.now += took
@@ -120,13 +129,7 @@ def test_slices_wait_for_an_undisturbed_processor() -> None:
         work = Shared()
         calls = {"a": work.call("a", lambda made: 0.001)}
         return work, in_turn(
-            calls,
-            compared="a",
-            window=100,
-            window_seconds=0,
-            patience=patience,
-            clock=work.clock,
-            spin=work.spin,
+            calls, Schedule(compared="a", window=100, patience=patience), processor=work.processor
         )["a"]
 
     work, hasty = run(0.0)
@@ -141,7 +144,7 @@ def test_slices_wait_for_an_undisturbed_processor() -> None:
 def test_undisturbed_samples_are_told_apart() -> None:
     work = Shared()
     calls = {"a": work.call("a", lambda made: 0.001), "b": work.call("b", lambda made: 0.25)}
-    timings = in_turn(calls, window={"a": 100, "b": 10}, window_seconds=0, clock=work.clock, spin=work.spin)
+    timings = in_turn(calls, Schedule(window={"a": 100, "b": 10}), processor=work.processor)
     medians = [each for each in timings["a"].describe()["windows_undisturbed_p50_us"] if each is not None]
     assert medians
     assert {*medians, timings["a"].describe()["undisturbed_p50_us"]} == {1000.0}
@@ -154,7 +157,7 @@ def test_undisturbed_samples_are_told_apart() -> None:
 def test_windows_of_fast_calls_have_more_samples() -> None:
     work = Work()
     calls = {"fast": work.call("fast", lambda made: 0.001), "slow": work.call("slow", lambda made: 0.5)}
-    timings = in_turn(calls, window=5, window_seconds=0.1, clock=work.clock)
+    timings = in_turn(calls, Schedule(window=5, window_seconds=0.1), processor=work.processor)
     assert len(timings["fast"].samples) == pytest.approx(3 * 100, abs=3)
     assert len(timings["slow"].samples) == 3 * 5
 
@@ -169,7 +172,7 @@ def test_what_drifts_is_tried_until_it_settles_and_only_then_counts() -> None:
     }
     told: list[str] = []
     timings = in_turn(
-        calls, reference="drifting", window=10, window_seconds=0, clock=work.clock, report=told.append
+        calls, Schedule(reference="drifting", window=10), processor=work.processor, report=told.append
     )
     assert timings["drifting"].settled == 2
     assert [each.median for each in timings["drifting"].windows] == pytest.approx(steps)
@@ -181,7 +184,7 @@ def test_what_drifts_is_tried_until_it_settles_and_only_then_counts() -> None:
 def test_what_never_settles_is_kept_and_marked() -> None:
     work = Work()
     calls = {"wild": work.call("wild", lambda made: 0.01 * (1 + max(0, made - 10) // 12 % 2))}
-    timing = in_turn(calls, window=10, window_seconds=0, clock=work.clock)["wild"]
+    timing = in_turn(calls, Schedule(window=10), processor=work.processor)["wild"]
     assert timing.settled is None
     assert len(timing.windows) == 10
     assert len(timing.samples) == 100
@@ -224,7 +227,7 @@ def test_three_windows_are_enough_for_the_99th_percentile() -> None:
 def test_slow_calls_have_smaller_windows_and_enough_for_the_90th_percentile() -> None:
     work = Work()
     calls = {"slow": work.call("slow", lambda made: 0.01), "slower": work.call("slower", lambda made: 1.0)}
-    timings = in_turn(calls, window=221, window_seconds=0.1, longest=0.5, clock=work.clock)
+    timings = in_turn(calls, Schedule(window=221, window_seconds=0.1, longest=0.5), processor=work.processor)
     assert len(timings["slow"].samples) == 3 * 50
     assert len(timings["slower"].samples) == 3 * 22
     assert timings["slower"].percentile("90") is not None
@@ -240,10 +243,10 @@ def test_what_is_kept_is_not_measured_again() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        in_turn(calls, window=100, window_seconds=0, clock=work.clock, kept=kept, report=interrupted)
+        in_turn(calls, Schedule(window=100), processor=work.processor, kept=kept, report=interrupted)
     before = dict(kept)
     work.order.clear()
-    timings = in_turn(calls, window=100, window_seconds=0, clock=work.clock, kept=kept)
+    timings = in_turn(calls, Schedule(window=100), processor=work.processor, kept=kept)
     assert {key: kept[key] for key in before} == before
     # Warmed up again, and then what was missing: 7 slices of the second window, 10 of the third.
     assert [name for name, _ in work.order] == ["a"] * 20 + ["a"] * 11 + ["b"] * 20 + ["b"] * 11 + (
@@ -256,7 +259,10 @@ def test_processor_time_is_that_of_the_windows_that_count() -> None:
     work = Work()
     calls = {"a": work.call("a", lambda made: 0.01)}
     timing = in_turn(
-        calls, window=10, window_seconds=0, clock=work.clock, spent=lambda _: (2 * work.now, 3 * work.now)
+        calls,
+        Schedule(window=10),
+        processor=work.processor,
+        cpu_seconds=lambda _: (2 * work.now, 3 * work.now),
     )["a"]
     assert timing.cpu() == pytest.approx(0.02)
     assert timing.cpu(server=True) == pytest.approx(0.03)

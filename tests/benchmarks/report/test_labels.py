@@ -32,7 +32,7 @@ def test_labels_around_points_that_coincide_cover_nothing() -> None:
     axes = canvas.axes(left=46, right=12, top=30, bottom=46)
     axes.set(xlim=(0, 100), ylim=(0, 100))
     names = [f"format {number}" for number in range(9)]
-    labels.around(
+    labels.near_points(
         canvas, axes, [Label(name, "int8", 3 + place % 4, 50, 8) for place, name in enumerate(names)]
     )
     texts = [text for text in canvas.figure.texts if text.get_text() in names]

@@ -282,7 +282,7 @@ def test_where_figures_are_missing_a_sentence_says_so(
     file.write_text(report.html(less(results)), encoding="utf-8")
     visit = Visit(browser, file, 375)
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 375
-    assert "A quick run" in visit.page.locator("header").inner_text()
+    assert "Quick run" in visit.page.locator("header").inner_text()
     shown = visit.page.locator("figure.plot")
     said = visit.page.locator("p.missing").all_inner_texts()
     if less is poorer:

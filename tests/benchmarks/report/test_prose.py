@@ -30,7 +30,7 @@ def test_a_terminal_gets_a_table_per_model_and_the_verdict(results: dict[str, An
         line for line in report.text(results).splitlines() if line.startswith("int8  ") and "~" in line
     ]
     assert "[1]" in line
-    assert "- [1] ~: never settled" in report.text(results)
+    assert "- [1] ~: unstable" in report.text(results)
 
 
 def test_markdown_has_every_row_and_what_ran(results: dict[str, Any]) -> None:

@@ -46,5 +46,5 @@ def test_what_the_schema_forbids_is_refused_and_the_place_is_named(
 
 def test_a_reference_that_is_no_row_is_refused(results: dict[str, Any], tmp_path: Path) -> None:
     results["models"]["nn"]["reference"] = "float64"
-    with pytest.raises(ArtifactError, match="nn: no row is called 'float64'"):
+    with pytest.raises(ArtifactError, match="nn: the row of the reference, 'float64', is missing"):
         report.read(written(tmp_path, results))

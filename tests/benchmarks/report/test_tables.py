@@ -48,12 +48,12 @@ def test_cells_say_what_was_measured(results: dict[str, Any]) -> None:
     int8["cpu_seconds_per_1000"] = {"here": 0.0051, "server": None}
     int8["batches"]["64"]["rate"] = 650_473.4
     model = model_of(results)
-    assert cells(model, tables.ANSWERS, "int8") == {
+    assert cells(model, tables.ACCURACY, "int8") == {
         "accuracy": "0.9801", "95 % interval": "0.9772–0.9827", "against float32 changed": "7",
         "against float32 won": "3", "against float32 lost": "4", "against float32 p": "1",
         "calibration error": "0.0054", "size, KiB": "99.9", "arena, KiB": "6.27",
     }  # fmt: skip
-    assert cells(model, tables.ANSWERS, "float32")["against float32 changed"] == ""
+    assert cells(model, tables.ACCURACY, "float32")["against float32 changed"] == ""
     time = cells(model, tables.TIME, "int8")
     assert [time[f"model only {which}"] for which in ("p50, µs", "p90, µs", "p99, µs", "p99.9, µs", "× float32")] == [
         "5.25", "5.37", "12.0", "123", "0.50",
@@ -100,7 +100,7 @@ def test_a_missing_figure_says_why_and_once(results: dict[str, Any]) -> None:
     (cell, note) = by_name["int8"][4]
     assert (cell.text, table.notes[note - 1]) == ("–", why)
     assert by_name["dynamic"][5][1] == note
-    assert (by_name["float16"][0][0].text, by_name["float16"][0][0].why) == ("–", "the process died")
+    assert (by_name["float16"][0][0].text, by_name["float16"][0][0].note) == ("–", "the process died")
     assert by_name["float16"][2][0].text.startswith("~ ")
     assert len(table.notes) == 3
     assert by_name["float32"][4][1] == 0

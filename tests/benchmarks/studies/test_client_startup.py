@@ -64,10 +64,10 @@ def test_multiples_are_of_the_same_round() -> None:
     ("rest", "usual", "missed"),
     [
         (0.40, 4.0, []),
-        (0.41, 4.2, ["over REST in 0.40 s at most: 0.41 s"]),
+        (0.41, 4.2, ["over REST within 0.40 s: 0.41 s"]),
         (0.30, 2.9, ["at least 10 times as fast as the usual client: 9.7 times"]),
         (0.50, 1.0, [
-            "over REST in 0.40 s at most: 0.50 s", "at least 10 times as fast as the usual client: 2.0 times",
+            "over REST within 0.40 s: 0.50 s", "at least 10 times as fast as the usual client: 2.0 times",
         ]),
     ],
 )  # fmt: skip
@@ -83,7 +83,7 @@ def test_a_client_that_fails_or_answers_wrongly(models: Path, monkeypatch: pytes
     with embedded(models, [client_startup.MODEL], "--prefer_tflite_model") as server:
         monkeypatch.setattr(client_startup, "embedded", lambda *_: contextlib.nullcontext(server))
         with monkeypatch.context() as patch:
-            patch.setattr(client_startup, "_SHOWS", "8")
+            patch.setattr(client_startup, "_DIGIT", "8")
             patch.setattr(client_startup, "ROWS", client_startup.ROWS[:1])
             assert cli.run(command.main, ["client", "--models", str(models), "--pairs", "1"]) == 6
         row = client_startup.Row("rest", "the client", "tfship.client.predict nowhere.png --server {rest}")

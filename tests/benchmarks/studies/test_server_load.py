@@ -72,7 +72,7 @@ def test_reference_is_scaled_to_this_machine_by_the_yardstick() -> None:
 
 
 def test_what_has_no_reference_or_goes_wrong_is_never_met() -> None:
-    for row in result(rate=1e6, problems=["3 answers with an error status"])["tables"]["float32"]:
+    for row in result(rate=1e6, problems=["3 responses with an error status"])["tables"]["float32"]:
         assert row["met"] is False
     nn, cnn = result(rate=1e6, p50=None)["tables"]["float32"]
     assert nn["met"] is True
@@ -91,11 +91,14 @@ def test_table_shows_ratios_verdicts_and_what_went_wrong(layout: str) -> None:
     )
     assert "missed" in table
     assert "1 of 2 bars met" in table
-    assert "nn float32: 15.2 µs here (taken: 15.2, 15.2; drift 0 %), 7.6 µs there: × 0.500" in table
-    wrong = result(problems=["3 answers with an error status"], stable=False, p50=None, connections=2)
+    assert (
+        "nn float32: 15.2 µs here (median of 15.2, 15.2; drift 0 %), 7.6 µs on the reference machine: × 0.500"
+        in table
+    )
+    wrong = result(problems=["3 responses with an error status"], stable=False, p50=None, connections=2)
     faulty = server_load_table.render(wrong, layout)
     assert faulty.count(" FAULTY") >= 2
-    assert "float32 nn-1-rest at 2 connections: 3 answers with an error status" in faulty
+    assert "float32 nn-1-rest at 2 connections: 3 responses with an error status" in faulty
     assert "~ 2,000" in faulty
     assert "too few / 0.9" in faulty
 
@@ -107,10 +110,10 @@ def test_percentiles_are_left_out_below_their_sample_size() -> None:
     row = server_load._row(LoadCell("nn", 1, "rest"), 8, [few, few, few])
     assert row["p99_ms"] == 4.95
     assert (row["rate"], row["stable"], row["requests"]) == (75.0, True, 900)
-    none = load_generators.Run(0, 4.0, np.array([]), 0, problem="no request was answered")
+    none = load_generators.Run(0, 4.0, np.array([]), 0, problem="no request got a response")
     row = server_load._row(LoadCell("nn", 1, "rest"), 8, [few, none])
     assert row["stable"] is False
-    assert row["problems"] == ["no request was answered"]
+    assert row["problems"] == ["no request got a response"]
 
 
 @needs_generators
@@ -169,34 +172,34 @@ def test_wrong_answers_are_found(models: Path, sample: Digits, tmp_path: Path) -
             for protocol in ("rest", "grpc")
         }
         for protocol, case in asked.items():
-            size = case.ask()
+            size = case.verify()
             case.expected[0, 0] += 0.001
             with pytest.raises(ResultError, match=f"nn-1-{protocol}: .* differs from the model file's"):
-                case.ask()
+                case.verify()
             case.file.write_bytes(bytes(5))  # no JSON; a message that names no model
             with pytest.raises(
-                ResultError, match=f"nn-1-{protocol}: expected predictions; the server answered"
+                ResultError, match=f"nn-1-{protocol}: expected predictions; the server returned"
             ):
-                case.ask()
+                case.verify()
             run = case.load(2, 1, size)
             assert run.requests > 0
             assert (
-                "answers with an error status" if protocol == "rest" else "some are errors"
+                "responses with an error status" if protocol == "rest" else "some are errors"
             ) in run.problem
     for protocol, case in asked.items():
-        with pytest.raises(Unreachable, match=f"nn-1-{protocol}: the server doesn't answer"):
-            case.ask()
+        with pytest.raises(Unreachable, match=f"nn-1-{protocol}: the server doesn't respond"):
+            case.verify()
 
 
 def test_wrong_answers_under_load_are_the_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(server_load, "run", lambda *_: result(problems=["3 answers with an error status"]))
+    monkeypatch.setattr(server_load, "run", lambda *_: result(problems=["3 responses with an error status"]))
     monkeypatch.setattr(load_generators, "require", lambda: None)
     assert cli.run(command.main, ["server"]) == 6
     captured = capsys.readouterr()
     assert "FAULTY" in captured.out
-    assert "wrong answers in 2 cells" in captured.err
+    assert "wrong responses in 2 cells" in captured.err
 
 
 @pytest.mark.parametrize(
@@ -205,7 +208,7 @@ def test_wrong_answers_under_load_are_the_exit_code(
         (["--only", "nn-2-rest"], "no cell is called 'nn-2-rest'; there are nn-1-rest, "),
         (["--connections", "8,0"], "'0': expected a whole number, 1 or more"),
         (["--seconds", "0.5"], "'0.5': expected a whole number, 1 or more"),
-        (["--format", "float64"], "no format is called float64"),
+        (["--format", "float64"], "unknown format: float64"),
         (["--format", "int8_uint8"], "takes other tensors than the reference"),
         (["stray"], "unrecognized arguments: stray"),
     ],
@@ -224,7 +227,5 @@ def test_what_is_not_exported_is_refused(tmp_path: Path, sample: Digits) -> None
     with pytest.raises(ArtifactError, match="run `tfship export` first"):
         server_load.run(tmp_path, server_load.LoadPlan(), sample)
     (tmp_path / "nn" / "1").mkdir(parents=True)
-    with pytest.raises(
-        ArtifactError, match=r"float32.tflite: no such file; `tfship export` writes every format"
-    ):
+    with pytest.raises(ArtifactError, match=r"float32.tflite: no such file; run `tfship export`"):
         server_load.run(tmp_path, server_load.LoadPlan([LoadCell("nn", 1, "rest")]), sample)

@@ -44,4 +44,4 @@ def test_results_of_another_schema_are_refused(name: str, tmp_path: Path) -> Non
 
 def test_flags_of_a_server_need_a_study_that_starts_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(command.main, ["client", "--", "--workers=2"]) == 2
-    assert "starts no server that could take --workers=2" in capsys.readouterr().err
+    assert "starts no server; remove --workers=2" in capsys.readouterr().err

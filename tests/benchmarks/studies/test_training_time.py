@@ -15,26 +15,26 @@ def test_both_recipes_are_trained_and_compared(
     sample: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Real training on the sample, towards accuracies that it reaches, and one that nothing does."""
-    asked = {"nn": 0.8}
+    targets = {"nn": 0.8}
     monkeypatch.setattr(training_time, "NETWORKS", ("nn",))  # the cnn would take a minute and go the same way
     # As many steps as that accuracy needs, not as the whole of MNIST's does.
     monkeypatch.setitem(RECIPES["fast"], "nn", replace(RECIPES["fast"]["nn"], min_steps=100))
-    results = training_time.compare(sample, repeats=1, asked=asked)
+    results = training_time.compare(sample, repeats=1, targets=targets)
     assert list(results["networks"]) == ["nn"]
     for name, network in results["networks"].items():
         (run,) = network["runs"]
         for recipe in ("plain", "fast"):
             assert run[recipe]["reached"]
-            assert asked[name] <= run[recipe]["accuracy"] <= 1
+            assert targets[name] <= run[recipe]["accuracy"] <= 1
             assert run[recipe]["seconds"] > 0
         assert run["ratio"] == run["fast"]["seconds"] / run["plain"]["seconds"]
     about = {"environment": {"cpu": "a processor", "cores": 2}}
     table = training_time.render({**about, **results}, "simple")
     assert "nn: 0.8000 by fast in" in table
-    assert "of plain training's time (medians of 1 runs, of which 0 missed it)" in table
+    assert "of plain training's time (medians of 1 runs; 0 missed the target)" in table
 
     monkeypatch.setattr(training_time, "_MOST_EPOCHS", 1)
-    monkeypatch.setitem(training_time.ASKED, "nn", 1.0)
+    monkeypatch.setitem(training_time.TARGETS, "nn", 1.0)
     file = tmp_path / "training.json"
     assert cli.run(command.main, ["training", "--repeats", "1", "--json", str(file)]) == 0
     (run,) = json.loads(file.read_text())["networks"]["nn"]["runs"]
@@ -46,7 +46,7 @@ def test_both_recipes_are_trained_and_compared(
     )
     shown = capsys.readouterr().out
     assert "not in" in shown
-    assert "of which 1 missed it" in shown
+    assert "; 1 missed the target" in shown
 
 
 def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -153,9 +153,9 @@ def slowed(seconds: float, which: str) -> Callable[..., list[Subject]]:
     """Return the rows in this process, one of which sleeps before each query."""
 
     class Sleeping(OpenSubject):
-        def ask(self, query: Any) -> object:
+        def run(self, query: Any) -> object:
             time.sleep(seconds)
-            return super().ask(query)
+            return super().run(query)
 
     def slow(row: Subject) -> Subject:
         def opened(at_once: int) -> OpenSubject:
@@ -226,7 +226,7 @@ def test_a_server_that_dies_half_way_leaves_what_was_measured(
         assert going.ends() == 5
         said = going.error
     assert "the model server ended with exit code -9" in said
-    assert "the same command goes on from there" in said
+    assert "the same command resumes the run" in said
     assert "Traceback" not in said
     assert not (out / "results.json").exists()
     kept = [json.loads(path.read_text()) for path in out.glob("partial/*/*/[!.]*.json")]
@@ -237,7 +237,7 @@ def test_a_server_that_dies_half_way_leaves_what_was_measured(
 
     with forked(quick_benchmark, *ask) as again:
         assert again.ends() == 0, again.error
-        assert "going on with a run that was interrupted" in again.error
+        assert "resuming an interrupted run" in again.error
     results = json.loads((out / "results.json").read_text())
     jsonschema.validate(results, SCHEMA)
     assert len(results["resumed"]) == 1
@@ -288,7 +288,7 @@ def test_other_data_than_the_training_data_is_refused(
     ("arguments", "code", "said"),
     [
         (["--model", "flowers"], 4, "run `tfship export` first"),
-        (["--model", "nn", "--model", "nn"], 2, "expected each once"),
+        (["--model", "nn", "--model", "nn"], 2, "expected each model once"),
         (["--latency-bound", "0"], 2, "expected milliseconds"),
         (["--quick", "--official"], 2, "not allowed with"),
     ],

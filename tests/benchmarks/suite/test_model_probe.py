@@ -57,7 +57,7 @@ def test_what_needs_tensorflow_is_measured_without_its_import() -> None:
 
 
 def test_what_fails_says_why(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match=r"none.tflite: a process .* exit code 4: .*no such TFLite file"):
+    with pytest.raises(TargetError, match=r"none.tflite: the process .* exit code 4: .*no such TFLite file"):
         model_probe.probe("tflite", tmp_path / "none.tflite", SHAPE)
     with pytest.raises(TargetError, match=r"ended with exit code 1: .*ValueError"):
         model_probe.probe("tflite", TFLITE, (9, 9, 3))
