@@ -1,22 +1,21 @@
-"""Ask a model about pictures: over REST, over gRPC, or from a model file in this process.
+"""Predictions for images: over REST, over gRPC, or by a model file in this process.
 
     from tfship.client import Client
 
     with Client("localhost:8500", model="cnn") as client:
         print(client.predict("seven.png").label)
 
-`AsyncClient` is the same for asyncio. Every error is a TfshipError:
+`AsyncClient` is the same for asyncio. All errors are TfshipErrors:
 
     TfshipError
-    ├── UsageError        arguments ask for something impossible
-    ├── DataError         an image can't be used
-    ├── ArtifactError     a contract is missing or damaged
+    ├── UsageError        invalid arguments
+    ├── DataError         an invalid image
+    ├── ArtifactError     a missing or damaged contract
     └── TargetError
-        ├── Unreachable   no server answers there in time
-        └── Refused       it answers, and the answer is an error
+        ├── Unreachable   no server responds in time
+        └── Refused       an error response
 
-Nothing here loads TensorFlow, not REST, not gRPC (`serving.protos.messages`), not TFLite (LiteRT), until a SavedModel
-or a `.keras` file is asked for.
+Only SavedModels and `.keras` files load TensorFlow; REST, gRPC (`serving.protos.messages`) and TFLite (LiteRT) don't.
 """
 
 import importlib
@@ -47,8 +46,8 @@ __all__ = [
 
 COMMAND = "tfship predict"
 
-# Imported when they are first asked for: the command line starts without them.
-_LATER = {
+# Imported on first use, so that the command line starts without them.
+_LAZY = {
     "AsyncClient": "api.async_client",
     "Client": "api.client",
     "Contract": "api.inputs",
@@ -58,9 +57,9 @@ _LATER = {
     "Tls": "targets.connection",
 }
 
-if not TYPE_CHECKING:  # or every name would be one to a type checker
+if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str) -> object:
-        if name not in _LATER:
+        if name not in _LAZY:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -28,7 +28,7 @@ SEVEN = FOLDER / "seven.png"
 RELEASED_MODELS = ROOT / "models" / RELEASED
 DIGITS = input_contract.digits("cnn")
 # Prepared already: they take no time.
-INK = preprocessing.from_file(SEVEN, DIGITS)
+INK = preprocessing.from_bytes(SEVEN.read_bytes(), DIGITS)
 SAMPLES = [(path, label) for name, label in (("five", "5"), ("seven", "7"), ("three", "3"), ("two", "2"))
            for path in FOLDER.glob(f"{name}.*")]  # fmt: skip
 BOTH = pytest.mark.parametrize("kind", ["rest", "grpc"])

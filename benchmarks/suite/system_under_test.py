@@ -1,6 +1,5 @@
 """The rows of a benchmark: each format in this process, by threads and delegate, and each way of serving it."""
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from tfship.benchmarks.harness.raw_requests import Address, GrpcSender, RestSender, Sender
 from tfship.benchmarks.harness.server_process import Addresses
 from tfship.client.images import preprocessing
+from tfship.client.images.preview import png
 from tfship.client.targets.binding import Binding
 from tfship.client.targets.connection import Connection, Servable
 from tfship.client.targets.grpc import Grpc
@@ -238,13 +237,6 @@ def served(
         )
         for protocol, target, sender, address in ways
     ]  # fmt: skip
-
-
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    """Return pixels uint8 [H, W, C] as a PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def as_query(image: bytes) -> NDArray[Any]:

@@ -1,1 +1,1 @@
-"""The client for other programs: `Client` and `AsyncClient`."""
+"""The client library: `Client` and `AsyncClient`."""

@@ -1,11 +1,11 @@
-"""What `Client` and `AsyncClient` share: what they are told, and what they make of images and answers."""
+"""Common parts of `Client` and `AsyncClient`: arguments, queries and predictions."""
 
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -13,31 +13,32 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tfship.client.api import inputs
+from tfship.client.api.inputs import Query
 from tfship.client.cli.output import named, rank
-from tfship.client.images import batches
-from tfship.client.targets.binding import Answer, Binding, by_contract, by_signature
+from tfship.client.images.batches import Exchange, exchange
+from tfship.client.targets.binding import Binding, RawScores, bound
 from tfship.client.targets.connection import Connection, Servable, Tls
 from tfship.client.targets.interpretation import SCORES, Interpretation
 from tfship.export.preprocessing import input_contract as contracts
 from tfship.export.preprocessing.input_contract import INDEPENDENT, PROBABILITIES_OF_CLASSES, Contract
 from tfship.export.runtimes.protocol import DEFAULT_SIGNATURE, Signature
-from tfship.train.common.errors import DataError, Refused, TfshipError, UsageError
+from tfship.train.common.errors import DataError, Refused, UsageError
 
-__all__ = ["Asked", "Configured", "Prediction", "culprits", "several", "stacked"]
+__all__ = ["BaseClient", "Prediction", "enumerated"]
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says of one image.
+    """A model's prediction for one image.
 
-    `label` is the class with the highest score and `probability` its probability, 0.0 to 1.0, or None if the score is
-    none. `scores` has all classes' by their labels, the highest first; classes without a name, where the contract names
-    another number of them, are called "0", "1" and so on. `version` is the number of the model's version that has
-    answered, None over REST, which doesn't tell.
+    `label` is the class with the highest score, and `probability` its probability, 0.0 to 1.0, None if the score isn't
+    one. `scores` maps all labels to their scores, the highest first. If the contract has another number of labels than
+    the model has classes, they are "0", "1" and so on. `version` is the number of the model's version, None over REST,
+    which doesn't report it.
 
-    `meaning` says what the scores are: "probabilities", which sum to 1; "independent", each the probability of its own
-    label; or "scores", which are within 0…1 and don't sum to 1, from a model whose contract wasn't given. Logits have
-    become probabilities by the softmax, or the sigmoid.
+    `meaning` is that of the scores: "probabilities", which sum to 1; "independent", each the probability of one label;
+    or "scores", within 0…1 without a sum of 1, from a model whose contract wasn't given. Logits have been turned into
+    probabilities, by softmax or sigmoid.
     """
 
     label: str
@@ -50,7 +51,7 @@ class Prediction:
     def of(
         cls, scores: NDArray[np.float32], contract: Contract, version: int | None, meaning: str
     ) -> "Prediction":
-        """Return what scores [classes] mean by the contract's labels."""
+        """Return the prediction for scores [classes], by the contract's labels."""
         ranked = rank(scores, contract.labels)
         label, score = ranked[0]
         return cls(label, None if meaning == SCORES else score, dict(ranked), version, meaning)
@@ -62,33 +63,19 @@ class Prediction:
 
     @property
     def probabilities(self) -> Mapping[str, float]:
-        """The scores if they are probabilities, else nothing."""
+        """The scores if they are probabilities, else an empty mapping."""
         return {} if self.meaning == SCORES else self.scores
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels that the image has, best first: of independent ones those from 50 % on, else `label`."""
+        """The image's labels, best first: independent labels with at least 50 %, else `label` alone."""
         if self.meaning == INDEPENDENT:
             return tuple(named(list(self.scores.items())))
         return (self.label,)
 
 
-@dataclass(slots=True)
-class Asked:
-    """An image: `row` is what the signature takes, `answer` its raw scores [1, K], `error` why it has none."""
-
-    name: str
-    row: Any = None
-    answer: Answer | None = None
-    error: TfshipError | None = None
-
-
-class _Bound(Protocol):
-    binding: Binding
-
-
-class Configured:
-    """What both clients are told, checked; `client.api.client.Client` says what it means."""
+class BaseClient:
+    """The arguments of both clients, checked; documented at `client.api.client.Client`."""
 
     def __init__(
         self,
@@ -108,15 +95,15 @@ class Configured:
         self._is_rest, server, encrypted = _located(address, tls)
         self._connection = Connection(server, encrypted, dict(headers or {}), timeout, retries, gzip)
         if encrypted is not None:
-            # Keys of no use are found here rather than with the first image.
+            # Reports invalid keys now rather than with the first image.
             from tfship.client.targets import tls as encryption
 
             encryption.context(encrypted)
         self._servable = Servable(model, version, label, signature)
-        self._given = _contract(contract)
-        self._contract = self._given or contracts.digits(model)
+        self._own_contract = _contract(contract)
+        self._contract = self._own_contract or contracts.digits(model)
         self._where = f"{server}, model {model}"
-        self._lock = threading.Lock()  # of the next three
+        self._lock = threading.Lock()  # for the next three attributes
         self._target: Any = None
         self._binding: Binding | None = None
         self._interpretations: dict[tuple[int | None, int], Interpretation] = {}
@@ -127,86 +114,75 @@ class Configured:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise UsageError(f"{self!r} is closed; make another, or close this one later")
+            raise UsageError(f"{self!r} is closed; create another, or close this one later")
 
-    def _bind(self, target: _Bound, found: Mapping[str, Signature] | Refused) -> Binding:
-        """Return the target's binding, by the signatures that it has told or its refusal to tell."""
-        name = self._servable.signature
-        if isinstance(found, Refused):
-            # A gateway may let nothing through but predictions.
-            binding = by_contract(self._given, name) if self._given else None
-            if binding is None:
-                raise found
-        else:
-            binding = by_signature(found, name, self._contract, self._where)
+    def _bind(self, target: Any, found: Mapping[str, Signature] | Refused) -> Binding:
+        """Return the target's binding, by the signatures that it reports or its refusal to report them."""
+        binding = bound(found, self._servable.signature, self._contract, self._where, self._own_contract)
         target.binding = self._binding = binding
         return binding
 
-    def _row(self, image: object, name: str, binding: Binding) -> Any:
-        return inputs.row(image, self._contract, binding.dtype, inputs.name_of(image, name))
+    def _query(self, image: object, binding: Binding, name: str = "image") -> Query:
+        return inputs.prepared(image, self._contract, binding.dtype, inputs.name_of(image, name))
 
-    def _prepared(self, number: int, image: object, binding: Binding, strict: bool) -> Asked:
-        name = inputs.name_of(image, f"picture {number}")
+    def _numbered(self, number: int, image: object, binding: Binding, strict: bool) -> Query:
+        name = f"image {number}"
         try:
-            return Asked(name, self._row(image, name, binding))
+            return self._query(image, binding, name)
         except DataError as error:
             if strict:
                 raise
-            # One that wasn't raised: the frames that this came through hold the image.
-            return Asked(name, error=DataError(str(error)))
+            # A new error: the traceback of the raised one keeps the image in memory.
+            return Query(inputs.name_of(image, name), error=DataError(str(error)))
 
-    def _read(self, asked: Sequence[Asked], answer: Answer) -> None:
-        """Take an answer to these images into account. Raises Refused for scores of an unknown scale."""
-        # Another version may answer something else.
-        key = (answer.version, answer.scores.shape[1])
+    def _exchange(self, batch: Sequence[Query], binding: Binding, strict: bool = True) -> Exchange:
+        """See `exchange`. Raises the batch's first error if `strict`."""
+        yield from exchange(batch, binding, self._read)
+        if strict and (errors := [each.error for each in batch if each.error]):
+            raise errors[0]
+
+    def _read(self, raw: RawScores) -> NDArray[np.float32]:
+        """Record raw scores and return them as real numbers. Raises Refused for integers of unknown scale."""
+        # Versions may differ in the kind of their scores.
+        key = (raw.version, raw.scores.shape[1])
         with self._lock:
             found = self._interpretations.setdefault(
-                key, Interpretation(self._where, self._binding or Binding(), self._given)
+                key, Interpretation(self._where, self._binding or Binding(), self._own_contract)
             )
-            scores = found.read(answer.scores[: len(asked)])
-        for place, each in enumerate(asked):
-            each.row, each.answer = None, Answer(scores[place : place + 1], answer.version)
+            return found.read(raw.scores)
 
-    def _outcome(self, asked: Asked) -> Any:
-        """Return the prediction of an image, or its error."""
-        return self._prediction(asked) if asked.error is None else asked.error
+    def _outcome(self, query: Query) -> Any:
+        """Return the prediction for an image, or its error."""
+        return self._prediction(query) if query.error is None else query.error
 
-    def _prediction(self, asked: Asked) -> Prediction:
-        """Return what an image's answer means, by all answers so far."""
-        assert asked.answer is not None  # noqa: S101
-        scores, version = asked.answer
-        found = self._interpretations[version, scores.shape[1]]
-        return Prediction.of(found.scores(scores)[0], self._contract, version, found.meaning)
+    def _prediction(self, query: Query) -> Prediction:
+        """Return the prediction for an image, its scores interpreted by all scores so far."""
+        scores = query.scores
+        assert scores is not None  # noqa: S101
+        found = self._interpretations[query.version, len(scores)]
+        return Prediction.of(
+            found.scores(scores[np.newaxis])[0], self._contract, query.version, found.meaning
+        )
 
 
-def several(images: Iterable[Any], errors: str) -> Iterator[tuple[int, Any]]:
-    """Yield images with their numbers, from 1; UsageError where there is but one, or `errors` is no known word."""
+def enumerated(images: Iterable[Any], errors: str) -> Iterator[tuple[int, Any]]:
+    """Return images with their numbers, from 1. Raises UsageError for a single image, and for an invalid `errors`."""
     if errors not in ("raise", "return"):
         raise UsageError(f"errors={errors!r}: expected 'raise' or 'return'")
     if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Image.Image):
-        raise UsageError(f"one image of type {type(images).__name__}; expected several, or predict for one")
+        raise UsageError(
+            f"one image of type {type(images).__name__}; expected several; call predict for one image"
+        )
     try:
         return enumerate(images, 1)
     except TypeError:
-        raise UsageError(f"images of type {type(images).__name__}; expected a list, or the like") from None
-
-
-def stacked(rows: Sequence[Any], binding: Binding) -> NDArray[Any]:
-    """Return rows as the tensor that the signature takes."""
-    return binding.rows(batches.stacked(rows))
-
-
-def culprits(asked: Sequence[Asked], refusal: Refused, *, strict: bool) -> None:
-    """Raise what must be raised when images were asked for one by one, because all together met with `refusal`."""
-    refused = [each.error for each in asked if isinstance(each.error, Refused)]
-    if len(refused) == len(asked):
-        raise refusal  # it isn't the images
-    if strict and refused:
-        raise refused[0]
+        raise UsageError(
+            f"images of type {type(images).__name__}; expected a list or another iterable"
+        ) from None
 
 
 def _located(address: str, tls: Tls | bool) -> tuple[bool, str, Tls | None]:
-    """Return whether REST is spoken at an address, where that is, host:port, and by which encryption."""
+    """Return whether an address is REST's, its host:port, and its encryption. Raises UsageError for an invalid one."""
     encrypted = Tls() if tls is True else tls or None
     scheme, separator, _ = address.partition("://")
     if not separator or scheme == "unix":
@@ -226,10 +202,10 @@ def _located(address: str, tls: Tls | bool) -> tuple[bool, str, Tls | None]:
         raise UsageError(f"{address!r}: not a URL ({error}); expected http://host:port") from None
     if url.username is not None or url.password is not None:
         raise UsageError(
-            f"a URL with a name or a password in it; expected http://{url.hostname}:…, and headers="
+            f"a URL with a user name or a password; expected http://{url.hostname}:…, with credentials in headers="
         )
     if url.path.strip("/") or url.query or url.fragment or not url.netloc:
-        raise UsageError(f"{address!r}: expected {scheme}://host:port, and nothing behind it")
+        raise UsageError(f"{address!r}: expected {scheme}://host:port, and nothing after it")
     if encrypted is not None and url.scheme == "http":
         raise UsageError(f"{address!r} with tls: expected https://")
     return True, url.netloc, encrypted or (Tls() if url.scheme == "https" else None)

@@ -1,7 +1,8 @@
-"""Images as other programs have them, in the form that a signature takes: paths, bytes, Pillow's pictures, arrays."""
+"""Preparation of images, given as paths, bytes, Pillow images or arrays, in the form that a signature takes."""
 
 import os
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,59 +11,80 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tfship.client.images import decoding, preprocessing, preview
-from tfship.client.images.decoding import DecodedPicture
+from tfship.client.images.decoding import DecodedImage
 from tfship.client.images.sources import MOST_BYTES, read_file
 from tfship.client.targets.binding import ENCODED, PIXELS, images_of
 from tfship.export.preprocessing.input_contract import Contract, Scaling
-from tfship.train.common.errors import DataError
+from tfship.train.common.errors import DataError, TfshipError
 
-__all__ = ["ImageLike", "encoded", "name_of", "row"]
+__all__ = ["ImageLike", "Query", "name_of", "prepared"]
 
 ImageLike = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8] | NDArray[np.floating]
 )  # fmt: skip
 
-# How the formats begin that a graph decodes: PNG and JPEG.
-_TAKEN = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
-# Of the range that a contract gives: what arithmetic in half precision may miss.
+# First bytes of the formats that a graph decodes: PNG and JPEG.
+_DECODED_BY_GRAPHS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+# Share of the contract's range that values may exceed, for rounding in half precision.
 _SLACK = 1e-3
 
 
 def name_of(given: object, otherwise: str) -> str:
-    """Return what messages call an image: its path, or else `otherwise`."""
+    """Return an image's name in messages: its path, or else `otherwise`."""
     return os.fsdecode(given) if isinstance(given, str | os.PathLike) else otherwise
 
 
-def row(given: Any, contract: Contract, dtype: str, name: str) -> Any:
-    """Return one image as a signature takes it: bytes for `ENCODED`, else an array [height, width, channels].
+@dataclass(slots=True)
+class Query:
+    """One image and the state of its prediction: prepared as `row`, then with raw `scores` float32 [K] or an `error`.
 
-    `dtype` is one of `client.targets.binding.DTYPES`' names. Raises DataError, which begins with `name`, for what is
-    no image.
+    `row` is bytes for an input that takes encoded images, else an array [height, width, channels]; None after it was
+    sent. `version` is the model's version, None if the protocol doesn't report it. `pixels` are the prepared pixels
+    uint8 [height, width, channels], if they were requested, and `digits` is an estimate of the image's digits.
     """
+
+    name: str
+    row: Any = None
+    scores: NDArray[np.float32] | None = None
+    version: int | None = None
+    error: TfshipError | None = None
+    pixels: NDArray[np.uint8] | None = None
+    digits: int = 1
+
+
+def prepared(given: Any, contract: Contract, dtype: str, name: str, *, pixels: bool = False) -> Query:
+    """Return an image prepared for an input of `dtype`, with its pixels if `pixels` is true.
+
+    `dtype` is one of `client.targets.binding.DTYPES`' names. An input for encoded images gets PNG and JPEG unchanged,
+    and other images as PNG. Raises DataError, which begins with `name`, for an invalid image.
+    """
+    query = Query(name)
     if isinstance(given, np.ndarray) and np.issubdtype(given.dtype, np.floating):
-        return _values(given, contract, dtype, name)
+        query.row = _values(given, contract, dtype, name)
+        return query
+    image = _image(given, contract, name)
+    if pixels or dtype != ENCODED:
+        found, query.digits = preprocessing.prepared(_decoded(image, name), contract, name)
+        query.pixels = found if pixels else None
+        query.row = None if dtype == ENCODED else images_of(found[np.newaxis], contract, dtype)[0]
+    if dtype == ENCODED:
+        query.row = (
+            image
+            if isinstance(image, bytes) and image.startswith(_DECODED_BY_GRAPHS)
+            else _png(image, contract, name)
+        )
+    return query
+
+
+def _image(given: Any, contract: Contract, name: str) -> Image.Image | bytes:
+    """Return an image other than the model's values, as Pillow's or encoded."""
     if isinstance(given, np.ndarray):
-        given = _picture(given, contract, name)
-    if isinstance(given, Image.Image):
-        if dtype == ENCODED:
-            return _png(decoding.taken(given, name), contract)
-        pixels = preprocessing.prepared(decoding.taken(given, name), contract, name)
-    else:
-        data = _bytes(given, contract, name)
-        if dtype == ENCODED:
-            return encoded(data, contract, name)
-        pixels = preprocessing.pixels(data, contract, name)
-    return images_of(pixels[np.newaxis], contract, dtype)[0]
+        return _of_pixels(given, contract, name)
+    return given if isinstance(given, Image.Image) else _bytes(given, contract, name)
 
 
-def encoded(data: bytes, contract: Contract, name: str) -> bytes:
-    """Return an encoded image as `serving_bytes` takes it: PNG and JPEG unchanged, other formats as PNG.
-
-    Raises DataError, which begins with `name`, for what is no image.
-    """
-    if data.startswith(_TAKEN):
-        return data
-    return _png(decoding.opened(data, name), contract)
+def _decoded(image: Image.Image | bytes, name: str) -> AbstractContextManager[DecodedImage]:
+    return decoding.decoded(image, name) if isinstance(image, bytes) else decoding.from_pillow(image, name)
 
 
 def _bytes(given: Any, contract: Contract, name: str) -> bytes:
@@ -76,29 +98,29 @@ def _bytes(given: Any, contract: Contract, name: str) -> bytes:
     else:
         raise DataError(f"{name}: {_kind(given)}; expected {_expected(contract)}")
     if not data:
-        raise DataError(f"{name}: empty; expected PNG, JPEG or the like")
+        raise DataError(f"{name}: empty; expected PNG, JPEG or another image format")
     if len(data) > MOST_BYTES:
-        raise DataError(f"{name}: more than {MOST_BYTES >> 20} MiB; expected a picture")
+        raise DataError(f"{name}: more than {MOST_BYTES >> 20} MiB; expected an image")
     return data
 
 
 def _values(given: NDArray[Any], contract: Contract, dtype: str, name: str) -> NDArray[Any]:
-    """Return an array of the model's values, which nothing is done to, in the signature's dtype."""
+    """Return an array of the model's values, unchanged, in the signature's dtype."""
     if given.shape != contract.shape and (given.shape != contract.shape[:2] or contract.channels != 1):
         raise DataError(f"{name}: {_kind(given)}; expected {_expected(contract)}")
     if dtype in (ENCODED, PIXELS):
-        takes = "pixels" if dtype == PIXELS else "encoded pictures"
+        takes = "pixels" if dtype == PIXELS else "encoded images"
         raise DataError(f"{name}: {_kind(given)}, but the signature takes {takes}; expected uint8 pixels")
     values = given.reshape(contract.shape)
     for channel, (low, high) in enumerate(_ranges(contract.scaling)):
         least, most = float(values[..., channel].min()), float(values[..., channel].max())
         slack = _SLACK * (high - low)
-        # Not so for what isn't a number, too.
+        # Negated, so that NaN fails, too.
         if not (low - slack <= least and most <= high + slack):
-            of = f" in channel {channel}" if contract.channels > 1 else ""
+            where = f" in channel {channel}" if contract.channels > 1 else ""
             raise DataError(
-                f"{name}: values of {least:g} to {most:g}{of}; expected the model's, {low:g} to {high:g}, or pixels as "
-                "uint8"
+                f"{name}: values of {least:g} to {most:g}{where}; expected the model's, {low:g} to {high:g}, or pixels "
+                "as uint8"
             )
     return values.astype(dtype, copy=False)
 
@@ -111,16 +133,16 @@ def _ranges(scaling: Scaling) -> list[tuple[float, float]]:
     return [each.ends for each in channels]
 
 
-def _picture(given: NDArray[Any], contract: Contract, name: str) -> Image.Image:
+def _of_pixels(given: NDArray[Any], contract: Contract, name: str) -> Image.Image:
     if given.dtype != np.uint8 or not given.size or not (given.ndim == 2 or given.shape[2:] in ((1,), (3,))):
         raise DataError(f"{name}: {_kind(given)}; expected {_expected(contract)}")
     return Image.fromarray(np.ascontiguousarray(given[..., 0] if given.shape[2:] == (1,) else given))
 
 
-def _png(decoded: AbstractContextManager[DecodedPicture], contract: Contract) -> bytes:
-    """Return an image as PNG: upright, and on paper where it is transparent."""
-    with decoded as picture:
-        pixels = np.ascontiguousarray(picture.pixels(contract.channels))
+def _png(image: Image.Image | bytes, contract: Contract, name: str) -> bytes:
+    """Return an image as PNG: upright, and opaque."""
+    with _decoded(image, name) as decoded:
+        pixels = np.ascontiguousarray(decoded.pixels(contract.channels))
     return preview.png(pixels)
 
 

@@ -1,1 +1,1 @@
-"""Arguments and output that the commands of the client share."""
+"""Command-line arguments and output of the client's commands."""

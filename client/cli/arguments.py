@@ -1,4 +1,4 @@
-"""The flags that say what answers: `--target` and `--server` with all that goes with them."""
+"""Flags that choose the target and the server, and their values."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from tfship.train.common.errors import UsageError
 
 __all__ = [
     "add_connection",
+    "add_credentials",
     "add_images",
     "add_model",
     "add_target",
@@ -20,6 +21,7 @@ __all__ = [
     "connection",
     "headers",
     "servable",
+    "tls",
 ]
 
 _MODEL = "cnn"
@@ -27,81 +29,91 @@ _TIMEOUT, _RETRIES = 10.0, 2
 
 
 def add_images(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that name pictures."""
+    """Add the arguments that name images."""
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE",
-        help="picture files, folders of them, patterns (*.png), URLs, or - for standard input",
+        help="image files, folders, patterns (*.png), URLs, or - for standard input",
     )  # fmt: skip
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that choose what answers; `choice` reads them."""
+    """Add the flags that choose the target; `choice` reads them."""
     group = add_model(parser)
     group.add_argument(
         "--target",
         default="rest",
         metavar="KIND[:PATH]",
         help="; ".join(f"{row.name}: {row.what}" for row in TARGETS.values())
-        + ". The last three take a PATH: a file, a version directory or the directory of versions; tflite also "
+        + ". The last three take a PATH: a file, a version directory or the directory of versions; tflite also takes "
         "a format, such as tflite:int8",
     )
 
 
 def add_model(parser: argparse.ArgumentParser) -> Any:
-    """Add the flags that choose a model, whatever answers, and return their group."""
-    group = parser.add_argument_group("what answers")
+    """Add the flags that choose a model for any target, and return their group."""
+    group = parser.add_argument_group("the model")
     group.add_argument(
         "--model", metavar="NAME",
-        help=f"the servable's name (default: the only one in the folder of models, else {_MODEL})",
+        help=f"servable name (default: the only one in the folder of models, else {_MODEL})",
     )  # fmt: skip
-    group.add_argument("--version", type=int, metavar="N", help="of the servable (default: the newest)")
-    group.add_argument("--label", metavar="L", help="of a version, instead of its number")
+    group.add_argument("--version", type=int, metavar="N", help="version number (default: the newest)")
+    group.add_argument("--label", metavar="L", help="version label, instead of a number")
     group.add_argument("--signature", default=DEFAULT_SIGNATURE, metavar="NAME", help=(
-        "serving_default gets scaled values, serving_uint8 pixels, serving_bytes the picture as it is, and "
-        "prepares it itself"
+        "serving_default takes scaled values, serving_uint8 pixels, serving_bytes encoded images, which the model "
+        "prepares"
     ))  # fmt: skip
     group.add_argument(
-        "--models", type=Path, default=Path("models"), metavar="FOLDER", help="where models and contracts are"
+        "--models", type=Path, default=Path("models"), metavar="FOLDER", help="folder of models and contracts"
     )
     group.add_argument(
         "--contract", type=Path, metavar="PATH",
-        help="a contract.json, or the version directory that holds one: what pictures become and what the classes "
-        "are called (default: the version's in the folder of models, or else that of the digits)",
+        help="contract.json, or the version directory that holds one: preparation of images and names of classes "
+        "(default: the version's in the folder of models, else that of digits)",
     )  # fmt: skip
     return group
 
 
 def add_connection(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say how a server is reached; `connection` reads them."""
-    group = parser.add_argument_group("the way to a server")
+    """Add the flags of the connection to a server; `connection` reads them."""
+    group = parser.add_argument_group("the connection to a server")
     group.add_argument(
         "--server",
         metavar="HOST:PORT",
-        help=f"(default: localhost:{REST_PORT}, for gRPC localhost:{GRPC_PORT})",
+        help=f"address (default: localhost:{REST_PORT}, for gRPC localhost:{GRPC_PORT})",
     )
-    group.add_argument("--tls", action="store_true", help="encrypted; the next three imply it")
-    group.add_argument("--ca", type=Path, metavar="FILE", help="PEM: whom to trust (default: the system's)")
-    group.add_argument("--cert", type=Path, metavar="FILE", help="PEM: this client's certificate")
-    group.add_argument("--key", type=Path, metavar="FILE", help="PEM: its private key")
+    add_credentials(group)
     group.add_argument(
-        "--header", action="append", metavar="'NAME: VALUE'",
-        help="sent with each request, such as an API key; a VALUE of @FILE is read from there. May be repeated",
-    )  # fmt: skip
-    group.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help=f"for a server's answer (default: {_TIMEOUT:g})"
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help=f"timeout of a request, all attempts together (default: {_TIMEOUT:g})",
     )
     group.add_argument(
         "--retries", type=int, metavar="N",
-        help=f"when it isn't there or isn't ready, 0 to {MOST_RETRIES} (default: {_RETRIES})",
+        help=f"further attempts if the server isn't reachable or ready, 0 to {MOST_RETRIES} (default: {_RETRIES})",
     )  # fmt: skip
     group.add_argument(
         "--gzip", action=argparse.BooleanOptionalAction,
-        help="compress large requests (default: unless the server is on this machine)",
+        help="compress large requests (default: only those to other machines)",
+    )  # fmt: skip
+
+
+def add_credentials(group: Any) -> None:
+    """Add the flags of encryption and headers; `tls` and `headers` read them."""
+    group.add_argument("--tls", action="store_true", help="use TLS; implied by the next three flags")
+    group.add_argument(
+        "--ca", type=Path, metavar="FILE", help="PEM: trusted authorities (default: the system's)"
+    )
+    group.add_argument("--cert", type=Path, metavar="FILE", help="PEM: client certificate")
+    group.add_argument("--key", type=Path, metavar="FILE", help="PEM: private key of the client certificate")
+    group.add_argument(
+        "--header", action="append", metavar="'NAME: VALUE'",
+        help="send this header with each request, such as an API key; @FILE as VALUE reads it from a file; repeatable",
     )  # fmt: skip
 
 
 def choice(arguments: argparse.Namespace) -> Choice:
-    """Return what was chosen. Raises UsageError for flags that don't go together."""
+    """Return the chosen target. Raises UsageError for conflicting flags."""
     kind, path = parse(arguments.target)
     if not kind.served:
         _only_for_servers(kind, arguments)
@@ -116,25 +128,24 @@ def choice(arguments: argparse.Namespace) -> Choice:
 
 
 def servable(arguments: argparse.Namespace) -> str:
-    """Return the name of the servable that is asked for. Raises UsageError where there are several."""
+    """Return the chosen servable's name. Raises UsageError if there are several and none was chosen."""
     if arguments.model:
         return str(arguments.model)
     folder = arguments.models or Path("models")
-    # The doctor also takes a servable's own folder, which may be a wrong one.
+    # The doctor also takes a servable's own folder, which may hold no versions.
     found = [] if store.versions(folder) or folder.name == _MODEL else store.servables(folder)
     if len(found) == 1:
         return found[0]
     if found and _MODEL not in found:
-        raise UsageError(f"{folder} holds {', '.join(found)}; name one by --model")
+        raise UsageError(f"{folder} holds {', '.join(found)}; give one by --model")
     return _MODEL
 
 
 def connection(arguments: argparse.Namespace, port: int) -> Connection:
-    """Return the way to the server, by default at `port` of this machine."""
-    encrypted = arguments.tls or arguments.ca or arguments.cert or arguments.key
+    """Return the connection to the server, by default to `port` of this machine."""
     return Connection(
         arguments.server or f"localhost:{port}",
-        Tls(arguments.ca, arguments.cert, arguments.key) if encrypted else None,
+        tls(arguments),
         headers(arguments.header or ()),
         _TIMEOUT if arguments.timeout is None else arguments.timeout,
         _RETRIES if arguments.retries is None else arguments.retries,
@@ -142,8 +153,14 @@ def connection(arguments: argparse.Namespace, port: int) -> Connection:
     )
 
 
+def tls(arguments: argparse.Namespace) -> Tls | None:
+    """Return the chosen TLS settings, None for plain text."""
+    encrypted = arguments.tls or arguments.ca or arguments.cert or arguments.key
+    return Tls(arguments.ca, arguments.cert, arguments.key) if encrypted else None
+
+
 def headers(lines: Sequence[str]) -> dict[str, str]:
-    """Return `NAME: VALUE` lines as a mapping; a value of `@FILE` is the file's text. UsageError for other lines."""
+    """Return `NAME: VALUE` lines as a mapping; `@FILE` as VALUE is read from the file. Raises UsageError."""
     found = {}
     for line in lines:
         name, colon, value = line.partition(":")
@@ -154,7 +171,7 @@ def headers(lines: Sequence[str]) -> dict[str, str]:
             try:
                 value = Path(value[1:]).read_text(encoding="utf-8").strip()
             except (OSError, ValueError) as error:
-                reason = getattr(error, "strerror", None) or "not a text"
+                reason = getattr(error, "strerror", None) or "not a text file"
                 raise UsageError(f"--header {name}: {value[1:]}: {reason}") from None
         found[name] = value
     return found
@@ -168,5 +185,5 @@ def _only_for_servers(kind: Kind, arguments: argparse.Namespace) -> None:
     ]
     if given:
         raise UsageError(
-            f"{', '.join(given)} with --target {kind.name}: no server is asked; leave it out, or choose rest or grpc"
+            f"{', '.join(given)} with --target {kind.name}: it uses no server; omit it, or choose rest or grpc"
         )

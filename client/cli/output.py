@@ -1,7 +1,7 @@
-"""What is said of each image: a line for a person, a JSON object or a row of CSV for a machine.
+"""Output of predictions: a line of text, a JSON object or a CSV row per image.
 
-Each form depends on what the scores mean (`client.targets.interpretation`). Only probabilities are printed in %, and
-only they are called "probability"; other scores are a "score", beside a "probability" that is null or empty.
+Each form depends on the scores' meaning (`client.targets.interpretation`). Only probabilities are printed in % and
+called "probability". Other scores are called "score", and their "probability" is null or empty.
 """
 
 import csv
@@ -22,49 +22,49 @@ __all__ = ["KEYS", "Csv", "JsonLines", "Lines", "Ranked", "Writer", "named", "ra
 # (label, score) of each class, best first.
 Ranked = list[tuple[str, float]]
 
-# The keys of a JSON line; one for an image that can't be used has "image" and "error". Independent labels add "labels",
+# The keys of a JSON line. A line for an invalid image has "image" and "error". Independent labels add "labels", and
 # scores of unknown meaning "score" and "scores".
 KEYS = ("image", "label", "probability", "runner_up", "top", "probabilities")
 
 
 class Writer(Protocol):
-    """One form of output, to stdout; a picture is either `answered` or `failed`."""
+    """One form of output, to stdout: a prediction or an error for each image."""
 
-    def answered(self, name: str, ranked: Ranked) -> None:
-        """Say what a picture shows."""
+    def prediction(self, name: str, ranked: Ranked) -> None:
+        """Write the prediction for an image."""
 
-    def failed(self, name: str, problem: str) -> None:
-        """Say why a picture has no answer; `problem` names it already."""
+    def error(self, name: str, problem: str) -> None:
+        """Write why an image has no prediction; `problem` begins with its name."""
 
 
 def rank(row: NDArray[np.float32], labels: Sequence[str]) -> Ranked:
-    """Return scores [classes] with the classes' names, best first; numbers where there are none."""
+    """Return labels and scores [classes], best first; class numbers if the number of labels is another one."""
     names = labels if len(row) == len(labels) else tuple(map(str, range(len(row))))
     return [(names[index], float(row[index])) for index in np.argsort(-row, kind="stable")]
 
 
 def named(ranked: Ranked) -> list[str]:
-    """Return the labels that an image has, by independent scores, best first."""
+    """Return the labels with at least 50 %, given independent scores, best first."""
     return [label for label, score in ranked if score >= THRESHOLD]
 
 
 def visible(name: str) -> str:
-    """Return a name as a terminal can show it: what isn't printable, as an escape."""
+    """Return a name for a terminal, with unprintable characters escaped."""
     if name.isprintable():
         return name
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in name)
 
 
 class Lines:
-    """`<image>: <class> (<probability>), then …`, of the `top` classes; problems go to `say`, on stderr.
+    """`<image>: <class> (<probability>), then …`, for the `top` classes; errors go to `say`, on stderr.
 
-    Of independent labels, `<image>: <label> (<probability>), …` with those that the image has.
+    For independent labels: `<image>: <label> (<probability>), …`, for the labels with at least 50 %.
     """
 
     def __init__(self, top: int, meaning: str, say: Callable[[str], None]) -> None:
         self._top, self._meaning, self._say = top, meaning, say
 
-    def answered(self, name: str, ranked: Ranked) -> None:
+    def prediction(self, name: str, ranked: Ranked) -> None:
         """See `Writer`."""
         words = self._labels(ranked) if self._meaning == INDEPENDENT else self._best(ranked)
         _write(f"{visible(name)}: {visible(words)}")
@@ -74,27 +74,27 @@ class Lines:
         return f"{first}, then {', '.join(others)}" if others else first
 
     def _labels(self, ranked: Ranked) -> str:
-        had = ranked[: len(named(ranked))]
-        if had:
-            return ", ".join(self._with_score(*each) for each in had)
+        chosen = ranked[: len(named(ranked))]
+        if chosen:
+            return ", ".join(self._with_score(*each) for each in chosen)
         label, score = ranked[0]
         return f"no label reaches {THRESHOLD:.0%} (best: {label}, {score:.1%})"
 
     def _with_score(self, label: str, score: float) -> str:
         return f"{label} (score {score:.4g})" if self._meaning == SCORES else f"{label} ({score:.1%})"
 
-    def failed(self, name: str, problem: str) -> None:  # noqa: ARG002
+    def error(self, name: str, problem: str) -> None:  # noqa: ARG002
         """See `Writer`."""
         self._say(f"error: {cli.one_line(problem)}")
 
 
 class JsonLines:
-    """A JSON object a line, with `KEYS`; "runner_up" is null where there is but one class."""
+    """One JSON object per line, with `KEYS`; "runner_up" is null if there is only one class."""
 
     def __init__(self, top: int, meaning: str) -> None:
         self._top, self._meaning = top, meaning
 
-    def answered(self, name: str, ranked: Ranked) -> None:
+    def prediction(self, name: str, ranked: Ranked) -> None:
         """See `Writer`."""
         unknown = self._meaning == SCORES
         best = [
@@ -118,15 +118,15 @@ class JsonLines:
             more = {"labels": named(ranked)}
         _write(json.dumps({**dict(zip(KEYS, values, strict=True)), **more}))
 
-    def failed(self, name: str, problem: str) -> None:
+    def error(self, name: str, problem: str) -> None:
         """See `Writer`."""
         _write(json.dumps({"image": name, "error": cli.one_line(problem)}))
 
 
 class Csv:
-    """A row an image, below a header: image, label and probability of each of the `top` classes, error.
+    """A header, and one row per image: image, label and probability of each of the `top` classes, error.
 
-    Independent labels add a column `labels`, joined by ";"; scores of unknown meaning a column `score` for each class.
+    Independent labels add a column `labels`, joined by ";". Scores of unknown meaning add a column `score` per class.
     """
 
     def __init__(self, top: int, meaning: str) -> None:
@@ -138,7 +138,7 @@ class Csv:
         self._columns += ["labels"] if meaning == INDEPENDENT else []
         self._row("image", *self._columns, "error")
 
-    def answered(self, name: str, ranked: Ranked) -> None:
+    def prediction(self, name: str, ranked: Ranked) -> None:
         """See `Writer`."""
         values: list[object] = []
         for label, score in ranked[: self._top]:
@@ -146,7 +146,7 @@ class Csv:
         labels = [";".join(named(ranked))] if self._meaning == INDEPENDENT else []
         self._row(name, *values, *[""] * (len(self._columns) - len(values) - len(labels)), *labels, "")
 
-    def failed(self, name: str, problem: str) -> None:
+    def error(self, name: str, problem: str) -> None:
         """See `Writer`."""
         self._row(name, *[""] * len(self._columns), cli.one_line(problem))
 

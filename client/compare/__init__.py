@@ -1,1 +1,1 @@
-"""`tfship compare`: the same images through every target."""
+"""`tfship compare`: comparison of targets on the same images."""

@@ -1,4 +1,4 @@
-"""`tfship compare`, which is also `--compare` of `tfship predict`."""
+"""`tfship compare`, also available as `tfship predict --compare`."""
 
 import argparse
 import json
@@ -16,39 +16,39 @@ from tfship.train.common.errors import DataError, ResultError, UsageError
 
 __all__ = ["main", "run"]
 
-# Flags of `tfship predict` that `--compare` has no use for.
-_OF_SINGLE_PICTURES = ("csv", "show", "seen", "all_digits", "boxed")
+# Flags of `tfship predict` for the output of single images.
+_SINGLE_IMAGE_FLAGS = ("csv", "show", "seen", "all_digits", "boxed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare targets on pictures, print what was found, and return the exit code."""
+    """Compare targets on images, print the result, and return the exit code."""
     parser = cli.parser(
         "tfship compare",
-        "Ask several targets about the same pictures, and find out why they answer differently.",
+        "Compare the predictions of several targets for the same images, and explain divergences.",
     )
     flags.add_images(parser)
     parser.add_argument(
         "--targets", default="", dest="compare", metavar="LIST",
-        help="such as rest,grpc@host:8500,tflite:int8,savedmodel,keras (default: all that there are)",
+        help="such as rest,grpc@host:8500,tflite:int8,savedmodel,keras (default: all)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print a JSON object instead of lines")
     flags.add_model(parser)
     flags.add_connection(parser)
-    parser.set_defaults(target="rest", **dict.fromkeys(_OF_SINGLE_PICTURES, False))
+    parser.set_defaults(target="rest", **dict.fromkeys(_SINGLE_IMAGE_FLAGS, False))
     return run(parser.parse_args(argv))
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compare what was chosen and print it; return 6 where there is skew, 3 for a bad picture, else 0."""
-    for name in _OF_SINGLE_PICTURES:
+    """Compare the chosen targets and print the result; return 6 for skew, 3 for an invalid image, else 0."""
+    for name in _SINGLE_IMAGE_FLAGS:
         if getattr(arguments, name):
             raise UsageError(
-                f"--{name.replace('_', '-')} with --compare: nothing is said of single pictures; leave one of them out"
+                f"--{name.replace('_', '-')} with --compare: comparisons print no single images; omit one of them"
             )
     if arguments.target != "rest":
-        raise UsageError(f"--target {arguments.target} with --compare: write --compare={arguments.target},…")
+        raise UsageError(f"--target {arguments.target} with --compare: use --compare={arguments.target},…")
     sources = expand(arguments.images)
-    candidates = chosen(arguments.compare, flags.choice(arguments), _way(arguments))
+    candidates = chosen(arguments.compare, flags.choice(arguments), _connections(arguments))
     comparison = compare(sources, candidates, cli.say)
     for problem in comparison.problems:
         cli.say(f"error: {cli.one_line(problem)}")
@@ -59,17 +59,17 @@ def run(arguments: argparse.Namespace) -> int:
     return DataError.exit_code if comparison.problems else 0
 
 
-def _way(arguments: argparse.Namespace) -> Callable[[str, int], Connection]:
-    """Return a function from an address, "" for what --server says, and a protocol's usual port to the connection."""
+def _connections(arguments: argparse.Namespace) -> Callable[[str, int], Connection]:
+    """Return a function that returns the connection for an address and a protocol's usual port; "" means --server."""
     host, port = _host(arguments.server)
-    speaks = _speaks(flags.connection(arguments, REST_PORT)) if port else None
+    protocol_port = _protocol_port(flags.connection(arguments, REST_PORT)) if port else None
 
-    def way(address: str, usual: int) -> Connection:
-        # --server's port is that of one protocol; the other is looked for where it usually is.
-        server = arguments.server if speaks == usual else f"{host}:{usual}"
+    def connection(address: str, usual: int) -> Connection:
+        # --server's port belongs to one protocol; for the other one, its usual port is used.
+        server = arguments.server if protocol_port == usual else f"{host}:{usual}"
         return flags.connection(argparse.Namespace(**{**vars(arguments), "server": address or server}), usual)
 
-    return way
+    return connection
 
 
 def _host(server: str | None) -> tuple[str, str]:
@@ -79,9 +79,9 @@ def _host(server: str | None) -> tuple[str, str]:
     return (match[1], match[2] or "") if match else (f"[{server}]", "")
 
 
-def _speaks(connection: Connection) -> int:
-    """Return the usual port of the protocol that an address speaks, REST's where that can't be told."""
+def _protocol_port(connection: Connection) -> int:
+    """Return the usual port of the protocol that a server speaks, REST's if that can't be determined."""
     from tfship.client.targets import port_probe
 
-    heard = port_probe.listen(connection.server, connection.tls, port_probe.REST, connection.timeout)
-    return GRPC_PORT if heard.what == port_probe.GRPC else REST_PORT
+    found = port_probe.probe(connection.server, connection.tls, port_probe.REST, connection.timeout)
+    return GRPC_PORT if found.kind == port_probe.GRPC else REST_PORT

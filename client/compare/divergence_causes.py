@@ -1,8 +1,8 @@
-"""Why a target answers otherwise than the reference, found by asking again.
+"""Causes of a divergence between a target and the reference, found by further predictions.
 
-A change explains a difference if the reference, given the changed input, answers what the target answers to the plain
-one: then the target does to its input what the change does. Where a target computes exactly, it must hold the other way
-round, too: the target, given the input changed back, answers what the reference answers to the plain one.
+A change of the input explains a divergence if the reference returns, for the changed input, what the target returns for
+the original input: then the target applies that change to its input. If the target computes exactly, the inverse must
+hold, too: for the inversely changed input, the target returns what the reference returns for the original input.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,15 +19,16 @@ __all__ = ["Change", "Explanation", "changes", "differences", "explain", "invert
 
 _WHITE = 255
 
-Ask = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 Values = NDArray[np.float32]
+# Returns scores [N, classes] for values [N, height, width, channels].
+Predict = Callable[[Values], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Change:
-    """Something that a target may do to values [N, height, width, channels] before the model gets them.
+    """A change that a target may apply to values [N, height, width, channels] before the model.
 
-    `does` says what, `cause` what that usually comes from; `apply` does it, and `undo` is its inverse.
+    `does` describes it, `cause` is its usual cause, `apply` applies it, and `undo` is its inverse.
     """
 
     does: str
@@ -38,7 +39,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A finding: what the target does or is, by how much the answers still differ then, and how it was confirmed."""
+    """A confirmed explanation: what the target does or is, its usual cause, and the remaining difference of scores."""
 
     what: str
     cause: str
@@ -46,8 +47,8 @@ class Explanation:
 
 
 def changes(scaling: Scaling) -> list[Change]:
-    """Return the changes that are tried on values that pixels become by `scaling`; each does something else."""
-    # Any image in which no two pixels, and no two channels, are alike.
+    """Return the changes to try on values scaled by `scaling`, without those that have the same effect."""
+    # An image with all values different, so that changes with different effects differ on it.
     pixels = np.random.default_rng(0).permutation(6 * 6 * len(scaling.scale)).reshape(1, 6, 6, -1)
     values = scaling.apply(pixels.astype(np.float32))
     found, seen = [], [values]
@@ -60,7 +61,7 @@ def changes(scaling: Scaling) -> list[Change]:
 
 
 def inverted(scaling: Scaling) -> Callable[[Values], Values]:
-    """Return a function that swaps dark and light in values that pixels become by `scaling`."""
+    """Return a function that swaps dark and light in values scaled by `scaling`."""
     sums = np.array(
         [2 * low + _WHITE * scale for low, scale in zip(scaling.offset, scaling.scale, strict=True)]
     )
@@ -68,7 +69,7 @@ def inverted(scaling: Scaling) -> Callable[[Values], Values]:
 
 
 def _changes(scaling: Scaling) -> Iterator[Change]:
-    # Scales that images come in: 0 to 255, 0 to 1, -1 to 1.
+    # Usual ranges of images: 0 to 255, 0 to 1, -1 to 1.
     scale = "the wrong scale"
     yield Change(
         "divides its input by 255", f"{scale}: it takes values of 0 to 255", _times(1 / 255), _times(255)
@@ -77,26 +78,28 @@ def _changes(scaling: Scaling) -> Iterator[Change]:
         "multiplies its input by 255", f"{scale}: it lacks the division by 255 that the reference has",
         _times(255), _times(1 / 255),
     )  # fmt: skip
-    yield Change("maps 0…1 to -1…1", f"{scale}: it has a rescaling more than the reference", _spread, _narrow)
+    yield Change(
+        "maps 0…1 to -1…1", f"{scale}: it has one more rescaling than the reference", _spread, _narrow
+    )
     yield Change("maps -1…1 to 0…1", f"{scale}: it takes values of -1 to 1", _narrow, _spread)
     channels = len(scaling.scale)
     if channels > 1:
         reverse = _flipped(3)
-        yield Change("reverses the channels", "BGR is taken for RGB", reverse, reverse)
+        yield Change("reverses the channels", "BGR instead of RGB", reverse, reverse)
     if all(scaling.scale):
         yield from _other_scalings(scaling)
     invert = inverted(scaling)
     yield Change("inverts its input", "dark and light are swapped", invert, invert)
-    yield Change("swaps rows and columns", "the layout is another", _transposed, _transposed)
-    for axis, does in ((2, "mirrors left and right"), (1, "turns top and bottom")):
+    yield Change("swaps rows and columns", "another layout", _transposed, _transposed)
+    for axis, does in ((2, "swaps left and right"), (1, "swaps top and bottom")):
         flip = _flipped(axis)
-        yield Change(does, "the layout is another", flip, flip)
+        yield Change(does, "another layout", flip, flip)
     if channels > 1:
-        yield Change("takes channels for rows", "channels come first (NCHW)", _channels_first, _channels_last)
+        yield Change("takes channels for rows", "channels first (NCHW)", _channels_first, _channels_last)
 
 
 def _other_scalings(scaling: Scaling) -> Iterator[Change]:
-    """Yield what a target does that scales pixels in another way, or scales a second time what is scaled already."""
+    """Yield the changes of a target that scales pixels by another rule, or scales them twice."""
     unmoved = replace(scaling, offset=(0.0,) * len(scaling.offset))
     swap = "puts the channels in BGR order before it scales them"
     lacks_swap = "leaves the channels in RGB order before it scales them"
@@ -104,7 +107,7 @@ def _other_scalings(scaling: Scaling) -> Iterator[Change]:
     others = [
         (
             lacks_swap if scaling.bgr else swap,
-            "the contract's order of channels is another",
+            "the contract has another order of channels",
             _swapped(scaling),
         ),
         (mean, "its scaling lacks the contract's offset", unmoved),
@@ -123,7 +126,7 @@ def _other_scalings(scaling: Scaling) -> Iterator[Change]:
     for does, cause, other in others:
         yield Change(does, cause, _rescaled(scaling, other), _rescaled(other, scaling))
     yield Change(
-        "scales its input a second time", "the model holds the scaling, too, so it takes values of 0 to 255",
+        "scales its input a second time", "the model contains the scaling, too, so it takes values of 0 to 255",
         lambda values: _scaled(values, scaling), lambda values: _pixels(values, scaling).astype(np.float32),
     )  # fmt: skip
 
@@ -176,48 +179,48 @@ def _channels_last(values: Values) -> Values:
 
 
 def differences(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Return the largest difference of two answers [N, classes], infinite where they have other shapes."""
+    """Return the largest difference of scores [N, classes], infinite if the shapes differ."""
     if found.shape != expected.shape:
         return float("inf")
     return float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))
 
 
 def explain(
-    answer: NDArray[np.float32],
+    scores: NDArray[np.float32],
     values: Values,
-    reference: Ask,
+    reference: Predict,
     tried: Iterable[Change],
     others: Mapping[str, NDArray[np.float32]],
     tolerance: float,
-    target: Ask | None = None,
+    target: Predict | None = None,
 ) -> list[Explanation]:
-    """Return what explains `answer`, the target's to `values`, best first; nothing if nothing does.
+    """Return the explanations of `scores`, the target's for `values`, best first.
 
-    `others` are answers to the same pictures by what the target might be instead, by what that is. `target` is asked
-    to confirm changes, unless it computes too coarsely for that or takes no values.
+    `others` are scores for the same images from other models or other preparations, by description. `target` confirms
+    changes; None if it computes too coarsely for that or takes no values. Scores within `tolerance` count as equal.
     """
     found = [
         Explanation(what, "", difference)
         for what, other in others.items()
-        if (difference := differences(answer, other)) <= tolerance
+        if (difference := differences(scores, other)) <= tolerance
     ]
-    plain = _asked(reference, values)
+    plain = _predicted(reference, values)
     for change in tried:
         changed = change.apply(values)
         if np.array_equal(changed, values):
             continue
-        difference = differences(answer, _asked(reference, changed))
+        difference = differences(scores, _predicted(reference, changed))
         if difference > tolerance:
             continue
-        if target is not None and differences(_asked(target, change.undo(values)), plain) > tolerance:
+        if target is not None and differences(_predicted(target, change.undo(values)), plain) > tolerance:
             continue
         found.append(Explanation(change.does, change.cause, difference))
     return sorted(found, key=lambda each: each.difference)
 
 
-def _asked(ask: Ask, values: Values) -> NDArray[np.float32]:
+def _predicted(predict: Predict, values: Values) -> NDArray[np.float32]:
     try:
-        return ask(np.ascontiguousarray(values, np.float32))
+        return predict(np.ascontiguousarray(values, np.float32))
     except TfshipError:
-        # Values that it refuses are none that it agrees about.
+        # Empty scores differ from all others.
         return np.empty((0, 0), np.float32)

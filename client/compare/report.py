@@ -1,4 +1,4 @@
-"""A comparison as a table and a verdict for a person, or as values for JSON."""
+"""Reports of a comparison: a table with a verdict, or values for JSON."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,12 +11,12 @@ from tfship.export.preprocessing.input_contract import INDEPENDENT
 
 __all__ = ["describe", "lines"]
 
-# So many pictures' labels fit a line.
+# Number of images whose labels fit into a line.
 _MOST_LABELS = 6
 
 
 def lines(comparison: Comparison) -> Iterator[str]:
-    """Yield the lines of the table, of what couldn't be asked, and of the verdict."""
+    """Yield the lines of the table, the unavailable targets and the verdict."""
     several = len(comparison.names) > 1
     score = "score" if any(row.meaning == SCORES for row in comparison.rows) else "probability"
     columns = (
@@ -28,18 +28,18 @@ def lines(comparison: Comparison) -> Iterator[str]:
     )
     yield from _aligned([columns, *(_cells(row, comparison) for row in comparison.rows)])
     yield ""
-    what = f"{len(comparison.names)} pictures" if several else visible(comparison.names[0])
+    images = f"{len(comparison.names)} images" if several else visible(comparison.names[0])
     yield (
-        f"{what}; ms: a picture at a time, median of {REPEATS} after one to warm up; difference: the largest of a "
-        f"{score} to {comparison.reference}'s"
+        f"{images}; ms: for one image, median of {REPEATS} after one warmup; difference: largest difference of a "
+        f"{score} from {comparison.reference}'s"
     )
     for name, reason in comparison.missing:
-        yield f"not asked: {visible(name)}: {visible(reason)}"
+        yield f"not available: {visible(name)}: {visible(reason)}"
     yield from _verdict(comparison)
 
 
 def describe(comparison: Comparison) -> dict[str, Any]:
-    """Return the comparison as values that JSON can hold; an infinite difference, of other classes, is None."""
+    """Return the comparison as JSON values. An infinite difference, to another number of classes, is None."""
     return {
         "pictures": list(comparison.names),
         "reference": comparison.reference,
@@ -68,7 +68,7 @@ def describe(comparison: Comparison) -> dict[str, Any]:
 
 
 def _scores(row: ComparedRow) -> dict[str, Any]:
-    """Return the scores of the labels, by what they are; and all labels of each image where it may have several."""
+    """Return the scores of the labels, named by their meaning, and each image's labels if it may have several."""
     scores = [score for _, score in _tops(row)]
     if row.meaning == SCORES:
         return {"probabilities": None, "scores": scores}
@@ -77,33 +77,33 @@ def _scores(row: ComparedRow) -> dict[str, Any]:
 
 
 def _verdict(comparison: Comparison) -> Iterator[str]:
-    # Both ports of a server deviate for the same reason.
+    # A server's two ports diverge for the same reason.
     alike: dict[tuple[str, str, str], list[ComparedRow]] = {}
     for row in comparison.rows:
-        if row.deviates:
-            alike.setdefault(_judged(row, comparison), []).append(row)
-    for (kind, told, hint), rows in alike.items():
+        if row.diverges:
+            alike.setdefault(_explained(row, comparison), []).append(row)
+    for (kind, text, hint), rows in alike.items():
         names = ", ".join(visible(row.name) for row in rows)
-        yield f"{kind}: {names}: {told}{_measured(rows, comparison)}{hint}"
+        yield f"{kind}: {names}: {text}{_measured(rows, comparison)}{hint}"
     yield from _other_labels(comparison)
     if comparison.skewed:
         return
-    others = [row for row in comparison.rows if row.name != comparison.reference and not row.deviates]
+    others = [row for row in comparison.rows if row.name != comparison.reference and not row.diverges]
     kinds = []
     for quantized, what in ((False, "exact"), (True, "quantized")):
         rows = [row for row in others if row.quantized == quantized]
         if rows:
             worst = max(rows, key=lambda row: row.difference / row.tolerance)
             kinds.append(
-                f"{len(rows)} {what} ({worst.name} within {_number(worst.difference)}, {_number(worst.tolerance)} is "
+                f"{len(rows)} {what} (at most {_number(worst.difference)}, {worst.name}; {_number(worst.tolerance)} is "
                 "allowed)"
             )
     if kinds:
-        yield f"no skew beside {comparison.reference}: {', '.join(kinds)}"
+        yield f"no skew relative to {comparison.reference}: {', '.join(kinds)}"
 
 
 def _other_labels(comparison: Comparison) -> Iterator[str]:
-    """Yield which targets name other labels than the reference, where an image may have several."""
+    """Yield the targets whose labels differ from the reference's, if an image may have several."""
     (reference,) = (row for row in comparison.rows if row.name == comparison.reference)
     if reference.meaning != INDEPENDENT:
         return
@@ -114,35 +114,35 @@ def _other_labels(comparison: Comparison) -> Iterator[str]:
         if other and not math.isinf(row.difference):
             first = other[0]
             yield (
-                f"other labels: {visible(row.name)}, for {len(other)} of {len(found)} pictures, such as "
+                f"other labels: {visible(row.name)}, for {len(other)} of {len(found)} images, such as "
                 f"{visible(comparison.names[first])}: {_joined(found[first])}, not {_joined(expected[first])}"
             )
 
 
-def _judged(row: ComparedRow, comparison: Comparison) -> tuple[str, str, str]:
-    """Return of what kind a deviation is, what explains it, and what else is known."""
+def _explained(row: ComparedRow, comparison: Comparison) -> tuple[str, str, str]:
+    """Return the kind of a divergence, its explanation, and a hint."""
     hint = f"; {visible(row.hint)}" if row.hint else ""
     if math.isinf(row.difference):
         (expected,) = (each for each in comparison.rows if each.name == comparison.reference)
         return (
             "skew",
-            f"another model: it answers {row.scores.shape[1]} classes, {expected.name} {expected.scores.shape[1]}",
+            f"another model: it returns {row.scores.shape[1]} classes, {expected.name} {expected.scores.shape[1]}",
             hint,
         )
     if not row.explanations:
         return (
             "skew",
-            "unexplained: no other scale, layout, preparation or version on this disk gives that answer",
+            "unexplained: no other scale, layout, preparation or version on this disk gives these scores",
             hint,
         )
-    # What fits as well as the best can't be told from it by these pictures.
+    # These images don't distinguish explanations that fit as well as the best one.
     bound = max(EXACT, row.explanations[0].difference)
-    told = (
+    text = (
         each.what + (f" ({each.cause})" if each.cause else "")
         for each in row.explanations
         if each.difference <= bound
     )
-    return "no skew" if row.meant else "skew", ", or ".join(told), hint
+    return "no skew" if row.intended else "skew", ", or ".join(text), hint
 
 
 def _measured(rows: Sequence[ComparedRow], comparison: Comparison) -> str:
@@ -152,8 +152,8 @@ def _measured(rows: Sequence[ComparedRow], comparison: Comparison) -> str:
     differs = f"differs from {comparison.reference} by {_number(difference)}"
     if rows[0].explanations:
         left = max(row.explanations[0].difference for row in rows)
-        return f"; {differs}, and by {_number(left)} with that taken into account"
-    return f"; {differs}, and {_number(rows[0].tolerance)} is to be expected"
+        return f"; {differs}, and by {_number(left)} after correcting for that"
+    return f"; {differs}, expected at most {_number(rows[0].tolerance)}"
 
 
 def _cells(row: ComparedRow, comparison: Comparison) -> tuple[str, ...]:
@@ -163,9 +163,9 @@ def _cells(row: ComparedRow, comparison: Comparison) -> tuple[str, ...]:
     )
     labels = [visible(name) for name in names[:_MOST_LABELS]] + ["…"] * (len(names) > _MOST_LABELS)
     least = min(probability for _, probability in tops)
-    beside = "reference" if row.name == comparison.reference else _number(row.difference)
+    difference = "reference" if row.name == comparison.reference else _number(row.difference)
     mark = " !" if row.skewed else ""
-    return visible(row.name), " ".join(labels), f"{least:.4f}", f"{row.milliseconds:.2f}", beside + mark
+    return visible(row.name), " ".join(labels), f"{least:.4f}", f"{row.milliseconds:.2f}", difference + mark
 
 
 def _tops(row: ComparedRow) -> list[tuple[str, float]]:
@@ -181,7 +181,7 @@ def _joined(labels: Sequence[str]) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield rows in columns, texts to the left and, from the third column on, numbers to the right."""
+    """Yield rows in columns: two columns of left-aligned text, and right-aligned numbers."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (

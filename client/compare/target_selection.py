@@ -1,6 +1,6 @@
-"""Which targets are compared: those that there are, or those that were chosen by `--compare=…`."""
+"""Selection of the targets to compare: all available ones, or those chosen by `--compare=…`."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,23 +14,23 @@ from tfship.train import cards as training
 from tfship.train.common.errors import ArtifactError, TfshipError, UsageError
 from tfship.train.common.files import sha256
 
-__all__ = ["Candidate", "chosen", "coarse", "forms", "older"]
+__all__ = ["Candidate", "chosen", "other_signatures", "other_versions", "with_tolerance"]
 
-# Two runtimes that compute in float32; see client.compare.comparison.EXACT.
+# For runtimes that compute in float32; see client.compare.comparison.EXACT.
 _EXACT = 1e-3
-# Of a quantized format whose card doesn't tell how far it strays: a class that was even may win or lose this much.
+# For a quantized format without a measured difference in its card: a tied class may gain or lose this much.
 _UNMEASURED = 0.3
-# The card has the largest difference on the evaluation images; a person's pictures may be harder than these.
+# Factor on the card's largest difference, measured on evaluation images: users' images may be harder.
 _HARDER = 2.0
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A target that is to be compared.
+    """A target to compare.
 
-    `rank` says how good a reference it would be, 0 the best; `tolerance` is the largest difference of a probability
-    to a float32 model that its arithmetic explains, `quantized` whether that is coarse. `slow` is what loads
-    TensorFlow. `hint` tells what else is known of a target that deviates, from elsewhere than its answers.
+    `rank` is its order of preference as reference, 0 first. `tolerance` is the largest difference of a probability from
+    a float32 model's that its arithmetic explains; it is large if `quantized`. `slow`: it loads TensorFlow. `hint`
+    returns further information about a diverging target, empty if there is none.
     """
 
     name: str
@@ -43,16 +43,15 @@ class Candidate:
 
 
 def chosen(text: str, choice: Choice, connection: Callable[[str, int], Connection]) -> list[Candidate]:
-    """Return the candidates of `--compare=text`, or all that there may be where it is empty.
+    """Return the candidates of `--compare=text`, or all candidates if `text` is empty.
 
-    `text` is a list, separated by commas, of rest, grpc, tflite, savedmodel and keras; rest and grpc may be followed by
-    @host:port, the others by :path or, tflite, by :format, without which it means all formats. `choice` says of which
-    model; `connection` returns the way to a server by an address, or "", and the port that is usual.
-    Raises UsageError for anything else.
+    `text` is a comma-separated list of rest, grpc, tflite, savedmodel and keras. rest and grpc may be followed by
+    @host:port, the others by :path, and tflite by :format; tflite alone means all formats. `choice` chooses the model.
+    `connection` returns the connection for an address, or "", and the usual port. Raises UsageError for anything else.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()] or list(TARGETS)
     found = [candidate for part in parts for candidate in _candidates(part, choice, connection)]
-    # What loads TensorFlow comes last: who waits has something to look forward to.
+    # Targets that load TensorFlow come last, so that results of the others appear early.
     return sorted({each.name: each for each in found}.values(), key=lambda each: each.slow)
 
 
@@ -65,11 +64,11 @@ def _candidates(
     except UsageError as error:
         raise UsageError(str(error).replace("--target", "--compare")) from None
     if at and not kind.served:
-        raise UsageError(f"--compare {part}: expected an address for rest and grpc only")
+        raise UsageError(f"--compare {part}: only rest and grpc take an address; omit @{address}")
     mine = replace(choice, kind=kind, path=path, connection=None)
     if kind.served:
-        way = connection(address, GRPC_PORT if kind.name == "grpc" else REST_PORT)
-        served = replace(mine, connection=way)
+        usual = GRPC_PORT if kind.name == "grpc" else REST_PORT
+        served = replace(mine, connection=connection(address, usual))
         yield Candidate(part, served, 3, hint=lambda: _version_served(served))
     elif kind.name == "tflite" and not path:
         yield from _formats(mine)
@@ -82,26 +81,26 @@ def _candidates(
             candidate = replace(candidate, rank=1)
         elif kind.name == "keras":
             candidate = replace(candidate, hint=lambda: _exported_from(local))
-        yield coarse(candidate, Path(path).stem)
+        yield with_tolerance(candidate, Path(path).stem)
 
 
 def _formats(choice: Choice) -> Iterator[Candidate]:
-    """Yield every TFLite format that the version has; the released file where there is no version."""
+    """Yield all TFLite formats of the version, or the released file if there is no version."""
     servable = replace(choice.servable, label=None, signature=DEFAULT_SIGNATURE)
     choice = replace(choice, servable=servable)
     try:
         version = choice.version()
     except ArtifactError:
-        yield coarse(Candidate("tflite", choice, 4), RELEASED)
+        yield with_tolerance(Candidate("tflite", choice, 4), RELEASED)
         return
     there = [row for row in FORMATS.values() if (version / row.file).is_file()]
     for row in there or [FORMATS[REFERENCE]]:
         one = replace(choice, path=row.name)
-        yield coarse(Candidate(f"tflite:{row.name}", one, 0 if row.exact else 4), row.name)
+        yield with_tolerance(Candidate(f"tflite:{row.name}", one, 0 if row.exact else 4), row.name)
 
 
-def coarse(candidate: Candidate, name: str) -> Candidate:
-    """Return the candidate with the tolerance of the format `name`, if it is one that isn't exact."""
+def with_tolerance(candidate: Candidate, name: str) -> Candidate:
+    """Return the candidate with the tolerance of the format `name`; unchanged for an exact or unknown format."""
     row = FORMATS.get(name)
     if row is None or row.exact:
         return candidate
@@ -115,20 +114,20 @@ def coarse(candidate: Candidate, name: str) -> Candidate:
     return replace(candidate, tolerance=tolerance, quantized=True)
 
 
-def forms(candidate: Candidate, opened: Opened) -> Iterator[Candidate]:
-    """Yield the other signatures that a server has for the same pictures: raw pixels, and encoded ones."""
+def other_signatures(candidate: Candidate, opened: Opened) -> Iterator[Candidate]:
+    """Yield a server's other signatures for the same images: for pixels, and for encoded images."""
     choice = candidate.choice
     if choice.connection is None or choice.servable.signature != DEFAULT_SIGNATURE:
         return
-    signatures: Mapping[str, object] = getattr(opened.target, "signatures", dict)()
+    signatures = opened.target.signatures()
     for name in (SERVING_UINT8, SERVING_BYTES):
         if name in signatures:
             other = replace(choice, servable=replace(choice.servable, signature=name))
             yield replace(candidate, name=f"{candidate.name} {name}", choice=other)
 
 
-def older(choice: Choice) -> Iterator[tuple[int, Candidate]]:
-    """Yield the other versions on this disk, newest first, as their float32 TFLite files; retired ones, too."""
+def other_versions(choice: Choice) -> Iterator[tuple[int, Candidate]]:
+    """Yield the float32 TFLite files of the other versions on this disk, also retired ones, newest first."""
     base: Path = choice.base
     try:
         current = choice.version(Path(choice.path) if choice.path and choice.path not in FORMATS else None)
@@ -146,10 +145,10 @@ def older(choice: Choice) -> Iterator[tuple[int, Candidate]]:
 
 
 def _version_served(choice: Choice) -> str:
-    """Return what a server says about its version, if that isn't the newest on this disk."""
+    """Return a hint if the server reports another version than the newest on this disk, else ""."""
     from tfship.client.targets.server_info import GrpcInspector, RestInspector
 
-    assert choice.connection is not None  # noqa: S101 - of kinds that are served
+    assert choice.connection is not None  # noqa: S101 - set for servers
     here: Sequence[int] = sorted(store.versions(choice.base))
     inspector = (GrpcInspector if choice.kind.name == "grpc" else RestInspector)(choice.connection)
     try:
@@ -160,11 +159,11 @@ def _version_served(choice: Choice) -> str:
         inspector.close()
     if not here or number == here[-1]:
         return ""
-    return f"the server says that it serves version {number}; the newest on this disk is {here[-1]}"
+    return f"the server reports version {number}; the newest on this disk is {here[-1]}"
 
 
 def _exported_from(choice: Choice) -> str:
-    """Return that a .keras file isn't the one that the version was exported from, by the version's card."""
+    """Return a hint if the version wasn't exported from this .keras file, by the version's card, else ""."""
     name = f"{choice.servable.name}.keras"
     try:
         path = (
@@ -174,4 +173,4 @@ def _exported_from(choice: Choice) -> str:
         same = sha256(path / name if path.is_dir() else path) == cards.read(version).keras_sha256
     except (ArtifactError, OSError):
         return ""
-    return "" if same else f"by its sha256, it isn't the file that {version} was exported from; export it"
+    return "" if same else f"by its sha256, {version} was exported from another file; export this one"

@@ -1,1 +1,1 @@
-"""`tfship doctor`: what is wrong with a model server or a model directory."""
+"""`tfship doctor`: diagnosis of model servers and model directories."""

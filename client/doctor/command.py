@@ -1,9 +1,9 @@
-"""What is wrong with a model server or a directory of models, and what to do about it.
+"""Diagnosis of a model server and a directory of models, with a remedy for each problem.
 
-tfship doctor                              the server on this machine, and the model cnn in models/
-tfship doctor --server gpu7 --model nn     REST and gRPC on the usual ports of another machine
-tfship doctor --rest h:80 --models m/cnn   one port only, and the model's own directory
-docker logs c 2>&1 | tfship doctor --log -    with what the server says itself
+tfship doctor                                 the server on this machine, and the model cnn in models/
+tfship doctor --server gpu7 --model nn        REST and gRPC on the usual ports of another machine
+tfship doctor --rest h:80 --models m/cnn      one port only, and the model's own directory
+docker logs c 2>&1 | tfship doctor --log -    also reads the server's log
 """
 
 import argparse
@@ -20,11 +20,11 @@ from tfship.client.cli import arguments as flags
 from tfship.client.doctor import load_errors, model_directory, server_config
 from tfship.client.doctor.address_check import examine
 from tfship.client.doctor.findings import FAULT, WARNING, Finding, clean, fault, line, listed, ok, warning
-from tfship.client.doctor.model_directory import Local
-from tfship.client.doctor.served_models import Told, judge
+from tfship.client.doctor.model_directory import LocalModel
+from tfship.client.doctor.served_models import ServerReport, check
 from tfship.client.doctor.server_config import ServerConfig
 from tfship.client.targets import port_probe
-from tfship.client.targets.connection import GRPC_PORT, REST_PORT, Connection, Servable, Tls
+from tfship.client.targets.connection import GRPC_PORT, REST_PORT, Connection, Servable
 from tfship.export.runtimes.protocol import DEFAULT_SIGNATURE
 from tfship.train.common import cli
 from tfship.train.common.errors import ResultError, UsageError
@@ -32,74 +32,74 @@ from tfship.train.common.errors import ResultError, UsageError
 __all__ = ["main"]
 
 _MODELS = Path("models")
-# Each step over the network has its timeout, and all of them together so many.
+# Each step over the network has the timeout; all steps together have this many timeouts.
 _STEPS = 3.5
-# Names that a server may know a model by, and labels that a version is often given.
+# Common names of models, and common labels of versions.
 _NAMES = ("default", "model", "mnist", "cnn", "nn")
 _LABELS = ("stable", "canary", "latest", "production", "prod", "staging", "test")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Look at server and models, print what was found, return 6 if something is wrong, else 0."""
+    """Check server and models, print the findings, and return 6 if there is a fault, else 0."""
     arguments = _parser().parse_args(argv)
     servable = Servable(flags.servable(arguments), arguments.version, arguments.label, arguments.signature)
     addresses = _addresses(arguments)
     config, findings = server_config.read(arguments.model_config_file, servable)
-    log = _read(arguments.log)
-    findings = [*findings, *_examined(arguments, servable, addresses, config, log)]
-    wrong = [each for each in findings if each.level == FAULT]
+    log = _log_text(arguments.log)
+    findings = [*findings, *_findings(arguments, servable, addresses, config, log)]
+    faults = [each for each in findings if each.level == FAULT]
     if arguments.json:
         print(json.dumps(_described(servable, addresses, findings), indent=2))
     else:
         for each in findings:
             print(line(each))
-    return ResultError.exit_code if wrong else 0
+    return ResultError.exit_code if faults else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser(
-        "tfship doctor", "Look at a server and a directory of models, and explain what is wrong."
+        "tfship doctor", "Check a server and a directory of models, and explain each problem."
     )
-    where = parser.add_argument_group("where the server is (default: both usual ports of this machine)")
-    where.add_argument(
-        "--server", metavar="HOST[:PORT]", help=f"with a port only that one, else {REST_PORT} and {GRPC_PORT}"
+    server = parser.add_argument_group("the server (default: both usual ports of this machine)")
+    server.add_argument(
+        "--server", metavar="HOST[:PORT]", help=f"address; without a port, checks {REST_PORT} and {GRPC_PORT}"
     )
-    where.add_argument("--rest", metavar="HOST:PORT", help="its port for REST")
-    where.add_argument("--grpc", metavar="HOST:PORT", help="its port for gRPC")
-    what = parser.add_argument_group("which model")
-    what.add_argument(
-        "--model", metavar="NAME", help="the servable's name (default: the only one there is, or cnn)"
+    server.add_argument("--rest", metavar="HOST:PORT", help="address for REST")
+    server.add_argument("--grpc", metavar="HOST:PORT", help="address for gRPC")
+    model = parser.add_argument_group("the model")
+    model.add_argument(
+        "--model",
+        metavar="NAME",
+        help="servable name (default: the only one in the folder of models, or cnn)",
     )
-    which = what.add_mutually_exclusive_group()
-    which.add_argument("--version", type=int, metavar="N", help="(default: the latest)")
-    which.add_argument("--label", help="of a version")
-    what.add_argument("--signature", default=DEFAULT_SIGNATURE, metavar="NAME", help="the one to be called")
-    what.add_argument(
+    which = model.add_mutually_exclusive_group()
+    which.add_argument("--version", type=int, metavar="N", help="version number (default: the latest)")
+    which.add_argument("--label", help="version label")
+    model.add_argument("--signature", default=DEFAULT_SIGNATURE, metavar="NAME", help="signature to check")
+    model.add_argument(
         "--models",
         type=Path,
         metavar="DIR",
-        help="the folder of models, or the model's own (default: models)",
+        help="folder of models, or the model's own folder (default: models)",
     )
-    what.add_argument(
-        "--model_config_file", type=Path, metavar="FILE", help="the one that the server was started with"
+    model.add_argument(
+        "--model_config_file", type=Path, metavar="FILE", help="config file that the server was started with"
     )
-    what.add_argument("--log", metavar="FILE", help="what the server wrote; - for standard input")
-    how = parser.add_argument_group("how it is reached")
-    how.add_argument("--tls", action="store_true", help="encrypted, trusting the system's authorities")
-    how.add_argument("--ca", type=Path, metavar="PEM", help="trust this authority (with --tls)")
-    how.add_argument("--cert", type=Path, metavar="PEM", help="our own certificate")
-    how.add_argument("--key", type=Path, metavar="PEM", help="its key")
-    how.add_argument("--header", action="append", metavar="'NAME: VALUE'", help="with each request")
-    how.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="for each step")
+    model.add_argument("--log", metavar="FILE", help="log of the server; - for standard input")
+    connection = parser.add_argument_group("the connection")
+    flags.add_credentials(connection)
+    connection.add_argument(
+        "--timeout", type=float, default=5.0, metavar="SECONDS", help="timeout of each step"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     return parser
 
 
 def _addresses(arguments: argparse.Namespace) -> list[tuple[str | None, Connection]]:
-    """Return each address that is to be examined, with the protocol that it is for."""
+    """Return the addresses to check, each with its protocol, None for either protocol."""
     server = arguments.server
     if server is not None and (arguments.rest or arguments.grpc):
-        raise UsageError("--server beside --rest or --grpc; expected the one or the others")
+        raise UsageError("--server with --rest or --grpc; expected either --server, or --rest and --grpc")
     found: list[tuple[str | None, str | None]] = [
         (port_probe.REST, arguments.rest),
         (port_probe.GRPC, arguments.grpc),
@@ -111,10 +111,7 @@ def _addresses(arguments: argparse.Namespace) -> list[tuple[str | None, Connecti
         else:
             host = f"[{host}]" if ":" in host and not host.startswith("[") else host
             found = [(port_probe.REST, f"{host}:{REST_PORT}"), (port_probe.GRPC, f"{host}:{GRPC_PORT}")]
-    tls = None
-    if arguments.tls or arguments.ca or arguments.cert or arguments.key:
-        tls = Tls(arguments.ca, arguments.cert, arguments.key)
-    headers = flags.headers(arguments.header or ())
+    tls, headers = flags.tls(arguments), flags.headers(arguments.header or ())
     connections = [
         (protocol, Connection(each, tls, headers, arguments.timeout, 0)) for protocol, each in found if each
     ]
@@ -123,14 +120,14 @@ def _addresses(arguments: argparse.Namespace) -> list[tuple[str | None, Connecti
     return connections
 
 
-def _examined(
+def _findings(
     arguments: argparse.Namespace,
     servable: Servable,
     addresses: Sequence[tuple[str | None, Connection]],
     config: ServerConfig | None,
     log: str | None,
 ) -> list[Finding]:
-    """Examine directory and addresses at the same time, for no longer than all steps' timeouts, and judge."""
+    """Check the directory and the addresses concurrently, within the time for all steps, and return the findings."""
     models: Path = arguments.models or _MODELS
     names = [
         *model_directory.models_in(models),
@@ -139,51 +136,54 @@ def _examined(
         *_NAMES,
     ]
     labels = [*(config.labels if config else ()), *_LABELS]
-    told = [Told(" ".join(filter(None, (protocol, each.server)))) for protocol, each in addresses]
-    local: list[Local] = []
+    reports = [ServerReport(" ".join(filter(None, (protocol, each.server)))) for protocol, each in addresses]
+    inspected: list[LocalModel] = []
 
-    def look() -> None:
-        local.append(
-            model_directory.look(models, servable.name, servable.version, asked=arguments.models is not None)
+    def inspect() -> None:
+        inspected.append(
+            model_directory.inspect(
+                models, servable.name, servable.version, required=arguments.models is not None
+            )
         )
 
-    work: list[tuple[str, Callable[[], None]]] = [(str(models), look)]
-    for each, (protocol, connection) in zip(told, addresses, strict=True):
-        work.append((each.about, partial(examine, each, protocol, connection, servable, names, labels)))
+    tasks: list[tuple[str, Callable[[], None]]] = [(str(models), inspect)]
+    for each, (protocol, connection) in zip(reports, addresses, strict=True):
+        tasks.append((each.about, partial(examine, each, protocol, connection, servable, names, labels)))
     seconds = arguments.timeout * _STEPS
-    late = _at_once(work, seconds)
-    findings = [each for one in told for each in list(one.findings)]
-    findings += _judged(told, servable, local[0] if local else Local())
-    findings += local[0].findings if local else []
-    findings += server_config.on_disk(config, servable, local[0] if local else Local())
+    unfinished = _concurrently(tasks, seconds)
+    local = inspected[0] if inspected else LocalModel()
+    findings = [each for report in reports for each in list(report.findings)]
+    findings += _checked(reports, servable, local)
+    findings += local.findings
+    findings += server_config.on_disk(config, servable, local)
     if log is not None:
-        findings += _in_log(arguments.log, log, serves=any(one.served is not None for one in told))
+        findings += _in_log(arguments.log, log, serves=any(each.served is not None for each in reports))
     findings += [
         fault(
             about,
-            f"looking at it wasn't done after {seconds:g} s",
-            "who is that slow hangs or is overloaded: see its log, or give it more time by --timeout",
+            f"the check didn't finish within {seconds:g} s",
+            "it hangs or is overloaded: read its log, or give it more time by --timeout",
         )
-        for about in late
+        for about in unfinished
     ]
     return findings
 
 
-def _at_once(work: Sequence[tuple[str, Callable[[], None]]], seconds: float) -> list[str]:
-    """Do all work at once and return the names of what wasn't done after `seconds`; it is left behind.
+def _concurrently(tasks: Sequence[tuple[str, Callable[[], None]]], seconds: float) -> list[str]:
+    """Run named tasks concurrently and return the names of those that are unfinished after `seconds`.
 
-    A server that sends a byte now and then keeps libraries waiting whose timeouts are between two bytes. The threads
-    don't hold up the end of the process. Raises what one of them raised.
+    The libraries' timeouts apply between two bytes, so a server that sends single bytes would delay them indefinitely.
+    Unfinished threads don't keep the process from exiting. Raises the first error of a task.
     """
     raised: list[BaseException] = []
 
-    def guarded(each: Callable[[], None]) -> None:
+    def guarded(task: Callable[[], None]) -> None:
         try:
-            each()
-        except BaseException as error:  # noqa: BLE001 - raised again below, where it can be told
+            task()
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
             raised.append(error)
 
-    threads = {name: threading.Thread(target=guarded, args=(each,), daemon=True) for name, each in work}
+    threads = {name: threading.Thread(target=guarded, args=(each,), daemon=True) for name, each in tasks}
     for each in threads.values():
         each.start()
     end = time.monotonic() + seconds
@@ -194,46 +194,46 @@ def _at_once(work: Sequence[tuple[str, Callable[[], None]]], seconds: float) -> 
     return [name for name, each in threads.items() if each.is_alive()]
 
 
-def _judged(told: Sequence[Told], servable: Servable, local: Local) -> Iterator[Finding]:
-    """Yield what is wrong with the model, once for all addresses that tell the same."""
-    answered = [each for each in told if each.versions is not None]
-    unhealthy = [each for each in told if each.healthy is False and each not in answered[:1]]
+def _checked(reports: Sequence[ServerReport], servable: Servable, local: LocalModel) -> Iterator[Finding]:
+    """Yield the findings about the model, only once if both addresses report the same."""
+    answered = [each for each in reports if each.versions is not None]
+    unhealthy = [each for each in reports if each.healthy is False and each not in answered[:1]]
     for each in [*answered[:1], *unhealthy]:
-        yield from judge(each, servable, local)
+        yield from check(each, servable, local)
     for other in answered[1:]:
-        if _seen(other) != _seen(answered[0]):
+        if _states(other) != _states(answered[0]):
             yield warning(
                 other.about,
-                f"tells of other versions than {answered[0].about}: {listed(other.versions or ())}, and there "
+                f"reports {listed(other.versions or ())}, and {answered[0].about} reports "
                 f"{listed(answered[0].versions or ())}",
-                "see that both ports are the same server's; if they are, ask again: it was changing",
+                "check that both ports belong to one server; if they do, run the doctor again: its versions changed",
             )
 
 
-def _seen(told: Told) -> set[tuple[int, str]]:
-    return {(each.number, each.state) for each in told.versions or ()}
+def _states(report: ServerReport) -> set[tuple[int, str]]:
+    return {(each.number, each.state) for each in report.versions or ()}
 
 
-def _read(log: str | None) -> str | None:
+def _log_text(log: str | None) -> str | None:
     if log is None:
         return None
     try:
         return sys.stdin.read() if log == "-" else Path(log).read_text(errors="replace")
     except FileNotFoundError:
         raise UsageError(
-            f"--log: {log}: no such file; expected what the server wrote, or - for stdin"
+            f"--log: {log}: no such file; expected the server's log, or - for standard input"
         ) from None
 
 
 def _in_log(name: str, text: str, *, serves: bool) -> Iterator[Finding]:
-    """Yield the complaints in a server's log; of one that serves all the same, they may be old."""
+    """Yield the known errors in a server's log, as warnings if it serves the model: they may be old."""
     about = "the log" if name == "-" else name
     found = load_errors.in_log(text)
-    for words, reason in found:
+    for text_line, reason in found:
         kind = warning if serves else fault
-        yield kind(about, f"{reason.meaning} — {clean(words[-400:], 240)}", reason.remedy)
+        yield kind(about, f"{reason.meaning} — {clean(text_line[-400:], 240)}", reason.remedy)
     if not found:
-        yield ok(about, "no complaint in it that is known here")
+        yield ok(about, "contains no known error")
 
 
 def _described(

@@ -1,6 +1,6 @@
-"""Why a model server doesn't serve a version, by its own words: what they mean, and what to do about it.
+"""Known reasons why a model server doesn't serve a version, by its error messages, with remedies.
 
-The words are those of TensorFlow Serving, TensorFlow and the embedded server, in a version's status or in the log.
+The messages are those of TensorFlow Serving, TensorFlow and the embedded server, in a version's status or in the log.
 """
 
 import re
@@ -10,22 +10,20 @@ from tfship.client.doctor.findings import clean
 
 __all__ = ["Reason", "explain", "in_log"]
 
-_MOUNT = (
-    "name the directory as the server sees it: with Docker, mount it there (-v /path/on/this/machine:{0}:ro)"
-)
+_MOUNT = "give the path as the server sees it; with Docker, mount it there (-v /path/on/this/machine:{0}:ro)"
 _MODES = 'let the server\'s user read it: chmod -R a+rX, or run the container as yourself (--user "$(id -u)")'
-_AGAIN = "copy or export the version again, under another name first and renamed when it is whole"
+_AGAIN = "copy or export the version again, under a temporary name, and rename it when it is complete"
 
 
 @dataclass(frozen=True)
 class Reason:
-    """What a server's words mean, and the remedy."""
+    """The meaning of a server's error message, and the remedy."""
 
     meaning: str
     remedy: str
 
 
-# Groups of the pattern are filled in. The first that matches counts.
+# Pattern, meaning and remedy; the pattern's groups are filled in. The first matching row is used.
 _REASONS = (
     (
         r"Could not find base path (\S+) for servable",
@@ -34,7 +32,7 @@ _REASONS = (
     ),
     (
         r"No versions of servable \S+ found under base path (\S+)",
-        "the base path {0} holds no folder named by a whole number, as the server sees it",
+        "the base path {0} holds no folder named by an integer, as the server sees it",
         _MOUNT + ", and put each version into a folder such as {0}/1",
     ),
     (
@@ -44,13 +42,13 @@ _REASONS = (
     ),
     (
         r"(\S+): holds no integer-named version directory",
-        "the base path {0} holds no folder named by a whole number, as the server sees it",
+        "the base path {0} holds no folder named by an integer, as the server sees it",
         _MOUNT + ", and put each version into a folder such as {0}/1",
     ),
     (
         r"to have an absolute path or URI; got base_path\(\)=(\S*)",
         "the base path {0!r} is relative, which TensorFlow Serving refuses",
-        "write it from the root on, as the server sees it",
+        "give an absolute path, as the server sees it",
     ),
     (
         r"Permission ?denied|PERMISSION_DENIED|can't be read",
@@ -59,17 +57,17 @@ _REASONS = (
     ),
     (
         r"(?i)warm-?up",
-        "a warm-up request fails",
+        "a warmup request fails",
         "start the server with --enable_model_warmup=false, or export the version again",
     ),
     (
         r"Op type not registered '([^']+)'|no (?:custom )?op(?:erator)? .*?registered.*?'([^']+)'",
         "the graph needs the operator {0}, which this server doesn't have",
-        "use a server that isn't older than the TensorFlow of the export, or export without that operator",
+        "use a server at least as new as the TensorFlow of the export, or export without that operator",
     ),
     (
         r"Read less bytes than requested|saved_model\.pb: damaged|Can't parse .*saved_model\.pb|can't parse",
-        "saved_model.pb is damaged or was cut off",
+        "saved_model.pb is damaged or truncated",
         _AGAIN,
     ),
     (
@@ -79,33 +77,33 @@ _REASONS = (
     ),
     (
         r"holds model\.tflite and no SavedModel",
-        "the version holds a TFLite file only",
+        "the version holds only a TFLite file",
         "start the server with --prefer_tflite_model",
     ),
     (
         r"matching supplied tags",
-        "the SavedModel has no graph with the tags that the server asks for",
+        "the SavedModel has no graph with the tags that the server loads",
         "start the server with --saved_model_tags, or export with the tag serve",
     ),
     (
         r"(?i)data.?loss|checksum|too short to be an sstable|truncated|Bad magic number|Unable to parse tensor",
-        "the variables are damaged or were cut off",
+        "the variables are damaged or truncated",
         _AGAIN,
     ),
     (
         r"Failed to find any matching files for|not a valid checkpoint|variables\.(?:index|data)",
-        "the variables' files are missing or don't belong together",
+        "the variables' files are missing or don't match",
         _AGAIN,
     ),
     (
         r"(?i)RESOURCE_EXHAUSTED|OOM|out of memory|MemoryError|bad_alloc|Cannot allocate memory|Insufficient resources",
-        "the server has too little memory for it",
+        "the server has too little memory for the version",
         "give the server more memory, or serve fewer models or versions at a time",
     ),
     (
         r"(?i)process .*(?:died|dies)|killed the process|Illegal instruction",
-        "loading it ends the server's process",
-        "look whether memory was short (dmesg), and whether the processor has what TensorFlow was built for (AVX)",
+        "loading the version kills the server's process",
+        "check whether memory was short (dmesg), and whether the processor supports what TensorFlow needs (AVX)",
     ),
     (
         r"Request to assign label to version (\d+) of model (\S+),",
@@ -119,21 +117,21 @@ _REASONS = (
     ),
     (
         r"requests unsupported platform (\S*)",
-        "the config asks for the platform {0!r}",
+        "the config requests the platform {0!r}",
         'write model_platform: "tensorflow"',
     ),
     (
         r"(?i)address already in use|Failed to bind",
-        "another process has the port",
+        "another process uses the port",
         "stop it, or choose another --port and --rest_api_port",
     ),
 )
 _COMPILED = tuple((re.compile(pattern), Reason(*reason)) for pattern, *reason in _REASONS)
 _UNKNOWN = Reason(
-    "", "the server's log tells more around these words; export the version again if they don't help"
+    "", "read the server's log around this message; if that doesn't help, export the version again"
 )
 
-# What a line of a log must have, besides a reason that is known: it tells of warm-up and variables in good times, too.
+# A log line must also match this: logs mention warmup and variables without errors, too.
 _COMPLAINT = re.compile(
     r"(?i)error|fail|could not|can't|no versions of|\bE\b|^E\d{4}|died|refuse|illegal|no such"
 )
@@ -141,7 +139,7 @@ _LINES = 20_000
 
 
 def explain(words: str) -> Reason:
-    """Return what a server's reason for not serving a version means; the meaning is empty for unknown words."""
+    """Return meaning and remedy of a server's reason for not serving a version; an unknown one has no meaning."""
     words = words[:10_000]
     for pattern, reason in _COMPILED:
         if match := pattern.search(words):
@@ -151,7 +149,7 @@ def explain(words: str) -> Reason:
 
 
 def in_log(text: str) -> list[tuple[str, Reason]]:
-    """Return the complaints in a server's log that have a known reason, each once, with the line."""
+    """Return the known errors in a server's log, each once, with its first line."""
     found: dict[Reason, str] = {}
     for line in text.splitlines()[-_LINES:]:
         if _COMPLAINT.search(line[:10_000]) and (reason := explain(line)).meaning:

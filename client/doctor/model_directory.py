@@ -1,4 +1,4 @@
-"""A directory of models as a model server would find it: what it would load, and what keeps it from that."""
+"""Check of a directory of models, as a model server sees it: what it would load, and what prevents that."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -6,30 +6,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tfship.client.doctor.findings import FAULT, WARNING, Finding, fault, listed, ok, warning
-from tfship.client.doctor.version_files import HALF, examine, holds_model
-from tfship.client.targets.model_info import ServedSignature
+from tfship.client.doctor.version_files import TEMPORARY_NAME, examine, holds_model
 from tfship.export.preprocessing import input_contract as contract
 from tfship.export.preprocessing.input_contract import CONTRACT, Contract
 from tfship.export.publishing import cards, store
+from tfship.export.runtimes.protocol import Signature
 from tfship.train.common.errors import ArtifactError
 
-__all__ = ["Local", "look", "models_in"]
+__all__ = ["LocalModel", "inspect", "models_in"]
 
 _MOST_VERSIONS = 10
 
 
 @dataclass
-class Local:
-    """What lies on this machine of a model: its versions, and of the one in question contract and signatures.
+class LocalModel:
+    """A model on this machine: its versions, and contract and signatures of the checked version, `number`.
 
-    `signatures` are those of the SavedModel, None where it can't be read.
+    `signatures` are the SavedModel's, None if it can't be read.
     """
 
     versions: Mapping[int, Path] = field(default_factory=dict)
     retired: frozenset[int] = frozenset()
     number: int | None = None
     contract: Contract | None = None
-    signatures: Mapping[str, ServedSignature] | None = None
+    signatures: Mapping[str, Signature] | None = None
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -41,36 +41,34 @@ def models_in(models: Path) -> list[str]:
         return []
 
 
-def look(models: Path, name: str, version: int | None, *, asked: bool) -> Local:
-    """Look at the model `name` in `models`, the folder of models or its own, and at its `version` or the latest.
+def inspect(models: Path, name: str, version: int | None, *, required: bool) -> LocalModel:
+    """Check the model `name` and its `version`, or its latest. `models` is the folder of models or the model's own.
 
-    Never raises: what can't be read is a finding. That `models` isn't there is a fault only if it was `asked` for.
+    Never raises: an unreadable file is a finding. A missing `models` is a fault if it is `required`, else a warning.
     """
-    local = Local()
+    local = LocalModel()
     try:
-        base = _base(models, name, local, asked=asked)
+        base = _base(models, name, local, required=required)
         if base is not None:
-            _look(base, version, local)
+            _inspect(base, version, local)
     except OSError as error:
         local.findings.append(
             fault(
                 str(error.filename or models),
                 f"can't be read ({error.strerror})",
-                "let yourself and the server's user read it: chmod -R a+rX",
+                "make it readable for yourself and the server's user: chmod -R a+rX",
             )
         )
     return local
 
 
-def _base(models: Path, name: str, local: Local, *, asked: bool) -> Path | None:
+def _base(models: Path, name: str, local: LocalModel, *, required: bool) -> Path | None:
     if not models.is_dir():
-        kind, remedy = (
-            (fault, "name the folder of the models")
-            if asked
-            else (warning, "name the models' folder by --models")
+        problem = "is no directory" if models.exists() else "doesn't exist"
+        finding = (fault if required else warning)(
+            str(models), f"{problem}, so no files were checked", "give the folder of models by --models"
         )
-        what = "is no directory" if models.exists() else "doesn't exist"
-        local.findings.append(kind(str(models), f"{what}, so nothing on disk was looked at", remedy))
+        local.findings.append(finding)
         return None
     if (models / name).is_dir():
         return models / name
@@ -84,24 +82,24 @@ def _base(models: Path, name: str, local: Local, *, asked: bool) -> Path | None:
         fault(
             str(models),
             f"holds no model {name}; found {listed(found)}",
-            "name one of these by --model"
+            "give one of these by --model"
             if found
-            else "name the models' folder by --models, or `tfship export`",
+            else "give the folder of models by --models, or run `tfship export`",
         )
     )
     return None
 
 
-def _look(base: Path, version: int | None, local: Local) -> None:
+def _inspect(base: Path, version: int | None, local: LocalModel) -> None:
     found = store.scan(base)
     local.versions, local.retired = found, frozenset(store.retired(base))
     for each in sorted(base.iterdir()):
-        if HALF.fullmatch(each.name) and any(letter.isdigit() for letter in each.name):
+        if TEMPORARY_NAME.fullmatch(each.name) and any(letter.isdigit() for letter in each.name):
             local.findings.append(
                 warning(
                     str(each),
-                    "by its name, a version that is being copied or was left half-way; no server loads it",
-                    "rename it to a whole number when it is whole, or remove it",
+                    "by its name, a version whose copy hasn't finished; no server loads it",
+                    "rename it to an integer when it is complete, or remove it",
                 )
             )
     if not found:
@@ -110,13 +108,13 @@ def _look(base: Path, version: int | None, local: Local) -> None:
     number = version if version is not None else max(found)
     if number not in found:
         local.findings.append(
-            fault(str(base), f"no version {number}; found {listed(list(found))}", "ask for one of these")
+            fault(str(base), f"no version {number}; found {listed(list(found))}", "give one of these")
         )
         return
     local.number = number
     for other in list(found)[-_MOST_VERSIONS:]:
         if other != number:
-            # It may be none of this run's business, but the server would stumble over it.
+            # Only warnings: the version isn't the checked one, but the server loads it, too.
             local.findings += [
                 Finding(WARNING, each.about, each.found, each.remedy) for each in examine(found[other])[0]
             ]
@@ -127,22 +125,22 @@ def _look(base: Path, version: int | None, local: Local) -> None:
         local.findings.append(ok(str(found[number]), _described(found, local)))
 
 
-def _described(found: Mapping[int, Path], local: Local) -> str:
+def _described(found: Mapping[int, Path], local: LocalModel) -> str:
     others = [number for number in found if number != local.number]
     return (
-        f"{'input contract and hashes agree' if local.contract else 'its files are whole, as far as can be seen'}; "
+        f"{'input contract and hashes match' if local.contract else 'no damaged or missing file found'}; "
         f"{'no other versions' if not others else f'other versions: {listed(others)}'}"
     )
 
 
 def _no_versions(base: Path) -> Finding:
-    """Say why a server would write that no versions of the servable were found under this base path."""
-    nothing = 'no folder named by a whole number, so a server says "No versions of servable found"'
+    """Return why a server would report that it found no versions of the servable under this base path."""
+    nothing = 'no folder named by an integer, so a server reports "No versions of servable found"'
     if holds_model(base):
         if base.name.isdigit():
             return fault(
                 str(base),
-                "is a version itself, so as a base path it is one level too deep",
+                "is a version, so it is one level too deep for a base path",
                 f"give the server {base.parent} as base path",
             )
         return fault(
@@ -166,7 +164,7 @@ def _no_versions(base: Path) -> Finding:
 
 
 def _misnamed(base: Path) -> Iterator[str]:
-    """Yield the names of folders that hold a model and aren't versions by their names."""
+    """Yield the names of folders that hold a model, but whose names aren't version numbers."""
     for each in sorted(base.iterdir()):
         hidden = each.name.startswith((".", "retired-"))
         if each.is_dir() and not hidden and not each.name.isdigit() and holds_model(each):
@@ -177,18 +175,18 @@ def _rename(base: Path, inside: list[str]) -> Finding:
     digits = re.sub(r"\D", "", inside[-1]) or "1"
     return fault(
         str(base),
-        f"models lie in {listed(inside)}, which no server takes for versions",
-        f"rename it to a whole number: mv {base / inside[-1]} {base / str(int(digits))}",
+        f"models lie in {listed(inside)}, which aren't version numbers, so no server loads them",
+        f"rename it to an integer: mv {base / inside[-1]} {base / str(int(digits))}",
     )
 
 
-def _published(path: Path, local: Local) -> Iterator[Finding]:
-    """Yield what is wrong with what `tfship export` writes beside the model."""
+def _published(path: Path, local: LocalModel) -> Iterator[Finding]:
+    """Yield problems with the files that `tfship export` writes next to the model."""
     if not (path / CONTRACT).is_file():
         yield warning(
             str(path),
-            f"no {CONTRACT}, so what the server takes can be compared with nothing but the SavedModel",
-            "`tfship export` writes one",
+            f"no {CONTRACT}, so the server's signatures can only be compared with the SavedModel's",
+            "write one by `tfship export`",
         )
         if not (path / cards.CARD).is_file():
             return
@@ -197,11 +195,11 @@ def _published(path: Path, local: Local) -> Iterator[Finding]:
             local.contract = contract.read(path)
         except (ArtifactError, RecursionError) as error:
             words = str(error).removeprefix(f"{path}/{CONTRACT}: ")
-            yield fault(str(path / CONTRACT), words, "`tfship export` writes a new version")
+            yield fault(str(path / CONTRACT), words, "write a new version by `tfship export`")
             return
     if wrong := cards.damage(path):
         yield fault(
             str(path),
-            f"not as it was published: {listed([each.removeprefix(f'{path}/') for each in wrong])}",
-            "export or copy it again; `tfship versions verify` tells of all versions",
+            f"changed since it was published: {listed([each.removeprefix(f'{path}/') for each in wrong])}",
+            "export or copy it again; `tfship versions verify` checks all versions",
         )

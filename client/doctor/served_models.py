@@ -1,25 +1,25 @@
-"""Whether a server serves what was asked for and what lies on this disk, as far as its answers tell."""
+"""Checks of a server's reports: whether it serves the requested version, and the newest version on this disk."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tfship.client.doctor import load_errors, signature_checks
 from tfship.client.doctor.findings import Finding, clean, fault, listed, warning
-from tfship.client.doctor.model_directory import Local
+from tfship.client.doctor.model_directory import LocalModel
 from tfship.client.targets.connection import Servable
 from tfship.client.targets.model_info import AVAILABLE, Served, Version
 
-__all__ = ["Told", "judge"]
+__all__ = ["ServerReport", "check"]
 
-_NOT_READY = "wait and ask again; the server's log tells how far it is"
+_NOT_READY = "run the doctor again later; the server's log shows the progress"
 
 
 @dataclass
-class Told:
-    """What a server told at an address, `about`, which is also where findings about it are said to be.
+class ServerReport:
+    """What a server at an address, `about`, reports about a model, and findings about the address.
 
-    None is what it wasn't asked or didn't answer. `others` are the names that it knows when it doesn't know the
-    model, `labels` those that it knows when it doesn't know the label; `refusal` is why it named no signatures.
+    None: not requested, or no response. `others` are known names, if the server doesn't know the model, and `labels`
+    known labels with their versions, if it doesn't know the label. `refusal` is why it reported no signatures.
     """
 
     about: str
@@ -32,68 +32,68 @@ class Told:
     labels: Mapping[str, int] = field(default_factory=dict)
 
 
-def judge(told: Told, servable: Servable, local: Local) -> Iterator[Finding]:
-    """Yield what is wrong with the model as the server told of it, or else how it is served."""
-    if told.healthy is False:
+def check(report: ServerReport, servable: Servable, local: LocalModel) -> Iterator[Finding]:
+    """Yield the problems of the model on the server, or else how it is served."""
+    if report.healthy is False:
         yield fault(
-            told.about,
-            "says NOT_SERVING: it is shutting down, or not ready yet",
-            "wait and ask again, or start it anew",
+            report.about,
+            "reports NOT_SERVING: it is shutting down, or not ready yet",
+            "run the doctor again later, or restart the server",
         )
-    if told.versions is None:
+    if report.versions is None:
         return
-    if not told.versions:
-        yield _unknown_model(told, servable, local)
+    if not report.versions:
+        yield _unknown_model(report, servable, local)
         return
-    yield from _failures(told, servable, local)
-    available = [each for each in told.versions if each.state == AVAILABLE]
+    yield from _failures(report, servable, local)
+    available = [each for each in report.versions if each.state == AVAILABLE]
     if servable.version is not None and servable.version not in [each.number for each in available]:
-        yield from _not_this_version(told, servable)
+        yield from _not_this_version(report, servable)
         return
     if not available:
-        yield from _none_available(told, servable)
+        yield from _none_available(report, servable)
         return
-    if told.served is None:
-        if told.refusal:
-            yield _refused(told, servable)
+    if report.served is None:
+        if report.refusal:
+            yield _refused(report, servable)
         return
-    yield from _age(told, servable, local, max(each.number for each in available))
-    yield from signature_checks.judge(told.about, told.served, servable, local)
+    yield from _age(report, servable, local, max(each.number for each in available))
+    yield from signature_checks.check(report.about, report.served, servable, local)
 
 
-def _unknown_model(told: Told, servable: Servable, local: Local) -> Finding:
-    if told.others:
+def _unknown_model(report: ServerReport, servable: Servable, local: LocalModel) -> Finding:
+    if report.others:
         return fault(
-            told.about,
-            f"doesn't know a model {servable.name}; of the names that were tried, it knows {listed(told.others)}",
-            "name one of these by --model, or start the server with this one",
+            report.about,
+            f"knows no model {servable.name}; of the names tried, it knows {listed(report.others)}",
+            "give one of these by --model, or start the server with this model",
         )
     here = (
-        "it is on this disk, so the server was started with another name or folder; "
+        "it is on this disk, so the server was started with another name or folder: "
         if local.versions
         else ""
     )
     return fault(
-        told.about,
-        f"doesn't know a model {servable.name}, nor any other name that was tried; servers don't list their models",
-        f"{here}look at the server's --model_name or --model_config_file (give that file to the doctor, too)",
+        report.about,
+        f"knows no model {servable.name}, nor any other name tried; servers don't list their models",
+        f"{here}check the server's --model_name or --model_config_file (give that file to the doctor, too)",
     )
 
 
-def _failures(told: Told, servable: Servable, local: Local) -> Iterator[Finding]:
-    versions = told.versions or ()
+def _failures(report: ServerReport, servable: Servable, local: LocalModel) -> Iterator[Finding]:
+    versions = report.versions or ()
     newest = max([*local.versions, *(each.number for each in versions)])
     wanted = newest if servable.version is None else servable.version
     for each in versions:
         if each.code == "OK" and not each.message:
             continue
         reason = load_errors.explain(f"{each.code}: {each.message}")
-        again = " and is tried again" if each.state == "LOADING" else ""
+        again = " (the server tries again)" if each.state == "LOADING" else ""
         meaning = f"{reason.meaning} — " if reason.meaning else ""
         kind = fault if each.number == wanted or not _serves(versions) else warning
         words = clean(f"{each.code}: {each.message}", 160)
         yield kind(
-            told.about,
+            report.about,
             f"{servable.name} version {each.number} couldn't be loaded{again}: {meaning}{words}",
             reason.remedy,
         )
@@ -103,29 +103,29 @@ def _serves(versions: Sequence[Version]) -> bool:
     return any(each.state == AVAILABLE for each in versions)
 
 
-def _not_this_version(told: Told, servable: Servable) -> Iterator[Finding]:
-    versions = told.versions or ()
+def _not_this_version(report: ServerReport, servable: Servable) -> Iterator[Finding]:
+    versions = report.versions or ()
     known = next((each for each in versions if each.number == servable.version), None)
     if known is None:
         yield fault(
-            told.about,
+            report.about,
             f"has no version {servable.version} of {servable.name}; there are {listed(versions)}",
-            "ask for one of these, or none for the latest",
+            "give one of these, or none for the latest",
         )
     elif known.code == "OK":
-        yield _waiting(told.about, servable, known)
+        yield _waiting(report.about, servable, known)
 
 
-def _none_available(told: Told, servable: Servable) -> Iterator[Finding]:
-    versions = told.versions or ()
+def _none_available(report: ServerReport, servable: Servable) -> Iterator[Finding]:
+    versions = report.versions or ()
     coming = [each for each in versions if each.state in ("START", "LOADING") and each.code == "OK"]
     if coming:
-        yield _waiting(told.about, servable, coming[0])
+        yield _waiting(report.about, servable, coming[0])
     elif all(each.code == "OK" for each in versions):
         yield fault(
-            told.about,
-            f"serves no version of {servable.name} any more: {listed(versions)}",
-            "see whether the base path still holds a version, or whether the server shuts down",
+            report.about,
+            f"no longer serves a version of {servable.name}: {listed(versions)}",
+            "check whether the base path still holds a version, and whether the server is shutting down",
         )
 
 
@@ -133,55 +133,53 @@ def _waiting(about: str, servable: Servable, version: Version) -> Finding:
     where = f"{servable.name} version {version.number} is {version.state}"
     if version.state in ("START", "LOADING"):
         return fault(about, f"isn't ready yet: {where}", _NOT_READY)
-    return fault(
-        about, f"{where}: it was taken out of service", "ask for another version, or restore this one"
-    )
+    return fault(about, f"{where}: it was unloaded", "give another version, or restore this one")
 
 
-def _refused(told: Told, servable: Servable) -> Finding:
-    if servable.label is not None and "label" in told.refusal:
-        known = [f"{name} (version {number})" for name, number in told.labels.items()]
+def _refused(report: ServerReport, servable: Servable) -> Finding:
+    if servable.label is not None and "label" in report.refusal:
+        known = [f"{name} (version {number})" for name, number in report.labels.items()]
         return fault(
-            told.about,
-            f"has no label {servable.label!r} of {servable.name}; of the labels that were tried, it knows "
-            f"{listed(known)}; its versions are {listed(told.versions or ())}",
-            "ask for one of these, or set version_labels in the server's --model_config_file",
+            report.about,
+            f"has no label {servable.label!r} of {servable.name}; of the labels tried, it knows "
+            f"{listed(known)}; its versions are {listed(report.versions or ())}",
+            "give one of these, or set version_labels in the server's --model_config_file",
         )
     return fault(
-        told.about,
-        f"tells no signatures of {servable.name}: {clean(told.refusal, 160)}",
-        "look at the server's log",
+        report.about,
+        f"reports no signatures of {servable.name}: {clean(report.refusal, 160)}",
+        "read the server's log",
     )
 
 
-def _age(told: Told, servable: Servable, local: Local, newest: int) -> Iterator[Finding]:
-    """Compare the newest version that is served with the newest on disk."""
+def _age(report: ServerReport, servable: Servable, local: LocalModel, newest: int) -> Iterator[Finding]:
+    """Compare the newest served version with the newest on disk."""
     if not local.versions or servable.version is not None or servable.label is not None:
         return
     here = max(local.versions)
-    states = {each.number: each for each in told.versions or ()}
+    states = {each.number: each for each in report.versions or ()}
     serves = f"serves {servable.name} version {newest}, and the newest on disk is {here}"
     if newest > here:
         which = "retired here" if newest in local.retired else "not on this disk"
         yield warning(
-            told.about,
+            report.about,
             f"{serves}: {newest} is {which}",
-            "the server hasn't looked again yet, or its base path is another folder",
+            "wait for the server's next poll, or check that its base path is this folder",
         )
     elif newest < here and here not in states:
         yield fault(
-            told.about,
+            report.about,
             f"{serves}, which the server doesn't know",
-            "wait for its next look (--file_system_poll_wait_seconds, never if 0), or see that its base path is this "
-            "folder and its model_version_policy takes the newest",
+            "wait for its next poll (--file_system_poll_wait_seconds; 0: none), or check that its base path is this "
+            "folder and that its model_version_policy includes the newest",
         )
     elif newest < here and states[here].code == "OK":
         state = states[here].state
         if state in ("START", "LOADING"):
-            yield warning(told.about, f"{serves}, which is {state}", _NOT_READY)
+            yield warning(report.about, f"{serves}, which is {state}", _NOT_READY)
         else:
             yield fault(
-                told.about,
-                f"{serves}, which is {state}: it was served and taken out of service",
-                "see which versions the server's model_version_policy asks for",
+                report.about,
+                f"{serves}, which is {state}: it was served and then unloaded",
+                "check which versions the server's model_version_policy includes",
             )

@@ -1,11 +1,11 @@
-"""The --model_config_file that a server was started with, as far as it explains what is served."""
+"""Checks of the --model_config_file that a server was started with."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tfship.client.doctor.findings import Finding, fault, listed, ok
-from tfship.client.doctor.model_directory import Local
+from tfship.client.doctor.model_directory import LocalModel
 from tfship.client.targets.connection import Servable
 from tfship.train.common.errors import UsageError
 
@@ -14,7 +14,7 @@ __all__ = ["ServerConfig", "on_disk", "read"]
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """What a --model_config_file says: the models by name, and of the one in question labels and policy."""
+    """A --model_config_file: the names of all models, and labels and version policy of the checked one."""
 
     path: Path
     models: tuple[str, ...]
@@ -23,9 +23,9 @@ class ServerConfig:
 
 
 def read(path: Path | None, servable: Servable) -> tuple[ServerConfig | None, list[Finding]]:
-    """Return what the file says, None where that can't be told, and what is wrong with it for a servable.
+    """Return the file's content, None if there is none or it is invalid, and its problems for a servable.
 
-    Raises UsageError if there is no such file.
+    Raises UsageError if the file doesn't exist.
     """
     if path is None:
         return None, []
@@ -38,13 +38,13 @@ def read(path: Path | None, servable: Servable) -> tuple[ServerConfig | None, li
         models = {each.name: each for each in read_config(path).model_config_list.config}
     except UsageError as error:
         words = str(error).removeprefix("--model_config_file: ").removeprefix(f"{path}:").strip()
-        return None, [fault(about, words, "correct the file; a server doesn't start with it")]
+        return None, [fault(about, words, "correct the file: a server doesn't start with it")]
     chosen = models.get(servable.name)
     if chosen is None:
         finding = fault(
             about,
             f"lists no model {servable.name}, but {listed(list(models))}",
-            "name one of these by --model, or add the model to the file",
+            "give one of these by --model, or add the model to the file",
         )
         return ServerConfig(path, tuple(models), (), None), [finding]
     config = ServerConfig(path, tuple(models), tuple(chosen.version_labels), chosen.model_version_policy)
@@ -61,8 +61,8 @@ def read(path: Path | None, servable: Servable) -> tuple[ServerConfig | None, li
     return config, findings or [ok(about, f"lists {listed(list(models))}")]
 
 
-def on_disk(config: ServerConfig | None, servable: Servable, local: Local) -> Iterator[Finding]:
-    """Yield what a config file's policy leaves out of the versions on disk."""
+def on_disk(config: ServerConfig | None, servable: Servable, local: LocalModel) -> Iterator[Finding]:
+    """Yield a fault if the config's version policy excludes the requested version, or the newest on disk."""
     if config is None or config.policy is None or not local.versions:
         return
     from tfship.serving.models.version_policy import choose
@@ -72,7 +72,7 @@ def on_disk(config: ServerConfig | None, servable: Servable, local: Local) -> It
     if wanted not in chosen:
         yield fault(
             str(config.path),
-            f"its model_version_policy of {servable.name} takes {listed(list(chosen))} of the versions on disk, "
+            f"its model_version_policy of {servable.name} selects {listed(list(chosen))} of the versions on disk, "
             f"not {wanted}",
-            f"add {wanted} to model_version_policy, or write latest {{}} or all {{}} there",
+            f"add {wanted} to model_version_policy, or set it to latest {{}} or all {{}}",
         )

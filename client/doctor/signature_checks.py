@@ -1,35 +1,37 @@
-"""Whether a server's signatures are the one that is asked for, and those of the contract and the model on this disk."""
+"""Checks of a server's signatures against the requested one, and against contract and SavedModel on this disk."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from tfship.client.doctor.findings import FAULT, Finding, fault, listed, ok, warning
-from tfship.client.doctor.model_directory import Local
+from tfship.client.doctor.model_directory import LocalModel
 from tfship.client.targets.connection import Servable
-from tfship.client.targets.model_info import AVAILABLE, Served, ServedSignature, Tensor
+from tfship.client.targets.model_info import AVAILABLE, Served, dtype_number, signature_text, tensor_text
 from tfship.export.preprocessing import input_contract
 from tfship.export.preprocessing.input_contract import PROBABILITIES_OF_CLASSES, Contract
+from tfship.export.runtimes.protocol import PREDICT, Signature, TensorSpec
 from tfship.train.common.errors import ArtifactError
 
-__all__ = ["judge"]
+__all__ = ["check"]
 
-# What tensors of quantized TFLite files can be where the model's own are float32.
-_INTEGERS = {"uint8", "int8"}
+# DataTypes of tensors: quantized TFLite files have uint8 or int8 where the model has float32.
+_UINT8, _INT8, _FLOAT = map(dtype_number, ("uint8", "int8", "float32"))
 _FLOATS = (
-    "start the server without --prefer_tflite_model, or export the version with --serve float32; in this process the "
-    "file answers by --target tflite:PATH"
+    "start the server without --prefer_tflite_model, or export the version with --serve float32; or use the file "
+    "without a server, by --target tflite:PATH"
 )
 
 
-def judge(about: str, served: Served, servable: Servable, local: Local) -> Iterator[Finding]:
-    """Yield what is wrong with the signatures that are served, at `about`, or else what they are."""
+def check(about: str, served: Served, servable: Servable, local: LocalModel) -> Iterator[Finding]:
+    """Yield the problems of the signatures served at `about`, or else what they are."""
     name = f"{servable.name} version {served.version}"
     found = served.signatures.get(servable.signature)
     if found is None:
-        there = [f"{key}: {each}" for key, each in sorted(served.signatures.items())]
+        there = [f"{key}: {signature_text(each)}" for key, each in sorted(served.signatures.items())]
         yield fault(
             about,
             f"{name} has no signature {servable.signature!r}; there are {'; '.join(there) or 'none'}",
-            "name one of these by --signature, or export the version again",
+            "give one of these by --signature, or export the version again",
         )
         return
     agreed = _contract(local, served.version)
@@ -44,48 +46,49 @@ def judge(about: str, served: Served, servable: Servable, local: Local) -> Itera
     yield from wrong
     if not any(each.level == FAULT for each in wrong):
         also = [key for key in sorted(served.signatures) if key != servable.signature]
-        compared = ", as the contract says" if agreed is not None else ""
-        if told := _told(servable.signature, found):
+        compared = ", as in the contract" if agreed is not None else ""
+        if variations := _variations(servable.signature, found):
             # The contract describes the SavedModel.
-            compared = f" ({told})"
+            compared = f" ({variations})"
         yield ok(
             about,
-            f"{name} is {AVAILABLE}; {servable.signature}: {found}{compared}; other signatures: {listed(also)}",
+            f"{name} is {AVAILABLE}; {servable.signature}: {signature_text(found)}{compared}; other "
+            f"signatures: {listed(also)}",
         )
 
 
-def _unusable(found: ServedSignature, agreed: Contract | None) -> str:
+def _unusable(found: Signature, agreed: Contract | None) -> str:
     """Return why the client can't use a quantized signature, empty if it can."""
-    if any(each.dtype == "int8" for each in found.inputs.values()):
-        return "takes int8, whose scale no server tells"
+    if any(each.dtype == _INT8 for each in found.inputs.values()):
+        return "takes int8, whose scale no server reports"
     if _integers(found) and agreed is not None and agreed.outputs != PROBABILITIES_OF_CLASSES:
-        return "answers integers that aren't a softmax's, so their scale is unknown"
+        return "returns integers that aren't a softmax's, so their scale is unknown"
     return ""
 
 
-def _told(name: str, found: ServedSignature) -> str:
-    """Return in which ways a signature isn't the usual one, which the client takes into account by itself."""
-    told = []
-    if name != input_contract.SERVING_UINT8 and any(each.dtype == "uint8" for each in found.inputs.values()):
-        told.append("it takes pixels as they are")
+def _variations(name: str, found: Signature) -> str:
+    """Return in which ways a signature differs from the usual one. The client adapts to all of them."""
+    variations = []
+    if name != input_contract.SERVING_UINT8 and any(each.dtype == _UINT8 for each in found.inputs.values()):
+        variations.append("it takes pixels")
     if _integers(found):
-        told.append("its scores are integers in steps of 1/256, as a quantized TFLite file's")
+        variations.append("its scores are integers in steps of 1/256, as in a quantized TFLite file")
     batches = {each.shape[0] for each in found.inputs.values() if each.shape and each.shape[0] > 0}
     if batches:
-        told.append(
-            f"it takes {listed(sorted(batches))} at a time, so the client asks for so many in each request"
+        variations.append(
+            f"it takes {listed(sorted(batches))} at a time, so the client sends as many per request"
         )
     if any(each.shape and each.shape[1:] == (1,) for each in found.outputs.values()):
-        told.append("it answers one number for each image, which becomes two classes")
-    return "; ".join(told)
+        variations.append("it returns one number per image, which becomes two classes")
+    return "; ".join(variations)
 
 
-def _integers(found: ServedSignature) -> bool:
-    return any(each.dtype in _INTEGERS for each in found.outputs.values())
+def _integers(found: Signature) -> bool:
+    return any(each.dtype in (_UINT8, _INT8) for each in found.outputs.values())
 
 
-def _contract(local: Local, number: int) -> Contract | None:
-    """Return the contract of the version that is served, or of the one in question where that isn't here."""
+def _contract(local: LocalModel, number: int) -> Contract | None:
+    """Return the contract of the served version, or of the checked version if the served one isn't on this disk."""
     if number == local.number or number not in local.versions:
         return local.contract
     try:
@@ -99,7 +102,7 @@ def _against_contract(
 ) -> Iterator[Finding]:
     missing = []
     for key, described in agreed.describe()["signatures"].items():
-        expected = ServedSignature(_side(described["inputs"]), _side(described["outputs"]))
+        expected = Signature(_side(described["inputs"]), _side(described["outputs"]), PREDICT)
         if key not in served.signatures:
             missing.append(key)
         elif wrong := _differences(expected, served.signatures[key]):
@@ -107,67 +110,61 @@ def _against_contract(
             kind = fault if key == servable.signature else warning
             yield kind(
                 about,
-                f"{name} isn't what the contract on this disk says, signature {key}: {wrong}{labels}",
-                "serve the version that the contract belongs to, or copy its contract.json here",
+                f"{name} differs from the contract on this disk, signature {key}: {wrong}{labels}",
+                "serve the version that the contract belongs to, or copy the served version's contract.json here",
             )
     if missing:
         yield warning(
             about,
             f"{name} lacks signatures of the contract: {listed(missing)}",
-            "a server with --prefer_tflite_model has only serving_default, and without it all; otherwise export the "
+            "with --prefer_tflite_model, a server has only serving_default; start it without that flag, or export the "
             "version again",
         )
 
 
-def _against_disk(
-    about: str, name: str, served: Served, here: Mapping[str, ServedSignature]
-) -> Iterator[Finding]:
+def _against_disk(about: str, name: str, served: Served, here: Mapping[str, Signature]) -> Iterator[Finding]:
     for key in sorted(served.signatures.keys() & here.keys()):
         if wrong := _differences(here[key], served.signatures[key]):
             yield fault(
                 about,
-                f"{name} isn't the version {served.version} on this disk, signature {key}: {wrong}",
-                "see that the server's base path is this folder, and copy the version again",
+                f"{name} differs from version {served.version} on this disk, signature {key}: {wrong}",
+                "check that the server's base path is this folder, and copy the version again",
             )
 
 
-def _side(described: Mapping[str, Mapping[str, object]]) -> dict[str, Tensor]:
+def _side(described: Mapping[str, Mapping[str, Any]]) -> dict[str, TensorSpec]:
+    """Return tensors as `Contract.describe` describes them."""
     return {
-        name: Tensor(
-            str(each["dtype"]), tuple(-1 if size is None else size for size in _sizes(each["shape"]))
+        name: TensorSpec(
+            name, dtype_number(each["dtype"]), tuple(-1 if size is None else size for size in each["shape"])
         )
         for name, each in described.items()
     }
 
 
-def _sizes(shape: object) -> list[int | None]:
-    assert isinstance(shape, list)  # noqa: S101 - of Contract.describe
-    return shape
-
-
-def _differences(expected: ServedSignature, found: ServedSignature) -> str:
-    """Return how a signature differs from what is expected, empty if one can stand for the other."""
+def _differences(expected: Signature, found: Signature) -> str:
+    """Return how a signature differs from the expected one, empty if they are compatible."""
     wrong = []
     for side, wanted, there in (
         ("input", expected.inputs, found.inputs),
         ("output", expected.outputs, found.outputs),
     ):
         if missing := wanted.keys() - there.keys():
-            has = ", ".join(f"{name} {each}" for name, each in there.items())
+            has = ", ".join(f"{name} {tensor_text(each)}" for name, each in there.items())
             wrong.append(f"no {side} {listed(sorted(missing))}, but {has}")
         if side == "input" and not missing and (more := there.keys() - wanted.keys()):
-            wrong.append(f"another input {listed(sorted(more))}")
+            wrong.append(f"an additional input {listed(sorted(more))}")
         wrong += [
-            f"{side} {name} is {there[name]}, expected {each}"
+            f"{side} {name} is {tensor_text(there[name])}, expected {tensor_text(each)}"
             for name, each in wanted.items()
             if name in there and not _fits(each, there[name])
         ]
     return "; ".join(wrong)
 
 
-def _fits(expected: Tensor, found: Tensor) -> bool:
-    # A TFLite file of the version may be served, quantized from edge to edge, or a model of one sigmoid.
-    if expected.dtype != found.dtype and not (expected.dtype == "float32" and found.dtype in _INTEGERS):
+def _fits(expected: TensorSpec, found: TensorSpec) -> bool:
+    # The server may serve a TFLite file of the version with integer inputs and outputs, or a model with one sigmoid.
+    if expected.dtype != found.dtype and not (expected.dtype == _FLOAT and found.dtype in (_UINT8, _INT8)):
         return False
     if expected.shape is None or found.shape is None:
         return True

@@ -1,4 +1,4 @@
-"""A version's directory, file by file: whether it is whole and can be read, and how its SavedModel is called."""
+"""Checks of the files in a version directory: whether they are complete and readable, and the signatures in them."""
 
 import re
 import stat
@@ -6,14 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tfship.client.doctor.findings import Finding, fault, listed, warning
-from tfship.client.targets.model_info import ServedSignature, parsed, signatures_of
+from tfship.client.targets.model_info import parsed, signatures_of, with_method
 from tfship.export.conversion.formats import SERVED_FILE
+from tfship.export.runtimes.protocol import Signature
 from tfship.serving.models import served_file
 
-__all__ = ["HALF", "examine", "holds_model"]
+__all__ = ["TEMPORARY_NAME", "examine", "holds_model"]
 
-# Names that files have while they are copied, by whatever copies them.
-HALF = re.compile(
+# Temporary names that programs give to files while they copy them.
+TEMPORARY_NAME = re.compile(
     r"(?i)\.stage-.*|.*\.(tmp|temp|part|partial|incomplete|filepart|crdownload)|.*(~|_temp|\.tempstate.*)"
 )
 _GRAPH = "saved_model.pb"
@@ -21,19 +22,19 @@ _GRAPHS = (_GRAPH, "saved_model.pbtxt")
 _INDEX = Path("variables", "variables.index")
 _SHARD = re.compile(r"variables\.data-(\d{5})-of-(\d{5})")
 _VARIABLES = {"VarHandleOp", "VariableV2", "Variable"}
-# Larger graphs aren't read: they hold constants, and would take seconds.
+# In bytes. Larger graphs hold constants and would take seconds to read.
 _LARGEST_GRAPH = 256 * 2**20
 
 
 def holds_model(folder: Path) -> bool:
-    """Tell whether a model lies in the folder itself."""
+    """Tell whether the folder itself holds a model."""
     return any((folder / name).is_file() for name in (*_GRAPHS, SERVED_FILE))
 
 
-def examine(path: Path) -> tuple[list[Finding], Mapping[str, ServedSignature] | None]:
-    """Return what is wrong with a version directory, and its SavedModel's signatures, None where they can't be read.
+def examine(path: Path) -> tuple[list[Finding], Mapping[str, Signature] | None]:
+    """Return the problems of a version directory, and its SavedModel's signatures, None if they can't be read.
 
-    Raises OSError for what can't be read at all.
+    Raises OSError if the directory can't be read.
     """
     about, again = str(path), "copy or export it again"
     files = {each.relative_to(path).as_posix(): each for each in sorted(path.rglob("*")) if each.is_file()}
@@ -46,12 +47,12 @@ def examine(path: Path) -> tuple[list[Finding], Mapping[str, ServedSignature] | 
             )
         ], None
     findings = list(_modes(path))
-    if half := [name for name in files if HALF.fullmatch(name.rsplit("/")[-1])]:
+    if half := [name for name in files if TEMPORARY_NAME.fullmatch(name.rsplit("/")[-1])]:
         findings.append(
             fault(
                 about,
-                f"half copied: {listed(half)} has a temporary name",
-                "wait for the copy, or copy it again",
+                f"incomplete copy: {listed(half)} has a temporary name",
+                "wait until it is copied, or copy it again",
             )
         )
     if empty := [name for name, each in files.items() if _matters(name) and not each.stat().st_size]:
@@ -65,10 +66,10 @@ def examine(path: Path) -> tuple[list[Finding], Mapping[str, ServedSignature] | 
     try:
         signatures, operators = _read_graph(graph)
     except ValueError as error:
-        return [*findings, fault(str(graph), f"damaged or cut off ({error})", again)], None
+        return [*findings, fault(str(graph), f"damaged or truncated ({error})", again)], None
     if operators & _VARIABLES and not any(name.startswith("variables/") for name in files):
         findings.append(
-            fault(about, "half copied: saved_model.pb names variables, and there is no variables/", again)
+            fault(about, "incomplete copy: saved_model.pb uses variables, but there is no variables/", again)
         )
     return findings, signatures
 
@@ -88,8 +89,8 @@ def _without_graph(path: Path, files: Mapping[str, Path]) -> Iterator[Finding]:
     elif deeper := [name for name in files if name.rsplit("/")[-1] in _GRAPHS]:
         yield fault(
             str(path),
-            f"the SavedModel lies too deep in it, as {listed(deeper)}",
-            f"move what is in {path / deeper[0].rsplit('/', 1)[0]} up into {path}",
+            f"its SavedModel lies too deep, as {listed(deeper)}",
+            f"move the content of {path / deeper[0].rsplit('/', 1)[0]} into {path}",
         )
     else:
         yield fault(str(path), f"no {_GRAPH} in it; found {listed(list(files))}", "copy or export it again")
@@ -100,14 +101,14 @@ def _variables(path: Path, files: Mapping[str, Path]) -> Iterator[Finding]:
     index = _INDEX.as_posix() in files
     present, of = {int(each[1]) for each in shards}, {int(each[2]) for each in shards}
     missing = sorted(set(range(max(of, default=0))) - present) if len(of) == 1 else []
-    again = "copy the whole version again, under another name first and renamed when it is whole"
+    again = "copy the whole version again, under a temporary name, and rename it when it is complete"
     if index and not shards:
-        yield fault(str(path), f"half copied: {_INDEX} without variables.data", again)
+        yield fault(str(path), f"incomplete copy: {_INDEX} without variables.data", again)
     elif shards and not index:
-        yield fault(str(path), f"half copied: variables.data without {_INDEX}", again)
+        yield fault(str(path), f"incomplete copy: variables.data without {_INDEX}", again)
     elif missing or len(of) > 1:
         parts = ", ".join(each[0] for each in shards)
-        yield fault(str(path), f"half copied: of the variables' parts only {parts} are there", again)
+        yield fault(str(path), f"incomplete copy: of the variables' parts, only {parts} exist", again)
 
 
 def _modes(path: Path) -> Iterator[Finding]:
@@ -120,12 +121,12 @@ def _modes(path: Path) -> Iterator[Finding]:
         yield warning(
             str(path),
             f"only its owner can read {listed(closed)}",
-            f"if the server runs as another user, as in a container: chmod -R a+rX {path}",
+            f"if the server runs as another user, such as in a container: chmod -R a+rX {path}",
         )
 
 
-def _read_graph(path: Path) -> tuple[dict[str, ServedSignature], set[str]]:
-    """Return the signatures and all operators of a saved_model.pb. Raises ValueError if it is none."""
+def _read_graph(path: Path) -> tuple[dict[str, Signature], set[str]]:
+    """Return the signatures and all operators in a saved_model.pb. Raises ValueError if it is invalid."""
     from tfship.serving.protos.messages import saved_model_pb2
 
     graphs = parsed(saved_model_pb2.SavedModel, path.read_bytes()).meta_graphs
@@ -133,4 +134,4 @@ def _read_graph(path: Path) -> tuple[dict[str, ServedSignature], set[str]]:
     if served is None:
         raise ValueError('no graph with the tag "serve"')
     nodes = [served.graph_def.node, *(each.node_def for each in served.graph_def.library.function)]
-    return signatures_of(served.signature_def), {node.op for each in nodes for node in each}
+    return with_method(signatures_of(served.signature_def)), {node.op for each in nodes for node in each}

@@ -1,62 +1,42 @@
-"""Pictures on their way to a target: read, prepared in the form that it takes, asked for in batches."""
+"""Batches of images: prepared, sent together, and sent one by one if a batch is refused."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tfship.client.api.inputs import encoded
-from tfship.client.images import decoding, preprocessing
-from tfship.client.images.sources import PictureSource
-from tfship.client.targets.binding import ENCODED, images_of
+from tfship.client.api import inputs
+from tfship.client.api.inputs import Query
+from tfship.client.images.sources import ImageSource
+from tfship.client.targets.binding import ENCODED, Binding, RawScores
 from tfship.client.targets.registry import Opened
 from tfship.train.common.errors import DataError, Refused
 
-__all__ = ["BATCH", "Picture", "answered", "batched", "batches", "stacked"]
+__all__ = ["BATCH", "Exchange", "batched", "batches", "complete", "exchange", "predict", "stacked"]
 
-# Few enough that answers keep coming, and enough that a folder doesn't wait on round trips.
+# Images per request: small enough for frequent output, large enough to make round trips irrelevant.
 BATCH = 64
-# Below what a gRPC server takes that was told nothing else, 4 MiB.
+# Below gRPC's default limit for a request, 4 MiB.
 _BATCH_BYTES = 3 << 20
 
-
-class _HasRow(Protocol):
-    row: Any
-
-
-_Asked = TypeVar("_Asked", bound=_HasRow)
-
-
-@dataclass
-class Picture:
-    """A picture on its way: `row` is what the target takes, `problem` why there is no answer.
-
-    `pixels` are uint8 [height, width, channels], `scores` raw ones float32 [K], for the target's interpretation;
-    `digits` is how many were found.
-    """
-
-    name: str
-    row: Any = None
-    pixels: NDArray[np.uint8] | None = None
-    scores: NDArray[np.float32] | None = None
-    problem: str = ""
-    digits: int = 1
+# Yields tensors to send, and receives the model's scores.
+Exchange = Generator[NDArray[Any], RawScores, None]
 
 
 def batches(
-    sources: Iterable[PictureSource], opened: Callable[[], Opened], *, decoded: bool
-) -> Iterator[list[Picture]]:
-    """Read and prepare the pictures, so many at a time as go into one request."""
-    return batched(_prepared(source, opened, decoded=decoded) for source in sources)
+    sources: Iterable[ImageSource], opened: Callable[[], Opened], *, pixels: bool
+) -> Iterator[list[Query]]:
+    """Read and prepare images, with their pixels if `pixels` is true, and yield them in batches, one per request."""
+    return batched(_prepared(source, opened, pixels=pixels) for source in sources)
 
 
-def batched(pictures: Iterable[_Asked]) -> Iterator[list[_Asked]]:
-    """Yield so many pictures at a time as go into one request, by the size of what each has as its `row`."""
-    batch: list[_Asked] = []
+def batched(queries: Iterable[Query]) -> Iterator[list[Query]]:
+    """Yield queries in batches, one per request, limited by number and by the size of their rows."""
+    batch: list[Query] = []
     size = 0
-    for each in pictures:
+    for each in queries:
         bytes_ = len(each.row) if isinstance(each.row, bytes) else getattr(each.row, "nbytes", 0)
         if batch and (len(batch) == BATCH or size + bytes_ > _BATCH_BYTES):
             yield batch
@@ -67,50 +47,72 @@ def batched(pictures: Iterable[_Asked]) -> Iterator[list[_Asked]]:
         yield batch
 
 
-def stacked(rows: Sequence[Any]) -> NDArray[Any]:
-    """Return rows as one tensor; encoded pictures, bytes, as dtype object [N]."""
-    return np.array(rows, object) if isinstance(rows[0], bytes) else np.stack(rows)
-
-
-def _prepared(source: PictureSource, opened: Callable[[], Opened], *, decoded: bool) -> Picture:
-    """Return a picture in the form that the target takes; with its pixels if `decoded`, also where it takes bytes."""
-    picture = Picture(source.name)
+def _prepared(source: ImageSource, opened: Callable[[], Opened], *, pixels: bool) -> Query:
     try:
         data = source.read()
         if not data:
-            raise DataError(f"{source.name}: an empty file; expected PNG, JPEG or the like")
-        contract, dtype = opened().contract, opened().binding.dtype
-        if dtype != ENCODED or decoded:
-            opened_image = decoding.opened(data, source.name)
-            picture.pixels, picture.digits = preprocessing.examined(opened_image, contract, source.name)
-        if dtype == ENCODED:
-            picture.row = encoded(data, contract, source.name)
+            raise DataError(f"{source.name}: an empty file; expected PNG, JPEG or another image format")
+        target = opened()
+        return inputs.prepared(data, target.contract, target.binding.dtype, source.name, pixels=pixels)
     except DataError as error:
-        # One bad picture must not cost the others their answer.
-        picture.problem = str(error)
-        return picture
-    if picture.pixels is not None and dtype != ENCODED:
-        picture.row = images_of(picture.pixels[np.newaxis], contract, dtype)[0]
-    return picture
+        # An invalid image must not affect the others.
+        return Query(source.name, error=DataError(str(error)))
 
 
-def answered(batch: list[Picture], opened: Callable[[], Opened]) -> list[Picture]:
-    """Ask for those of the pictures that can be asked for, and return all."""
-    asked = [each for each in batch if not each.problem]
-    if not asked:
-        return batch
+def predict(batch: list[Query], opened: Callable[[], Opened]) -> None:
+    """Predict the images of a batch, except those with an error. Raises what `exchange` does."""
+    if any(each.error is None for each in batch):
+        target = opened()
+        read = target.interpretation.read
+        complete(exchange(batch, target.binding, lambda raw: read(raw.scores)), target.target.send)
+
+
+def exchange(
+    batch: Sequence[Query], binding: Binding, read: Callable[[RawScores], NDArray[np.float32]]
+) -> Exchange:
+    """Yield the tensors to send for a batch, except its images with an error, and set scores or errors of its images.
+
+    The caller sends each tensor to the model, and the scores, or the Refused, into the generator. `read` returns scores
+    [N, K] as real numbers. A model that decodes images itself refuses a whole batch because of one image that it can't
+    decode. Each image is then sent alone, and may get an error. Raises the batch's Refused for other models, and if all
+    images are refused.
+    """
+
+    def store(queries: Sequence[Query], raw: RawScores) -> None:
+        scores = read(RawScores(raw.scores[: len(queries)], raw.version))
+        for query, row in zip(queries, scores, strict=True):
+            query.row, query.scores, query.version = None, row, raw.version
+
+    valid = [each for each in batch if each.error is None]
     try:
-        for each, scores in zip(asked, opened().ask(stacked([each.row for each in asked])), strict=True):
-            each.scores = scores
+        for part in binding.parts(len(valid)):
+            store(valid[part], (yield stacked([each.row for each in valid[part]], binding)))
     except Refused:
-        # A model that decodes the pictures itself refuses all for one that it can't read: find that one.
-        if opened().binding.dtype != ENCODED or len(asked) == 1:
+        if binding.dtype != ENCODED or len(valid) == 1:
             raise
-        for each in asked:
+        for each in valid:
+            if each.scores is None:
+                try:
+                    store([each], (yield stacked([each.row], binding)))
+                except Refused as error:
+                    each.row, each.error = None, Refused(f"{each.name}: {error}")
+        if all(each.error for each in valid):
+            raise
+
+
+def complete(steps: Exchange, send: Callable[[NDArray[Any]], RawScores]) -> None:
+    """Send the tensors of an exchange by `send`, a `Transport`'s method."""
+    with contextlib.suppress(StopIteration):
+        tensor = next(steps)
+        while True:
             try:
-                each.scores = opened().ask(stacked([each.row]))[0]
+                received = send(tensor)
             except Refused as error:
-                each.problem = f"{each.name}: {error}"
-        if all(each.problem for each in asked):
-            raise
-    return batch
+                tensor = steps.throw(error)
+            else:
+                tensor = steps.send(received)
+
+
+def stacked(rows: Sequence[Any], binding: Binding) -> NDArray[Any]:
+    """Return rows as the input's tensor; encoded images, bytes, as dtype object [N]."""
+    return binding.rows(np.array(rows, object) if isinstance(rows[0], bytes) else np.stack(rows))

@@ -1,7 +1,7 @@
-"""`python -m tfship.client.images.draw_samples`: draw the sample pictures, as a person would supply them.
+"""`python -m tfship.client.images.draw_samples`: draw the sample images, similar to those of users.
 
-Digits drawn with one pen stroke on light paper, in sizes other than MNIST's. They are made here, from the
-points below, and not taken from any data set.
+The digits are drawn with a pen on light paper, in other sizes than MNIST's, from the points below. They aren't taken
+from any data set.
 """
 
 import sys
@@ -17,19 +17,19 @@ from tfship.train.common.files import staged
 
 FOLDER = Path(__file__).parent.parent / "samples"
 
-# The picture is drawn this many times larger and scaled down, which smooths the edges.
+# The image is drawn this many times larger and then scaled down, for smooth edges.
 _OVERSAMPLING = 4
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture: strokes are polylines through points (x, y) of the unit square, y downwards."""
+    """One image: strokes are curves through points (x, y) of the unit square, y downwards."""
 
     name: str
     size: tuple[int, int]
     paper: tuple[int, int, int]
     ink: tuple[int, int, int]
-    pen: float  # width as a share of the picture's shorter side
+    pen: float  # width relative to the image's shorter side
     tilt: float  # degrees, anticlockwise
     strokes: tuple[tuple[tuple[float, float], ...], ...]
 
@@ -58,31 +58,29 @@ SAMPLES = (
 
 
 def draw(sample: Sample) -> Image.Image:
-    """Return the picture in RGB at its own size."""
+    """Return the image, RGB, at the sample's size."""
     from scipy.interpolate import make_interp_spline
 
     width, height = (side * _OVERSAMPLING for side in sample.size)
     shorter = min(width, height)
-    picture = Image.new("RGB", (width, height), sample.paper)
-    pencil = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (width, height), sample.paper)
+    pencil = ImageDraw.Draw(image)
     radius = sample.pen * shorter / 2
     for stroke in sample.strokes:
         points = np.array(stroke)
         curve = make_interp_spline(np.arange(len(points)), points, k=min(3, len(points) - 1))
         for x, y in curve(np.linspace(0, len(points) - 1, 400)):
-            # Proportions are the digit's own, whatever the picture's.
+            # Keeps the digit's proportions for any proportions of the image.
             column, row = width / 2 + (x - 0.5) * shorter, height / 2 + (y - 0.5) * shorter
             pencil.ellipse((column - radius, row - radius, column + radius, row + radius), sample.ink)
-    picture = picture.rotate(sample.tilt, Image.Resampling.BICUBIC, fillcolor=sample.paper)
-    return picture.filter(ImageFilter.GaussianBlur(_OVERSAMPLING / 2)).resize(
-        sample.size, Image.Resampling.BOX
-    )
+    image = image.rotate(sample.tilt, Image.Resampling.BICUBIC, fillcolor=sample.paper)
+    return image.filter(ImageFilter.GaussianBlur(_OVERSAMPLING / 2)).resize(sample.size, Image.Resampling.BOX)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write every sample picture and print its path."""
-    parser = cli.parser("python -m tfship.client.images.draw_samples", "Draw the sample pictures anew.")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where to write them")
+    """Write all sample images and print their paths."""
+    parser = cli.parser("python -m tfship.client.images.draw_samples", "Draw the sample images again.")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="folder to write them to")
     folder: Path = parser.parse_args(argv).folder
     for sample in SAMPLES:
         path = folder / f"{sample.name}.png"

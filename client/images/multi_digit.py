@@ -1,4 +1,4 @@
-"""All digits of one picture: a postcode, a page of numbers. Each where it is, prepared as one alone would be."""
+"""All digits of one image, such as a postcode or a page of numbers, each with its box, prepared as a single digit."""
 
 import math
 from collections.abc import Iterable
@@ -16,13 +16,13 @@ from tfship.train.common.errors import DataError
 
 __all__ = ["Digit", "drawn", "find"]
 
-# The longer side of what is looked at: of a page of numbers, each digit still has some thirty pixels.
+# Longer side, in pixels, of the reduced image; a digit on a page of numbers keeps about thirty pixels.
 _WORKING = 1280
-# Shares of the digits' usual height. Smaller is dust; wider is a line or a word, higher a frame.
+# Relative to the digits' usual height. Lower components are dust, wider ones lines or words, higher ones frames.
 _LEAST, _WIDEST, _HIGHEST = 0.35, 2.0, 3.0
-# A part of a digit above or below the rest, such as the bar of a 5, is no higher than this and as near as that.
+# Largest height, and distance, of a part above or below the rest of a digit, such as the bar of a 5.
 _PART, _NEAR = 0.5, 0.3
-# Digits whose middles are no further apart, up and down, stand on one line.
+# Largest vertical distance between the centres of digits on one line.
 _SAME_LINE = 0.6
 _MOST = 1000
 _BOX_COLOUR = (220, 30, 30)
@@ -30,37 +30,34 @@ _BOX_COLOUR = (220, 30, 30)
 
 @dataclass(frozen=True)
 class Digit:
-    """One digit of a picture: where it is, and its pixels uint8 [height, width, 1] as the contract wants them.
-
-    `box` is in pixels of the picture as it is looked at.
-    """
+    """One digit of an image: its box in pixels of the upright image, and prepared pixels uint8 [height, width, 1]."""
 
     box: Box
     pixels: NDArray[np.uint8]
 
 
-def find(data: bytes, contract: Contract, name: str = "picture") -> list[list[Digit]]:
-    """Return the digits of an encoded picture, line by line, each from left to right.
+def find(data: bytes, contract: Contract, name: str = "image") -> list[list[Digit]]:
+    """Return the digits of an encoded image, line by line, each from left to right.
 
-    Raises DataError for what is no picture, and where there is nothing to see, or far too much.
+    Raises DataError for an invalid image, and for one with no digits or with more than 1,000 components.
     """
-    with decoding.opened(data, name) as picture:
-        grey = picture.grey()
+    with decoding.decoded(data, name) as image:
+        grey = image.grey()
     scale = preprocessing.reduction(grey, _WORKING)
     small = preprocessing.reduced(grey, scale)
-    # Digits stand closer to each other than strokes of one that is alone may be broken.
+    # cell=1: gaps between digits are smaller than the gaps that are allowed within a single digit.
     pages = [_Page(found, name) for found in segmentation.found(small, cell=1)]
-    # A loop is smaller than the digit that it is in.
+    # The larger area is the digits': their loops, in the other kind of ink, are smaller.
     page = max(pages, key=lambda page: page.area, default=None)
     if page is None or not page.groups:
-        raise DataError(f"{name}: nothing to see on it; expected digits in one ink on plain paper")
+        raise DataError(f"{name}: nothing to see on the image; expected digits in one ink on plain paper")
     return [[page.digit(group, scale, contract) for group in line] for line in page.lines()]
 
 
-def drawn(data: bytes, digits: Iterable[tuple[Box, str]], name: str = "picture") -> bytes:
-    """Return the picture, upright, as PNG, with boxes and what was read in each."""
-    with decoding.opened(data, name) as picture:
-        canvas = Image.fromarray(picture.pixels(3))
+def drawn(data: bytes, digits: Iterable[tuple[Box, str]], name: str = "image") -> bytes:
+    """Return the image, upright, as PNG, with boxes and their labels."""
+    with decoding.decoded(data, name) as image:
+        canvas = Image.fromarray(image.pixels(3))
     pencil = ImageDraw.Draw(canvas)
     for (top, bottom, left, right), label in digits:
         width = max(1, (bottom - top) // 25)
@@ -72,7 +69,7 @@ def drawn(data: bytes, digits: Iterable[tuple[Box, str]], name: str = "picture")
 
 @dataclass(frozen=True)
 class _Group:
-    """The components of one digit, by label, and what they lie in."""
+    """The labels of one digit's components, and their box."""
 
     labels: tuple[int, ...]
     box: Box
@@ -92,7 +89,7 @@ class _Page:
         large = heights >= _LEAST * self._height
         fitting = large & (widths <= _WIDEST * self._height) & (heights <= _HIGHEST * self._height)
         if fitting.sum() > _MOST:
-            raise DataError(f"{name}: more than {_MOST:,} things on it; expected digits on plain paper")
+            raise DataError(f"{name}: more than {_MOST:,} components found; expected digits on plain paper")
         around = int(self._height)
         mains = [int(each) for each in labels[fitting] if found.distinct(int(each), around) >= rules.FAINTEST]
         usual = float(np.median(components.areas[mains])) if mains else 0.0
@@ -102,7 +99,7 @@ class _Page:
         self.area = sum((bottom - top) * (right - left) for top, bottom, left, right in boxes)
 
     def _grouped(self, mains: list[int], parts: list[int]) -> list[_Group]:
-        """Return a digit for each of `mains`, together with the parts that lie above or below it."""
+        """Return one digit for each of `mains`, with the parts above or below it."""
         box = self._found.ink.box
         groups = {main: [main] for main in mains}
         for part in parts:
@@ -116,7 +113,7 @@ class _Page:
         ]
 
     def lines(self) -> list[list[_Group]]:
-        """Return the digits as they are read."""
+        """Return the digits in reading order."""
         lines: list[list[_Group]] = []
         for group in sorted(self.groups, key=_middle):
             middle = sum(map(_middle, lines[-1])) / len(lines[-1]) if lines else -math.inf
@@ -126,7 +123,7 @@ class _Page:
         return [sorted(line, key=lambda group: group.box[2]) for line in lines]
 
     def digit(self, group: _Group, scale: int, contract: Contract) -> Digit:
-        """Return a digit of a picture that was made smaller by `scale`."""
+        """Return a digit of an image that was reduced by `scale`."""
         strokes = self._found.strokes(np.array(group.labels))
         top, bottom, left, right = (side * scale for side in group.box)
         return Digit((top, bottom, left, right), preprocessing.as_mnist(strokes, contract)[..., np.newaxis])
@@ -142,7 +139,7 @@ def _around(boxes: Iterable[Box]) -> Box:
 
 
 def _gap(part: Box, main: Box) -> int | None:
-    """Return how far a part is above or below, None if it is beside: most of its width must be over the other's."""
+    """Return the vertical distance of a part, None if it doesn't overlap at least half of the narrower width."""
     shared = min(part[3], main[3]) - max(part[2], main[2])
     if 2 * shared < min(part[3] - part[2], main[3] - main[2]):
         return None

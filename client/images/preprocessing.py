@@ -1,19 +1,18 @@
-"""From a picture as a person has it to the tensor that the model takes, by the model's input contract.
+"""Preparation of images of any kind for a model, by its input contract.
 
-`export.preprocessing.input_contract` says what is done and why; `export.preprocessing.graph` does the same in the
-graph of `serving_bytes`.
+`export.preprocessing.input_contract` describes the steps and their reasons. `export.preprocessing.graph` does the same
+in the graph of `serving_bytes`.
 """
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from tfship.client.images import decoding, segmentation
-from tfship.client.images.decoding import DecodedPicture
+from tfship.client.images.decoding import DecodedImage
 from tfship.client.images.segmentation import Grey, Written
 from tfship.export.preprocessing import input_contract as rules
 from tfship.export.preprocessing.input_contract import Contract
@@ -22,97 +21,78 @@ from tfship.train.common.errors import DataError
 __all__ = [
     "SUFFIXES",
     "as_mnist",
-    "examined",
     "from_bytes",
-    "from_file",
     "pixels",
     "prepared",
     "reduced",
     "reduction",
 ]
 
-# What a folder is searched for.
+# Suffixes of the files that are read from a folder.
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2"}
 )
 
-# Halves that come out exactly here may miss by 1e-13 in the graph's arithmetic: none is left exactly half.
+# For rounding. Exact halves here may differ by 1e-13 in the graph's arithmetic, so halves are shifted.
 _NUDGE = 0.5 + 1e-6
 
 
-def from_file(path: Path, contract: Contract) -> NDArray[np.float32]:
-    """Read a picture file into a tensor float32 [height, width, channels] of the contract's values.
+def from_bytes(data: bytes, contract: Contract, name: str = "image") -> NDArray[np.float32]:
+    """Return an encoded image (PNG, JPEG …, any size and mode) as a tensor float32 [height, width, channels].
 
-    Raises DataError, naming the file, if it isn't there, is no picture or shows nothing.
+    Its values are the contract's. Raises DataError, which begins with `name`, for an invalid image or an empty one.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror})") from error
-    return from_bytes(data, contract, str(path))
-
-
-def from_bytes(data: bytes, contract: Contract, name: str = "picture") -> NDArray[np.float32]:
-    """Decode an encoded picture (PNG, JPEG …, any size and mode) into a tensor as `from_file` does."""
     tensor: NDArray[np.float32] = contract.scale(pixels(data, contract, name)[np.newaxis])[0]
     return tensor
 
 
-def pixels(data: bytes, contract: Contract, name: str = "picture") -> NDArray[np.uint8]:
-    """Decode and prepare an encoded picture as pixels uint8 [height, width, channels]."""
-    return prepared(decoding.opened(data, name), contract, name)
+def pixels(data: bytes, contract: Contract, name: str = "image") -> NDArray[np.uint8]:
+    """Return an encoded image as prepared pixels uint8 [height, width, channels]. Raises what `from_bytes` does."""
+    return prepared(decoding.decoded(data, name), contract, name)[0]
 
 
 def prepared(
-    decoded: AbstractContextManager[DecodedPicture], contract: Contract, name: str = "picture"
-) -> NDArray[np.uint8]:
-    """Prepare a decoded picture as pixels uint8 [height, width, channels]; it is held no longer than needed."""
-    return examined(decoded, contract, name)[0]
-
-
-def examined(
-    decoded: AbstractContextManager[DecodedPicture], contract: Contract, name: str = "picture"
+    decoded: AbstractContextManager[DecodedImage], contract: Contract, name: str = "image"
 ) -> tuple[NDArray[np.uint8], int]:
-    """Prepare a decoded image as `prepared` does, and return it with the number of digits on it.
+    """Return a decoded image as prepared pixels uint8 [height, width, channels], and its number of digits.
 
-    The number is an estimate, for a hint, and 1 for the method `resize`. `client.images.multi_digit` separates digits.
+    The number is an estimate, used for a hint, and 1 for the method `resize`; `client.images.multi_digit` separates
+    digits. The decoded image is freed as early as possible.
     """
-    with decoded as picture:
+    with decoded as image:
         if contract.preparation == "digit":
-            grey = picture.grey()
+            grey = image.grey()
         else:
-            return _resized(picture, contract), 1
+            return _resized(image, contract), 1
     pixels, number = _digit(grey, contract, name)
     return pixels[..., np.newaxis], number
 
 
-def _resized(picture: DecodedPicture, contract: Contract) -> NDArray[np.uint8]:
-    height, width = picture.shape
+def _resized(image: DecodedImage, contract: Contract) -> NDArray[np.uint8]:
+    height, width = image.shape
     to_height, to_width = (
-        (contract.width, contract.height) if picture.turned else (contract.height, contract.width)
+        (contract.width, contract.height) if image.turned else (contract.height, contract.width)
     )
     rows = _resampling(height, 0, height, to_height, _triangle)
     columns = _resampling(width, 0, width, to_width, _triangle)
     stretched = np.zeros((contract.channels, to_height, to_width))
-    for part, strip in picture.strips(contract.channels):
-        # The rows of the result that this strip has a part in: few, where the picture is large.
+    for part, strip in image.strips(contract.channels):
+        # The rows of the result to which this strip contributes: few for a large image.
         reached = np.flatnonzero(rows[:, part].any(1))
         for channel in range(contract.channels):
             values = strip[..., channel].astype(np.float64)
             stretched[channel, reached] += rows[reached, part] @ values @ columns.T
-    return _to_pixels(picture.upright(np.moveaxis(stretched, 0, -1)))
+    return _to_pixels(image.upright(np.moveaxis(stretched, 0, -1)))
 
 
 def _digit(grey: NDArray[np.uint8], contract: Contract, name: str) -> tuple[Grey, int]:
-    """Return the digit as MNIST shows it, uint8 [height, width], and how many there are."""
+    """Return the digit in MNIST's form, uint8 [height, width], and the number of digits."""
     if grey.shape == contract.shape[:2] and _is_prepared(grey, _box(contract)):
-        return grey, 1  # any change could only do harm
+        return grey, 1  # already in MNIST's form
     factor = reduction(grey)
     digit = _located(reduced(grey, factor))
     if digit is None:
-        raise DataError(f"{name}: nothing to see on it; expected a digit in one ink on plain paper")
+        raise DataError(f"{name}: nothing to see on the image; expected a digit in one ink on plain paper")
     number = 1 + digit.neighbours
     top, bottom, left, right = (side * factor for side in digit.found.box(digit.labels))
     margin = int(rules.MARGIN * max(bottom - top, right - left))
@@ -124,11 +104,11 @@ def _digit(grey: NDArray[np.uint8], contract: Contract, name: str) -> tuple[Grey
 
 
 def _located(small: Grey) -> Written | None:
-    """Return the digit on an image, dark or light."""
+    """Return the dark or light digit on an image, None if there is none."""
     digits = [
         digit for found in segmentation.found(small, segmentation.cell_of(small)) if (digit := found.digit())
     ]
-    # The first of equals, which is dark ink.
+    # For ties, the first one: dark ink.
     digit = max(digits, key=lambda each: each.distinct, default=None)
     return digit if digit is not None and digit.strokes.any() else None
 
@@ -138,7 +118,7 @@ def _box(contract: Contract) -> int:
 
 
 def _is_prepared(grey: NDArray[np.uint8], box: int) -> bool:
-    """Tell whether a picture of the model's size has black paper and a digit of the box's size, or nearly."""
+    """Tell whether an image of the model's size has black paper and a digit of about the box's size."""
     paper = np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]]))
     if paper != 0 or not grey.any():
         return False
@@ -147,13 +127,13 @@ def _is_prepared(grey: NDArray[np.uint8], box: int) -> bool:
 
 
 def reduction(grey: Grey, size: int = rules.WORKING) -> int:
-    """Return by which whole number an image's sides are divided to have at most `size` pixels, or `REDUCTION`."""
+    """Return the integer that divides an image's sides so that they have at most `size` pixels; at most `REDUCTION`."""
     longer: int = max(grey.shape)
     return min(-(-longer // size), rules.REDUCTION)
 
 
 def reduced(grey: Grey, factor: int) -> Grey:
-    """Return the means of blocks of an image [h, w]; without single pixels, where nothing is reduced."""
+    """Return the means of blocks of an image [h, w]; for factor 1, a large image is median-filtered."""
     height, width = (side // factor for side in grey.shape)
     blocks = grey[: height * factor, : width * factor].reshape(height, factor, width, factor)
     sums, area = blocks.sum((1, 3), dtype=np.int64), factor * factor
@@ -164,17 +144,17 @@ def reduced(grey: Grey, factor: int) -> Grey:
 
 
 def as_mnist(strokes: Grey, contract: Contract) -> Grey:
-    """Return strokes [h, w] of 0…255 as MNIST shows a digit, [height, width] of the contract."""
+    """Return strokes [h, w] of 0…255 in the form of MNIST's digits, [height, width] of the contract."""
     top, bottom, left, right = _extent(strokes > 0)
-    growth = _lacking(strokes > 127, max(bottom - top, right - left))
-    return _normalised(segmentation.window(np.pad(strokes, growth // 2), growth, np.maximum), contract)
+    growth = _stroke_growth(strokes > 127, max(bottom - top, right - left))
+    return _centred(segmentation.window(np.pad(strokes, growth // 2), growth, np.maximum), contract)
 
 
-def _lacking(written: NDArray[np.bool_], longer: int) -> int:
-    """Return the size, odd, of what a pen must have been wider, to have been as thick as MNIST's.
+def _stroke_growth(written: NDArray[np.bool_], longer: int) -> int:
+    """Return the size (odd) of the window that widens strokes to the pen's width in MNIST.
 
-    A pen's width is the area by half the length of the outline. The outline's steps along rows and columns are 4 / π
-    times as long as it is, in the mean of all directions, hence about 5/2 of the area by the number of steps.
+    A pen's width is the area divided by half the outline's length. Steps along rows and columns are on average 4 / π
+    times as long as the outline, so the width is about 5/2 of the area divided by the number of steps.
     """
     padded = np.pad(written, 1)
     outline = sum(int(np.sum(padded[1:] != padded[:-1])) for padded in (padded, padded.T))
@@ -182,12 +162,12 @@ def _lacking(written: NDArray[np.bool_], longer: int) -> int:
     return 2 * max(int(lacking / 2), 0) + 1
 
 
-def _normalised(strokes: Grey, contract: Contract) -> Grey:
-    """Return strokes as a digit of the box's size, by its centre of mass in the middle of the field."""
+def _centred(strokes: Grey, contract: Contract) -> Grey:
+    """Return strokes as a digit of the box's size, with its centre of mass at the centre of the field."""
     box = _box(contract)
     top, bottom, left, right = _extent(strokes > 0)
     longer = max(bottom - top, right - left)
-    # Halves up, in integers.
+    # Integer division that rounds halves up.
     height, width = (
         max(1, (2 * side * box + longer) // (2 * longer)) for side in (bottom - top, right - left)
     )
@@ -204,9 +184,9 @@ def _normalised(strokes: Grey, contract: Contract) -> Grey:
 
 
 def _place(profile: NDArray[np.float64], total: float, field: int) -> int:
-    """Return where a digit with this profile begins, so that its centre of mass is in the middle of the field."""
+    """Return where a digit with this profile begins, so that its centre of mass is at the centre of the field."""
     centre = float((profile * np.arange(len(profile))).sum() / total)
-    # A very lopsided digit stays inside the field rather than in the exact middle.
+    # A very asymmetric digit is kept inside the field rather than centred.
     return int(np.clip(np.floor((field - 1) / 2 - centre + _NUDGE), 0, field - len(profile)))
 
 
@@ -223,7 +203,7 @@ def _resampling(
     size: int,
     kernel: Callable[[NDArray[np.float64]], NDArray[np.float64]],
 ) -> NDArray[np.float64]:
-    """Return the matrix [size, length] that resamples pixels start…stop of `length` to `size`."""
+    """Return the matrix [size, length] that resamples the pixels start…stop of `length` pixels to `size` pixels."""
     scale = (stop - start) / size
     centres = start + (np.arange(size) + 0.5) * scale
     places = np.arange(length) + 0.5

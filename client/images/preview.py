@@ -1,4 +1,4 @@
-"""What the model saw: a prepared picture, drawn in a terminal and kept as a PNG."""
+"""Previews of prepared images, the model's input, as drawings in a terminal and as PNG files."""
 
 import io
 import os
@@ -12,27 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tfship.client.images.sources import STDIN, PictureSource
+from tfship.client.images.sources import STDIN, ImageSource
 from tfship.train.common.errors import UsageError
 from tfship.train.common.files import write_bytes
 
-__all__ = ["Kept", "draw", "drawing", "png"]
+__all__ = ["PngWriter", "draw", "drawing", "png"]
 
-# From paper to ink, or from dark to light.
+# From dark to light, which for prepared digits is from paper to ink.
 _SHADES = np.array(list(" .:-=+*#%@"))
-# A drawing needs no more, however wide the terminal.
+# Wider terminals aren't filled.
 _MOST_COLUMNS = 80
 
 
-class Kept:
-    """Writes pictures as PNG to `path`: a `.png` file for a single one, or a folder, made if need be.
+class PngWriter:
+    """Writes images as PNG to `path`: a `.png` file for one image, or a folder, which is created if necessary.
 
-    There, with the flag `--seen`, a picture `five.jpg` becomes `five.seen.png`, and `five-2.seen.png` where the same
-    run has written that. Raises UsageError, which names the `flag`, for one file for several pictures, or in the place
-    of one of `sources`, which is never written.
+    In a folder, with the flag `--seen`, the image `five.jpg` becomes `five.seen.png`, or `five-2.seen.png` if this run
+    has written the former. Raises UsageError, which names the `flag`, for one file for several images, and for a file
+    among `sources`, which are never overwritten.
     """
 
-    def __init__(self, path: Path, sources: Iterable[PictureSource], flag: str = "--seen") -> None:
+    def __init__(self, path: Path, sources: Iterable[ImageSource], flag: str = "--seen") -> None:
         self._suffix = f".{flag.removeprefix('--')}.png"
         inputs = list(sources)
         paths = [each.path for each in inputs if each.path is not None]
@@ -41,20 +41,20 @@ class Kept:
         self._file = path if path.suffix.lower() == ".png" and not path.is_dir() else None
         self._folder = path.parent if self._file else path
         if self._file and len(inputs) > 1:
-            raise UsageError(f"{flag} {path}: one file for {len(inputs)} pictures; expected a folder")
+            raise UsageError(f"{flag} {path}: one file for {len(inputs)} images; expected a folder")
         if self._file and _place(self._file) in self._inputs:
             raise UsageError(
-                f"{flag} {path}: the picture itself, which stays as it is; expected another file"
+                f"{flag} {path}: the input image, which is never overwritten; expected another file"
             )
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(
-                f"{flag} {path}: {self._folder} can't be a folder ({error.strerror}); expected a folder or a .png file"
+                f"{flag} {path}: can't create folder {self._folder} ({error.strerror}); give a folder or a .png file"
             ) from None
 
     def write(self, name: str, data: bytes) -> Path:
-        """Write what was made, as PNG, of the picture called `name`; return the file."""
+        """Write `data`, the PNG made from the image called `name`, and return its path."""
         path = self._file or self._free(_stem(name))
         write_bytes(path, data)
         return path
@@ -73,12 +73,12 @@ class Kept:
 def png(pixels: NDArray[np.uint8]) -> bytes:
     """Return pixels uint8 [height, width, channels] as PNG."""
     buffer = io.BytesIO()
-    _picture(pixels).save(buffer, "PNG")
+    _pillow(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def draw(pixels: NDArray[np.uint8], stream: TextIO) -> None:
-    """Print pixels uint8 [height, width, channels]: in colour on a terminal, unless NO_COLOR is set, else in shades."""
+    """Print pixels uint8 [height, width, channels], in colour on a terminal unless NO_COLOR is set, else as ASCII."""
     terminal = stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
     colour = terminal and "utf" in (stream.encoding or "").lower()
     columns = shutil.get_terminal_size().columns if stream.isatty() else _MOST_COLUMNS
@@ -86,14 +86,14 @@ def draw(pixels: NDArray[np.uint8], stream: TextIO) -> None:
 
 
 def drawing(pixels: NDArray[np.uint8], columns: int, *, colour: bool) -> str:
-    """Return pixels uint8 [height, width, channels] as text of at most `columns`, a character for two rows of pixels.
+    """Return pixels uint8 [height, width, channels] as text of at most `columns`; each character shows two rows.
 
-    In colour it is the upper half block, in 24-bit colours by ANSI's escapes; else one of ten shades of ASCII.
+    In colour, a character is the upper half block in 24-bit colours (ANSI escapes), else one of ten ASCII shades.
     """
     height, width = pixels.shape[:2]
     if width > columns:
         size = (columns, max(1, round(height * columns / width)))
-        pixels = np.asarray(_picture(pixels).resize(size, Image.Resampling.BOX))
+        pixels = np.asarray(_pillow(pixels).resize(size, Image.Resampling.BOX))
         pixels = pixels.reshape(*pixels.shape[:2], -1)
     if len(pixels) % 2:
         pixels = np.concatenate([pixels, np.zeros_like(pixels[:1])])
@@ -113,12 +113,12 @@ def drawing(pixels: NDArray[np.uint8], columns: int, *, colour: bool) -> str:
     )
 
 
-def _picture(pixels: NDArray[np.uint8]) -> Image.Image:
+def _pillow(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def _place(path: Path) -> str:
-    """Return where a file of this path is put: links are followed to its folder, not from its name."""
+    """Return the path with its folder's symbolic links resolved, but not the file's own."""
     return str(Path(os.path.realpath(path.parent), path.name))
 
 
@@ -126,5 +126,5 @@ def _stem(name: str) -> str:
     if name == STDIN:
         return "stdin"
     if "://" in name:
-        return PurePosixPath(unquote(urlsplit(name).path).replace("\0", "")).stem or "picture"
+        return PurePosixPath(unquote(urlsplit(name).path).replace("\0", "")).stem or "image"
     return Path(name).stem

@@ -1,7 +1,7 @@
-"""Ink on an image: what `export.preprocessing.input_contract` says of the method `digit`, steps 3 to 5.
+"""Segmentation of ink on an image: steps 3 to 5 of the method `digit` in `export.preprocessing.input_contract`.
 
-`export.preprocessing.digit` does the same in the graph of `serving_bytes`. Both decide by whole numbers, or by the
-same IEEE operations, and find the same ink.
+`export.preprocessing.digit` does the same in the graph of `serving_bytes`. Both use integers, or the same IEEE
+operations, and find the same ink.
 """
 
 import functools
@@ -15,17 +15,17 @@ from tfship.export.preprocessing import input_contract as rules
 
 __all__ = ["Box", "Components", "Found", "Grey", "cell_of", "found", "window"]
 
-# Another digit has at least this share of the largest one's area, at a distance of this share of its height.
+# Smallest area of a further digit, relative to the largest digit's, and smallest distance, relative to its height.
 _SIMILAR, _APART = 0.2, 0.15
-# Values 0…255, in 8 bits for speed.
+# Values 0…255; 8 bits are fastest.
 Grey = NDArray[np.uint8]
-# Top, bottom, left and right, bottom and right exclusive.
+# Top, bottom, left and right in pixels; bottom and right are exclusive.
 Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Written:
-    """A digit: the ink that it is in, the labels of its components, and by how much it stands out."""
+    """A digit: its ink, the labels of its components, the largest first, and its contrast `distinct`."""
 
     found: "Found"
     labels: NDArray[np.intp]
@@ -33,19 +33,19 @@ class Written:
 
     @property
     def neighbours(self) -> int:
-        """The number of components that may be other digits: nearly as high as the largest, and apart from it."""
+        """The number of other components that may be digits: similar to the largest in size, and apart from it."""
         return len(self.found.digits(int(self.labels[0]))) - 1
 
     @functools.cached_property
     def strokes(self) -> Grey:
-        """What was written, 0…255 [h, w], within the digit's box and a pixel around; all 0 if it is too pale."""
+        """The digit's strokes, 0…255 [h, w], within its box and one pixel around; all 0 if it is too pale."""
         return self.found.strokes(self.labels)
 
 
 class Found:
-    """The ink that is darker than its surroundings on an image [h, w].
+    """Ink that is darker than its surroundings, on an image [h, w].
 
-    `chosen` [labels] says which components may be digits. Ink less than a `cell` apart is one component.
+    `chosen` [labels] is true for components that may be digits. Ink less than a `cell` apart is one component.
     """
 
     def __init__(self, grey: Grey, cell: int) -> None:
@@ -56,9 +56,9 @@ class Found:
         self.chosen = self.ink.inner if self.ink.inner.any() else self.ink.outer
 
     def digit(self) -> "Written | None":
-        """Return the one digit on the image, if there is one."""
+        """Return the main digit on the image, None if there is none."""
         weights = np.where(self.chosen, self.ink.weights, 0)
-        # The largest first; the first of equals.
+        # Largest first; ties in the order of labels.
         for label in np.argsort(-weights, kind="stable")[: rules.CANDIDATES]:
             distinct = self.distinct(int(label), self._size // 2) if weights[label] else 0.0
             if distinct >= rules.FAINTEST:
@@ -67,7 +67,7 @@ class Found:
         return None
 
     def digits(self, label: int) -> list[int]:
-        """Return a component and those that are nearly as high and as large, stand out, and lie apart from it."""
+        """Return the labels of a component and of other digits: similar in height and area, distinct, and apart."""
         ink = self.ink
         heights = ink.bottoms - ink.tops
         similar = self.chosen & (2 * np.abs(heights - heights[label]) <= heights[label])
@@ -91,7 +91,7 @@ class Found:
         return top, min(bottom, height), left, min(right, width)
 
     def strokes(self, labels: NDArray[np.intp]) -> Grey:
-        """Return what was written in components of these labels, within their box and a pixel around, 0…255."""
+        """Return the strokes in components of these labels, 0…255, within their box and one pixel around."""
         top, bottom, left, right = self.box(labels)
         cell = self._cell
         cells = np.isin(
@@ -100,7 +100,7 @@ class Found:
         these = cells.repeat(cell, 0).repeat(cell, 1)[: bottom - top, : right - left]
         these &= self.ink.ink[top:bottom, left:right]
         height, width = self._grey.shape
-        # A stroke's edge is a pixel wide, and may lie outside of the box.
+        # A stroke's edge is one pixel wide and may lie outside the box.
         ends = (
             slice(max(0, top - 1), min(height, bottom + 1)), slice(max(0, left - 1), min(width, right + 1))
         )  # fmt: skip
@@ -110,9 +110,10 @@ class Found:
         return strokes
 
     def distinct(self, label: int, least: int) -> float:
-        """Return by how much a component is darker than paper: its contrast, or what lies around, if that is less.
+        """Return how much darker than paper a component is: the smaller of its contrast and that to its surroundings.
 
-        Around is as far as the component is large, and `least` pixels at least; the median of the cells' means.
+        The surroundings reach as far as the component is large, at least `least` pixels. Their grey value is the median
+        of the cells' means.
         """
         top, bottom, left, right = self.ink.box(label)
         margin = max(bottom - top, right - left, least) // self._cell
@@ -120,7 +121,7 @@ class Found:
         around = self.ink.means[
             max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin
         ]
-        # The higher of the two in the middle.
+        # The upper median.
         middle = int(np.searchsorted(np.bincount(around.ravel()).cumsum(), around.size // 2, "right"))
         area = int(self.ink.areas[label])
         return min(middle * area - int(self.ink.greys[label]), int(self.ink.weights[label])) / area
@@ -140,16 +141,16 @@ class Found:
 
 
 def found(grey: Grey, cell: int) -> list[Found]:
-    """Return what is dark, and what is light, on an image [h, w]; nothing on one without pixels."""
+    """Return dark ink and light ink on an image [h, w]; an empty list for one without pixels."""
     return [Found(grey, cell), Found(255 - grey, cell)] if grey.size else []
 
 
 class Components:
-    """The components of ink [h, w], counted in cells. Label 0 is none, and not every other label is in use.
+    """The connected components of ink [h, w], in cells. Label 0 is background; some other labels are unused.
 
-    By cell [rows, columns]: `cells` are labels, `means` the mean grey values, rounded down.
-    By label: `areas` are pixels of ink, `weights` and `greys` sums of their contrast and grey values; `inner` and
-    `outer` components don't touch the image's border and do; `tops`, `bottoms`, `lefts`, `rights` are in pixels.
+    By cell [rows, columns]: `cells` holds labels, `means` the mean grey values, rounded down.
+    By label: `areas` in pixels of ink; `weights` and `greys`, the sums of their contrast and grey values; `outer` and
+    `inner`, whether the component touches the image's border or not; `tops`, `bottoms`, `lefts`, `rights` in pixels.
     """
 
     def __init__(self, ink: NDArray[np.bool_], grey: Grey, contrast: Grey, cell: int) -> None:
@@ -173,18 +174,18 @@ class Components:
         self.lefts, self.rights = self._ends(self._labels[order], columns[order] * cell, cell)
 
     def box(self, label: int) -> Box:
-        """Return what a component lies in, in whole cells."""
+        """Return a component's box, in whole cells."""
         return self.around(np.array([label]))
 
     def around(self, labels: NDArray[np.intp]) -> Box:
-        """Return what components lie in, in whole cells."""
+        """Return the box around components, in whole cells."""
         tops, bottoms, lefts, rights = (
             each[labels] for each in (self.tops, self.bottoms, self.lefts, self.rights)
         )
         return int(tops.min()), int(bottoms.max()), int(lefts.min()), int(rights.max())
 
     def parts(self, label: int) -> NDArray[np.bool_]:
-        """Return the labels of what belongs to the digit whose largest component is `label`."""
+        """Return which labels are parts of the digit whose largest component is `label`, bool [labels]."""
         top, bottom, left, right = self.box(label)
         gaps = [self.tops - bottom, top - self.bottoms, self.lefts - right, left - self.rights]
         near = np.max(gaps, 0) <= rules.NEAR * max(bottom - top, right - left)
@@ -192,27 +193,27 @@ class Components:
         return parts
 
     def _sums(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the sum of whole numbers by cell within each label."""
+        """Return each label's sum of integers by cell."""
         return np.bincount(self._labels, values[self._inked], self._count).astype(np.int64)
 
     def _ends(
         self, labels: NDArray[np.int32], places: NDArray[np.int64], cell: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return each label's first and last (exclusive) of its ascending places; far apart where it has none."""
+        """Return each label's first and last (exclusive) place, given ascending places; out of range if it has none."""
         first, last = np.full(self._count, self.ink.size), np.zeros(self._count, np.int64)
-        # Of several values for one place, the last one stays.
+        # If an index occurs several times, numpy keeps the last assignment.
         first[labels[::-1]] = places[::-1]
         last[labels] = places + cell
         return first, last
 
 
 def window(values: NDArray[Any], size: int, extreme: np.ufunc) -> NDArray[Any]:
-    """Return the extreme of the square of `size` (odd) around each value, [h, w], of what is inside."""
+    """Return the extreme of the square of `size` (odd) around each value, [h, w], within the image."""
     for _ in range(2):
-        # The rows and then, turned, the columns. What is outside is as what is at the edge: that changes no extreme.
+        # Along the first axis, then, transposed, along the second. Padding with edge values changes no extreme.
         reach = 1
         values = np.pad(values, ((size // 2, size // 2), (0, 0)), "edge")
-        # Of windows of a length, two make one of up to twice that.
+        # Two overlapping windows of one length make a window of up to twice that length.
         while reach < size:
             step = min(reach, size - reach)
             values = extreme(values[:-step], values[step:])
@@ -222,7 +223,7 @@ def window(values: NDArray[Any], size: int, extreme: np.ufunc) -> NDArray[Any]:
 
 
 def cell_of(image: NDArray[Any]) -> int:
-    """Return the size of cells that a digit's strokes aren't broken on, where it may be all of the image."""
+    """Return the cell size for an image of a single digit, so that small gaps don't split its strokes."""
     return rules.CELL if min(image.shape) >= rules.SPECKLED else 1
 
 
@@ -235,11 +236,11 @@ def _by_cell(values: NDArray[Any], cell: int) -> NDArray[np.int64]:
 
 
 def _labelled(cells: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Return each cell's component (with its eight neighbours): the highest number of a cell in it, from 1; or 0."""
+    """Return the labels of 8-connected components: the highest number, from 1, of a cell in it; 0 for background."""
     labels = np.arange(1, cells.size + 1, dtype=np.int32).reshape(cells.shape) * cells
     while True:
         grown = window(labels, 3, np.maximum) * cells
-        # A cell's label is a cell of its component, whose own label may be higher: no need to walk there.
+        # A label is the number of a cell of the component. Jumping to that cell's label saves iterations.
         grown = np.where(cells, grown.ravel()[grown - 1], 0)
         if np.array_equal(grown, labels):
             return labels

@@ -1,6 +1,6 @@
-"""Where pictures come from: files, folders, patterns, stdin and URLs, each read when its turn comes.
+"""Image sources: files, folders, patterns, standard input and URLs. Each is read on demand.
 
-Nothing that a path may be makes the reader wait or fills the memory: what isn't a file isn't opened.
+Reading neither blocks nor exhausts memory, whatever a path refers to: only regular files are opened.
 """
 
 import errno
@@ -16,17 +16,17 @@ from pathlib import Path
 from tfship.client.images.preprocessing import SUFFIXES
 from tfship.train.common.errors import DataError
 
-__all__ = ["MOST_BYTES", "STDIN", "PictureSource", "expand", "read_file"]
+__all__ = ["MOST_BYTES", "STDIN", "ImageSource", "expand", "read_file"]
 
-# What stands for standard input.
+# The argument for standard input.
 STDIN = "-"
-# More than any camera's picture, and a bound on what one of them may take.
+# Limit for an encoded image, larger than any camera's.
 MOST_BYTES = 64 << 20
 
 _SCHEMES = ("http://", "https://")
 _KINDS = {
     stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: f"a pipe, which isn't waited for ({STDIN} reads one picture from standard input)",
+    stat.S_IFIFO: f"a pipe, which isn't read ({STDIN} reads an image from standard input)",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -34,10 +34,10 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
-class PictureSource:
-    """One picture: `name` as it was given or found, `read` returns its encoded bytes or raises DataError.
+class ImageSource:
+    """An image to read: `read` returns its encoded bytes or raises DataError.
 
-    `path` is that of a file, None for others.
+    `name` is its argument, or its path in a folder. `path` is None for a source other than a file.
     """
 
     name: str
@@ -45,19 +45,19 @@ class PictureSource:
     path: Path | None = None
 
 
-def expand(arguments: Sequence[str]) -> list[PictureSource]:
-    """Return what the arguments name, in their order; a folder's pictures and a pattern's matches by name.
+def expand(arguments: Sequence[str]) -> list[ImageSource]:
+    """Return the sources that the arguments name, in their order; a folder's images and a pattern's matches by name.
 
-    What is no picture, such as a folder without any, is a source whose `read` raises DataError.
+    An invalid argument, such as a folder without images, becomes a source whose `read` raises DataError.
     """
     return [source for each in arguments for source in _expand(each)]
 
 
 def read_file(path: Path) -> bytes:
-    """Return a file's bytes, MOST_BYTES at most. Raises DataError, and never waits, for whatever else it is."""
+    """Return a regular file's bytes, MOST_BYTES at most. Raises DataError for anything else, and never blocks."""
     try:
         _check(path, path.stat())
-        # Something else may lie there by now: without waiting for it, without making it our terminal.
+        # The path may refer to another file by now: don't block, and don't make a terminal the controlling one.
         flags = (
             os.O_RDONLY
             | getattr(os, "O_NONBLOCK", 0)
@@ -77,44 +77,44 @@ def read_file(path: Path) -> bytes:
     if len(data) > MOST_BYTES:
         raise DataError(_too_large(str(path)))
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise DataError(f"{path}: changed while it was read; expected a finished picture, so try again")
+        raise DataError(f"{path}: changed while it was read; try again when it is complete")
     return data
 
 
 def _check(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no file")
-        raise DataError(f"{path}: {kind}; expected a picture file")
+        raise DataError(f"{path}: {kind}; expected an image file")
     if found.st_size > MOST_BYTES:
         raise DataError(_too_large(str(path)))
 
 
 def _too_large(name: str) -> str:
-    return f"{name}: more than {MOST_BYTES >> 20} MiB; expected a picture"
+    return f"{name}: more than {MOST_BYTES >> 20} MiB; expected an image"
 
 
-def _expand(argument: str) -> Iterator[PictureSource]:
+def _expand(argument: str) -> Iterator[ImageSource]:
     if argument == STDIN:
-        yield PictureSource(STDIN, _read_stdin)
+        yield ImageSource(STDIN, _read_stdin)
     elif argument.lower().startswith(_SCHEMES):
-        yield PictureSource(argument, functools.partial(_download, argument))
-    elif os.path.isdir(argument):  # noqa: PTH112 - Path's raises for names that are too long
+        yield ImageSource(argument, functools.partial(_download, argument))
+    elif os.path.isdir(argument):  # noqa: PTH112 - Path.is_dir raises for long names
         yield from _folder(Path(argument))
     elif not os.path.lexists(argument) and glob.has_magic(argument):
         matches = sorted(glob.glob(argument))  # noqa: PTH207 - of a pattern that may begin with /
         if not matches:
-            yield _failing(argument, "no file matches this pattern; expected one or more")
+            yield _failing(argument, "no file matches this pattern; expected at least one")
         for match in matches:
             yield from _folder(Path(match)) if os.path.isdir(match) else [_file(Path(match))]  # noqa: PTH112
     else:
         yield _file(Path(argument))
 
 
-def _file(path: Path) -> PictureSource:
-    return PictureSource(str(path), functools.partial(read_file, path), path)
+def _file(path: Path) -> ImageSource:
+    return ImageSource(str(path), functools.partial(read_file, path), path)
 
 
-def _folder(path: Path) -> Iterator[PictureSource]:
+def _folder(path: Path) -> Iterator[ImageSource]:
     try:
         with os.scandir(path) as entries:
             names = sorted(
@@ -126,24 +126,24 @@ def _folder(path: Path) -> Iterator[PictureSource]:
         yield _failing(str(path), f"a folder that can't be read ({error.strerror})")
         return
     if not names:
-        yield _failing(str(path), f"no pictures in this folder; looked for {', '.join(sorted(SUFFIXES))}")
+        yield _failing(str(path), f"no images in this folder; looked for {', '.join(sorted(SUFFIXES))}")
     for name in names:
         yield _file(path / name)
 
 
-def _failing(name: str, problem: str) -> PictureSource:
+def _failing(name: str, problem: str) -> ImageSource:
     def read() -> bytes:
         raise DataError(f"{name}: {problem}")
 
-    return PictureSource(name, read)
+    return ImageSource(name, read)
 
 
 def _read_stdin() -> bytes:
     name = "standard input"
     if sys.stdin is None or sys.stdin.closed:
-        raise DataError(f"{name}: closed; expected a picture, piped into this command")
+        raise DataError(f"{name}: closed; expected an image, piped into this command")
     if sys.stdin.isatty():
-        raise DataError(f"{name}: a terminal; expected a picture, such as by < digit.png")
+        raise DataError(f"{name}: a terminal; expected an image, such as by < digit.png")
     try:
         data = sys.stdin.buffer.read(MOST_BYTES + 1)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Which tensors of a signature take the images and answer the scores, and what the images are then.
+"""Binding of a signature: its tensors for images and scores, and the form in which it takes images.
 
-By what a server or a file says of itself, or by the input contract, which knows its own signatures.
+Derived from the signatures that a server or a file reports, or else from the input contract, which describes its own.
 """
 
 from collections.abc import Mapping
@@ -18,35 +18,37 @@ from tfship.train.common.errors import Refused, UsageError
 __all__ = [
     "DTYPES",
     "ENCODED",
+    "EXPORTED",
     "PIXELS",
-    "Answer",
     "Binding",
+    "RawScores",
+    "bound",
     "by_contract",
     "by_signature",
     "checked",
     "images_of",
 ]
 
-# What a picture is to a signature: its pixels, or the file's bytes as they are. Other dtypes take scaled values.
+# Dtypes of inputs that take pixels, and encoded images. Inputs of other dtypes take scaled values.
 PIXELS, ENCODED = "uint8", "string"
-# The dtypes that a picture can be, by TensorFlow's DataType number.
+# The dtypes of inputs that take images, by TensorFlow's DataType number.
 DTYPES = {1: "float32", 2: "float64", 4: PIXELS, 7: ENCODED, 19: "float16"}
-# Their method names, for tf.Examples.
+# Method names of the signatures that take tf.Examples.
 _EXAMPLES = ("tensorflow/serving/classify", "tensorflow/serving/regress")
 _UINT8 = 4
-# The integers that quantized scores can be.
+# The integer dtypes of quantized scores.
 _INTEGERS = {_UINT8: "uint8", 6: "int8"}
 _WHITE = 255
 
 
 @dataclass(frozen=True)
 class Binding:
-    """The names of a signature's `input` and `output`, what the input takes, and what the output answers.
+    """The names of a signature's `input` and `output`, and the form of images and scores.
 
-    `dtype` is one of `DTYPES`' names; `shape` is that of one image where it may be another than the contract's, with
-    as many values: [28, 28] or [784] for [28, 28, 1]. `batch` is the number of images that the input takes at a time,
-    None for any. `integers` is the dtype of scores that are integers of an unknown scale, "uint8" or "int8"; `step` is
-    the distance between neighbouring scores where they are quantized by a known one.
+    `dtype` is one of `DTYPES`' names. `shape` is one image's, None for the contract's; it has the same number of
+    values: [28, 28] or [784] for [28, 28, 1]. `batch` is the fixed number of images in a request, None for any number.
+    `integers` is the dtype of scores that are integers of unknown scale, "uint8" or "int8". `step` is the distance
+    between neighbouring scores if their quantization is known.
     """
 
     input: str = IMAGE
@@ -58,31 +60,51 @@ class Binding:
     step: float = 0.0
 
     def rows(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Return images [N, height, width, channels], or encoded ones [N], as the tensor that the input takes.
+        """Return images [N, height, width, channels], or encoded ones [N], as the input's tensor.
 
-        Where it takes a fixed number of images, N may be smaller: the last image is repeated.
+        If the input takes a fixed number of images, N may be smaller: the last image is repeated.
         """
         images = images if self.shape is None else images.reshape(len(images), *self.shape)
         lacking = (self.batch or len(images)) - len(images)
         return np.concatenate([images, np.repeat(images[-1:], lacking, 0)]) if lacking > 0 else images
 
     def parts(self, count: int) -> list[slice]:
-        """Return the parts of `count` images that the input takes at a time."""
+        """Return the slices of `count` images that fit into one request each."""
         size = self.batch or max(count, 1)
         return [slice(start, start + size) for start in range(0, count, size)]
 
 
-class Answer(NamedTuple):
-    """Scores float32 [N, classes], and the number of the version that gave them, where the protocol tells."""
+# The binding of `serving_default` of exported models.
+EXPORTED = Binding()
+
+
+class RawScores(NamedTuple):
+    """A model's raw scores float32 [N, K], and its version number, None if the protocol doesn't report it."""
 
     scores: NDArray[np.float32]
     version: int | None = None
 
 
-def by_contract(contract: Contract, signature: str) -> Binding | None:
-    """Return the binding of one of the contract's signatures, None for one that it doesn't know.
+def bound(
+    found: Mapping[str, Signature] | Refused, name: str, contract: Contract, where: str, own: Contract | None
+) -> Binding:
+    """Return the binding of signature `name`, by the signatures that a target reports or by the model's own contract.
 
-    Raises UsageError for the one that takes tf.Examples.
+    `found` is what the target reports. A gateway may refuse everything but predictions: then the contract `own`
+    decides. Raises that refusal if `own` is None or doesn't describe the signature, and what `by_signature` does.
+    """
+    if not isinstance(found, Refused):
+        return by_signature(found, name, contract, where)
+    binding = by_contract(own, name) if own else None
+    if binding is None:
+        raise found
+    return binding
+
+
+def by_contract(contract: Contract, signature: str) -> Binding | None:
+    """Return the binding of a signature that the contract describes, None for any other.
+
+    Raises UsageError for the signature that takes tf.Examples.
     """
     signatures = contract.describe()["signatures"]
     if signature == CLASSIFY:
@@ -94,10 +116,10 @@ def by_contract(contract: Contract, signature: str) -> Binding | None:
 
 
 def by_signature(signatures: Mapping[str, Signature], name: str, contract: Contract, where: str) -> Binding:
-    """Return the binding of signature `name` of a model that describes itself.
+    """Return the binding of signature `name` among the signatures that a model reports.
 
-    Raises UsageError if there is none of that name, if it doesn't take one picture, if that has another size than
-    the contract's, or if it isn't clear which output holds the probabilities. `where` names the model in messages.
+    Raises UsageError if there is no such signature, if it doesn't take one image of the contract's size, or if no
+    output is identifiable as the scores. `where` names the model in messages.
     """
     signature = signatures.get(name)
     if signature is None:
@@ -107,7 +129,7 @@ def by_signature(signatures: Mapping[str, Signature], name: str, contract: Contr
         raise UsageError(_takes_examples(name))
     if len(signature.inputs) != 1:
         raise UsageError(
-            f"{where}: signature {name} takes {', '.join(signature.inputs) or 'nothing'}; expected one picture"
+            f"{where}: signature {name} takes {', '.join(signature.inputs) or 'nothing'}; expected one image"
         )
     ((key, spec),) = signature.inputs.items()
     dtype = _dtype(spec, contract.scaling)
@@ -133,26 +155,26 @@ def by_signature(signatures: Mapping[str, Signature], name: str, contract: Contr
     shape = spec.shape[1:]
     if not shape or prod(shape) != prod(contract.shape):
         raise UsageError(
-            f"{where}: signature {name} takes {key} {list(shape)}, but pictures are prepared as "
+            f"{where}: signature {name} takes {key} {list(shape)}, but images are prepared as "
             f"{list(contract.shape)}; give the model's contract.json by --contract"
         )
     return replace(binding, shape=shape)
 
 
 def images_of(pixels: NDArray[np.uint8], contract: Contract, dtype: str) -> NDArray[Any]:
-    """Return pixels [N, height, width, channels] as an input takes images whose dtype has this name of `DTYPES`."""
+    """Return pixels [N, height, width, channels] as images for an input of `dtype`, one of `DTYPES`' names."""
     return pixels if dtype == PIXELS else contract.scale(pixels).astype(dtype, copy=False)
 
 
-def checked(answer: Any, count: int, where: str) -> NDArray[np.float32]:
-    """Return an answer as raw scores float32 [count, classes]; Refused if that isn't what it is."""
+def checked(response: Any, count: int, where: str) -> NDArray[np.float32]:
+    """Return a response as raw scores float32 [count, classes]. Raises Refused if it isn't that."""
     try:
-        scores = np.asarray(answer, np.float32)
-    except (ValueError, TypeError):  # rows of different lengths, or texts
+        scores = np.asarray(response, np.float32)
+    except (ValueError, TypeError):  # rows of different lengths, or text
         scores = np.empty(0, np.float32)
     if scores.ndim != 2 or len(scores) != count or not scores.size or not np.isfinite(scores).all():
         raise Refused(
-            f"{where}: answered {list(scores.shape)} for {count} pictures; expected finite scores [{count}, classes]"
+            f"{where}: returned {list(scores.shape)} for {count} images; expected finite scores [{count}, classes]"
         )
     return scores
 
@@ -168,7 +190,7 @@ def _output(signature: Signature, name: str, where: str) -> str:
     if len(scores) == 1:
         return scores[0]
     raise UsageError(
-        f"{where}: signature {name} answers {', '.join(sorted(signature.outputs)) or 'nothing'}; expected "
+        f"{where}: signature {name} returns {', '.join(sorted(signature.outputs)) or 'nothing'}; expected "
         f"{PROBABILITIES}, or one matrix of scores"
     )
 
@@ -179,14 +201,14 @@ def _is_score(spec: TensorSpec) -> bool:
 
 
 def _dtype(spec: TensorSpec, scaling: Scaling) -> str | None:
-    """Return what images are to an input, None if it takes none. Quantized inputs take values, which are quantized."""
+    """Return the dtype of images for an input, None if it takes none. Values for a quantized input are quantized."""
     if spec.quantization is None:
         return DTYPES.get(spec.dtype)
     return PIXELS if spec.dtype == _UINT8 and _are_pixels(spec.quantization, scaling) else "float32"
 
 
 def _are_pixels(quantization: Quantization, scaling: Scaling) -> bool:
-    """Tell whether the integers of a quantized input are pixels: they stand for themselves, or for their values."""
+    """Tell whether a quantized input takes pixels: its integers represent themselves, or the values of pixels."""
     ends = [(pixel - quantization.zero_point) * quantization.scale for pixel in (0, _WHITE)]
     wanted = [(0.0, float(_WHITE))]
     if scaling.uniform:
@@ -195,4 +217,4 @@ def _are_pixels(quantization: Quantization, scaling: Scaling) -> bool:
 
 
 def _takes_examples(signature: str) -> str:
-    return f"signature {signature} takes tf.Examples, by the Classify API; pictures as they are go to serving_bytes"
+    return f"signature {signature} takes tf.Examples (Classify API); expected one for images, such as serving_bytes"

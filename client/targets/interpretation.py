@@ -1,8 +1,8 @@
-"""What a model's answers mean, decided from its contract and from the values of all answers so far.
+"""Interpretation of a model's raw scores, by its contract and by the values of all scores so far.
 
-A number is called a probability only if it is one. Logits get the softmax, or the sigmoid; one number for each image
-becomes two classes; integers of a quantized model become real numbers again. Numbers within 0…1 that don't sum to 1
-are the probabilities of independent labels if the model's contract says so, and else scores whose meaning is unknown.
+A number is called a probability only if it is one. Logits get a softmax, or a sigmoid. One number per image becomes
+two classes. Integers of a quantized model become real numbers. Numbers within 0…1 that don't sum to 1 are independent
+probabilities of labels if the model's contract says so, and otherwise scores of unknown meaning.
 """
 
 import numpy as np
@@ -23,37 +23,37 @@ from tfship.train.common.errors import Refused
 
 __all__ = ["SCORES", "Interpretation"]
 
-# Of numbers whose meaning is unknown; the other meanings are a contract's `outputs`.
+# The meaning of numbers that are no probabilities. The other meanings are a contract's `outputs`.
 SCORES = "scores"
 
-# The kinds that values tell, by what shows later: each answer moves a model to the right, none to the left.
+# The kinds that values can show. Further scores move a model to the right in this order, never to the left.
 _ORDER = (PROBABILITIES_OF_CLASSES, SIGMOID, INDEPENDENT, LOGITS, LOGIT, INDEPENDENT_LOGITS)
 _CERTAIN = (LOGITS, LOGIT, INDEPENDENT_LOGITS)
-# Numbers that sum to 1 for so many images do so for all.
+# Number of images whose scores must sum to 1 before they are taken for probabilities.
 _ENOUGH = 64
 
-# The scale that TFLite gives the outputs of softmax, and the integer that stands for 0.0 (the specification of int8
-# quantization, https://ai.google.dev/edge/litert/models/quantization_spec).
+# TFLite's scale for the outputs of a softmax, and the integer that represents 0.0, by the specification of int8
+# quantization (https://ai.google.dev/edge/litert/models/quantization_spec).
 _STEP = 1 / 256
 _ZEROS = {"uint8": 0, "int8": -128}
 
 _NOTES = {
-    LOGITS: "answers logits; their softmax is printed",
-    LOGIT: "answers one logit for each image; the sigmoid makes it two classes",
-    SIGMOID: "answers one number for each image; it is taken for the probability of the second of two classes",
-    INDEPENDENT_LOGITS: "answers logits; the sigmoid of each is printed",
+    LOGITS: "returns logits; printing their softmax",
+    LOGIT: "returns one logit per image; printing its sigmoid as two classes",
+    SIGMOID: "returns one number per image; printing it as the probability of the second of two classes",
+    INDEPENDENT_LOGITS: "returns logits; printing the sigmoid of each",
 }
 _UNKNOWN = (
-    "answers numbers within 0…1 that don't sum to 1, so they are printed as scores; if each is the probability of its "
-    'own label, give a contract.json with "outputs": "independent" by --contract'
+    "returns numbers within 0…1 that don't sum to 1; printing them as scores. If each is the probability of one label, "
+    'give a contract.json with "outputs": "independent" by --contract'
 )
 
 
 class Interpretation:
-    """The meaning of what one model answers.
+    """The meaning of one model's raw scores.
 
-    `contract` is the model's own, None where it is only assumed; `kind` one of `export.preprocessing.outputs.KINDS`
-    where the model itself tells. `where` names the model in messages. May be shared by threads.
+    `contract` is the model's own, None if it is only assumed. `kind` is one of `export.preprocessing.outputs.KINDS`,
+    None if the values decide. `where` names the model in messages. May be shared by threads.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Interpretation:
 
     @property
     def settled(self) -> bool:
-        """Whether further answers won't change the kind."""
+        """Whether further scores can't change the kind."""
         if self._given is not None or self.kind in _CERTAIN:
             return True
         if self._contract is not None and self.kind == self._contract.outputs:
@@ -86,22 +86,22 @@ class Interpretation:
 
     @property
     def note(self) -> str:
-        """What a person should know about the scores, empty if they are what the contract says."""
+        """A note for users on how the scores are printed, empty if they are what the contract says."""
         if self.meaning == SCORES:
             return f"{self._where}: {_UNKNOWN}"
-        as_told = self._contract is not None and self.kind == SIGMOID
-        told = "" if as_told else _NOTES.get(self.kind, "")
-        return told and f"{self._where}: {told}"
+        expected = self._contract is not None and self.kind == SIGMOID
+        note = "" if expected else _NOTES.get(self.kind, "")
+        return note and f"{self._where}: {note}"
 
     def read(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return raw answers [N, K] as real numbers, and take them into account.
+        """Record raw scores [N, K] and return them as real numbers.
 
-        Raises Refused for integers whose scale isn't certain, and for another number of columns than before.
+        Raises Refused for integers of unknown scale, and for another number of columns than before.
         """
         if self._columns not in (0, raw.shape[1]):
             raise Refused(
-                f"{self._where}: answered {self._columns} numbers for each image, now {raw.shape[1]}: the model was "
-                "replaced; ask again"
+                f"{self._where}: returned {self._columns} numbers per image before, and {raw.shape[1]} now: the model "
+                "was replaced; run the command again"
             )
         self._columns = raw.shape[1]
         values = self._real(raw) if self._binding.integers else raw
@@ -111,15 +111,15 @@ class Interpretation:
         return values
 
     def scores(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what `read` has returned as scores [N, classes]."""
+        """Return values [N, K] that `read` returned as scores [N, classes]."""
         return interpret(values, self.kind)
 
     def _real(self, integers: NDArray[np.float32]) -> NDArray[np.float32]:
         dtype = self._binding.integers
-        ways = "or start the server without --prefer_tflite_model, or ask the file itself by --target tflite:PATH"
+        ways = "or start the server without --prefer_tflite_model, or use the file itself by --target tflite:PATH"
         if self._contract is None:
             raise Refused(
-                f"{self._where}: answers {dtype}, whose scale no server tells; give the model's contract.json by "
+                f"{self._where}: returns {dtype}, whose scale no server reports; give the model's contract.json by "
                 f"--contract, {ways}"
             )
         values = (integers - np.float32(_ZEROS[dtype])) * np.float32(_STEP)
@@ -128,7 +128,7 @@ class Interpretation:
             or kind_of(values, step=_STEP) != PROBABILITIES_OF_CLASSES
         ):
             raise Refused(
-                f"{self._where}: answers {dtype} that aren't a softmax's, so their scale is unknown; export with "
+                f"{self._where}: returns {dtype} that aren't a softmax's, so their scale is unknown; export with "
                 f"--serve float32, {ways}"
             )
         return values

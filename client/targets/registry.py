@@ -1,9 +1,11 @@
-"""What can answer, as rows of one table; each opens in a file of its own, imported only when it is asked for."""
+"""Registry of the kinds of targets. Each kind is one row, and opens in a module that is imported only when used."""
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,23 +13,23 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tfship.client.targets.binding import Binding, by_contract, by_signature, checked
+from tfship.client.targets.binding import Binding, RawScores, bound, checked
 from tfship.client.targets.connection import Connection, Servable
 from tfship.client.targets.interpretation import Interpretation
 from tfship.export.preprocessing import input_contract as contracts
 from tfship.export.preprocessing.input_contract import Contract
-from tfship.export.runtimes.protocol import Classifier, Runtime, Signature, Target
+from tfship.export.runtimes.protocol import Classifier, Runtime, Signature
 from tfship.train.common import cli
 from tfship.train.common.errors import ArtifactError, Refused, UsageError
 
-__all__ = ["TARGETS", "Choice", "Kind", "Opened", "in_process", "open_target", "parse", "served"]
+__all__ = ["TARGETS", "Choice", "Kind", "Opened", "Transport", "in_process", "open_target", "parse", "served"]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of target: `client.<module>.open_target` opens it.
+    """One kind of target; `client.targets.<module>.open_target` opens it.
 
-    `package` is what it imports, `extra` what installs that, and `served` whether it is a server.
+    `what` describes it in `--help`. It needs `package`, which `extra` installs. `served`: it is a server.
     """
 
     name: str
@@ -52,11 +54,11 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Choice:
-    """What was asked for: a kind of target and what of it.
+    """The target that the command line chooses.
 
-    `path` is what stands behind the kind's colon: a file or a folder. Without it, `servable` is looked for in the
-    folder `models`. `contract` is a contract.json or the version directory that holds one, and comes before any
-    that is found; `connection` is for kinds that are served.
+    `path` is the file or folder after the kind's colon; without it, `servable` is looked up in the folder `models`.
+    `contract` is a contract.json or the version directory that holds one, and takes precedence over any that is found.
+    `connection` is set for servers only.
     """
 
     kind: Kind
@@ -72,7 +74,7 @@ class Choice:
         return self.models / self.servable.name
 
     def version(self, base: Path | None = None) -> Path:
-        """Return the directory of the version asked for, or of the newest; ArtifactError if there is none."""
+        """Return the directory of the chosen version, or of the newest. Raises ArtifactError if there is none."""
         from tfship.export.publishing import store
 
         base = base or self.base
@@ -86,14 +88,14 @@ class Choice:
         return found[number]
 
     def contract_of_servable(self) -> Contract | None:
-        """Return the contract of the version asked for, or of the newest, in the folder `models`, if there is one."""
+        """Return the contract of the chosen version, or of the newest, in `models`; None if there is none."""
         from tfship.export.publishing import store
 
         found = store.versions(self.base)
-        return self.contract_beside(found.get(self.servable.version or max(found, default=0)))
+        return self.contract_near(found.get(self.servable.version or max(found, default=0)))
 
-    def contract_beside(self, path: Path | None) -> Contract | None:
-        """Return the contract asked for, or that of the version directory that `path` lies in, if there is one."""
+    def contract_near(self, path: Path | None) -> Contract | None:
+        """Return the chosen contract, or that of the version directory that contains `path`; None if there is none."""
         if self.contract is not None:
             return contracts.read(self.contract)
         for folder in (path, *path.parents) if path is not None else ():
@@ -101,10 +103,10 @@ class Choice:
                 return contracts.read(folder)
         return None
 
-    def located(self, inside: str) -> Path:
-        """Return the path asked for if it is a file or holds `inside`, else the version directory that does.
+    def locate(self, inside: str) -> Path:
+        """Return the chosen path if it is a file or a folder with `inside`, else the version directory below it.
 
-        A path may be a servable's base directory.
+        Without a path, returns the chosen version's directory. Raises ArtifactError if there is none.
         """
         if not self.path:
             return self.version()
@@ -114,104 +116,140 @@ class Choice:
         return path if path.is_file() or (path / inside).exists() else self.version(path)
 
 
-@dataclass(frozen=True)
-class Opened:
-    """What answers, how images are prepared for it, which form of them it takes, and what its answers mean.
+class Transport(Protocol):
+    """The protocol between the client and a model: a server's API, or a runtime in this process.
 
-    `where` names it.
+    `binding` is set before `send` is called.
     """
 
-    target: Target
+    binding: Binding
+
+    def signatures(self) -> Mapping[str, Signature]:
+        """Return the model's signatures by name. Raises Refused if a server doesn't report them."""
+
+    def send(self, images: NDArray[Any]) -> RawScores:
+        """Return the raw scores of images in the binding's form, encoded ones as dtype object [N].
+
+        Raises Unreachable if no server responds in time, and Refused if the model refuses the images or returns no
+        scores.
+        """
+
+    def close(self) -> None:
+        """Free the model or the connection."""
+
+
+class InProcess:
+    """A model file in this process, as a `Transport`; `where` names it in messages."""
+
+    def __init__(self, runtime: Runtime, where: str, signature: str) -> None:
+        self._runtime, self._where, self._signature = runtime, where, signature
+        self.binding = Binding()
+
+    def signatures(self) -> Mapping[str, Signature]:
+        """See `Transport.signatures`."""
+        return self._runtime.signatures
+
+    def send(self, images: NDArray[Any]) -> RawScores:
+        """See `Transport.send`."""
+        try:
+            scores = self._classifier.predict(images)
+        except ValueError as error:  # raised by runtimes for inputs that the model refuses
+            raise Refused(f"{self._where}: {error}") from error
+        return RawScores(checked(scores, len(images), self._where))
+
+    def close(self) -> None:
+        """See `Transport.close`."""
+        self._runtime.close()
+
+    @functools.cached_property
+    def _classifier(self) -> Classifier:
+        return Classifier(self._runtime, self._where, self._signature, self.binding.output)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A target, bound to a signature; `where` names it in messages.
+
+    `contract` says how images are prepared, `binding` in which form they are sent, `interpretation` what scores mean.
+    """
+
+    target: Transport
     contract: Contract
     binding: Binding
     where: str
     interpretation: Interpretation
 
-    def ask(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Return raw scores float32 [N, K], for the interpretation, of N images in the form that the binding says.
+    def raw_scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Return raw scores float32 [N, K] of N images in the binding's form, recorded by the interpretation.
 
-        Raises Refused for images that the model doesn't take, and for answers that are no scores.
+        Raises what `Transport.send` and `Interpretation.read` do.
         """
-        answers = [self._answer(images[part]) for part in self.binding.parts(len(images))]
-        return self.interpretation.read(np.concatenate(answers))
+        parts = [images[part] for part in self.binding.parts(len(images))]
+        scores = [self.target.send(self.binding.rows(part)).scores[: len(part)] for part in parts]
+        return self.interpretation.read(np.concatenate(scores))
 
     def predict(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the scores float32 [N, classes], interpreted by the answers so far; see `ask`."""
-        return self.interpretation.scores(self.ask(images))
-
-    def _answer(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        rows = self.binding.rows(images)
-        try:
-            answer = self.target.predict(rows)
-        except ValueError as error:  # a runtime's, for what the model refuses
-            raise Refused(f"{self.where}: {error}") from error
-        return checked(answer, len(rows), self.where)[: len(images)]
-
-
-class ServedTarget(Target, Protocol):
-    """A target that can be asked for its signatures."""
-
-    binding: Binding
-
-    def signatures(self) -> dict[str, Signature]:
-        """Return the signatures as the server describes them."""
+        """Return scores float32 [N, classes], interpreted by all scores so far; see `raw_scores`."""
+        return self.interpretation.scores(self.raw_scores(images))
 
 
 def parse(text: str) -> tuple[Kind, str]:
-    """Return the kind and the path of `KIND` or `KIND:PATH`; UsageError for others."""
+    """Return kind and path of `KIND` or `KIND:PATH`. Raises UsageError for anything else."""
     name, colon, path = text.partition(":")
     kind = TARGETS.get(name)
     if kind is None:
         local = ", ".join(f"{each.name}[:PATH]" for each in TARGETS.values() if not each.served)
         raise UsageError(f"--target {text}: expected rest, grpc, {local}")
     if colon and (kind.served or not path):
-        expected = "its address in --server" if kind.served else "a path behind the colon"
+        expected = "its address in --server" if kind.served else "a path after the colon"
         raise UsageError(f"--target {text}: expected {expected}")
     return kind, path
 
 
 def open_target(choice: Choice) -> Opened:
-    """Open what was chosen. Raises UsageError for what isn't installed, and what the kinds themselves raise."""
+    """Open the chosen target. Raises UsageError if its package isn't installed, and what its module raises."""
     kind = choice.kind
     missing = cli.missing(f"--target {kind.name}", kind.package, kind.extra)
     if importlib.util.find_spec(kind.package) is None:
         raise missing
-    # gRPC's own lines on stderr, one for each attempt, say less than the error does; read when it is imported.
+    # gRPC logs each attempt, and less than the error says. It reads the variable when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         opened: Opened = importlib.import_module(f"tfship.client.targets.{kind.module}").open_target(choice)
     except ImportError as error:
-        raise UsageError(f"{missing} ({error})") from error  # its own words: it may be there and broken
+        raise UsageError(f"{missing} ({error})") from error  # the package may be installed but broken
     return opened
 
 
-def served(choice: Choice, target: ServedTarget) -> Opened:
-    """Return a server's target, opened: bound by what the server says of the model.
+def served(choice: Choice, kind: Callable[[Connection, Servable], Transport], port: int) -> Opened:
+    """Open a server's model, by default at `port` of this machine. `kind` creates the transport."""
+    connection, own = choice.connection or Connection(f"localhost:{port}"), choice.contract_of_servable()
+    where = f"{connection.server}, model {choice.servable.name}"
+    return _bind(kind(connection, choice.servable), choice, own, where)
 
-    A version may be served from another file than its contract describes, such as one that takes pixels.
+
+def in_process(
+    choice: Choice, path: Path, runtime: Runtime, own: Contract | None, kind: str | None = None
+) -> Opened:
+    """Open a model file that `runtime` has loaded from `path`.
+
+    `own` is the model's contract, None if there is none. `kind` is the kind of its outputs, None if the values decide.
     """
-    own, signature = choice.contract_of_servable(), choice.servable.signature
+    return _bind(InProcess(runtime, str(path), choice.servable.signature), choice, own, str(path), kind)
+
+
+def _bind(
+    target: Transport, choice: Choice, own: Contract | None, where: str, kind: str | None = None
+) -> Opened:
+    """Bind a target by its reported signatures: a server may serve another file than its contract describes."""
     contract = own or contracts.digits(choice.servable.name)
-    where = f"{choice.connection.server if choice.connection else ''}, model {choice.servable.name}"
+    found: Mapping[str, Signature] | Refused
     with contextlib.ExitStack() as stack:
         stack.callback(target.close)
         try:
-            binding = by_signature(target.signatures(), signature, contract, where)
-        except Refused:
-            # A gateway may let nothing through but predictions.
-            known = by_contract(own, signature) if own else None
-            if known is None:
-                raise
-            binding = known
+            found = target.signatures()
+        except Refused as error:
+            found = error
+        target.binding = bound(found, choice.servable.signature, contract, where, own)
         stack.pop_all()
-    target.binding = binding
-    return Opened(target, contract, binding, where, Interpretation(where, binding, own))
-
-
-def in_process(choice: Choice, path: Path, runtime: Runtime) -> Opened:
-    """Return a model file that was loaded from `path`, opened: bound by what it says of itself."""
-    own, signature = choice.contract_beside(path), choice.servable.signature
-    contract = own or contracts.digits(choice.servable.name)
-    binding = by_signature(runtime.signatures, signature, contract, str(path))
-    target = Classifier(runtime, str(path), signature, binding.output)
-    return Opened(target, contract, binding, str(path), Interpretation(str(path), binding, own))
+    return Opened(target, contract, target.binding, where, Interpretation(where, target.binding, own, kind))

@@ -1,4 +1,4 @@
-"""A SavedModel in this process, as a `Target`, by any of its signatures. Loads TensorFlow."""
+"""SavedModels in this process, by any of their signatures. Loads TensorFlow."""
 
 from tfship.client.targets.registry import Choice, Opened, in_process
 from tfship.export.runtimes.saved_model import SavedModel
@@ -10,7 +10,7 @@ _FILE = "saved_model.pb"
 
 def open_target(choice: Choice) -> Opened:
     """Open the SavedModel that was chosen."""
-    path = choice.located(_FILE)
+    path = choice.locate(_FILE)
     if path.is_file():
         path = path.parent
-    return in_process(choice, path, SavedModel(path))
+    return in_process(choice, path, SavedModel(path), choice.contract_near(path))

@@ -1,4 +1,4 @@
-"""A TFLite file in this process, as a `Target`; no TensorFlow."""
+"""TFLite files in this process. Doesn't load TensorFlow."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,23 +16,23 @@ __all__ = ["open_target"]
 
 
 def open_target(choice: Choice) -> Opened:
-    """Open the TFLite file that was chosen: a path, or a format of the version, by default float32."""
+    """Open the TFLite file that was chosen: by its path, or by a format of the version, by default float32."""
     path = _file(choice)
-    with quiet():  # LiteRT announces its delegate
+    with quiet():  # LiteRT logs its delegate
         runtime = LiteRT(path)
-    return in_process(choice, path, runtime)
+    return in_process(choice, path, runtime, choice.contract_near(path))
 
 
 def _file(choice: Choice) -> Path:
     named = choice.path in FORMATS and not Path(choice.path).exists()
     file = FORMATS[choice.path if named else REFERENCE].file
     if choice.path and not named:
-        path = choice.located(file)
+        path = choice.locate(file)
         return path if path.is_file() else path / file
     if choice.servable.version is None and not store.versions(choice.base):
         name = f"{choice.servable.name}.{choice.path or formats.RELEASED}.tflite"
         released = choice.models / RELEASED / name
         if released.is_file():
-            cli.say(f"{choice.base} holds no version, so the released model answers: {released}")
+            cli.say(f"{choice.base} holds no version; using the released model {released}")
             return released
-    return replace(choice, path="").located(file) / file
+    return replace(choice, path="").locate(file) / file

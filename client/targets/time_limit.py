@@ -1,4 +1,4 @@
-"""A bound on the time of what has none of its own: DNS, or a server that sends a byte now and then."""
+"""Time limit for calls that have none: DNS lookups, and servers that send single bytes with pauses."""
 
 import queue
 import threading
@@ -11,23 +11,23 @@ T = TypeVar("T")
 
 
 def within(seconds: float, function: Callable[[], T]) -> T:
-    """Return what `function` returns, or raise what it raises, or TimeoutError if neither comes in `seconds`.
+    """Call `function` in a thread and return its result. Raises its error, or TimeoutError after `seconds`.
 
-    It runs in a thread of its own, which is left alone when the time is over and keeps nobody from exiting.
+    After a timeout the thread is abandoned; it doesn't keep the process from exiting.
     """
     outcome: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 
     def run() -> None:
         try:
             outcome.put((function(), None))
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             outcome.put((None, error))
 
     threading.Thread(target=run, daemon=True).start()
     try:
         result, error = outcome.get(timeout=seconds)
     except queue.Empty:
-        raise TimeoutError(f"nothing within {seconds:g} s") from None
+        raise TimeoutError(f"no result within {seconds:g} s") from None
     if error is not None:
         raise error
-    return result  # type: ignore[return-value]  # None is one of T's values then
+    return result  # type: ignore[return-value]  # without an error, the result is a T

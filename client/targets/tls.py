@@ -1,6 +1,6 @@
-"""TLS for both protocols: whom to trust, and what is wrong where a connection fails, by Python's own handshake.
+"""TLS for both protocols: trusted authorities, and the cause of a failed connection, by a handshake in Python.
 
-gRPC and requests tell of the same cause in different words, several layers deep.
+gRPC and requests report the same cause in different words, several layers deep.
 """
 
 import contextlib
@@ -18,30 +18,30 @@ __all__ = ["authorities", "context", "explain"]
 _UNKNOWN_AUTHORITY = {2, 18, 19, 20, 21}
 _EXPIRED = 10
 _OTHER_NAME = {62, 64}
-# What it calls answers that are no TLS.
+# OpenSSL's reasons for a response that isn't TLS.
 _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
-# A server that refuses the client's certificate says so after the handshake, if at all.
-_SECOND_THOUGHTS = 0.3
+# In seconds. A server that refuses the client's certificate reports it after the handshake, if at all.
+_ALERT_TIMEOUT = 0.3
 
 
 def authorities(tls: Tls) -> Path | None:
-    """Return the PEM file of whom to trust: `tls.ca` or the system's; None where the system has no such file."""
+    """Return the PEM file of trusted authorities: `tls.ca` or the system's; None if the system has no such file."""
     system = ssl.get_default_verify_paths().cafile
     return tls.ca or (Path(system) if system else None)
 
 
 def context(tls: Tls) -> ssl.SSLContext:
-    """Return a client's context; UsageError for files of no use, before a library stumbles over them."""
+    """Return a client's context. Raises UsageError for invalid files, before a library reports them less clearly."""
     trusted = authorities(tls)
     try:
         made = ssl.create_default_context(cafile=trusted)
     except (ssl.SSLError, OSError) as error:
         raise UsageError(
-            f"{trusted}: holds no certificate ({_reason(error)}); expected the authority's, as PEM, in --ca"
+            f"{trusted}: holds no certificate ({_reason(error)}); give the authority's certificate, as PEM, by --ca"
         ) from None
     if tls.certificate and tls.key:
         try:
-            # The password keeps OpenSSL from asking the terminal for that of an encrypted key.
+            # Without a password, OpenSSL would prompt for that of an encrypted key.
             made.load_cert_chain(tls.certificate, tls.key, password="")
         except (ssl.SSLError, OSError, ValueError) as error:
             raise UsageError(
@@ -52,9 +52,9 @@ def context(tls: Tls) -> ssl.SSLContext:
 
 
 def explain(connection: Connection, seconds: float = 2.0) -> str | None:
-    """Try a handshake where a connection has failed and return what is wrong and its remedy; None if nothing is.
+    """Try a handshake after a failed connection. Return the problem with TLS and its remedy, None if there is none.
 
-    None as well where nobody answers at all, or not in `seconds`.
+    Also returns None if no server responds within `seconds`.
     """
     with contextlib.suppress(TimeoutError):
         return within(seconds, lambda: _explain(connection, seconds))
@@ -79,16 +79,17 @@ def _explain(connection: Connection, seconds: float) -> str | None:
             trusted.wrap_socket(plain, server_hostname=host) as encrypted,
         ):
             if tls is None:
-                return "it speaks TLS there; add --tls, with --ca FILE for an authority of your own"
-            encrypted.settimeout(min(seconds, _SECOND_THOUGHTS))
-            return _second_thoughts(encrypted, tls, host)
+                return "the server expects TLS; add --tls, with --ca FILE for a private authority"
+            encrypted.settimeout(min(seconds, _ALERT_TIMEOUT))
+            return _alert(encrypted, tls, host)
     except ssl.SSLError as error:
         return None if tls is None else _remedy(error, tls, host)
     except (OSError, ValueError, OverflowError):
         return None
 
 
-def _second_thoughts(encrypted: ssl.SSLSocket, tls: Tls, host: str) -> str | None:
+def _alert(encrypted: ssl.SSLSocket, tls: Tls, host: str) -> str | None:
+    """Return the problem that the server reports right after the handshake, None if it reports none."""
     try:
         if encrypted.recv(1):
             return None
@@ -104,26 +105,26 @@ def _second_thoughts(encrypted: ssl.SSLSocket, tls: Tls, host: str) -> str | Non
 def _remedy(error: ssl.SSLError, tls: Tls, host: str) -> str | None:
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code in _UNKNOWN_AUTHORITY:
-            other = f"not by {tls.ca}" if tls.ca else "by no authority that this machine knows"
+            other = f"not by {tls.ca}" if tls.ca else "by no authority that this machine trusts"
             return (
-                f"its certificate is signed {other} ({error.verify_message}); give the right one by --ca FILE"
+                f"its certificate is signed {other} ({error.verify_message}); give the authority by --ca FILE"
             )
         if error.verify_code in _OTHER_NAME:
-            return f"its certificate is for other names than {host}; give one of them as --server's host"
+            return f"its certificate is for other names than {host}; use one of them as the host in --server"
         if error.verify_code == _EXPIRED:
-            return "its certificate has expired; whoever runs the server must renew it (is this machine's clock right?)"
+            return "its certificate has expired; renew it on the server, or correct this machine's clock"
         return f"its certificate can't be trusted ({error.verify_message})"
     reason = error.reason or ""
     if reason in _NO_TLS:
-        return "it doesn't speak TLS there; leave --tls, --ca, --cert and --key out, or ask its TLS port"
+        return "the server doesn't speak TLS there; omit --tls, --ca, --cert and --key, or give its TLS port"
     if "ALERT" in reason or "HANDSHAKE_FAILURE" in reason:
         return _certificate(reason.lower().replace("_", " "), tls)
     return None
 
 
 def _certificate(reason: str, tls: Tls) -> str:
-    wanted = "doesn't take this certificate" if tls.certificate else "asks for a client's certificate"
-    return f"it {wanted} ({reason}); give one that it knows by --cert and --key"
+    wanted = "refuses this client certificate" if tls.certificate else "expects a client certificate"
+    return f"the server {wanted} ({reason}); give one that it trusts by --cert and --key"
 
 
 def _reason(error: BaseException) -> str:

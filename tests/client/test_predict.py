@@ -124,7 +124,7 @@ def test_one_bad_picture_does_not_cost_the_others_their_answer(
     captured = capsys.readouterr()
     assert [line.split(":")[0] for line in captured.out.splitlines()] == [str(SEVEN)]
     assert captured.err.splitlines() == [
-        f"error: {bad}: not a picture; expected PNG, JPEG or the like",
+        f"error: {bad}: not an image; expected PNG, JPEG or another image format",
         f"error: {tmp_path / 'missing.png'}: no such file",
     ]
 
@@ -141,7 +141,7 @@ def test_unreachable_server(flags: list[str], capsys: pytest.CaptureFixture[str]
     assert run(SEVEN, *flags, "--server", f"127.0.0.1:{free_port()}") == 5
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
-    assert "nothing answers" in line
+    assert "server responds there" in line
     assert "tfship serve" in line
 
 
@@ -186,7 +186,7 @@ def test_a_timeout_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_web_server_that_is_no_model_server() -> None:
     with web(lambda handler, _: send(handler, 200, b"<html>hello</html>")) as server:
         target = Rest(Connection(server.address), Servable("cnn"))
-        with pytest.raises(Refused, match="HTTP 200, but not as TensorFlow Serving answers"):
+        with pytest.raises(Refused, match="HTTP 200 without TensorFlow Serving's JSON"):
             target.predict(np.zeros((1, 28, 28, 1), np.float32))
         target.close()
 
@@ -197,7 +197,7 @@ def test_a_server_that_never_answers(kind: type[Rest] | type[Grpc]) -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         target = kind(Connection(f"127.0.0.1:{silent.getsockname()[1]}", timeout=0.5), Servable("cnn"))
-        with pytest.raises(Unreachable, match=r"no answer within 0\.5 s|nothing answers with gRPC"):
+        with pytest.raises(Unreachable, match=r"no response within 0\.5 s|no gRPC server responds"):
             target.predict(np.zeros((1, 28, 28, 1), np.float32))
         target.close()
 

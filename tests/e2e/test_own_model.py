@@ -169,4 +169,4 @@ def test_of_several_models_one_must_be_named(tfship: Installed, folder: Path, tm
     for name in ("one", "other"):
         shutil.copytree(folder / "models" / "my", tmp_path / "models" / name)
     done = tfship.run(tmp_path, "predict", folder / "cat.jpg", "--target=tflite")
-    assert (done.returncode, done.stderr) == (2, "error: models holds one, other; name one by --model\n")
+    assert (done.returncode, done.stderr) == (2, "error: models holds one, other; give one by --model\n")

@@ -172,7 +172,7 @@ def test_commands(site: Path, needed: Path, tmp_path: Path) -> None:
     assert tfship(tmp_path, "--version", path=[site, needed]).stdout == f"tfship {PROJECT['version']}\n"
     done = tfship(tmp_path, "exprot", path=[site, needed])
     assert done.returncode == 2
-    assert done.stderr == f"error: tfship exprot: no such command; there are {', '.join(listed)}\n"
+    assert done.stderr == f"error: tfship exprot: no such command; expected one of {', '.join(listed)}\n"
     for command in ("predict", "compare", "doctor"):
         done = tfship(tmp_path, command, "--help", path=[site, needed])
         assert done.stdout.startswith(f"usage: tfship {command} ")

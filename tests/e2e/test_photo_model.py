@@ -78,7 +78,7 @@ def test_an_rgb_model_with_logits_answers_in_every_format_with_its_names(
     assert export(folder, "photos.keras", *arguments) == 0
     said = capsys.readouterr().err
     assert "photos: 32 × 32 RGB images with values 0…255, by log loss on 200 images" in said
-    assert "photos: 3 classes, logits, which get a softmax (last activation linear)" in said
+    assert "photos: 3 classes, logits, converted by a softmax (last activation linear)" in said
     version = store.latest(folder / "models" / "photos")
     card, rules = cards.read(version), input_contract.read(version)
     assert card.classes == list(rules.labels) == NAMES
@@ -181,7 +181,7 @@ def test_impossible_ranges(folder: Path, capsys: pytest.CaptureFixture[str], tex
     with pytest.raises(SystemExit) as ended:
         export(folder, "photos.keras", f"--range={text}")
     assert ended.value.code == 2
-    assert "as in --range=-1,1" in capsys.readouterr().err
+    assert "such as --range=-1,1" in capsys.readouterr().err
 
 
 def test_without_calibration_the_calibrated_formats_are_left_out(
@@ -189,7 +189,7 @@ def test_without_calibration_the_calibrated_formats_are_left_out(
 ) -> None:
     assert export(folder, "photos.keras", name="uncalibrated") == 0
     assert (
-        "int8: left out: needs images to find the activations' ranges; give --calibration"
+        "int8: left out: needs calibration images for the activations' ranges; pass --calibration"
         in capsys.readouterr().err
     )
     card = cards.read(store.latest(folder / "models" / "uncalibrated"))
@@ -213,7 +213,7 @@ def test_folders_of_images_are_numbered_by_the_labels_file(folder: Path, tmp_pat
     assert (found.predict(found.evaluation.pixels).argmax(1) == found.evaluation.truth).mean() > 0.85
     assert found.calibration is not None
     assert found.calibrated_with["also_evaluated"] == len(found.calibration) > 60
-    assert "evaluation images are calibration images, too" in said[-1]
+    assert "evaluation images are also calibration images" in said[-1]
     shutil.rmtree(tmp_path / "eval" / NAMES[0])
     with pytest.raises(DataError, match="holds folders of 2 classes, but the model has 3"):
         source_of(replace(model, labels=None), "", said.append)
@@ -223,12 +223,12 @@ def test_folders_of_images_are_numbered_by_the_labels_file(folder: Path, tmp_pat
 @pytest.mark.parametrize(
     ("model", "arguments", "code", "message"),
     [
-        ("none.keras", [], 2, "no network is called that"),
-        ("eval.npz", [], 4, "a zip without config.json, so no Keras file"),
+        ("none.keras", [], 2, "no such network or file"),
+        ("eval.npz", [], 4, "a zip without config.json, so not a Keras file"),
         ("calibration", [], 4, "a folder without saved_model.pb"),
         ("photos.keras", ["--labels", "eval.npz"], 2, "can't be read"),
-        ("photos.keras", ["--labels", "two.txt"], 2, "names 2 classes; the model has 3"),
-        ("photos.keras", ["--eval", "labels.txt"], 3, "no .npz file that can be read"),
+        ("photos.keras", ["--labels", "two.txt"], 2, "contains 2 names; expected 3"),
+        ("photos.keras", ["--eval", "labels.txt"], 3, "not a readable .npz file"),
         (
             "photos.keras",
             ["--eval", "grey.npz"],
@@ -240,13 +240,13 @@ def test_folders_of_images_are_numbered_by_the_labels_file(folder: Path, tmp_pat
             "photos.keras",
             ["--eval", "odd.npz"],
             3,
-            "holds a, b; expected arrays x_test and y_test or x_val and y_val or x and y",
+            "contains a, b; expected arrays x_test and y_test or x_val and y_val or x and y",
         ),
-        ("photos.keras", ["--calibration", "models"], 3, "holds no PNG or JPEG images"),
+        ("photos.keras", ["--calibration", "models"], 3, "contains no PNG or JPEG images"),
         ("photos.keras", ["--calibration", "broken"], 3, "neither a PNG nor a JPEG image"),
         ("photos.keras", ["--name", "cnn"], 2, "--name cnn: expected a name"),
         ("photos.keras", ["--name", "../up"], 2, "--name ../up: expected a name"),
-        ("photos.keras", ["--eval", "mixed.npz"], 6, "no better than guessing on 60 images, whatever values"),
+        ("photos.keras", ["--eval", "mixed.npz"], 6, "no better than guessing on 60 images, with any range"),
         (
             "photos.keras",
             ["--eval", "mixed.npz", "--range=0,255"],

@@ -26,7 +26,7 @@ def test_many_at_a_time_in_an_event_loop(digits: Ports, kind: str) -> None:
             assert [each.label for each in await client.predict_many(path for path, _ in SAMPLES)] == [
                 label for _, label in SAMPLES
             ]
-            with pytest.raises(DataError, match="picture 2: not a picture"):
+            with pytest.raises(DataError, match="image 2: not an image"):
                 await client.predict_many([INK, b"x"])
             returned = await client.predict_many([INK] * 70 + [b"x"], errors="return")
             assert [type(each) for each in returned] == [Prediction] * 70 + [DataError]
@@ -122,7 +122,9 @@ def test_an_event_loop_of_its_own(digits: Ports) -> None:
         runner.run(asked())
         with (
             ThreadPoolExecutor(1) as other,
-            pytest.raises(UsageError, match="belongs to another event loop; make one in each"),
+            pytest.raises(
+                UsageError, match="belongs to another event loop; create one client per event loop"
+            ),
         ):
             other.submit(asyncio.run, asked()).result()
         runner.run(closed())

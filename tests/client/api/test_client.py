@@ -184,7 +184,7 @@ def test_no_server_no_model_no_signature(digits: Ports, kind: str) -> None:
     nowhere = f"127.0.0.1:{port}" if kind == "grpc" else f"http://127.0.0.1:{port}"
     where = address(kind, digits)
     cases: list[tuple[str, dict[str, Any], type[TfshipError], str]] = [
-        (nowhere, {"retries": 0}, Unreachable, "nothing answers with"),
+        (nowhere, {"retries": 0}, Unreachable, "server responds there"),
         (where, {"model": "nope"}, Refused, "Servable not found for request"),
         (where, {"version": 9}, Refused, "Servable not found for request"),
         (where, {"signature": "nope"}, UsageError, "has no signature nope; there are serving_default"),
@@ -208,9 +208,9 @@ def test_arguments_that_cannot_be(made: Callable[..., Any], tmp_path: Path) -> N
         ("localhost", {}, UsageError, "expected host:port for gRPC"),
         ("", {}, UsageError, "expected host:port for gRPC"),
         ("ftp://localhost:1", {}, UsageError, "an address of ftp://"),
-        ("http://localhost:1/path", {}, UsageError, "nothing behind it"),
-        ("http://localhost:1?a", {}, UsageError, "nothing behind it"),
-        ("https://", {}, UsageError, "nothing behind it"),
+        ("http://localhost:1/path", {}, UsageError, "nothing after it"),
+        ("http://localhost:1?a", {}, UsageError, "nothing after it"),
+        ("https://", {}, UsageError, "nothing after it"),
         ("http://[::1:8501", {}, UsageError, "not a URL"),
         ("http://localhost:1", {"tls": True}, UsageError, "expected https://"),
         ("localhost:1", {"version": 1, "label": "a"}, UsageError, "expected one of them"),
@@ -234,7 +234,7 @@ def test_a_client_that_is_closed(digits: Ports, kind: str) -> None:
     client.predict(INK)
     client.close()
     client.close()
-    with pytest.raises(UsageError, match="is closed; make another"):
+    with pytest.raises(UsageError, match="is closed; create another"):
         client.predict(INK)
     Client(address(kind, digits)).close()
 
@@ -244,11 +244,11 @@ def test_a_client_that_is_closed(digits: Ports, kind: str) -> None:
         target, _ = await other._opened()
         await other.close()
         await other.close()
-        with pytest.raises(UsageError, match="is closed; make another"):
+        with pytest.raises(UsageError, match="is closed; create another"):
             await other.predict(INK)
         # Closed while a picture was being prepared.
         with pytest.raises(UsageError):
-            await target.answer(INK[np.newaxis])
+            await target.send(INK[np.newaxis])
         await AsyncClient(address(kind, digits)).close()
 
     asyncio.run(asked())

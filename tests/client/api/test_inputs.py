@@ -79,23 +79,23 @@ def test_a_picture_lies_as_people_see_it(digits: Ports) -> None:
         ("/nowhere.png", "/nowhere.png: no such file"),
         (Path("/nowhere.png"), "/nowhere.png: no such file"),
         ("a\0b.png", "not a path"),
-        (str(FOLDER), "a folder; expected a picture file"),
+        (str(FOLDER), "a folder; expected an image file"),
         ("https://example.com/a.png", "no such file"),
-        (b"", "picture: empty"),
-        (b"no picture", "picture: not a picture"),
-        (SEVEN.read_bytes()[:200], "picture: a damaged picture"),
-        (None, "picture: of type NoneType; expected a path"),
-        ([[0, 255]], "picture: a list (predict_many takes several images)"),
-        (np.zeros((28, 28), np.int64), "picture: an array int64 [28, 28]; expected a path"),
-        (np.zeros((28, 28, 4), np.uint8), "picture: an array uint8 [28, 28, 4]; expected"),
-        (np.zeros((1, 28, 28, 1), np.uint8), "picture: an array uint8 [1, 28, 28, 1]; expected"),
-        (np.zeros((0, 28), np.uint8), "picture: an array uint8 [0, 28]; expected"),
-        (np.zeros((28, 28), np.uint8), "picture: nothing to see on it"),
-        (np.zeros((8000, 8000), np.uint8), "picture: more than 50,000,000 pixels"),
-        (Image.new("L", (0, 5)), "picture: 0 × 5 pixels"),
-        (np.zeros((32, 32, 1), np.float32), "picture: an array float32 [32, 32, 1]; expected"),
-        (INK * 255, "picture: values of 0 to 255; expected the model's, 0 to 1, or pixels as uint8"),
-        (np.full((28, 28), np.nan), "picture: values of nan to nan"),
+        (b"", "image: empty"),
+        (b"no picture", "image: not an image"),
+        (SEVEN.read_bytes()[:200], "image: a damaged image"),
+        (None, "image: of type NoneType; expected a path"),
+        ([[0, 255]], "image: a list (predict_many takes several images)"),
+        (np.zeros((28, 28), np.int64), "image: an array int64 [28, 28]; expected a path"),
+        (np.zeros((28, 28, 4), np.uint8), "image: an array uint8 [28, 28, 4]; expected"),
+        (np.zeros((1, 28, 28, 1), np.uint8), "image: an array uint8 [1, 28, 28, 1]; expected"),
+        (np.zeros((0, 28), np.uint8), "image: an array uint8 [0, 28]; expected"),
+        (np.zeros((28, 28), np.uint8), "image: nothing to see on the image"),
+        (np.zeros((8000, 8000), np.uint8), "image: more than 50,000,000 pixels"),
+        (Image.new("L", (0, 5)), "image: 0 × 5 pixels"),
+        (np.zeros((32, 32, 1), np.float32), "image: an array float32 [32, 32, 1]; expected"),
+        (INK * 255, "image: values of 0 to 255; expected the model's, 0 to 1, or pixels as uint8"),
+        (np.full((28, 28), np.nan), "image: values of nan to nan"),
     ],
 )
 def test_what_is_no_image(digits: Ports, given: Any, message: str) -> None:
@@ -109,7 +109,7 @@ def test_a_picture_whose_file_is_cut_off(digits: Ports) -> None:
     with (
         Image.open(io.BytesIO(seven(format="JPEG")[:-400])) as cut,
         Client(address("grpc", digits)) as client,
-        pytest.raises(DataError, match="picture: can't be used as a picture"),
+        pytest.raises(DataError, match="image: Pillow can't read the image"),
     ):
         client.predict(cut)
 
@@ -117,7 +117,7 @@ def test_a_picture_whose_file_is_cut_off(digits: Ports) -> None:
 @BOTH
 def test_many_come_back_in_their_order(digits: Ports, kind: str) -> None:
     labels = [label for _, label in SAMPLES]
-    values = [preprocessing.from_file(path, DIGITS) for path, _ in SAMPLES]
+    values = [preprocessing.from_bytes(path.read_bytes(), DIGITS) for path, _ in SAMPLES]
     with Client(address(kind, digits)) as client:
         assert [each.label for each in client.predict_many(path for path, _ in SAMPLES)] == labels
         # More than one request takes.
@@ -130,13 +130,13 @@ def test_many_come_back_in_their_order(digits: Ports, kind: str) -> None:
 def test_one_that_cannot_be_used_among_many(digits: Ports, kind: str) -> None:
     mixed: list[Any] = [INK, b"no picture", INK, "/nowhere.png"]
     with Client(address(kind, digits)) as client:
-        with pytest.raises(DataError, match="picture 2: not a picture"):
+        with pytest.raises(DataError, match="image 2: not an image"):
             client.predict_many(mixed)
         first, second, third, fourth = client.predict_many(mixed, errors="return")
         assert isinstance(first, Prediction)
         assert first == third
         assert isinstance(second, DataError)
-        assert str(second).startswith("picture 2: not a picture")
+        assert str(second).startswith("image 2: not an image")
         assert (type(fourth), str(fourth)) == (DataError, "/nowhere.png: no such file")
         assert all(isinstance(each, DataError) for each in client.predict_many([b"x", b"y"], errors="return"))
 
@@ -214,8 +214,8 @@ def test_a_picture_that_the_server_cannot_use_among_many(foreign: Ports, kind: s
         assert first.label == "bright"
         for number, each in ((2, second), (3, third)):
             assert isinstance(each, Refused)
-            assert str(each).startswith(f"picture {number}: ")
-        with pytest.raises(Refused, match="picture 2: "):
+            assert str(each).startswith(f"image {number}: ")
+        with pytest.raises(Refused, match="image 2: "):
             client.predict_many(mixed)
         # It isn't the pictures, as far as anyone can tell.
         with pytest.raises(Refused):
@@ -223,7 +223,7 @@ def test_a_picture_that_the_server_cannot_use_among_many(foreign: Ports, kind: s
 
     async def asked() -> list[Prediction | TfshipError]:
         async with AsyncClient(address(kind, foreign), **way) as client:
-            with pytest.raises(Refused, match="picture 2: "):
+            with pytest.raises(Refused, match="image 2: "):
                 await client.predict_many(mixed)
             return await client.predict_many(mixed, errors="return")
 
@@ -234,14 +234,11 @@ def test_floats_are_checked_against_the_range_of_each_channel() -> None:
     scaling = Scaling((1.0, 1.0, 1.0), (-100.0, 0.0, 50.0), bgr=True)
     rules = Contract("colours", ("a", "b"), 2, 2, 3, scaling, "resize")
     good = np.tile(np.array([-100, 0, 305], np.float32), (2, 2, 1))
-    assert inputs.row(good, rules, "float32", "image") is not None
+    assert inputs.prepared(good, rules, "float32", "image").row is not None
     # Within the range of the model, and not of its channels.
     with pytest.raises(
         DataError, match="image: values of 305 to 305 in channel 0; expected the model's, -100 to 155"
     ):
-        inputs.row(good[..., ::-1], rules, "float32", "image")
-    assert inputs.row(np.zeros((2, 2, 3), np.uint8), rules, "float32", "image")[0, 0].tolist() == [
-        -100,
-        0,
-        50,
-    ]
+        inputs.prepared(good[..., ::-1], rules, "float32", "image")
+    black = inputs.prepared(np.zeros((2, 2, 3), np.uint8), rules, "float32", "image").row
+    assert black[0, 0].tolist() == [-100, 0, 50]

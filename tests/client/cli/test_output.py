@@ -45,7 +45,7 @@ def test_json_lines_match_inputs_to_outputs(capsys: pytest.CaptureFixture[str]) 
     assert [each["probability"] for each in seven["top"]] == sorted(seven["probabilities"].values())[:-4:-1]
     assert seven["top"][:2] == [{"label": "7", "probability": seven["probability"]}, seven["runner_up"]]
     assert list(seven["probabilities"]) == list("0123456789")
-    assert captured.err == "error: 1 of 3 pictures have no answer; their lines say why\n"
+    assert captured.err == "error: 1 of 3 images failed; their lines give the reason\n"
 
 
 def test_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,7 +149,7 @@ def test_a_bar_for_many_pictures_unless_answers_run_by(tmp_path: Path) -> None:
     assert len((tmp_path / "out").read_text().splitlines()) == 130
     assert "predict: " in said
     assert "/131" in said
-    assert f"error: {tmp_path}/bad.png: not a picture" in said
+    assert f"error: {tmp_path}/bad.png: not an image" in said
     said = on_a_terminal(*pictures, str(tmp_path / "bad.png"), stdout=-1)
     assert "predict: " not in said
     assert said.count(": 7 (") == 130

@@ -37,9 +37,9 @@ SKEWS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "inverted": (lambda image: 1 - image, "inverts its input (dark and light are swapped)"),
     "transposed": (
         lambda image: _tf().transpose(image, [0, 2, 1, 3]),
-        "swaps rows and columns (the layout is another)",
+        "swaps rows and columns (another layout)",
     ),
-    "mirrored": (lambda image: _tf().reverse(image, [2]), "mirrors left and right (the layout is another)"),
+    "mirrored": (lambda image: _tf().reverse(image, [2]), "swaps left and right (another layout)"),
 }
 
 
@@ -72,20 +72,20 @@ def test_a_stale_version(right: Path, tmp_path: Path) -> None:
         shutil.copytree(right / "cnn" / "1", models / "cnn" / "2")
         code, _, verdict = compared(models, over(client))
         assert code == 6
-        assert ": answers as version 1 does; differs from tflite:float32 by " in verdict
-        assert "the server says that it serves version 1; the newest on this disk is 2" in verdict
+        assert ": returns the scores of version 1; differs from tflite:float32 by " in verdict
+        assert "the server reports version 1; the newest on this disk is 2" in verdict
         # Gone from the disk, nothing but the server's word is left.
         shutil.rmtree(models / "cnn" / "1")
         code, _, verdict = compared(models, over(client))
         assert code == 6
-        assert "no other scale, layout, preparation or version on this disk gives that answer" in verdict
-        assert "the server says that it serves version 1" in verdict
+        assert "no other scale, layout, preparation or version on this disk gives these scores" in verdict
+        assert "the server reports version 1" in verdict
 
 
 def test_an_older_version_that_was_retired(right: Path, tmp_path: Path) -> None:
     shutil.copytree(right / "cnn" / "retired-0", tmp_path / "1")
     with served(tmp_path) as client:
-        assert ": answers as version 0 does; " in compared(right, over(client))[2]
+        assert ": returns the scores of version 0; " in compared(right, over(client))[2]
 
 
 def test_a_picture_that_is_merely_resized(right: Path, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_picture_that_is_merely_resized(right: Path, tmp_path: Path) -> None:
         code, targets, verdict = compared(right, over(client))
     assert code == 6
     assert [name.partition(" ")[2] for name, each in targets.items() if each["skew"]] == ["serving_bytes"] * 2
-    assert "gets the picture merely resized, not brought into the form of MNIST's digits; " in verdict
+    assert "gets the image resized, but not converted to the form of MNIST's digits; " in verdict
 
 
 CAFFE = contracts.Scaling((1.0, 1.0, 1.0), (-103.939, -116.779, -123.68), bgr=True)
@@ -105,7 +105,7 @@ CAFFE = contracts.Scaling((1.0, 1.0, 1.0), (-103.939, -116.779, -123.68), bgr=Tr
     [
         (
             replace(CAFFE, bgr=False),
-            "leaves the channels in RGB order before it scales them (the contract's order",
+            "leaves the channels in RGB order before it scales them (the contract has another order",
         ),
         (
             replace(CAFFE, offset=(0.0,) * 3),
@@ -153,18 +153,18 @@ def test_what_no_change_explains(right: Path, tmp_path: Path) -> None:
     with served(tmp_path / "unlike") as client:
         code, targets, verdict = compared(right, over(client))
     assert code == 6
-    assert "no other scale, layout, preparation or version on this disk gives that answer" in verdict
+    assert "no other scale, layout, preparation or version on this disk gives these scores" in verdict
     rest = next(each for name, each in targets.items() if name.startswith("rest"))
     assert rest["explanations"] == []
     with served(tmp_path / "fewer") as client:
         code, targets, verdict = compared(right, over(client))
     assert code == 6
-    assert "another model: it answers 7 classes, tflite:float32 10" in verdict
+    assert "another model: it returns 7 classes, tflite:float32 10" in verdict
     rest = next(each for name, each in targets.items() if name.startswith("rest"))
     assert rest["difference"] is None
 
 
-def _net(matrix: Values) -> divergence_causes.Ask:
+def _net(matrix: Values) -> divergence_causes.Predict:
     def ask(values: Values) -> Values:
         logits = values.reshape(len(values), -1).astype(np.float64) @ matrix
         powers = np.exp(logits - logits.max(1, keepdims=True))

@@ -44,9 +44,9 @@ def test_all_is_well(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.run(command.main, [*at(client), f"--models={models / 'cnn'}", "--version=1"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert [each.split()[0] for each in lines] == ["ok", "ok", "warning", "ok", "ok"]
-        assert "a model server answers over REST" in lines[0]
+        assert "a model server responds over REST" in lines[0]
         assert "serving_default: image float32 [N, 28, 28, 1] → probabilities float32 [N, 10]" in lines[3]
-        assert "input contract and hashes agree" in lines[4]
+        assert "input contract and hashes match" in lines[4]
         # Either port by itself, whichever it is.
         for port in (client.rest_port, client.grpc_port):
             assert diagnose(f"--server=127.0.0.1:{port}", "--models", models).code == 0
@@ -84,7 +84,7 @@ def test_wrong_names(models: Path) -> None:
     with serving(config) as client:
         here = [*at(client), "--models", models]
         unknown = diagnose(*here, "--model=cmn").faults
-        assert "doesn't know a model cmn; of the names that were tried, it knows cnn" in unknown[0]
+        assert "knows no model cmn; of the names tried, it knows cnn" in unknown[0]
         assert "has no version 4 of cnn; there are 1 (AVAILABLE)" in diagnose(*here, "--version=4").faults[0]
         assert "it knows stable (version 1)" in diagnose(*here, "--label=stabel").only
         assert diagnose(*here, "--label=stable").code == 0
@@ -117,7 +117,7 @@ def test_a_config_file(models: Path, tmp_path: Path) -> None:
     )
     assert "lists no model nn, but cnn" in diagnose(*rest, "--model=nn").faults[0]
     write("model_version_policy { specific { versions: 1 } }")
-    assert "takes 1 of the versions on disk, not 2" in diagnose(*rest).faults[-1]
+    assert "selects 1 of the versions on disk, not 2" in diagnose(*rest).faults[-1]
     file.write_text("model_config_list { config { name: ")
     assert "not a ModelServerConfig in protobuf text format" in diagnose(*rest).faults[0]
     # A server that is started with it and has another name for the model: the file's names are tried.
@@ -148,7 +148,7 @@ def test_another_model_of_the_same_number(models: Path) -> None:
         (models / "cnn" / "1" / "contract.json").unlink()
         (models / "cnn" / "1" / "export.json").unlink()
         only = diagnose(*at(client), "--models", models).only
-        assert "cnn version 1 isn't the version 1 on this disk" in only
+        assert "cnn version 1 differs from version 1 on this disk" in only
 
 
 def test_the_newest_is_not_served(models: Path) -> None:
@@ -192,10 +192,10 @@ def _damaged_variables(version: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "meaning", "remedy"),
     [
-        (cut_graph, "saved_model.pb is damaged or was cut off", "copy or export the version again"),
-        (_without_operator, "needs the operator MyOwnOp", "isn't older than the TensorFlow of the export"),
-        (_bad_warmup, "a warm-up request fails", "--enable_model_warmup=false"),
-        (_damaged_variables, "the variables are damaged or were cut off", "copy or export the version again"),
+        (cut_graph, "saved_model.pb is damaged or truncated", "copy or export the version again"),
+        (_without_operator, "needs the operator MyOwnOp", "at least as new as the TensorFlow of the export"),
+        (_bad_warmup, "a warmup request fails", "--enable_model_warmup=false"),
+        (_damaged_variables, "the variables are damaged or truncated", "copy or export the version again"),
         (lambda version: (version / "saved_model.pb").unlink(), "holds no saved_model.pb", "copy or export"),
         (
             lambda version: shutil.rmtree(version / "variables"),
@@ -231,7 +231,7 @@ def test_a_load_that_is_tried_again(models: Path) -> None:
         time.sleep(0.2)
         only = diagnose(f"--grpc=127.0.0.1:{client.grpc_port}", "--models", models).faults[0]
         assert (
-            "version 2 couldn't be loaded and is tried again: the version directory holds no saved_model.pb"
+            "version 2 couldn't be loaded (the server tries again): the version directory holds no saved_model.pb"
             in only
         )
 
@@ -243,12 +243,12 @@ def test_a_version_that_was_withdrawn(models: Path) -> None:
         (models / "stage").rename(cnn / "2")
         eventually(lambda: client.states("cnn") == {"1": "END", "2": "AVAILABLE"})
         faults = diagnose(*at(client), "--models", models, "--version=1").faults
-        assert "cnn version 1 is END: it was taken out of service" in faults[0]
+        assert "cnn version 1 is END: it was unloaded" in faults[0]
         shutil.rmtree(cnn / "1")
         (cnn / "2").rename(cnn / "2.tmp")
         eventually(lambda: "AVAILABLE" not in client.states("cnn").values())
         faults = diagnose(*at(client), "--models", models).faults
-        assert "serves no version of cnn any more" in faults[0]
+        assert "no longer serves a version of cnn" in faults[0]
 
 
 def test_a_server_that_is_not_ready(tmp_path: Path) -> None:
@@ -266,7 +266,8 @@ def test_a_server_that_is_not_ready(tmp_path: Path) -> None:
         eventually(lambda: client.states("slow").get("2") == "LOADING")
         faults = diagnose(*at(client), "--models", tmp_path, "--model=slow").faults
         assert any(
-            "isn't ready yet: slow version 2 is LOADING | wait and ask again" in each for each in faults
+            "isn't ready yet: slow version 2 is LOADING | run the doctor again later" in each
+            for each in faults
         ), faults
 
 
@@ -280,4 +281,4 @@ def test_a_server_that_says_so(models: Path) -> None:
         faults = diagnose(f"--grpc=127.0.0.1:{port}", "--models", models).faults
     finally:
         server.stop(None).wait()
-    assert "says NOT_SERVING: it is shutting down, or not ready yet" in faults[1]
+    assert "reports NOT_SERVING: it is shutting down, or not ready yet" in faults[1]

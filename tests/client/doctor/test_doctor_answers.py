@@ -75,7 +75,9 @@ def test_what_is_no_answer_is_a_value_error(body: bytes) -> None:
         with contextlib.suppress(ValueError):
             versions = parse_versions(body)
             assert all(isinstance(each.number, int) for each in versions)
-            assert all(isinstance(text, str) for each in versions for text in (each.state, each.code, each.message))
+            assert all(
+                isinstance(text, str) for each in versions for text in (each.state, each.code, each.message)
+            )
     for parse_served in (model_info.served_in_json, model_info.served_in_proto):
         with contextlib.suppress(ValueError):
             served = parse_served(body)

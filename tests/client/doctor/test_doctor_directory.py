@@ -69,24 +69,24 @@ def _shards(cnn: Path) -> None:
 LAYOUTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "v1": (
         _rename("1", "v1"),
-        "models lie in v1, which no server takes for versions | rename it to a whole number",
+        "models lie in v1, which aren't version numbers, so no server loads them | rename it to an integer",
     ),
     "v7": (_rename("1", "version_7"), "/version_7 "),
     "decimal": (_rename("1", "1.0"), "models lie in 1.0"),
     "in the base path": (_into_base, "the SavedModel lies in the base path itself | move it into "),
     "deeper": (_one_too_deep, "the versions lie one level deeper, in digits | give the server"),
-    "in the version": (_model_in_version, "the SavedModel lies too deep in it, as cnn/saved_model.pb"),
+    "in the version": (_model_in_version, "its SavedModel lies too deep, as cnn/saved_model.pb"),
     "empty version": (_remove("1/*"), "an empty version folder"),
-    "nothing": (_remove("1"), 'so a server says "No versions of servable found"'),
+    "nothing": (_remove("1"), 'so a server reports "No versions of servable found"'),
     "a file": (lambda cnn: (_remove("1")(cnn), _write("1", b"x")(cnn), None)[-1], "1 is no folder"),
     "no graph": (_remove("1/saved_model.pb"), "no saved_model.pb in it"),
     "no variables": (
         _remove("1/variables"),
-        "half copied: saved_model.pb names variables, and there is no variables/",
+        "incomplete copy: saved_model.pb uses variables, but there is no variables/",
     ),
     "index alone": (_remove("1/variables/*.data-*"), "variables.index without variables.data"),
     "data alone": (_remove("1/variables/*.index"), "variables.data without variables/variables.index"),
-    "a part": (_shards, "only variables.data-00000-of-00003 are there"),
+    "a part": (_shards, "only variables.data-00000-of-00003 exist"),
     "temporary": (
         _write("1/variables/variables.index.tmp", b"x"),
         "variables.index.tmp has a temporary name",
@@ -96,13 +96,19 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], str]] = {
         _write("1/variables/variables.index", b""),
         "variables/variables.index is empty (0 bytes)",
     ),
-    "cut graph": (lambda cnn: cut_graph(cnn / "1"), "damaged or cut off (bytes that are no SavedModel)"),
+    "cut graph": (lambda cnn: cut_graph(cnn / "1"), "damaged or truncated (bytes that are no SavedModel)"),
     "contract": (_write("1/contract.json", b"{"), "not JSON ("),
     "other contract": (_write("1/contract.json", b'{"schema": 1}'), "not an input contract of this version"),
     "deep contract": (_write("1/contract.json", b"[" * 100_000), "recursion depth"),
-    "card": (_write("1/export.json", b"{}"), "not as it was published: export.json: not an export card"),
-    "added": (_write("1/more", b"x"), "not as it was published: more was added"),
-    "flipped": (_write("1/fingerprint.pb", b"x"), "not as it was published: fingerprint.pb was changed"),
+    "card": (
+        _write("1/export.json", b"{}"),
+        "changed since it was published: export.json: not an export card",
+    ),
+    "added": (_write("1/more", b"x"), "changed since it was published: more was added"),
+    "flipped": (
+        _write("1/fingerprint.pb", b"x"),
+        "changed since it was published: fingerprint.pb was changed",
+    ),
 }
 
 
@@ -123,7 +129,7 @@ def test_directories_that_are_not_there_or_not_the_right_ones(models: Path, tmp_
     assert "holds no model nn; found cnn" in diagnose(rest, "--models", models, "--model=nn").faults[1]
     too_deep = diagnose(rest, "--models", models / "cnn" / "1").faults[1]
     assert (
-        f"is a version itself, so as a base path it is one level too deep | give the server {models / 'cnn'}"
+        f"is a version, so it is one level too deep for a base path | give the server {models / 'cnn'}"
         in too_deep
     )
     assert "no version 3; found 1" in diagnose(rest, "--models", models, "--version=3").faults[1]
@@ -137,7 +143,7 @@ def test_the_usual_directory_need_not_be_there(
         monkeypatch.chdir(tmp_path / "elsewhere")
         found = diagnose(*at(client))
         assert found.code == 0
-        assert "doesn't exist, so nothing on disk was looked at" in found.level("warning")[0]
+        assert "doesn't exist, so no files were checked" in found.level("warning")[0]
 
 
 def test_warnings_about_the_directory(models: Path) -> None:
@@ -152,5 +158,5 @@ def test_warnings_about_the_directory(models: Path) -> None:
         assert found.code == 0
         texts = found.level("warning")
         assert any("only its owner can read 1/saved_model.pb" in each for each in texts)
-        assert any("being copied or was left half-way" in each for each in texts)
+        assert any("a version whose copy hasn't finished" in each for each in texts)
         assert any("no contract.json" in each for each in texts)

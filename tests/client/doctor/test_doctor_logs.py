@@ -29,7 +29,7 @@ LOGS = {
     ),
     "W file_system_storage_path_source.cc:268] No versions of servable cnn found under base path /models/cnn. Did you "
     "forget to name your leaf directory as a number (eg. '/1/')?": (
-        "the base path /models/cnn holds no folder named by a whole number",
+        "the base path /models/cnn holds no folder named by an integer",
         "/models/cnn/1",
     ),
     "Failed to start server. Error: UNKNOWN: 1 servable(s) did not become available: {{{name: default version: 1} due "
@@ -38,14 +38,14 @@ LOGS = {
         "copy or export",
     ),
     "Failed to start server. Error: INVALID_ARGUMENT: Expected model default to have an absolute path or URI; got "
-    "base_path()=models/div": ("the base path 'models/div' is relative", "from the root on"),
+    "base_path()=models/div": ("the base path 'models/div' is relative", "give an absolute path"),
     "Failed to start server. Error: FAILED_PRECONDITION: Request to assign label to version 124 of model hp2v, which "
     "is not currently available for inference": (
         "a label of model hp2v names version 124",
         "--allow_version_labels_for_unavailable_models",
     ),
     "Failed to start server. Error: INVALID_ARGUMENT: Model a requests unsupported platform foo": (
-        "the config asks for the platform 'foo'",
+        "the config requests the platform 'foo'",
         'model_platform: "tensorflow"',
     ),
 }
@@ -78,7 +78,7 @@ def test_a_port_that_another_process_has(models: Path, tmp_path: Path) -> None:
         ) as server:
             log.write_text(server.communicate()[1])
     last = diagnose(f"--grpc=127.0.0.1:{free_port()}", "--models", models, "--log", log).faults[-1]
-    assert "another process has the port" in last
+    assert "another process uses the port" in last
 
 
 # A root that may read everything would see no fault: it is one that may not.
@@ -115,7 +115,7 @@ def test_a_version_that_ends_the_process(models: Path, tmp_path: Path) -> None:
     ) as server:
         log.write_text(server.communicate()[1])
     last = diagnose(f"--rest=127.0.0.1:{free_port()}", "--models", models, "--log", log).faults[-1]
-    assert "loading it ends the server's process" in last
+    assert "loading the version kills the server's process" in last
 
 
 def test_a_version_that_does_not_fit_the_memory(models: Path, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_version_that_does_not_fit_the_memory(models: Path, tmp_path: Path) ->
     with (base / "1" / "model.tflite").open("r+b") as file:
         file.truncate(8 << 30)  # of which the disk holds a few KB
     limit = "import resource, runpy; resource.setrlimit(resource.RLIMIT_AS, (4 << 30,) * 2);"
-    serve = "runpy.run_module('tfship.serving', run_name='__main__')"
+    serve = "runpy.run_module('tfship.serving.command', run_name='__main__')"
     ports = ("--port=-1", "--rest_api_port=-1", "--workers=1")
     done = subprocess.run(
         [sys.executable, "-c", limit + serve, f"--model_base_path={base}", "--prefer_tflite_model", *ports],
@@ -133,4 +133,4 @@ def test_a_version_that_does_not_fit_the_memory(models: Path, tmp_path: Path) ->
     assert done.returncode != 0
     log.write_text(done.stderr)
     last = diagnose(f"--rest=127.0.0.1:{free_port()}", "--models", models, "--log", log).faults[-1]
-    assert "the server has too little memory for it" in last
+    assert "the server has too little memory for the version" in last

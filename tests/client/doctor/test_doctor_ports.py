@@ -31,7 +31,7 @@ def test_nothing_listens(models: Path) -> None:
     found = diagnose(f"--rest=127.0.0.1:{free_port()}", f"--grpc=localhost:{free_port()}", "--models", models)
     assert len(found.faults) == 2  # and nothing about models that nobody was asked about
     for flag, each in zip(("--rest_api_port=", "--port="), found.faults, strict=True):
-        assert "nothing listens there (connection refused)" in each
+        assert "no process listens there (connection refused)" in each
         assert flag in each
 
 
@@ -43,13 +43,13 @@ def test_an_unknown_host(models: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (lambda connection: None, "takes connections and never answers"),
-        (lambda connection: connection.close(), "takes connections and closes them at once"),
+        (lambda connection: None, "accepts connections and never responds"),
+        (lambda connection: connection.close(), "accepts connections and closes them at once"),
         (
             lambda connection: connection.sendall(b"SSH-2.0-x\x1b[31m\r\n"),
-            "something else answers there ('SSH-2.0",
+            "another service responds there ('SSH-2.0",
         ),
-        (lambda connection: connection.sendall(os.urandom(64)), "something else answers there"),
+        (lambda connection: connection.sendall(os.urandom(64)), "another service responds there"),
     ],
 )
 @pytest.mark.parametrize("port", ["rest", "grpc"])
@@ -98,10 +98,10 @@ def test_encryption(models: Path, certificates: Certificates, monkeypatch: pytes
     config = config_of(cnn=models / "cnn")
     with serving(config) as client:
         for each in diagnose(*at(client), "--models", models, "--tls").faults:
-            assert "speaks plain text, and was spoken to in TLS | leave --tls" in each
+            assert "speaks plain text, and got TLS | omit --tls" in each
     with serving(config, Settings(tls=certificates.tls())) as client:
         found = diagnose(*at(client), "--models", models)
-        assert ["expects TLS, and was spoken to in plain text" in each for each in found.faults] == [
+        assert ["expects TLS, and got plain text" in each for each in found.faults] == [
             True,
             True,
         ]
@@ -117,7 +117,7 @@ def test_encryption(models: Path, certificates: Certificates, monkeypatch: pytes
     with serving(config, Settings(tls=certificates.tls(verified=True))) as client:
         for mine in ([], [f"--cert={file('stranger.pem')}", f"--key={file('stranger.key')}"]):
             found = diagnose(*at(client), "--models", models, trust, *mine)
-            assert ["where a client's certificate is due" in each for each in found.faults] == [True, True]
+            assert ["where it expects a client certificate" in each for each in found.faults] == [True, True]
         assert diagnose(*at(client), "--models", models, trust, *own).code == 0
 
 
@@ -131,7 +131,7 @@ def test_a_proxy_in_the_way(models: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert len(faults) == 2
         for each in faults:
             assert (
-                "answers directly, but not through the proxy that the environment sets (http_proxy=" in each
+                "responds directly, but not through the proxy that the environment sets (http_proxy=" in each
             )
         monkeypatch.setenv("no_proxy", "0.0.0.0")
         assert diagnose(*elsewhere, "--models", models).code == 0
@@ -156,7 +156,7 @@ def test_a_tarpit_is_left_behind(models: Path) -> None:
 
     with answering(drip) as server:
         only = diagnose(f"--rest={server}", "--models", models, timeout=0.4).only
-        assert "looking at it wasn't done after 1.4 s" in only
+        assert "the check didn't finish within 1.4 s" in only
 
 
 class _Babbling(grpc.GenericRpcHandler):  # type: ignore[type-arg]
@@ -168,7 +168,7 @@ class _Babbling(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 
 @pytest.mark.parametrize("handlers", [[], [_Babbling()]])
 def test_a_grpc_server_that_is_no_model_server(
-    models: Path, handlers: list[grpc.GenericRpcHandler[Any, Any]]
+    models: Path, handlers: "list[grpc.GenericRpcHandler[Any, Any]]"
 ) -> None:
     server = grpc.server(ThreadPoolExecutor(1), handlers)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -77,7 +77,7 @@ def test_they_are_read_and_boxed(sample: Digits, tmp_path: Path, capsys: pytest.
     assert sum(a != b for a, b in zip("".join(texts), "".join(lines), strict=True)) <= 1
     assert run(picture, *LOCAL, "--all-digits", "--json", "--boxed", boxed) == 0
     captured = capsys.readouterr()
-    assert captured.err == f"{picture}: with boxes it is {boxed}\n"
+    assert captured.err == f"{picture}: wrote the image with boxes to {boxed}\n"
     answer = json.loads(captured.out)
     assert answer["lines"] == texts
     assert "".join(each["label"] for each in answer["digits"]) == "".join(texts)
@@ -107,7 +107,7 @@ def test_a_hint_where_one_is_read_of_several(
         assert run(picture, SEVEN, *LOCAL) == 0
         captured = capsys.readouterr()
         assert captured.out.startswith(f"{picture}: ")
-        assert captured.err == f"{picture}: more than one digit found; --all-digits reads each of them\n"
+        assert captured.err == f"{picture}: more than one digit found; --all-digits predicts each\n"
 
 
 def test_rows_for_a_machine(sample: Digits, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +119,7 @@ def test_rows_for_a_machine(sample: Digits, tmp_path: Path, capsys: pytest.Captu
     assert "".join(row["label"] for row in rows) == "75136"
     assert [float(row["left"]) for row in rows[:5]] == sorted(float(row["left"]) for row in rows[:5])
     assert rows[5]["image"] == str(empty)
-    assert "nothing to see on it" in rows[5]["error"]
+    assert "nothing to see on the image" in rows[5]["error"]
 
 
 def test_dust_and_lines_are_no_digits(sample: Digits) -> None:
@@ -148,8 +148,8 @@ def test_a_bar_apart_belongs_to_its_five() -> None:
 def test_what_is_not_for_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, reason in (
         (["--boxed", tmp_path / "x.png"], "--boxed without --all-digits"),
-        (["--all-digits", "--show"], "are for one digit a picture"),
-        (["--all-digits", "--boxed", SEVEN], "the picture itself, which stays as it is"),
+        (["--all-digits", "--show"], "are for images of one digit"),
+        (["--all-digits", "--boxed", SEVEN], "the input image, which is never overwritten"),
         (["--all-digits", "--compare"], "--all-digits with --compare"),
     ):
         assert run(SEVEN, *LOCAL, *arguments) == 2
@@ -158,5 +158,5 @@ def test_what_is_not_for_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     marks = np.tile(np.pad(np.zeros((4, 4), np.uint8), 8, constant_values=255), (64, 64))
     buffer = io.BytesIO()
     Image.fromarray(marks).save(buffer, "PNG")
-    with pytest.raises(DataError, match="picture: more than 1,000 things on it"):
+    with pytest.raises(DataError, match="image: more than 1,000 components found"):
         multi_digit.find(buffer.getvalue(), DIGITS)

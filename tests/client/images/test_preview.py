@@ -28,7 +28,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_is_drawn_above_the_answer_and_written(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(SEVEN, *LOCAL, "--show") == 0
     captured = capsys.readouterr()
-    assert captured.err == f"{SEVEN}: what the model saw is seven.seen.png\n"
+    assert captured.err == f"{SEVEN}: wrote the prepared image to seven.seen.png\n"
     np.testing.assert_array_equal(np.asarray(Image.open("seven.seen.png")), PIXELS[..., 0])
     *drawn, answer = captured.out.splitlines()
     assert answer.startswith(f"{SEVEN}: 7 (")
@@ -102,7 +102,7 @@ def test_it_is_kept_as_png(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     for _ in range(2):  # a second run puts its own in the place of the first one's
         assert run(*pictures, *LOCAL, "--seen", out) == 0
         assert sorted(each.name for each in out.iterdir()) == ["seven-2.seen.png", "seven.seen.png"]
-    assert f"{pictures[0]}: what the model saw is {out}/seven.seen.png" in capsys.readouterr().err
+    assert f"{pictures[0]}: wrote the prepared image to {out}/seven.seen.png" in capsys.readouterr().err
     with Image.open(out / "seven.seen.png") as kept:
         np.testing.assert_array_equal(np.asarray(kept), PIXELS[..., 0])
     # What the model saw once, it sees again.
@@ -118,12 +118,12 @@ def test_the_picture_itself_is_never_written(tmp_path: Path, capsys: pytest.Capt
     shutil.copy(SEVEN, picture)
     link.symlink_to(picture)
     for arguments, message in (
-        ([picture, "--seen", picture], "the picture itself, which stays as it is"),
-        ([link, "--seen", picture], "the picture itself, which stays as it is"),
-        ([picture, link, "--seen", tmp_path / "new.png"], "one file for 2 pictures; expected a folder"),
+        ([picture, "--seen", picture], "the input image, which is never overwritten"),
+        ([link, "--seen", picture], "the input image, which is never overwritten"),
+        ([picture, link, "--seen", tmp_path / "new.png"], "one file for 2 images; expected a folder"),
         (
             [link, "--seen", picture / "below" / "it"],
-            "can't be a folder (Not a directory); expected a folder",
+            "(Not a directory); give a folder",
         ),
     ):
         assert run(*arguments, *LOCAL) == 2
@@ -138,12 +138,12 @@ def test_the_picture_itself_is_never_written(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_names_for_what_has_none(tmp_path: Path) -> None:
-    kept = preview.Kept(tmp_path, expand([STDIN]))
+    kept = preview.PngWriter(tmp_path, expand([STDIN]))
     names = [STDIN, "http://x/", "http://x/a%2F..%2Fb.jpg?c=/d", "https://x/%00e.png"]
     written = [kept.write(name, preview.png(PIXELS)) for name in names]
     assert [each.name for each in written] == [
         "stdin.seen.png",
-        "picture.seen.png",
+        "image.seen.png",
         "b.seen.png",
         "e.seen.png",
     ]

@@ -72,15 +72,15 @@ def test_what_is_no_picture_does_not_cost_the_others_their_answer(
             large.truncate(MOST_BYTES + 1)
         monkeypatch.chdir(folder)
         wrong = {
-            "pipe.png": "a pipe, which isn't waited for",
-            "socket.png": "a socket; expected a picture file",
+            "pipe.png": "a pipe, which isn't read",
+            "socket.png": "a socket; expected an image file",
             "loop.png": "can't be read (Too many levels of symbolic links)",
             "nothing.png": "an empty file",
-            "text.png": "not a picture",
+            "text.png": "not an image",
             "large.png": "more than 64 MiB",
             "missing.png": "no such file",
-            "/dev/zero": "a device; expected a picture file",
-            "empty": "no pictures in this folder; looked for .avif, .bmp",
+            "/dev/zero": "a device; expected an image file",
+            "empty": "no images in this folder; looked for .avif, .bmp",
             "*.nothing": "no file matches this pattern",
             "x" * 5000: "can't be read (File name too long)",
         }
@@ -150,7 +150,7 @@ def test_standard_input_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     near, far = os.openpty()
     with open(far) as terminal, open(near):  # noqa: PTH123
         monkeypatch.setattr(sys, "stdin", terminal)
-        with pytest.raises(DataError, match="a terminal; expected a picture, such as by < digit.png"):
+        with pytest.raises(DataError, match="a terminal; expected an image, such as by < digit.png"):
             source.read()
     with pytest.raises(DataError, match="closed; expected"):
         source.read()
@@ -194,16 +194,16 @@ def test_urls(site: Web, capsys: pytest.CaptureFixture[str]) -> None:
     found = answers(capsys)
     assert [each["image"] for each in found] == [*urls, "http://127.0.0.1:1/x", "http://[broken/"]
     assert [each.get("label") for each in found[:3]] == ["7", "7", None]
-    problems = ("more than 5 redirects", "HTTP 404 Not Found; expected a picture", "not a picture", "can't be fetched",
-                "can't be fetched (Connection refused)", "can't be fetched")  # fmt: skip
+    problems = ("more than 5 redirects", "HTTP 404 Not Found; expected an image", "not an image", "can't be downloaded",
+                "can't be downloaded (Connection refused)", "can't be downloaded")  # fmt: skip
     for each, problem in zip(found[2:], problems, strict=True):
         assert problem in each["error"]
 
 
 def test_urls_are_bounded_in_size_and_time(site: Web) -> None:
-    with pytest.raises(DataError, match="/large: more than 1 MiB; expected a picture"):
+    with pytest.raises(DataError, match="/large: more than 1 MiB; expected an image"):
         download.download(f"{site.url}/large", 1 << 20)
     begin = time.monotonic()
-    with pytest.raises(DataError, match=r"/drip: not there within 0\.5 s"):
+    with pytest.raises(DataError, match=r"/drip: not downloaded within 0\.5 s"):
         download.download(f"{site.url}/drip", 1 << 20, 0.5)
     assert time.monotonic() - begin < 60

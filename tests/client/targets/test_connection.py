@@ -16,7 +16,7 @@ from client_fixtures import SEVEN, Web, counted, digits_served, run, send, web
 from serving_fixtures import Client
 from tfship.client.cli.arguments import headers
 from tfship.client.targets import tls
-from tfship.client.targets.connection import MOST_ANSWER, Connection, Servable, Tls
+from tfship.client.targets.connection import MOST_RESPONSE, Connection, Servable, Tls
 from tfship.client.targets.grpc import Grpc
 from tfship.client.targets.rest import Rest
 from tfship.serving.protos.messages import predict_pb2
@@ -117,12 +117,12 @@ def test_what_is_wrong_with_the_encryption_is_said(
     wrong = ["--cert", f"{folder}/stranger.pem", "--key", f"{folder}/stranger.key"]
     for arguments, message in (
         ([*way(kind, encrypted), *stranger], "its certificate is signed not by "),
-        ([*way(kind, encrypted), "--tls"], "signed by no authority that this machine knows"),
+        ([*way(kind, encrypted), "--tls"], "signed by no authority that this machine trusts"),
         ([*way(kind, renamed), *ca], "its certificate is for other names than localhost"),
-        (way(kind, encrypted), "it speaks TLS there; add --tls"),
-        ([*way(kind, plain), *ca], "it doesn't speak TLS there; leave --tls"),
-        ([*way(kind, strict), *ca], "it asks for a client's certificate"),
-        ([*way(kind, strict), *ca, *wrong], "it doesn't take this certificate"),
+        (way(kind, encrypted), "the server expects TLS; add --tls"),
+        ([*way(kind, plain), *ca], "the server doesn't speak TLS there; omit --tls"),
+        ([*way(kind, strict), *ca], "the server expects a client certificate"),
+        ([*way(kind, strict), *ca, *wrong], "the server refuses this client certificate"),
     ):
         assert run(SEVEN, *arguments) == 5, message
         (line,) = [each for each in capsys.readouterr().err.splitlines() if each.startswith("error: ")]
@@ -186,7 +186,7 @@ def test_proxies_are_for_other_machines(plain: Client, monkeypatch: pytest.Monke
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for kind in ("rest", "grpc"):
         assert run(SEVEN, *way(kind, plain)) == 0
-    with pytest.raises(Unreachable, match="the proxy on the way fails .Connection refused"):
+    with pytest.raises(Unreachable, match="the proxy fails .Connection refused"):
         Rest(Connection("models.example:8501"), Servable("cnn")).predict(IMAGES)
 
 
@@ -248,7 +248,7 @@ def test_a_request_that_is_too_large_for_grpc_is_explained() -> None:
         server.start()
         target = Grpc(Connection(f"127.0.0.1:{port}"), Servable("cnn"))
         with pytest.raises(
-            Refused, match=r"RESOURCE_EXHAUSTED.*a request of 0\.2 MiB is more than it takes; raise"
+            Refused, match=r"RESOURCE_EXHAUSTED.*the server refuses a request of 0\.2 MiB; raise"
         ):
             target.predict(IMAGES)
         target.close()
@@ -280,7 +280,7 @@ def test_a_server_that_drips_is_not_waited_for(part: str) -> None:
 
     with web(drip) as server:
         begin = time.monotonic()
-        with pytest.raises(Unreachable, match=r"no answer within 0\.5 s"):
+        with pytest.raises(Unreachable, match=r"no response within 0\.5 s"):
             predict(server, timeout=0.5)
         assert time.monotonic() - begin < 60
 
@@ -292,17 +292,22 @@ def test_a_server_that_drips_is_not_waited_for(part: str) -> None:
             413,
             b"<html>nginx</html>",
             {},
-            r"HTTP 413: a request of 0\.\d MiB is more than it takes; raise its limit",
+            r"HTTP 413: the server refuses a request of 0\.\d MiB; raise its limit",
         ),
-        (413, b'{"error": "too large"}', {}, "too large: a request of"),
+        (413, b'{"error": "too large"}', {}, "too large: the server refuses a request of"),
         (302, b"", {"Location": "http://other/"}, "a redirect to http://other/; give that address"),
-        (403, b"no", {}, "HTTP 403, Forbidden; give what the server or its proxy asks for by --header"),
-        (200, b"[1, 2]", {}, "not as TensorFlow Serving answers"),
-        (200, b'{"predictions": [[0.1, 0.9]]}', {}, r"answered \[1, 2\] for 64 pictures"),
-        (200, b'{"predictions": [[1], [1, 2]]}', {}, r"answered \[0\] for 64 pictures"),
+        (
+            403,
+            b"no",
+            {},
+            "HTTP 403, Forbidden; give the credentials that the server or its proxy expects by --header",
+        ),
+        (200, b"[1, 2]", {}, "without TensorFlow Serving's JSON"),
+        (200, b'{"predictions": [[0.1, 0.9]]}', {}, r"returned \[1, 2\] for 64 images"),
+        (200, b'{"predictions": [[1], [1, 2]]}', {}, r"returned \[0\] for 64 images"),
         (200, ANSWER.replace(b"0.25", b"NaN", 1), {}, "expected finite scores"),
-        (200, b'{"predictions": [{"logits": [1, 2]}]}', {}, "answered with logits; expected probabilities"),
-        (200, b"x" * (MOST_ANSWER + 1), {}, "answers with more than 64 MiB"),
+        (200, b'{"predictions": [{"logits": [1, 2]}]}', {}, "returned logits; expected probabilities"),
+        (200, b"x" * (MOST_RESPONSE + 1), {}, "a response of more than 64 MiB"),
     ],
 )
 def test_answers_of_no_use(status: int, body: bytes, headers: dict[str, str], message: str) -> None:

@@ -156,7 +156,7 @@ def test_without_a_contract_the_values_of_all_answers_tell(served: Client, kind:
     for signature in ("pixels", "labels"):
         with Library(url, model="kinds", signature=signature) as client, pytest.raises(Refused) as refused:
             client.predict(images[0] if signature == "labels" else SEVEN)
-        assert "answers uint8, whose scale no server tells; give the model's contract.json" in str(
+        assert "returns uint8, whose scale no server reports; give the model's contract.json" in str(
             refused.value
         )
 
@@ -176,9 +176,9 @@ def test_with_a_contract_the_signature_is_still_the_servers(
         ("one", "classes", LOGITS, ""),
         ("pixels", "classes", np.round(LOGITS * 256) / 256, ""),
         ("sigmoid", "two", np.stack([1 - BRIGHT, BRIGHT], 1), ""),
-        ("logits", "classes", LOGITS, "answers logits; their softmax is printed"),
+        ("logits", "classes", LOGITS, "returns logits; printing their softmax"),
         ("independent", "labels", independent, ""),
-        ("independent", "classes", independent, "that don't sum to 1, so they are printed as scores"),
+        ("independent", "classes", independent, "that don't sum to 1; printing them as scores"),
     ):
         labels = ("dark", "bright") if contract == "two" else THREE.labels
         where = asked(kind, served, signature, "--contract", rules / contract)
@@ -200,7 +200,7 @@ def test_with_a_contract_the_signature_is_still_the_servers(
     assert run(shades[1], *asked(kind, served, "independent", "--contract", rules / "classes")) == 0
     assert capsys.readouterr().out == f"{shades[1]}: b (score 0.8), then a (score 0.4)\n"
     assert run(*shades, *asked(kind, served, "labels", "--contract", rules / "labels")) == 5
-    assert "answers uint8 that aren't a softmax's, so their scale is unknown" in capsys.readouterr().err
+    assert "returns uint8 that aren't a softmax's, so their scale is unknown" in capsys.readouterr().err
 
 
 def test_labels_and_scores_for_machines(
@@ -232,8 +232,8 @@ def test_labels_and_scores_for_machines(
 def test_no_label_reaches_the_threshold(capsys: pytest.CaptureFixture[str]) -> None:
     from tfship.client.cli.output import Lines
 
-    Lines(2, "independent", lambda _: None).answered("photo.jpg", [("beach", 0.31), ("sea", 0.2)])
-    Lines(2, "independent", lambda _: None).answered(
+    Lines(2, "independent", lambda _: None).prediction("photo.jpg", [("beach", 0.31), ("sea", 0.2)])
+    Lines(2, "independent", lambda _: None).prediction(
         "photo.jpg", [("beach", 0.971), ("sea", 0.81), ("x", 0.4)]
     )
     assert capsys.readouterr().out.splitlines() == [
@@ -300,7 +300,7 @@ def test_what_shows_later_counts_for_all() -> None:
     assert found.kind == "independent"
     found.read(np.array([[-0.2, 0.8]], np.float32))
     assert (found.kind, found.meaning, found.settled) == ("logits", "probabilities", True)
-    assert found.note == "here: answers logits; their softmax is printed"
+    assert found.note == "here: returns logits; printing their softmax"
     assert found.scores(values)[0] == pytest.approx(softmax([[0.2, 0.8]])[0])
-    with pytest.raises(Refused, match="answered 2 numbers for each image, now 3"):
+    with pytest.raises(Refused, match="returned 2 numbers per image before, and 3 now"):
         found.read(np.zeros((1, 3), np.float32))

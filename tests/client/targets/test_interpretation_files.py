@@ -86,7 +86,8 @@ def test_a_file_of_integers_answers_behind_a_server_as_in_this_process(
         assert run(SEVEN, *where, "--models", "/nowhere") == 5
         (line,) = capsys.readouterr().err.splitlines()
         assert (
-            "answers uint8, whose scale no server tells; give the model's contract.json by --contract" in line
+            "returns uint8, whose scale no server reports; give the model's contract.json by --contract"
+            in line
         )
 
 

@@ -150,11 +150,11 @@ def test_signatures_of_no_use(
         (
             "other_size",
             2,
-            "takes image [32, 32, 3], but pictures are prepared as [28, 28, 1]; give the model's",
+            "takes image [32, 32, 3], but images are prepared as [28, 28, 1]; give the model's",
         ),
         ("integers", 2, "takes image of DataType 3; expected float32, float64, uint8, string, float16"),
-        ("two_outputs", 2, "answers a, b; expected probabilities, or one matrix"),
-        ("vector", 5, "answered [1, 1] for 2 pictures"),
+        ("two_outputs", 2, "returns a, b; expected probabilities, or one matrix"),
+        ("vector", 5, "returned [1, 1] for 2 images"),
     ):
         pictures = (FOLDER / "two.png", FOLDER / "three.png")
         assert run(*pictures, *where, "--model", "foreign", "--signature", signature) == code
@@ -291,7 +291,7 @@ def test_the_released_file_where_nothing_was_exported(
     assert run(SEVEN, "--target", "tflite", "--models", tmp_path) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith(f"{SEVEN}: 7 (")
-    assert "holds no version, so the released model answers" in captured.err
+    assert "holds no version; using the released model" in captured.err
     assert run(SEVEN, "--target", "tflite", "--models", tmp_path, "--version", "1") == 4
 
 
@@ -326,7 +326,7 @@ def test_keras_files_by_every_name(tmp_path: Path, capsys: pytest.CaptureFixture
     np.testing.assert_allclose(found.predict(BRIGHT), [expected] * 2, atol=1e-4)
     for arguments, code, message in (
         (["keras", "--models", tmp_path], 4, "cnn.keras: no such file"),
-        ([f"keras:{SEVEN}"], 4, "no Keras file"),
+        ([f"keras:{SEVEN}"], 4, "not a Keras file"),
         (["keras", "--version", "1"], 2, "--version with --target keras"),
         (["keras", "--signature", "serving_uint8"], 2, "--signature with --target keras"),
     ):
