@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tfship.train.common import cli
 from tfship.train.common.errors import ResultError, UsageError
 from tfship.train.common.files import write_bytes
 
@@ -83,9 +84,7 @@ def drive(
     try:
         import mlperf_loadgen
     except ImportError:
-        raise UsageError(
-            "LoadGen isn't installed; run `pip install mlcommons-loadgen`, or remove --loadgen"
-        ) from None
+        raise cli.missing("--loadgen", "mlcommons-loadgen", "benchmark") from None
     summary = folder / "mlperf_log_summary.txt"
     try:
         # LoadGen ends the process if it can't write. Also removes the summary of an earlier run.

@@ -22,7 +22,7 @@ from tfship.benchmarks.suite import load_stages
 from tfship.benchmarks.suite.measured_model import Bench
 from tfship.benchmarks.suite.system_under_test import Subject
 from tfship.serving.server.settings import cores
-from tfship.train.common.errors import UsageError
+from tfship.train.common import cli
 
 __all__ = ["compared", "require", "run"]
 
@@ -35,7 +35,7 @@ _Run = Callable[[Sequence[int]], object]
 def require() -> None:
     """Raise UsageError if LoadGen isn't installed."""
     if not mlperf_loadgen.AVAILABLE:
-        raise UsageError("--loadgen: mlcommons-loadgen isn't installed; run `pip install mlcommons-loadgen`")
+        raise cli.missing("--loadgen", "mlcommons-loadgen", "benchmark")
 
 
 def run(bench: Bench, server: dict[str, Any]) -> dict[str, Any]:
