@@ -302,16 +302,16 @@ def test_what_cannot_be_asked_is_refused(
 
 
 def test_a_server_that_dies_is_a_clear_error(models: Path, sample: Digits) -> None:
-    with (
+    with (  # noqa: PT012
         pytest.raises(TargetError, match="no HTTP server responds"),
         embedded(models, ["nn"], LIGHT) as server,
-    ):  # noqa: PT012
+    ):
         target = Rest(Connection(server.rest), Servable("nn"))
         target.predict(np.zeros((1, 28, 28, 1), np.float32))
         server.process.send_signal(signal.SIGKILL)
         server.process.wait()
         # Its workers end when they see that it has: soon, and not at once.
-        for _ in range(200):
+        for _ in range(2_000):
             target.predict(np.zeros((1, 28, 28, 1), np.float32))
             time.sleep(0.05)
 
