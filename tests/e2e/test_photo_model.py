@@ -146,7 +146,7 @@ def test_it_is_benchmarked_on_its_own_images(
     capsys.readouterr()
     assert cli.run(benchmark, ask) == 2
     assert (
-        "Give --data PATH, a folder with a folder of images for each class, or an .npz with x [N, 32, 32, 3]"
+        "expected --data PATH, a folder with a folder of images for each class, or an .npz with x [N, 32, 32, 3]"
         in capsys.readouterr().err
     )
     assert cli.run(benchmark, [*ask, "--model", "nn", "--data", "x.npz"]) == 4
