@@ -106,7 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"--no-xnnpack with {arguments.kind}: XNNPACK runs TFLite files only; remove --no-xnnpack"
         )
     load = _LOADERS[arguments.kind](arguments.path, arguments.threads, not arguments.no_xnnpack)
-    image = np.random.default_rng(0).random((1, *arguments.shape), np.float32)
+    # Whole numbers: a model whose input is pixels from 0 to 255 refuses fractions.
+    image = np.random.default_rng(0).integers(0, 2, (1, *arguments.shape)).astype(np.float32)
     with quiet():  # LiteRT logs its delegate
         figures = _measure(load, image)
     print(json.dumps(asdict(figures)))  # noqa: T201

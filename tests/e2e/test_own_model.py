@@ -100,7 +100,7 @@ def test_the_commands_of_the_readme(tfship: Installed, folder: Path) -> None:
     lines = [shlex.split(line, comments=True)[1:] for line in COMMANDS[1].splitlines()]
     export, serve, predict, compare, benchmark = lines
     # In less time than with all formats.
-    shown = tfship(folder, *export, "--labels=labels.txt", "--formats=float32,int8")
+    shown = tfship(folder, *export, "--labels=labels.txt", "--formats=float32,int8,int8_uint8")
     assert "verified on 90 images (test)" in shown
     assert (folder / "models" / "my" / "1" / "saved_model.pb").is_file()
     (row,) = json.loads(tfship(folder, "versions", "list", "--json"))
