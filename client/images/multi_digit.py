@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from tfship.client.images import decoding, preprocessing, preview, segmentation
-from tfship.client.images.segmentation import Box, Found
+from tfship.client.images.segmentation import Box, Found, Grey
 from tfship.export.preprocessing import input_contract as rules
 from tfship.export.preprocessing.input_contract import Contract
 from tfship.train.common.errors import DataError
@@ -69,10 +69,10 @@ def drawn(data: bytes, digits: Iterable[tuple[Box, str]], name: str = "image") -
 
 @dataclass(frozen=True)
 class _Group:
-    """The labels of one digit's components, and their box."""
+    """One digit: the box around its components, and its strokes, 0…255 [h, w]."""
 
-    labels: tuple[int, ...]
     box: Box
+    strokes: Grey
 
 
 class _Page:
@@ -107,9 +107,9 @@ class _Page:
             if gaps and min(gaps.values()) <= _NEAR * self._height:
                 groups[min(gaps, key=lambda main: gaps[main])].append(part)
         return [
-            _Group(tuple(labels), _around(map(box, labels)))
+            _Group(_around(map(box, labels)), strokes)
             for labels in groups.values()
-            if self._found.strokes(np.array(labels)).any()
+            if (strokes := self._found.strokes(np.array(labels))).any()
         ]
 
     def lines(self) -> list[list[_Group]]:
@@ -124,9 +124,10 @@ class _Page:
 
     def digit(self, group: _Group, scale: int, contract: Contract) -> Digit:
         """Return a digit of an image that was reduced by `scale`."""
-        strokes = self._found.strokes(np.array(group.labels))
         top, bottom, left, right = (side * scale for side in group.box)
-        return Digit((top, bottom, left, right), preprocessing.as_mnist(strokes, contract)[..., np.newaxis])
+        return Digit(
+            (top, bottom, left, right), preprocessing.as_mnist(group.strokes, contract)[..., np.newaxis]
+        )
 
 
 def _middle(group: _Group) -> float:
