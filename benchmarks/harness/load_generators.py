@@ -9,7 +9,6 @@ delayed requests would have had. So its upper percentiles are slightly higher th
 reference figures of TensorFlow Serving were measured with wrk, too.
 """
 
-import os
 import re
 import shutil
 import subprocess
@@ -21,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tfship.benchmarks.harness.process_output import last_lines
-from tfship.train.common import interruption
+from tfship.benchmarks.harness import captured_process
+from tfship.benchmarks.harness.captured_process import last_lines
 from tfship.train.common.errors import ResultError, TargetError, TfshipError
 
 __all__ = ["Run", "all_refused", "h2load", "parse_h2load", "parse_wrk", "require", "versions", "wrk"]
@@ -184,15 +183,7 @@ def _output(command: Sequence[str], seconds: int, environment: dict[str, str]) -
     tool = command[0]
     require([tool])
     try:
-        with interruption.waiting():
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=seconds + _GRACE_SECONDS,
-                env={**os.environ, **environment},
-            )
+        done = captured_process.run(command, seconds + _GRACE_SECONDS, environment)
     except subprocess.TimeoutExpired:
         raise TargetError(
             f"{tool} is still running {_GRACE_SECONDS} s after its {seconds} s; does the server still respond?"

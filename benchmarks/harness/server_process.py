@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfship.benchmarks.harness.process_output import last_lines
+from tfship.benchmarks.harness.captured_process import last_lines
 from tfship.train.common import interruption
 from tfship.train.common.errors import ArtifactError, TargetError
 from tfship.train.common.files import read_json

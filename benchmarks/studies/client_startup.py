@@ -17,11 +17,12 @@ from statistics import median
 from typing import Any
 
 from tfship import client
-from tfship.benchmarks.harness.process_output import last_lines
+from tfship.benchmarks.harness import captured_process
+from tfship.benchmarks.harness.captured_process import last_lines
 from tfship.benchmarks.harness.server_process import Server, embedded
 from tfship.benchmarks.studies.registry import Save
 from tfship.export.publishing import store
-from tfship.train.common import cli, interruption, statistics
+from tfship.train.common import cli, statistics
 from tfship.train.common.errors import ResultError, TargetError
 from tfship.train.common.progress import Progress
 
@@ -141,10 +142,7 @@ def _timed(row: Row, server: Server, models: Path) -> float:
     command = [sys.executable, "-m", *(part.format(**places) for part in row.command.split())]
     begin = time.perf_counter()
     try:
-        with interruption.waiting():
-            done = subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS
-            )
+        done = captured_process.run(command, _TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         raise TargetError(f"{row.what}: still running after {_TIMEOUT_SECONDS:.0f} s") from None
     took = time.perf_counter() - begin

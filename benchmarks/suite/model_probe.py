@@ -18,10 +18,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from tfship.benchmarks.harness import process_info
-from tfship.benchmarks.harness.process_output import last_lines
+from tfship.benchmarks.harness import captured_process, process_info
+from tfship.benchmarks.harness.captured_process import last_lines
 from tfship.export.runtimes.protocol import Classifier, Target
-from tfship.train.common import cli, interruption
+from tfship.train.common import cli
 from tfship.train.common.errors import TargetError, UsageError
 from tfship.train.common.tensorflow_loader import quiet, tensorflow
 
@@ -66,14 +66,7 @@ def probe(
         *([] if threads is None else [f"--threads={threads}"]), *([] if xnnpack else ["--no-xnnpack"]),
     ]  # fmt: skip
     try:
-        with interruption.waiting():
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=_TIMEOUT_SECONDS,
-            )
+        done = captured_process.run(command, _TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         raise TargetError(
             f"{path}: the process that loads it is still running after {_TIMEOUT_SECONDS:.0f} s"

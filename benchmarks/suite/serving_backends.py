@@ -16,7 +16,7 @@ from pathlib import Path
 import requests
 
 from tfship.benchmarks.harness import process_info
-from tfship.benchmarks.harness.process_output import last_lines
+from tfship.benchmarks.harness.captured_process import last_lines
 from tfship.benchmarks.harness.server_process import Addresses, check_alive, embedded, free_ports
 from tfship.export.publishing import cards
 from tfship.train.common import interruption
