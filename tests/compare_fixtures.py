@@ -3,7 +3,7 @@
 import io
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,13 @@ def weights(seed: int, classes: int = 10) -> Values:
 
 
 def save(
-    folder: Path, matrix: Values, before: Callable[[Any], Any] = lambda image: image, bytes_by: Any = None
+    folder: Path,
+    matrix: Values,
+    before: Callable[[Any], Any] = lambda image: image,
+    bytes_by: Any = None,
+    tflite: Sequence[str] = (),
 ) -> Path:
-    """Save softmax(before(image) @ matrix) as the SavedModel of a version, and as float32 TFLite file, with contract.
+    """Save softmax(before(image) @ matrix) as the SavedModel of a version, with contract and `tflite` files.
 
     With `bytes_by`, a contract, there is a signature serving_bytes that prepares pictures by it.
     """
@@ -59,23 +63,24 @@ def save(
         spec = tf.TensorSpec([None], tf.string, "image_bytes")
         signatures["serving_bytes"] = module.g = tf.function(encoded, input_signature=[spec])
     tf.saved_model.save(module, str(folder), signatures=signatures)
+    CONTRACT.write(folder)
+    if not tflite:
+        return folder
     with tempfile.TemporaryDirectory() as plain:
         tf.saved_model.save(module, plain, signatures={"serving_default": module.f})
         (folder / "tflite").mkdir()
-        for name in ("float32", "dynamic"):
+        for name in tflite:
             converter = tf.lite.TFLiteConverter.from_saved_model(plain)
             if name == "dynamic":
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]
             (folder / "tflite" / f"{name}.tflite").write_bytes(signature_metadata.add(converter.convert()))
-    CONTRACT.write(folder)
     return folder
 
 
-def right_models(folder: Path) -> Path:
+def right_models(folder: Path) -> None:
     """Fill `folder` with models: cnn/1, and the retired version 0 of other weights."""
-    save(folder / "cnn" / "1", weights(1), bytes_by=CONTRACT)
-    save(folder / "cnn" / "retired-0", weights(0))
-    return folder
+    save(folder / "cnn" / "1", weights(1), bytes_by=CONTRACT, tflite=("float32", "dynamic"))
+    save(folder / "cnn" / "retired-0", weights(0), tflite=("float32", "dynamic"))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,8 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("train", "export", "serving", "client", "benchmarks")
 
 _LONG = (
-    "train_command", "photo_model", "hostile_images", "benchmarks", "export_command", "interruption",
-    "divergence_causes", "comparison", "cases", "user_model", "zoo", "digit_models", "trainer", "exported_files",
+    "train_command", "photo_model", "hostile_images", "benchmarks", "own_model", "export_command", "interruption",
+    "cases", "digit_models", "user_model", "zoo", "trainer", "divergence_causes", "comparison", "packaging",
+    "client_startup", "exported_files",
 )  # fmt: skip
 
 # On a busy machine examples take long, and so does drawing them. The fixtures of such tests are only read.
@@ -99,14 +100,19 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Nothing may be changed in it: of the processes that share the tests, the first that needs it makes it for all.
     """
-    run = tmp_path_factory.getbasetemp()
+    return made_once(tmp_path_factory, "models", _make)
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that `make` fills, once for all processes that share the tests."""
+    run = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         run = run.parent
-    folder, stage = run / "models", run / "models.stage"
-    with (run / "models.lock").open("w") as lock:
+    folder, stage = run / name, run / f"{name}.stage"
+    with (run / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            _make(stage)
+            make(stage)
             stage.rename(folder)
     return folder
 

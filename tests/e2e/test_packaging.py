@@ -199,7 +199,8 @@ def test_the_model_server_is_a_command(site: Path, serving: Path, tmp_path: Path
 
 @pytest.fixture(scope="module")
 def server(models: Path) -> Iterator[Server]:
-    with embedded(models, ["cnn"], "--workers=1") as running:
+    # It starts without TensorFlow: what is tested are its clients.
+    with embedded(models, ["cnn"], "--workers=1", "--prefer_tflite_model") as running:
         yield running
 
 

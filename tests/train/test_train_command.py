@@ -124,40 +124,39 @@ def test_best_trains_the_teachers_first_and_once(
 def test_several_seeds_are_reported_and_the_best_on_validation_is_kept(
     tmp_path: Path, few_npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["nn", "--seeds", "3", "--seed", "5", "--epochs", "2", "--data", str(few_npz)]
+    arguments = ["nn", "--seeds", "2", "--seed", "5", "--epochs", "2", "--data", str(few_npz)]
     assert train(tmp_path, *arguments) == 0
     captured = capsys.readouterr()
     card = cards.read(tmp_path, "nn")
-    runs = {seed: cards.read(tmp_path / "seeds" / str(seed), "nn") for seed in (5, 6, 7)}
-    assert [run["seed"] for run in card.seeds] == [5, 6, 7]
+    runs = {seed: cards.read(tmp_path / "seeds" / str(seed), "nn") for seed in (5, 6)}
+    assert [run["seed"] for run in card.seeds] == [5, 6]
     best = max(runs.values(), key=lambda run: (run.validation["value"], -run.validation["loss"]))
     assert (card.seed, card.weights_sha256) == (best.seed, best.weights_sha256)
     values = [run.accuracy["value"] for run in runs.values()]
-    assert f"nn: 3 seeds: accuracy {np.mean(values):.4f} on average" in captured.out
+    assert f"nn: 2 seeds: accuracy {np.mean(values):.4f} on average" in captured.out
     assert f"seed {best.seed} is the best on validation" in captured.out
     for kind in ("curves", "confusion"):
         assert (tmp_path / f"nn.{kind}.png").read_bytes().startswith(b"\x89PNG")
     # Again: nothing is trained a second time.
     assert train(tmp_path, *arguments) == 0
-    assert capsys.readouterr().err.count("nn: up to date") == 3
+    assert capsys.readouterr().err.count("nn: up to date") == 2
 
 
-def test_what_lies_beside_the_weights(tmp_path: Path) -> None:
+def test_what_lies_beside_the_weights(models: Path) -> None:
     from PIL import Image
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 
-    assert train(tmp_path, "nn", "--epochs", "3") == 0
-    card = cards.read(tmp_path, "nn")
+    card = cards.read(models, "nn")
     for kind in ("curves", "confusion"):
-        with Image.open(tmp_path / f"nn.{kind}.png") as picture:
+        with Image.open(models / f"nn.{kind}.png") as picture:
             assert min(picture.size) >= 400
             assert len(picture.convert("RGB").getcolors(2**20) or []) > 20
     for part, prefix in (("train", ""), ("validation", "val_")):
-        log = EventAccumulator(str(tmp_path / "logs" / "nn" / part), size_guidance={"tensors": 0})
+        log = EventAccumulator(str(models / "logs" / "nn" / part), size_guidance={"tensors": 0})
         log.Reload()
         events = log.Tensors("epoch_accuracy")
-        assert [event.step for event in events] == [0, 1, 2]
+        assert [event.step for event in events] == list(range(12))
         logged = [float(make_ndarray(event.tensor_proto)) for event in events]
         assert logged == pytest.approx([epoch[f"{prefix}accuracy"] for epoch in card.history])
     assert 0.1 < card.corruptions["shift"] < card.accuracy["value"]

@@ -26,7 +26,9 @@ def results(rest: list[float], usual: list[float]) -> dict[str, Any]:
 def test_the_whole_way(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_startup, "embedded", lambda *arguments: embedded(*arguments, "--workers=1"))
+    # A server that starts without TensorFlow: the clients are what is measured.
+    light = ("--workers=1", "--prefer_tflite_model")
+    monkeypatch.setattr(client_startup, "embedded", lambda *arguments: embedded(*arguments, *light))
     file = tmp_path / "client.json"
     code = cli.run(command.main, ["client", "--models", str(models), "--pairs", "1", "--json", str(file)])
     found = STUDIES["client"].read(file)

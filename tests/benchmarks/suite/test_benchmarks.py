@@ -28,22 +28,26 @@ from tfship.benchmarks.suite.system_under_test import OpenSubject, Subject
 from tfship.client.targets.connection import Connection, Servable
 from tfship.client.targets.rest import Rest
 from tfship.export.conversion.formats import FORMATS
+from tfship.serving.server.settings import cores
 from tfship.train.common import cli
 from tfship.train.common.errors import TargetError
 from tfship.train.data.datasets import Digits
 
 SCHEMA = json.loads((ROOT / "benchmarks" / "report" / "results.schema.json").read_text())
 # Everything, as briefly as it goes.
+IMAGES, FEWER = 200, 100
 BRIEF = Mode(
-    "default", "", None, 500, True, True,
-    window=22, window_seconds=0.0, most=100, longest=1.0, longest_compared=None, rounds=4,
+    "default", "", IMAGES, FEWER, True, True,
+    window=22, window_seconds=0.0, most=100, longest=1.0, longest_compared=None, rounds=3,
     patience=0.0, trial_seconds=0.1, trials=1, sweep_seconds=0.1, connections=(1, 4), offline=128,
 )  # fmt: skip
 TINY = replace(BRIEF, name="quick", variants=False, tensorflow=False, images=100)
 # A server without TensorFlow, which starts in a second.
 LIGHT = "--prefer_tflite_model"
-# Formats that are measured with other threads and without XNNPACK, too.
-VARIED = ("float32", "int8")
+# A format in float32, an integer one, one that takes pixels, and one whose layers XNNPACK doesn't run.
+MEASURED = ("float32", "int8", "int8_uint8", "int16x8")
+# The format that is measured with other threads and without XNNPACK, too.
+VARIED = "float32"
 SERVED = [
     "embedded TFLite, REST JSON",
     "embedded TFLite, gRPC",
@@ -57,11 +61,11 @@ def measured(models: Path, sample: Digits, mode: Mode, out: Path, names: list[st
     return runner.run(model_selection.of(models, names, sample), mode, Options(), out)
 
 
-def few_variants(*arguments: Any, **options: Any) -> list[Subject]:
+def few_rows(*arguments: Any, **options: Any) -> list[Subject]:
     return [
         row
         for row in system_under_test.in_process(*arguments, **options)
-        if row.plain or row.format in VARIED
+        if row.format == VARIED or (row.plain and row.format in (*MEASURED, "savedmodel", "keras"))
     ]
 
 
@@ -69,8 +73,8 @@ def few_variants(*arguments: Any, **options: Any) -> list[Subject]:
 def results(models: Path, sample: Digits, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One model, measured for real in windows too short for a 99th percentile, in few of them, with light servers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timer, "MOST", 4)
-        patch.setattr(runner, "in_process", few_variants)
+        patch.setattr(timer, "MOST", BRIEF.rounds)
+        patch.setattr(runner, "in_process", few_rows)
         patch.setattr(serving_backends, "embedded", lambda *arguments: embedded(*arguments, "--workers=1"))
         return measured(models, sample, BRIEF, tmp_path_factory.mktemp("out"), ["nn"])
 
@@ -80,15 +84,13 @@ def test_everything_is_measured_that_the_schema_asks_for(results: dict[str, Any]
     model = results["models"]["nn"]
     rows = {row["name"]: row for row in model["rows"]}
     threads = results["threads"]
-    assert set(FORMATS) < set(rows)
-    for name in VARIED:
-        assert {f"{name}, no XNNPACK", *(f"{name}, {number} threads" for number in threads[1:])} < set(rows)
+    variants = {f"{VARIED}, no XNNPACK", *(f"{VARIED}, {number} threads" for number in threads[1:])}
+    assert set(rows) == {*MEASURED, *variants, "savedmodel", "keras", *SERVED}
     assert [row["name"] for row in model["rows"] if row["kind"] == "served"] == SERVED
-    assert {"keras", "savedmodel"} < set(rows)
     for row in rows.values():
         assert row["bytes"] > 50_000
         plain = row["kind"] != "tflite" or row["name"] in FORMATS
-        assert row["accuracy"]["images"] == (1000 if plain else 500)
+        assert row["accuracy"]["images"] == (IMAGES if plain else FEWER)
         assert 0 < row["calibration_error"]["value"] < 0.5
         assert row["load_ms"] > 0
         assert row["first_ms"] > 0
@@ -116,19 +118,31 @@ def test_everything_is_measured_that_the_schema_asks_for(results: dict[str, Any]
     assert rows["keras"]["peak_bytes"] > 3 * rows["float32"]["peak_bytes"]
 
 
+def test_every_format_has_a_row_and_its_variants(models: Path, sample: Digits) -> None:
+    """Those above are measured; the others are only listed."""
+    (model,) = model_selection.of(models, ["nn"], sample)
+    rows = {row.name: row for row in runner.rows(model, BRIEF, {})}
+    threads = [f", {number} threads" for number in range(2, cores() + 1) if number == cores()]
+    variants = {f"{name}{which}" for name in FORMATS for which in ("", ", no XNNPACK", *threads)}
+    assert set(rows) == {*variants, "savedmodel", "keras"}
+    assert [row.name for row in runner.rows(model, TINY, {})] == list(FORMATS)
+    assert all(row.path is not None and row.path.exists() for row in rows.values())
+    assert len(model.limited(None).images.pixels) == len(model.images.pixels) == 1000
+
+
 def test_one_model_answers_the_same_however_it_is_run(results: dict[str, Any]) -> None:
     rows = {row["name"]: row for row in results["models"]["nn"]["rows"]}
     same = ["float32, no XNNPACK", "savedmodel", "keras", *SERVED]
     for name in same:
         if rows[name]["format"] in ("float32", "savedmodel", "keras"):
             assert rows[name]["against_float32"]["disagreements"] == 0
-            if rows[name]["accuracy"]["images"] == 1000:
+            if rows[name]["accuracy"]["images"] == IMAGES:
                 assert rows[name]["right"] == rows["float32"]["right"]
 
 
 def test_what_quantization_does_is_told_layer_by_layer_and_image_by_image(results: dict[str, Any]) -> None:
     model = results["models"]["nn"]
-    assert set(model["operators"]) == set(FORMATS)
+    assert set(model["operators"]) == set(MEASURED)
     for name, operators in model["operators"].items():
         assert any(each["operator"] == "FULLY_CONNECTED" for each in operators)
         assert sum(each["us"] for each in operators) > 0
@@ -201,11 +215,13 @@ def test_a_slowed_format_is_caught_and_the_same_file_passes(
 
 
 def quick_benchmark(*argv: str) -> None:
-    """Do what `tfship benchmark --quick` does, quicker still."""
-    timer.MOST = 4
+    """Do what `tfship benchmark --quick` does, quicker still: three rows in this process, and a server."""
+    timer.MOST = 3
+    runner.in_process = slowed(0.0, "")  # type: ignore[attr-defined]
     MODES["quick"] = replace(
-        MODES["quick"], window=22, window_seconds=0.0, patience=0.0, connections=(1,), trials=1, offline=64
-    )
+        MODES["quick"], window=22, window_seconds=0.0, patience=0.0, connections=(1,), trials=1, offline=64,
+        images=200,
+    )  # fmt: skip
     run_command("benchmark", "--quick", *argv)
 
 
@@ -215,7 +231,7 @@ def test_a_server_that_dies_half_way_leaves_what_was_measured(
     out = tmp_path / "out"
     ask = ("--model", "nn", "--models", str(models), "--out", str(out))
     with forked(quick_benchmark, *ask) as going:
-        going.reaches(lambda: sum(1 for _ in out.glob("partial/*/*/[!.]*.json")) >= 50)
+        going.reaches(lambda: sum(1 for _ in out.glob("partial/*/*/[!.]*.json")) >= 30)
         assert going.process.pid is not None
         (server,) = (
             each
@@ -230,7 +246,7 @@ def test_a_server_that_dies_half_way_leaves_what_was_measured(
     assert "Traceback" not in said
     assert not (out / "results.json").exists()
     kept = [json.loads(path.read_text()) for path in out.glob("partial/*/*/[!.]*.json")]
-    assert len(kept) >= 50
+    assert len(kept) >= 30
     asked = {each["key"]: each["value"] for each in kept if each["part"] == "nn: one image"}
     slices = [asked[f"window 0, slice {turn}"].get("int8") for turn in range(timer.SLICES)]
     window = np.concatenate([each[0] for each in slices if each])

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compare_fixtures import PICTURES, Values, compared, over, right_models, run, save, served, weights
+from conftest import ROOT, made_once
 from doctor_fixtures import at, card_of, diagnose
 from tfship.client.compare import command
 from tfship.client.compare import report as compare_report
@@ -28,8 +29,8 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="tfship-compare-")
 
 @pytest.fixture(scope="module")
 def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of models with cnn/1, and the retired version 0 of other weights."""
-    return right_models(tmp_path_factory.mktemp("right"))
+    """A folder of models with cnn/1, and the retired version 0 of other weights. Nothing may be changed in it."""
+    return made_once(tmp_path_factory, "right", right_models)
 
 
 def test_all_answer_alike(right: Path) -> None:
@@ -58,7 +59,7 @@ def test_all_answer_alike(right: Path) -> None:
 
 def test_a_quantized_file_that_is_served_is_no_skew(tmp_path: Path) -> None:
     # Weights that are large enough for int8 to tell in the answers.
-    version = save(tmp_path / "cnn" / "1", weights(3) * 4)
+    version = save(tmp_path / "cnn" / "1", weights(3) * 4, tflite=("float32", "dynamic"))
     shutil.copy(version / "tflite" / "dynamic.tflite", version / "model.tflite")
     with served(tmp_path / "cnn", loader=Loader(prefer_tflite=True)) as client:
         code, targets, verdict = compared(tmp_path, over(client))
@@ -69,7 +70,7 @@ def test_a_quantized_file_that_is_served_is_no_skew(tmp_path: Path) -> None:
 
 
 def test_a_file_of_integers_from_edge_to_edge_is_no_skew(tmp_path: Path) -> None:
-    version = save(tmp_path / "cnn" / "1", weights(3) * 4)
+    version = save(tmp_path / "cnn" / "1", weights(3) * 4, tflite=("float32",))
     shutil.copy(integers(weights(3) * 4), version / "model.tflite")
     with served(tmp_path / "cnn", loader=Loader(prefer_tflite=True)) as client:
         targets = f"rest@127.0.0.1:{client.rest_port},grpc@127.0.0.1:{client.grpc_port},tflite:float32"
@@ -206,8 +207,6 @@ def test_usage(right: Path) -> None:
 def test_tensorflow_is_loaded_only_where_it_is_asked_for(right: Path) -> None:
     import subprocess
     import sys
-
-    from conftest import ROOT
 
     script = (
         "import sys; from tfship.client import predict; code = predict.main(sys.argv[1:]); "

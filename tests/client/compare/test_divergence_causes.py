@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from compare_fixtures import CONTRACT, Values, compared, over, right_models, run, save, served, weights
+from conftest import made_once
 from tfship.client.compare import divergence_causes
 from tfship.export.preprocessing import input_contract as contracts
 
 
 @pytest.fixture(scope="module")
 def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of models with cnn/1, and the retired version 0 of other weights."""
-    return right_models(tmp_path_factory.mktemp("right"))
+    """A folder of models with cnn/1, and the retired version 0 of other weights. Nothing may be changed in it."""
+    return made_once(tmp_path_factory, "right", right_models)
 
 
 SKEWS: dict[str, tuple[Callable[[Any], Any], str]] = {
