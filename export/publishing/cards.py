@@ -14,12 +14,25 @@ from tfship.export.publishing import store
 from tfship.train.common.errors import ArtifactError
 from tfship.train.common.files import read_json, sha256, write_json
 
-__all__ = ["CARD", "LOG", "SAVED_MODEL", "ExportCard", "damage", "listing", "read", "up_to_date"]
+__all__ = [
+    "CARD",
+    "DIFFERENCE",
+    "LOG",
+    "SAVED_MODEL",
+    "ExportCard",
+    "damage",
+    "listing",
+    "read",
+    "up_to_date",
+]
 
 CARD = "export.json"
 # The output of converters and other native code, in the version directory.
 LOG = "export.log"
 SAVED_MODEL = "savedmodel"
+# Field of the artefact float32: the largest difference of a score between it and the SavedModel's `serving_default`, on
+# the images that the formats were verified with.
+DIFFERENCE = "saved_model_difference"
 
 
 @dataclass(frozen=True)
@@ -30,7 +43,8 @@ class ExportCard:
     - `data`: the images that the formats were verified with. `calibration`: the calibration set.
     - `detected`: the detected range of values and kind of outputs, with the figures that support them.
     - `artefacts`: one entry per written format, in this order, with `format`, `files`, `bytes`, `sha256` (of the
-      concatenated files) and the figures of `export.publishing.verification.compare`.
+      concatenated files) and the figures of `export.publishing.verification.compare`. The artefact float32 also has
+      `saved_model_difference` (`DIFFERENCE`), which cards of earlier releases lack.
     - `unconverted`: reason by format that can't be made or run. `withheld`: reason by format that the gate refused.
     - `equalized`: names of the layers rescaled to lose less in int8.
     - `serves`: the format of `model.tflite`. Without that file, the format for servers that prefer TFLite, or "".

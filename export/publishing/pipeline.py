@@ -14,7 +14,7 @@ from tfship.export.conversion import calibration, selective_quantization
 from tfship.export.conversion.formats import FORMATS, REFERENCE, SERVED_FILE, Format
 from tfship.export.preprocessing import outputs
 from tfship.export.publishing import cards, diagnosis, gate, store, verification
-from tfship.export.publishing.cards import LOG, SAVED_MODEL, ExportCard
+from tfship.export.publishing.cards import DIFFERENCE, LOG, SAVED_MODEL, ExportCard
 from tfship.export.publishing.gate import Gate, GateCheck
 from tfship.export.runtimes import isolation, tflite_micro
 from tfship.export.runtimes.protocol import DEFAULT_SIGNATURE, Classifier
@@ -112,8 +112,7 @@ class _Export:
 
         self._source, self._folder, self._plan, self._blessed = source, folder, plan, blessed
         self._refused, self._say = refused, say
-        self._name = source.contract.model
-        self._contract = source.contract
+        self._contract, self._name = source.contract, source.contract.model
         self._pixels = source.evaluation.pixels
         self._truth = source.evaluation.truth if source.evaluation.labelled else None
         self._artefacts: list[dict[str, Any]] = []
@@ -157,7 +156,8 @@ class _Export:
         if plan.serves:
             shutil.copyfile(self._folder / FORMATS[serves].file, self._folder / SERVED_FILE)
         self._contract.write(self._folder)
-        blessing = gate.record(plan.gate, self._published_checks(), forced=plan.force)
+        published = [check for check in self._checks if check.format not in self._withheld]
+        blessing = gate.record(plan.gate, published, forced=plan.force)
         for line in gate.warnings(self._artefacts):
             self._say(f"warning: {self._name} {line}")
         return ExportCard(
@@ -243,9 +243,6 @@ class _Export:
         self._artefacts = [each for each in self._artefacts if each["format"] != row.name]
         path.unlink()
         self._say(f"{self._name} {row.name}: withheld: {reason}")
-
-    def _published_checks(self) -> list[GateCheck]:
-        return [check for check in self._checks if check.format not in self._withheld]
 
     def _first_made(self) -> str:
         """Return the first format that was made, in the order of the table; empty if none was."""
@@ -346,6 +343,10 @@ class _Export:
         figures = verification.compare(
             label, scores, self._reference, self._truth, several=self._source.several
         )
+        if format_name == SAVED_MODEL:
+            self._saved_model_scores = scores
+        elif format_name == REFERENCE:
+            extra[DIFFERENCE] = verification.largest_difference(scores, self._saved_model_scores)
         self._checks += self._plan.gate.checks(
             format_name,
             exact=exact,

@@ -19,7 +19,15 @@ from tfship.train.common.errors import ResultError
 from tfship.train.common.progress import Progress
 from tfship.train.common.tensorflow_loader import quiet
 
-__all__ = ["FAR", "batch_of", "compare", "open_saved_model", "open_tflite", "predict_all"]
+__all__ = [
+    "FAR",
+    "batch_of",
+    "compare",
+    "largest_difference",
+    "open_saved_model",
+    "open_tflite",
+    "predict_all",
+]
 
 # A difference of scores that float32 rounding doesn't explain.
 FAR = 0.01
@@ -76,6 +84,11 @@ def predict_all(
             parts.append(scores)
             progress.advance(len(scores))
     return np.concatenate(parts)
+
+
+def largest_difference(scores: NDArray[np.float32], others: NDArray[np.float32]) -> float:
+    """Return the largest difference between two formats' scores [N, labels], of any image and label."""
+    return float(np.abs(scores - others).max())
 
 
 def compare(

@@ -110,6 +110,14 @@ class LiteRT:
     def _take(self, shapes: tuple[Any, ...]) -> "_Interpreter":
         """Return an idle interpreter, preferably one already resized to `shapes`, because resizing takes time."""
         # List operations are atomic: an interpreter that another thread has taken raises an error and is skipped.
+        try:
+            interpreter = self._idle.pop()
+        except IndexError:
+            pass
+        else:
+            if interpreter.shapes == shapes:
+                return interpreter  # the usual case
+            self._idle.append(interpreter)
         for interpreter in reversed(self._idle.copy()):
             if interpreter.shapes == shapes:
                 with contextlib.suppress(ValueError):
