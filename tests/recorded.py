@@ -51,6 +51,8 @@ KNOWN_DIFFERENCES = {
     "type_uint8_neg": "out of range is an error, not wrapped",
     "empty_batch": "answered, where the real server hangs when batching is on",
     "reflection": "there is such a service here",
+    "status_no_model": "answered with the status of all models",
+    **dict.fromkeys(("path_GET_v2", "path_POST_v2"), "the Open Inference Protocol's paths"),
     "empty_dir_v3": "a load that will be tried again says what went wrong",
     "depth_100": "tensors have at most 64 dimensions",
     "depth_1000000": "an error; the real server dies",

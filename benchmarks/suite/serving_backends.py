@@ -118,7 +118,10 @@ OFFICIAL = Backend("tensorflow/serving", True, _official)
 EMBEDDED_TFLITE = Backend(
     "embedded TFLite", False, lambda models, name: _embedded(models, name, "--prefer_tflite_model")
 )
-SERVERS = (EMBEDDED_TFLITE, Backend("embedded SavedModel", True, _embedded), OFFICIAL)
+_EMBEDDED_SAVED_MODEL = Backend(
+    "embedded SavedModel", True, lambda models, name: _embedded(models, name, "--runtime=savedmodel")
+)
+SERVERS = (EMBEDDED_TFLITE, _EMBEDDED_SAVED_MODEL, OFFICIAL)
 
 
 def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:

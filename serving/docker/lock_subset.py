@@ -1,4 +1,4 @@
-"""Extraction of a lock file's entries for some packages: `python3 lock_subset.py requirements.txt uvicorn …`.
+"""Extraction of a lock file's entries for some packages: `python3 lock_subset.py requirements.txt httptools …`.
 
 pip only installs a lock with hashes as a whole, and the server's images need a third of it. The dependencies are taken
 from the comments that uv writes into the lock. The Dockerfile runs this before any package is installed, so it uses

@@ -1,108 +1,69 @@
-"""gRPC server on a port and a Unix socket."""
+"""The gRPC services of a process, and the limits of their connections."""
 
-import logging
-import time
-from urllib.parse import quote
+from dataclasses import replace
 
-import grpc
-from grpc_health.v1 import health, health_pb2
-from grpc_reflection.v1alpha import reflection, reflection_pb2
-
-from tfship.serving.grpc import bundled_services
-from tfship.serving.grpc.services import SERVICES, Services
-from tfship.serving.grpc.uploads import Arrivals, Threads
+from tfship.serving.grpc import http2
+from tfship.serving.grpc.connection import GrpcService
+from tfship.serving.grpc.health import Health
+from tfship.serving.grpc.methods import Methods
+from tfship.serving.grpc.reflection import Reflection
+from tfship.serving.grpc.services import SERVICES
+from tfship.serving.inference.request_context import Observer
+from tfship.serving.open_inference import messages as open_inference
 from tfship.serving.protos.messages import POOL
-from tfship.serving.server.settings import REUSE_PORT, Settings
-from tfship.serving.server.sockets import address
-from tfship.serving.server.tls import ServerTls
-from tfship.train.common.errors import UsageError
+from tfship.serving.server.connections import Connections
+from tfship.serving.server.dispatch import Dispatcher
+from tfship.serving.server.settings import Limits, Settings
 
 __all__ = ["GrpcServer"]
 
 
-def _without_traceback(record: logging.LogRecord) -> bool:
-    """Remove the traceback that grpcio logs for headers that aren't UTF-8."""
-    record.exc_info = None
-    return True
-
-
-logging.getLogger("grpc._cython.cygrpc").addFilter(_without_traceback)
-# At shutdown, maximum time for refusing new calls with UNAVAILABLE before gRPC begins to shut down.
-_REFUSING_SECONDS = 2.0
-
-
 class GrpcServer:
-    """grpcio's server with all services, on `port` (0: none) and `settings.grpc_socket`.
+    """`methods`, health and reflection. `service` is what connections need."""
 
-    Raises UsageError if it can't listen on one of them.
-    """
-
-    def __init__(self, services: Services, settings: Settings, port: int) -> None:
-        limits = settings.limits
-        threads = Threads(settings.grpc_threads)
-        self._arrivals = Arrivals(threads, limits.request_seconds)
-        options = {
-            "grpc.max_receive_message_length": limits.body_bytes,
-            "grpc.max_send_message_length": -1,  # protobuf's own 2 GiB, as in TensorFlow Serving
-            "grpc.max_metadata_size": limits.header_bytes,
-            "grpc.absolute_max_metadata_size": limits.header_bytes,
-            "grpc.max_allowed_incoming_connections": limits.connections,
-            "grpc.max_connection_idle_ms": round(limits.idle_seconds * 1000),
-            # Without TLS, this limits the time until a connection's first frame.
-            "grpc.server_handshake_timeout_ms": round(limits.request_seconds * 1000),
-            **dict(settings.grpc_arguments),
-            # Only the workers of one server share a port. A second server on it must fail instead of silently taking
-            # half of the requests.
-            REUSE_PORT: int(settings.workers > 0),
-        }
-        self._server = grpc.server(
-            threads,  # type: ignore[arg-type]  # it takes any executor
-            interceptors=[self._arrivals],
-            options=tuple(options.items()),
-            maximum_concurrent_rpcs=limits.requests,
+    def __init__(
+        self, methods: Methods, observer: Observer, dispatcher: Dispatcher, settings: Settings
+    ) -> None:
+        self.health = Health(("", *SERVICES)) if settings.health else None
+        limits, send_bytes, age_seconds = _limits(settings)
+        self.service = GrpcService(
+            self._all(methods, settings),
+            dispatcher,
+            observer,
+            limits,
+            Connections(settings.limits.connections),
+            http2.resolved(settings.http2_engine),
+            settings.tells_timing,
+            send_bytes,
+            age_seconds,
         )
-        self._health: health.HealthServicer | None = None
-        if settings.health:
-            self._health = health.HealthServicer()
-            bundled_services.add(self._server, health_pb2.DESCRIPTOR.services_by_name["Health"], self._health)
-            for name in ("", *SERVICES):
-                self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    def _all(self, found: Methods, settings: Settings) -> Methods:
+        if self.health:
+            found = {**found, **self.health.methods}
         if settings.reflection:
-            names = [f"tensorflow.serving.{name}" for name in SERVICES]
-            names += [health.SERVICE_NAME] if settings.health else []
-            service = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-            servicer = reflection.ReflectionServicer((*names, reflection.SERVICE_NAME), POOL)
-            bundled_services.add(self._server, service, servicer)
-        # Last: it refuses every method that isn't registered before.
-        services.add_to(self._server)
-        self.port = self._listen(address(settings.host, max(0, port)), settings.tls) if port else 0
-        if settings.grpc_socket:
-            self._listen(f"unix:{quote(str(settings.grpc_socket))}", settings.tls)
+            names = {path.decode().split("/")[1] for path in found}
+            found = {**found, **Reflection(names, [POOL, open_inference.POOL]).methods}
+        return found
 
-    def _listen(self, where: str, tls: ServerTls | None) -> int:
-        try:
-            if tls:
-                return int(self._server.add_secure_port(where, tls.credentials()))
-            return int(self._server.add_insecure_port(where))
-        except RuntimeError:
-            # gRPC's TLS library doesn't support every kind of key that Python's does.
-            key = ", or is server_key of a kind that gRPC doesn't support" if tls else ""
-            raise UsageError(f"{where}: can't listen there; is the port in use{key}?") from None
 
-    def start(self) -> None:
-        """Start serving."""
-        self._server.start()
+def _limits(settings: Settings) -> tuple[Limits, int | None, float | None]:
+    """Return the limits, the largest response in bytes and the longest life of a connection in seconds."""
+    limits = settings.limits
+    arguments = {name: value for name, value in settings.grpc_arguments if isinstance(value, int)}
 
-    def stop(self, grace_seconds: float) -> None:
-        """Refuse new requests and give in-flight ones `grace_seconds`; doesn't wait for them."""
-        if self._health:
-            # First, so that load balancers send no new requests.
-            self._health.enter_graceful_shutdown()
-        begin = time.monotonic()
-        self._arrivals.refuse(min(grace_seconds, _REFUSING_SECONDS))
-        self._stopped = self._server.stop(max(0.0, grace_seconds - (time.monotonic() - begin)))
+    def bytes_of(name: str, otherwise: int) -> int:
+        value = arguments.get(f"grpc.{name}", otherwise)
+        return value if value >= 0 else 2**31 - 1  # -1 means no limit; protobuf has one of 2 GiB
 
-    def wait(self) -> None:
-        """Wait until the shutdown that `stop` began is complete."""
-        self._stopped.wait()
-        self._arrivals.close()
+    idle = arguments.get("grpc.max_connection_idle_ms")
+    age = arguments.get("grpc.max_connection_age_ms")
+    changed = replace(
+        limits,
+        body_bytes=bytes_of("max_receive_message_length", limits.body_bytes),
+        header_bytes=bytes_of("max_metadata_size", limits.header_bytes),
+        streams=bytes_of("max_concurrent_streams", limits.streams),
+        idle_seconds=idle / 1e3 if idle else limits.idle_seconds,
+    )
+    sends = bytes_of("max_send_message_length", -1)
+    return changed, sends, age / 1e3 if age else None

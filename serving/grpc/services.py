@@ -1,19 +1,17 @@
 """PredictionService and ModelService over gRPC."""
 
-import functools
-import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from collections.abc import Hashable
+from typing import Any
 
-import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf import message_factory
 
+from tfship.serving.grpc.methods import Method, Unary
+from tfship.serving.grpc.predict_codec import PredictCodec, PredictInput
 from tfship.serving.inference.examples import Inference
-from tfship.serving.inference.execution import Tensors
 from tfship.serving.inference.predict import METADATA_FIELD, Predictor
-from tfship.serving.inference.request_context import Call, Observer
+from tfship.serving.inference.request_context import Call
+from tfship.serving.open_inference.grpc_service import SERVICE, OpenInferenceGrpc
 from tfship.serving.protos.messages import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -21,148 +19,103 @@ from tfship.serving.protos.messages import (
     inference_pb2,
     model_management_pb2,
     model_service_pb2,
-    predict_pb2,
     prediction_service_pb2,
     regression_pb2,
 )
-from tfship.serving.protos.status import Code, StatusError, invalid
-from tfship.serving.protos.tensors import from_proto, to_proto
+from tfship.serving.protos.status import Code, StatusError
 from tfship.serving.server.settings import Settings
 
-__all__ = ["SERVICES", "Services"]
-
-log = logging.getLogger(__name__)
+__all__ = ["SERVICES", "methods", "open_inference_methods"]
 
 # Service names for health checks, besides "" for the whole server; TensorFlow Serving's names.
 SERVICES = ("PredictionService", "ModelService")
 
-_MESSAGE_BYTES = 6000
-# Names in the metrics, if different from the method's.
-_APIS = {"HandleReloadConfigRequest": "ReloadConfig"}
+
+def methods(predictor: Predictor, inference: Inference, settings: Settings) -> dict[bytes, Method]:
+    """Return the methods of both services by path."""
+    prediction, models = _PredictionService(predictor, inference, settings), _ModelService(predictor)
+    return {
+        **_of(prediction_service_pb2, "PredictionService", {
+            "Predict": Unary("Predict", prediction.codec.read, prediction.predict, kind=_kind),
+            "Classify": Unary.of(
+                "Classify", classification_pb2.ClassificationRequest, prediction.classify, kind=_model
+            ),
+            "Regress": Unary.of("Regress", regression_pb2.RegressionRequest, prediction.regress, kind=_model),
+            "MultiInference": Unary.of(
+                "MultiInference", inference_pb2.MultiInferenceRequest, prediction.multi, kind=_models
+            ),
+            "GetModelMetadata": Unary.of(
+                "GetModelMetadata", get_model_metadata_pb2.GetModelMetadataRequest, prediction.metadata, kind=_model
+            ),
+        }),
+        **_of(model_service_pb2, "ModelService", {
+            "GetModelStatus": Unary.of("GetModelStatus", get_model_status_pb2.GetModelStatusRequest, models.status),
+            # May load models, whatever the last one did.
+            "HandleReloadConfigRequest": Unary.of(
+                "ReloadConfig", model_management_pb2.ReloadConfigRequest, models.reload, place="threads"
+            ),
+        }),
+    }  # fmt: skip
 
 
-class _Observed(Protocol):
-    observer: Observer
-    tells_timing: bool
+def open_inference_methods(service: OpenInferenceGrpc) -> dict[bytes, Method]:
+    """Return the methods of the Open Inference Protocol by path."""
+    found: dict[bytes, Method] = {}
+    for each in SERVICE.methods:
+        infers = each.name == "ModelInfer"
+        found[f"/{SERVICE.full_name}/{each.name}".encode()] = Unary.of(
+            each.name,
+            message_factory.GetMessageClass(each.input_type),
+            getattr(service, each.name),
+            place="either" if infers else "loop",
+            kind=_open_inference_model if infers else _nothing,
+        )
+    return found
 
 
-_S = TypeVar("_S", bound=_Observed)
-_Method = Callable[[_S, Any, Call], Any]
+def _open_inference_model(request: Any) -> Hashable:
+    return request.model_name, request.model_version
 
 
-@dataclass(frozen=True)
-class Services:
-    """Handlers of gRPC requests in one process."""
-
-    predictor: Predictor
-    inference: Inference
-    observer: Observer
-    settings: Settings
-
-    def add_to(self, server: grpc.Server) -> None:
-        """Register PredictionService, ModelService and a handler that refuses all other methods."""
-        for file, service in (
-            (prediction_service_pb2, _PredictionService(self)),
-            (model_service_pb2, _ModelService(self)),
-        ):
-            for described in file.DESCRIPTOR.services_by_name.values():
-                methods = {
-                    each.name: grpc.unary_unary_rpc_method_handler(getattr(service, each.name))
-                    for each in described.methods
-                }
-                handler = grpc.method_handlers_generic_handler(described.full_name, methods)
-                server.add_generic_rpc_handlers((handler,))
-        server.add_generic_rpc_handlers((_Unknown(),))
+def _nothing(_request: Any) -> Hashable:
+    return None
 
 
-class _Unknown(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic for type checkers only
-    """Handler that refuses every other method with an empty message, as TensorFlow Serving does."""
-
-    def service(self, _details: Any) -> Any:
-        def refuse(_request: bytes, context: grpc.ServicerContext) -> bytes:
-            return context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
-
-        return grpc.unary_unary_rpc_method_handler(refuse)
+def _of(file: Any, service: str, found: dict[str, Unary]) -> dict[bytes, Method]:
+    described = file.DESCRIPTOR.services_by_name[service]
+    return {f"/{described.full_name}/{each.name}".encode(): found[each.name] for each in described.methods}
 
 
-def _rpc(kind: Any) -> Callable[[_Method[_S]], Callable[[_S, bytes, grpc.ServicerContext], bytes]]:
-    """Wrap a method with a request, a `kind` message, and a Call as a gRPC handler of bytes; map errors to statuses.
-
-    If grpcio parsed requests, invalid bytes would cause an INTERNAL error, a traceback in the log and a memory leak:
-    see `serving.grpc.bundled_services`.
-    """
-
-    def decorate(method: _Method[_S]) -> Callable[[_S, bytes, grpc.ServicerContext], bytes]:
-        api = _APIS.get(method.__name__, method.__name__)
-
-        @functools.wraps(method)
-        def handler(service: _S, data: bytes, context: grpc.ServicerContext) -> bytes:
-            call = Call(api, "GRPC", received=len(data))
-            if (left := context.time_remaining()) is not None:
-                call.deadline = call.begin + left
-            try:
-                with service.observer.observing(call):
-                    content: bytes = method(service, _parsed(kind, data), call).SerializeToString()
-                    call.sent = len(content)
-                if service.tells_timing:
-                    context.set_trailing_metadata((("server-timing", call.timing()),))
-                return content
-            except StatusError as error:
-                code, message = grpc.StatusCode[error.code.name], error.message
-            except Exception:
-                log.exception("unexpected error in %s", method.__name__)
-                code, message = grpc.StatusCode.INTERNAL, "Internal error; the server's log has the details"
-            return context.abort(code, _short(message))
-
-        return handler
-
-    return decorate
+def _model(request: Any) -> Hashable:
+    spec = request.model_spec
+    return spec.name, spec.version_label, spec.version.value, spec.signature_name
 
 
-def _parsed(kind: Any, data: bytes) -> Any:
-    try:
-        return kind.FromString(data)
-    except DecodeError as error:
-        raise invalid(str(error)) from None
+def _kind(request: PredictInput) -> Hashable:
+    return request.kind
 
 
-def _short(message: str) -> str:
-    """Return `message` cut to 6,000 bytes: it is sent as a header, and gRPC's clients accept 8 KiB of headers."""
-    left = _MESSAGE_BYTES
-    for at, letter in enumerate(message):
-        # Messages are percent-encoded byte by byte.
-        left -= 1 if " " <= letter <= "~" and letter != "%" else 3 * len(letter.encode())
-        if left < 0:
-            return f"{message[:at]}…"
-    return message
+def _models(request: Any) -> Hashable:
+    return tuple(map(_model, request.tasks))
 
 
 class _PredictionService:
-    def __init__(self, services: Services) -> None:
-        self.observer, self.tells_timing = services.observer, services.settings.tells_timing
-        self._predictor = services.predictor
-        self._inference = services.inference
-        self._packed = services.settings.packed_answers
-        self._max_elements = services.settings.limits.tensor_elements
+    def __init__(self, predictor: Predictor, inference: Inference, settings: Settings) -> None:
+        self._predictor = predictor
+        self._inference = inference
+        self.codec = PredictCodec(settings.limits.tensor_elements, packed=settings.packed_answers)
 
-    @_rpc(predict_pb2.PredictRequest)
-    def Predict(self, request: Any, call: Call) -> Any:  # noqa: N802 - gRPC's name
-        _require_spec(request)
-        prediction = self._predictor.predict(
-            request.model_spec, lambda _: self._tensors(request.inputs), call, request.output_filter
-        )
+    def predict(self, request: PredictInput, call: Call) -> bytes:
+        spec = request.spec
+        if spec is None:
+            raise _missing_spec()
+        result = self._predictor.predict(spec, request.tensors, call, request.output_filter)
         begin = time.monotonic()
-        response = predict_pb2.PredictResponse()
-        response.model_spec.name = request.model_spec.name
-        response.model_spec.version.value = prediction.version
-        response.model_spec.signature_name = prediction.signature_name
-        for name, array in prediction.outputs.items():
-            response.outputs[name].CopyFrom(to_proto(array, packed=self._packed))
+        content = self.codec.write(spec.name, result)
         call.encode = time.monotonic() - begin
-        return response
+        return content
 
-    @_rpc(get_model_metadata_pb2.GetModelMetadataRequest)
-    def GetModelMetadata(self, request: Any, _call: Call) -> Any:  # noqa: N802
+    def metadata(self, request: Any, _call: Call) -> Any:
         _require_spec(request)
         if not request.metadata_field:
             raise StatusError(
@@ -173,42 +126,27 @@ class _PredictionService:
                 raise StatusError(Code.INVALID_ARGUMENT, f"Metadata field {name} is not supported")
         return self._predictor.metadata(request.model_spec)
 
-    @_rpc(classification_pb2.ClassificationRequest)
-    def Classify(self, request: Any, call: Call) -> Any:  # noqa: N802
+    def classify(self, request: Any, call: Call) -> Any:
         _require_spec(request)
         return self._inference.classify(request.model_spec, request.input, call)
 
-    @_rpc(regression_pb2.RegressionRequest)
-    def Regress(self, request: Any, call: Call) -> Any:  # noqa: N802
+    def regress(self, request: Any, call: Call) -> Any:
         _require_spec(request)
         return self._inference.regress(request.model_spec, request.input, call)
 
-    @_rpc(inference_pb2.MultiInferenceRequest)
-    def MultiInference(self, request: Any, call: Call) -> Any:  # noqa: N802
+    def multi(self, request: Any, call: Call) -> Any:
         return self._inference.multi(request, call)
-
-    def _tensors(self, inputs: Any) -> Tensors:
-        tensors: Tensors = {}
-        for name, proto in inputs.items():
-            try:
-                tensors[name] = from_proto(proto, self._max_elements)
-            except ValueError as error:
-                raise StatusError(Code.INVALID_ARGUMENT, f"tensor parsing error: {name} ({error})") from None
-        return tensors
 
 
 class _ModelService:
-    def __init__(self, services: Services) -> None:
-        self.observer, self.tells_timing = services.observer, services.settings.tells_timing
-        self._predictor = services.predictor
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
 
-    @_rpc(get_model_status_pb2.GetModelStatusRequest)
-    def GetModelStatus(self, request: Any, _call: Call) -> Any:  # noqa: N802
+    def status(self, request: Any, _call: Call) -> Any:
         _require_spec(request)
         return self._predictor.status(request.model_spec)
 
-    @_rpc(model_management_pb2.ReloadConfigRequest)
-    def HandleReloadConfigRequest(self, request: Any, _call: Call) -> Any:  # noqa: N802
+    def reload(self, request: Any, _call: Call) -> Any:
         self._predictor.reload(request.config)
         response = model_management_pb2.ReloadConfigResponse()
         # TensorFlow Serving always sends the status, even if it is OK.
@@ -220,4 +158,8 @@ class _ModelService:
 
 def _require_spec(request: Any) -> None:
     if not request.HasField("model_spec"):
-        raise StatusError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
+        raise _missing_spec()
+
+
+def _missing_spec() -> StatusError:
+    return StatusError(Code.INVALID_ARGUMENT, "Missing ModelSpec")

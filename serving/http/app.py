@@ -1,56 +1,46 @@
-"""TensorFlow Serving's REST API as an ASGI application.
+"""TensorFlow Serving's REST API.
 
+    GET  /v1/models                                        status of all models (not in TensorFlow Serving)
     GET  /v1/models/NAME[/versions/N|/labels/L]            status
     GET  /v1/models/NAME[/versions/N|/labels/L]/metadata   signatures
     POST /v1/models/NAME[/versions/N|/labels/L]:predict    predictions
     POST /v1/models/NAME[/versions/N|/labels/L]:classify   classes and scores of tf.Examples
     POST /v1/models/NAME[/versions/N|/labels/L]:regress    numbers of tf.Examples
 
-Every response of the API is JSON; an error is `{"error": "…"}`. Paths outside the API get an HTML page.
-
-A request that is expected to be short is run by the thread that reads the connections: a hand-off to another thread
-would take longer than the request. All others run in a thread pool, so that they don't block other connections.
+Every response of the API is JSON; an error is `{"error": "…"}`. Paths outside the API get an HTML page, except
+`/readyz` and `/livez`, which report readiness and liveness as text.
 """
 
-import asyncio
+import functools
 import json
 import logging
 import re
 import time
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from google.protobuf import json_format
 
 from tfship.export.runtimes.protocol import Signature
+from tfship.serving.http import model_paths
 from tfship.serving.http.json_examples import encode_classifications, encode_regressions, parse_examples
 from tfship.serving.http.json_tensors import PredictBody, decode_inputs, encode_outputs, parse_predict
+from tfship.serving.http.messages import HttpRequest, HttpResponse, TooLargeError, error, failure, page
 from tfship.serving.inference.examples import Inference
 from tfship.serving.inference.execution import Tensors
-from tfship.serving.inference.latency_estimate import LatencyEstimate
 from tfship.serving.inference.predict import METADATA_FIELD, Predictor
 from tfship.serving.inference.request_context import Call, Observer
+from tfship.serving.models.registry import Servables
+from tfship.serving.open_inference.rest import OpenInferenceRest, OpenInferenceRoute, find_route
 from tfship.serving.protos.messages import get_model_metadata_pb2, model_pb2
-from tfship.serving.protos.status import Code, StatusError, invalid
+from tfship.serving.protos.status import Code, StatusError, internal_error, invalid
+from tfship.serving.server.dispatch import Dispatcher, Place
 from tfship.serving.server.settings import Settings
 
-__all__ = ["RestApi", "RestResponse", "page"]
+__all__ = ["RestApi"]
 
 log = logging.getLogger(__name__)
-
-# Matched case-insensitively against the path before %-escapes are decoded, as in TensorFlow Serving: an escaped
-# slash is part of a name and doesn't separate path segments.
-_TARGET = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
-_INFERENCE = re.compile(rf"{_TARGET}:(?P<verb>classify|regress|predict)", re.IGNORECASE)
-_MODEL_INFO = re.compile(rf"{_TARGET}(?P<metadata>/metadata)?", re.IGNORECASE)
-_API = re.compile(r"/v1/", re.IGNORECASE)
-_NO_MODEL = re.compile(r"/v1/models", re.IGNORECASE)
-_BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
 
 # Response headers with CORS enabled: any origin is allowed. TensorFlow Serving's values.
 _CORS = {
@@ -58,151 +48,193 @@ _CORS = {
     "access-control-allow-methods": "POST, GET",
     "access-control-allow-headers": "Content-Type",
 }
-_WEB_ORIGIN = re.compile(r"https?://", re.IGNORECASE)
+_WEB_ORIGIN = re.compile(r"https?://")
+# libevent's media type for a response that has none.
+_NO_CONTENT_TYPE = "text/html; charset=ISO-8859-1"
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"}
-_HTTP_STATUS = {
-    Code.OK: 200,
-    Code.INVALID_ARGUMENT: 400,
-    Code.FAILED_PRECONDITION: 400,
-    Code.OUT_OF_RANGE: 400,
-    Code.UNAUTHENTICATED: 401,
-    Code.PERMISSION_DENIED: 403,
-    Code.NOT_FOUND: 404,
-    Code.ALREADY_EXISTS: 409,
-    Code.ABORTED: 409,
-    Code.RESOURCE_EXHAUSTED: 429,
-    Code.CANCELLED: 499,
-    Code.UNIMPLEMENTED: 501,
-    Code.UNAVAILABLE: 503,
-    Code.DEADLINE_EXCEEDED: 504,
-}  # all others: 500
-
-
-@dataclass(frozen=True)
-class RestResponse:
-    """An HTTP response."""
-
-    status: int
-    content: bytes = b""
-    media_type: str = "application/json"
-    headers: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def phrase(self) -> str:
-        """The reason phrase of the status."""
-        return HTTPStatus(self.status).phrase
+# Where a request runs, what its duration depends on besides its size, and what answers it.
+_Route = tuple[Place, str, Callable[[HttpRequest], HttpResponse]]
 
 
 class RestApi:
-    """The ASGI application of one process."""
+    """The REST API of one process, an `Application`."""
 
     def __init__(
-        self, predictor: Predictor, inference: Inference, observer: Observer, settings: Settings
+        self,
+        models: Servables,
+        predictor: Predictor,
+        inference: Inference,
+        open_inference: OpenInferenceRest,
+        observer: Observer,
+        dispatcher: Dispatcher,
+        settings: Settings,
     ) -> None:
         self._predictor = predictor
         self._inference = inference
+        self._open_inference = open_inference
+        self._models = models
         self._observer = observer
+        self._dispatcher = dispatcher
         self._metrics_path = observer.metrics.path
         self._settings = settings
         self._limits = settings.limits
-        self._threads = ThreadPoolExecutor(settings.rest_threads, thread_name_prefix="rest")
-        self._latency = LatencyEstimate()
-        self._running = 0
 
-    def close(self) -> None:
-        """Cancel the queued requests; running ones finish."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Handle one HTTP request (the ASGI interface)."""
+    def refusal(self, request: HttpRequest) -> HttpResponse | None:
+        """See `Application.refusal`."""
         try:
-            response = await self._respond(_Request(scope, receive))
-        except _TooLargeError as error:
-            response = _error(413, error.message)
-        except StatusError as error:
-            response = _error(_HTTP_STATUS.get(error.code, 500), error.message)
-        except _ClientDisconnected:
-            return
-        except Exception:  # a bug must give a response, not a broken connection
-            log.exception("unexpected error in %s %s", scope["method"], scope["path"])
-            response = _error(500, "Internal error; the server's log has the details")
-        headers = {
-            "content-type": response.media_type,
-            "content-length": str(len(response.content)),
-            **response.headers,
-            **(_CORS if self._settings.cors and response.media_type != "text/html" else {}),
-        }
-        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": response.status, "headers": raw})
-        await send({"type": "http.response.body", "body": response.content})
+            route = self._route(request)
+        except StatusError as refusal:
+            return self._finished(failure(refusal))
+        if isinstance(route, HttpResponse):
+            return self._finished(route)
+        request.route = route
+        return None
 
-    async def _respond(self, request: "_Request") -> RestResponse:
-        method, path, query = request.method, request.path, request.query
+    def too_large(self) -> HttpResponse:
+        """See `Application.too_large`."""
+        return self._finished(failure(self._too_large()))
+
+    def respond(self, request: HttpRequest, done: Callable[[HttpResponse], None]) -> None:
+        """See `Application.respond`."""
+        place, kind, answer = request.route
+        if place != "loop" and self._dispatcher.is_full:
+            done(self._finished(failure(self._busy())))
+            return
+        size = len(request.body)
+        self._dispatcher.run(place, kind, size, functools.partial(self._answer, request, answer), done)
+
+    def _answer(self, request: HttpRequest, answer: Callable[[HttpRequest], HttpResponse]) -> HttpResponse:
+        try:
+            if request.is_abandoned:
+                return HttpResponse(499)  # nobody reads it
+            return self._finished(answer(request))
+        except StatusError as refusal:
+            return self._finished(failure(refusal))
+        except Exception:  # a bug must give a response, not a broken connection
+            log.exception("unexpected error in %s %s", request.method, request.path)
+            return self._finished(failure(internal_error()))
+
+    def _finished(self, response: HttpResponse) -> HttpResponse:
+        if self._settings.cors and response.media_type != "text/html":
+            response.headers.update(_CORS)
+        return response
+
+    def _route(self, request: HttpRequest) -> HttpResponse | _Route:
+        """Return the response to a request without looking at its body, or what answers it. Raises StatusError."""
+        method, path, target = request.method, request.path, request.target
         if method not in _METHODS:
             return page(501)
         if path == self._metrics_path and method in ("GET", "POST"):
-            content, media_type = self._observer.metrics.page()
-            return RestResponse(200, content, media_type)
-        if not _API.match(path) and not _NO_MODEL.fullmatch(path):
-            return page(404)
-        if _BAD_ESCAPE.search(path):
+            return "threads", path, self._metrics
+        if (found := find_route(path)) is not None:
+            return self._open_inference_route(found, request)
+        if path in _HEALTH:
+            return "loop", "", functools.partial(_HEALTH[path], self)
+        if not model_paths.is_uri(target):
             return page(400)
+        if not model_paths.is_in_api(target):
+            return page(404)
         if method == "OPTIONS":
-            # A CORS preflight request: the origin decides.
-            allowed = self._settings.cors and _WEB_ORIGIN.match(request.header("origin"))
-            return RestResponse(200 if allowed else 400)
-        if not query and method == "POST" and (match := _INFERENCE.fullmatch(path)):
-            return await self._infer(request, match)
-        if not query and method == "GET" and _NO_MODEL.fullmatch(path):
-            return _error(400, "Missing model name in request.")
-        if not query and method == "GET" and (match := _MODEL_INFO.fullmatch(path)):
-            return self._model_info(match)
-        return _error(400, f"Malformed request: {method} {path}{'?' if query else ''}{query}")
+            # A CORS preflight request: the origin decides, even if CORS isn't enabled.
+            allowed = _WEB_ORIGIN.search(request.header("origin"))
+            return HttpResponse(200 if allowed else 400, media_type=_NO_CONTENT_TYPE)
+        model_path = model_paths.find(method, target)
+        if model_path is None:
+            return error(400, f"Malformed request: {method} {target}")
+        if method == "POST":
+            self._check_head(request)
+            return (
+                "either",
+                path,
+                functools.partial(self._infer, model_path.spec(), model_path.action.capitalize()),
+            )
+        if model_path.is_empty:
+            return "either", path, self._statuses
+        answer = self._metadata if model_path.action == "metadata" else self._status
+        return "either", path, functools.partial(answer, model_path.spec())
 
-    async def _infer(self, request: "_Request", match: re.Match[str]) -> RestResponse:
-        # Checked before the body is read, too: a request that will be refused must not take memory.
-        self._check_running()
+    def _metrics(self, _request: HttpRequest) -> HttpResponse:
+        content, media_type = self._observer.metrics.page()
+        return HttpResponse(200, content, media_type)
+
+    def _status(self, spec: Any, _request: HttpRequest) -> HttpResponse:
+        return HttpResponse(200, _dump(_to_dict(self._predictor.status(spec))))
+
+    def _statuses(self, _request: HttpRequest) -> HttpResponse:
+        """Return the status of all versions of the models in the config."""
+        models = []
+        for name in self._models.configured:
+            try:
+                status = _to_dict(self._predictor.status(model_pb2.ModelSpec(name=name)))
+            except StatusError:  # no version is known yet
+                status = {"model_version_status": []}
+            models.append({"name": name, **status})
+        return HttpResponse(200, _dump({"models": models}))
+
+    def _live(self, request: HttpRequest) -> HttpResponse:
+        return _health(request, 200, "ok")
+
+    def _ready(self, request: HttpRequest) -> HttpResponse:
+        if unavailable := self._models.unavailable_models():
+            return _health(request, 503, f"models without an available version: {', '.join(unavailable)}")
+        return _health(request, 200, "ok")
+
+    def _metadata(self, spec: Any, _request: HttpRequest) -> HttpResponse:
+        return HttpResponse(200, _metadata(self._predictor.metadata(spec)))
+
+    def _infer(self, spec: Any, api: str, request: HttpRequest) -> HttpResponse:
+        def answer(body: bytes, call: Call) -> HttpResponse:
+            return HttpResponse(200, _VERBS[api](self, spec, body, call))
+
+        return self._run(request, api, spec.name, answer)
+
+    def _open_inference_route(self, route: OpenInferenceRoute, request: HttpRequest) -> _Route:
+        if route.is_inference and request.method == route.method:
+            self._check_head(request)
+            return "either", request.path, functools.partial(self._open_infer, route)
+        call = Call(route.api, "REST", model=route.model)
+        return "loop", "", lambda request: self._open_inference.respond(route, request, b"", call)
+
+    def _open_infer(self, route: OpenInferenceRoute, request: HttpRequest) -> HttpResponse:
+        def answer(body: bytes, call: Call) -> HttpResponse:
+            return self._open_inference.respond(route, request, body, call)
+
+        return self._run(request, route.api, route.model, answer)
+
+    def _check_head(self, request: HttpRequest) -> None:
+        """Check an inference request without its body. Raises StatusError."""
+        if self._dispatcher.is_full:
+            raise self._busy()
         encoding = request.header("content-encoding", "identity").lower()
         if encoding not in ("identity", "gzip"):
             raise invalid(f"Content-Encoding {encoding} is not supported; expected gzip or none")
-        spec = _spec(match)
-        body = await self._body(request)
-        self._check_running()
-        call = Call(match["verb"].capitalize(), "REST", model=spec.name, received=len(body))
+
+    def _run(
+        self, request: HttpRequest, api: str, model: str, answer: Callable[[bytes, Call], HttpResponse]
+    ) -> HttpResponse:
+        """Return the response of `answer` to an inference request, which gets the decompressed body."""
+        body = request.body
+        call = Call(api, "REST", model=model, received=len(body), begin=request.arrived)
         if (seconds := self._settings.rest_timeout_seconds) is not None:
             call.deadline = call.begin + seconds
-        accepts_gzip = "gzip" in request.header("accept-encoding")
+        with self._observer.observing(call):
+            call.note_start()
+            is_gzip = request.header("content-encoding").lower() == "gzip"
+            response = answer(self._gunzip(body) if is_gzip else body, call)
+            if len(response.content) >= _MIN_GZIP_BYTES and "gzip" in request.header("accept-encoding"):
+                response.content = _gzip(response.content)
+                response.headers["content-encoding"] = "gzip"
+            call.sent = len(response.content)
+        if self._settings.tells_timing:
+            response.headers["server-timing"] = call.timing()
+        return response
 
-        def respond() -> RestResponse:
-            with self._observer.observing(call), self._latency.timed(request.path, len(body)):
-                call.note_start()
-                content = _VERBS[call.api](
-                    self, spec, self._gunzip(body) if encoding == "gzip" else body, call
-                )
-                headers = {}
-                if accepts_gzip and len(content) >= _MIN_GZIP_BYTES:
-                    content, headers["content-encoding"] = _gzip(content), "gzip"
-                call.sent = len(content)
-            if self._settings.tells_timing:
-                headers["server-timing"] = call.timing()
-            return RestResponse(200, content, headers=headers)
-
-        # With batching, a request waits for others, and must not block the thread that reads them.
-        if not self._settings.loader.batching and self._latency.is_short(request.path, len(body)):
-            return respond()
-        self._running += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, respond)
-        finally:
-            self._running -= 1
-
-    def _check_running(self) -> None:
-        if self._running >= self._limits.requests:
-            raise StatusError(
-                Code.RESOURCE_EXHAUSTED,
-                f"{self._limits.requests} requests are in flight, the limit; try again later",
-            )
+    def _busy(self) -> StatusError:
+        return StatusError(
+            Code.RESOURCE_EXHAUSTED,
+            f"{self._limits.requests} requests are in flight, the limit; try again later",
+        )
 
     def _predict(self, spec: Any, body: bytes, call: Call) -> bytes:
         begin = time.monotonic()
@@ -235,27 +267,6 @@ class RestApi:
         response = self._inference.regress(spec, document.examples, call)
         return _encoded(call, lambda: encode_regressions(response.result))
 
-    def _model_info(self, match: re.Match[str]) -> RestResponse:
-        if match["metadata"]:
-            return RestResponse(200, _metadata(self._predictor.metadata(_spec(match))))
-        return RestResponse(200, _dump(_to_dict(self._predictor.status(_spec(match)))))
-
-    async def _body(self, request: "_Request") -> bytes:
-        """Return the body. Raises _TooLargeError as soon as the size exceeds the limit."""
-        declared = request.header("content-length")
-        if declared.isdecimal():
-            self._check_size(int(declared))
-        body, more = await request.receive()
-        self._check_size(len(body))
-        if more:
-            pieces = bytearray(body)
-            while more:
-                piece, more = await request.receive()
-                pieces += piece
-                self._check_size(len(pieces))
-            body = bytes(pieces)
-        return body
-
     def _gunzip(self, body: bytes) -> bytes:
         decompressor = zlib.decompressobj(wbits=31)
         try:
@@ -269,43 +280,16 @@ class RestApi:
 
     def _check_size(self, size: int) -> None:
         if size > self._limits.body_bytes:
-            raise _TooLargeError(
-                Code.RESOURCE_EXHAUSTED, f"The body is larger than {self._limits.body_bytes} bytes"
-            )
+            raise self._too_large()
+
+    def _too_large(self) -> TooLargeError:
+        return TooLargeError(
+            Code.RESOURCE_EXHAUSTED, f"The body is larger than {self._limits.body_bytes} bytes"
+        )
 
 
-class _TooLargeError(StatusError):
-    """A body larger than the limit: HTTP status 413."""
-
-
+_HEALTH = {"/livez": RestApi._live, "/readyz": RestApi._ready}
 _VERBS = {"Predict": RestApi._predict, "Classify": RestApi._classify, "Regress": RestApi._regress}
-
-
-class _ClientDisconnected(Exception):  # noqa: N818
-    """The client has closed the connection."""
-
-
-class _Request:
-    """An ASGI request."""
-
-    def __init__(self, scope: Any, receive: Any) -> None:
-        self.method: str = scope["method"]
-        self.path: str = scope["raw_path"].decode("latin-1")
-        self.query: str = scope["query_string"].decode("latin-1")
-        self._headers = scope["headers"]
-        self._receive = receive
-
-    def header(self, name: str, default: str = "") -> str:
-        """Return the value of the first header called `name` (lower case), or `default`."""
-        key = name.encode()
-        return next((value.decode("latin-1") for each, value in self._headers if each == key), default)
-
-    async def receive(self) -> tuple[bytes, bool]:
-        """Return the next piece of the body, and whether more follows."""
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise _ClientDisconnected
-        return message.get("body", b""), message.get("more_body", False)
 
 
 # Responses of this size and more are compressed for clients that accept gzip.
@@ -328,24 +312,10 @@ def _encoded(call: Call, encode: Callable[[], bytes]) -> bytes:
     return content
 
 
-def _spec(match: re.Match[str]) -> Any:
-    spec = model_pb2.ModelSpec(name=_unescape(match["name"]))
-    if match["version"]:
-        digits = match["version"].lstrip("0") or "0"
-        # Python refuses to read a number of thousands of digits.
-        if len(digits) > 19 or int(digits) >= 2**63:
-            raise invalid(f"Version {match['version']} is larger than an int64")
-        spec.version.value = int(digits)
-    elif match["label"]:
-        spec.version_label = _unescape(match["label"])
-    return spec
-
-
-def _unescape(text: str) -> str:
-    try:
-        return unquote_to_bytes(text.encode("latin-1")).decode()
-    except UnicodeDecodeError:
-        raise invalid(f"{text} is not UTF-8") from None
+def _health(request: HttpRequest, status: int, text: str) -> HttpResponse:
+    if request.method not in ("GET", "HEAD"):
+        status, text = 405, f"method {request.method} isn't allowed; expected GET or HEAD"
+    return HttpResponse(status, f"{text}\n".encode(), "text/plain; charset=utf-8")
 
 
 def _metadata(response: Any) -> bytes:
@@ -368,16 +338,3 @@ def _to_dict(message: Any) -> Any:
 
 def _dump(document: Any) -> bytes:
     return json.dumps(document, indent=1).encode()
-
-
-def _error(status: int, message: str) -> RestResponse:
-    return RestResponse(status, json.dumps({"error": message}).encode())
-
-
-def page(status: int) -> RestResponse:
-    """Return the HTML page that TensorFlow Serving's HTTP server sends for errors outside the API."""
-    phrase = HTTPStatus(status).phrase
-    text = (
-        f"<HTML><HEAD>\n<TITLE>{status} {phrase}</TITLE>\n</HEAD><BODY>\n<H1>{phrase}</H1>\n</BODY></HTML>\n"
-    )
-    return RestResponse(status, text.encode(), "text/html")

@@ -88,7 +88,7 @@ def _feature(name: str, values: list[Any]) -> Any:
         match value:
             case bool() | int():
                 if int(value) not in _INT64:
-                    raise invalid(f"Feature: {name} has a number that is no int64: {excerpt(value)}")
+                    raise invalid(f"Feature: {name} has uint64 element. Only int64 is supported.")
                 feature.int64_list.value.append(int(value))
             case float():
                 feature.float_list.value.append(value)

@@ -32,8 +32,11 @@ _SIMDJSON_TYPES: dict[str, tuple[str, Any]] = {
     "int64": ("i", np.int64),
 }
 _INT32 = np.iinfo(np.int32)
-# Bytes of numbers and of the whitespace around them. All other bytes are structure.
-_NUMBER_AND_SPACE = b"0123456789+-.eE \t\r\n"
+# Bytes of numbers, of NaN and Infinity, and of the whitespace around them. All other bytes are structure.
+_NUMBER_AND_SPACE = b"0123456789+-.eE NaInfity\t\r\n"
+# Names of numbers that simdjson doesn't read, and what may surround them in the text of a flat array.
+_CONSTANT = re.compile(rb"NaN|Inf(?:inity)?")
+_SEPARATORS = b" ,[]"
 # Setting these bits turns `[` (0x5b) and `]` (0x5d) into 0x5f; also `Y` and `_`, which no number contains.
 _BRACKET_BITS, _BRACKET = np.uint8(0x06), np.uint8(0x5F)
 _SPACE = np.uint8(0x20)
@@ -67,6 +70,12 @@ class Numbers:
         if shape is None:
             return None
         flat = _flattened(np.frombuffer(self.body, np.uint8, self.end - self.begin, self.begin))
+        constants: dict[int, float] = {}
+        if any(self.body.find(letter, self.begin, self.end) >= 0 for letter in (b"N", b"I")):
+            text, constants = _without_constants(flat.tobytes())
+            flat = np.frombuffer(text, np.uint8)
+            if constants and simdjson_type != "d":
+                return None
         try:
             values = np.frombuffer(
                 _parser(len(flat)).parse(flat).as_buffer(of_type=simdjson_type), parsed_dtype
@@ -78,7 +87,10 @@ class Numbers:
         if dtype.name == "int32" and not (_INT32.min <= values.min() and values.max() <= _INT32.max):
             return None
         with np.errstate(over="ignore"):  # beyond float32's range: infinity, as in TensorFlow Serving
-            return values.astype(dtype.numpy).reshape(shape)
+            tensor = values.astype(dtype.numpy)
+        if constants:
+            tensor[list(constants)] = list(constants.values())
+        return tensor.reshape(shape)
 
 
 def read(body: bytes) -> Numbers | None:
@@ -156,6 +168,25 @@ def _flattened(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     # Zeros and control characters become spaces.
     np.maximum(inside, _SPACE, out=inside)
     return flat
+
+
+def _without_constants(flat: bytes) -> tuple[bytearray, dict[int, float]]:
+    """Return a flat array's text with zeros instead of NaN and infinities, and these by their index."""
+    text = bytearray(flat)
+    constants: dict[int, float] = {}
+    index = last = 0
+    for found in _CONSTANT.finditer(flat):
+        start, end = found.span()
+        negative = flat[start - 1] == ord("-")
+        start -= negative
+        if flat[start - 1] not in _SEPARATORS or flat[end] not in _SEPARATORS:
+            break  # not a name: simdjson refuses the text
+        index += flat.count(b",", last, start)
+        last = start
+        infinity = -math.inf if negative else math.inf
+        constants[index] = math.nan if found[0] == b"NaN" else infinity
+        text[start:end] = b"0".ljust(end - start)
+    return text, constants
 
 
 def _parser(size: int) -> Any:

@@ -1,26 +1,25 @@
 """JSON as TensorFlow Serving's REST API reads and writes it, common to all methods.
 
-Bytes are objects `{"b64": "…"}`. NaN, Infinity and -Infinity are accepted unquoted, as in TensorFlow Serving.
+Bytes are objects `{"b64": "…"}`. `serving.http.json_parser` has the syntax.
 """
 
-import base64
 import binascii
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tfship.serving.protos.status import StatusError, invalid
+from tfship.serving.http.json_parser import parse, parse_error
+from tfship.serving.protos.status import invalid
 
 __all__ = ["dump", "excerpt", "is_base64", "kind", "parse_object", "shortest", "to_bytes"]
 
-_WHITESPACE = " \t\r\n"
 # Characters of a value that an error message shows; a whole batch would be too long.
 _EXCERPT = 200
 _INDENT = " " * 4
+_BASE64_DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 
 def parse_object(body: bytes, max_depth: int | None = None) -> dict[str, Any]:
@@ -30,8 +29,8 @@ def parse_object(body: bytes, max_depth: int | None = None) -> dict[str, Any]:
     objects are nested more than `max_depth` deep.
     """
     if max_depth is not None and _is_deeper(body, max_depth):
-        raise _parse_error(f"nested more than {max_depth} deep", None)
-    document = _parse(body)
+        raise parse_error(f"nested more than {max_depth} deep")
+    document = parse(body)
     if not isinstance(document, dict):
         raise invalid(f"JSON Value: {excerpt(document)} Is not object")
     name = document.get("signature_name", "")
@@ -59,91 +58,6 @@ _STEPS = np.zeros(256, np.int8)
 _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 
 
-def _parse(body: bytes) -> Any:
-    try:
-        text = body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _parse_error("not UTF-8", error.start) from None
-    start = len(text) - len(text.lstrip(_WHITESPACE))
-    if start == len(text):
-        raise _parse_error("The document is empty", start or None)
-    try:
-        # Reads the first value and ignores the rest of the body, as TensorFlow Serving does.
-        document, _ = _DECODER.raw_decode(text, start)
-    except json.JSONDecodeError as error:
-        reason, at = _rapidjson_error(error, text)
-        raise _parse_error(reason, len(text[:at].encode())) from None
-    except RecursionError:
-        raise _parse_error("nested too deeply", None) from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise _parse_error(str(error), None) from None
-    return document
-
-
-def _parse_error(reason: str, offset: int | None) -> StatusError:
-    where = "" if offset is None else f". at offset: {offset}"
-    return invalid(f"JSON Parse error: {reason}{where}")
-
-
-def _rapidjson_error(error: json.JSONDecodeError, text: str) -> tuple[str, int]:
-    """Return the message and the offset that RapidJSON, TensorFlow Serving's parser, reports for `error`."""
-    message, at = error.msg, error.pos
-    if message.startswith("Illegal trailing comma"):  # since Python 3.13; RapidJSON stops after the comma
-        at += 1 + len(text[at + 1 :]) - len(text[at + 1 :].lstrip(_WHITESPACE))
-        message = "Expecting value" if message.endswith("array") else "Expecting property name"
-    if message.startswith("Expecting ',' delimiter"):
-        return f"Missing a comma or {_MISSING[_open_bracket(text[:at])]}", at
-    if message.startswith("Expecting value"):
-        # RapidJSON stops at the first letter that differs from every name it knows.
-        return "Invalid value", at + max(_common_prefix(text[at : at + 8], name) for name in _NAMES)
-    if message.startswith("Unterminated string"):
-        return _NO_QUOTE, len(text)
-    if message.startswith("Invalid control character") and text[at] == "\0":
-        return _NO_QUOTE, at
-    return next((ours for theirs, ours in _REASONS.items() if message.startswith(theirs)), message), at
-
-
-def _common_prefix(one: str, other: str) -> int:
-    """Return the length of the prefix that `one` and `other` have in common."""
-    return next(
-        (count for count, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
-        min(len(one), len(other)),
-    )
-
-
-def _open_bracket(text: str) -> str:
-    """Return the innermost bracket that is still open at the end of `text`."""
-    depth = 0
-    for bracket in reversed(_BRACKETS.findall(_STRINGS.sub("", text))[-_MAX_BRACKETS:]):
-        depth += 1 if bracket in "]}" else -1
-        if depth < 0:
-            return str(bracket)
-    return "["
-
-
-_NAMES = ("null", "true", "false", "NaN", "Infinity")
-_NO_QUOTE = "Missing a closing quotation mark in string"
-_MISSING = {"[": "']' after an array element", "{": "'}' after an object member"}
-_REASONS = {
-    "Expecting property name": "Missing a name for object member",
-    "Expecting ':' delimiter": "Missing a colon after a name of object member",
-    "Invalid control character": "Invalid encoding in string",
-    "Invalid \\uXXXX escape": "Incorrect hex digit after \\u escape in string",
-    "Invalid \\escape": "Invalid escape character in string",
-}
-_BRACKETS, _STRINGS = re.compile(r"[\[\]{}]"), re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-# Number of brackets examined for an error message.
-_MAX_BRACKETS = 10_000
-
-
-def _first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    return members if len(members) == len(pairs) else dict(reversed(pairs))
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_first_wins)
-
-
 def to_bytes(value: Any) -> bytes | None:
     """Return the bytes of a string or of `{"b64": …}`; None if `value` is neither."""
     if isinstance(value, str):
@@ -153,11 +67,29 @@ def to_bytes(value: Any) -> bytes | None:
             raise invalid("JSON Value holds half of a surrogate pair, which is no text") from None
     if not is_base64(value):
         return None
-    encoded = value["b64"]
-    try:
-        return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise invalid("Unable to base64 decode") from None
+    decoded = _base64_decoded(value["b64"])
+    if decoded is None:
+        raise invalid("Unable to base64 decode")
+    return decoded
+
+
+def _base64_decoded(text: str) -> bytes | None:
+    """Return the bytes of base64 `text`, None if it is invalid; the rules are those of `absl::Base64Unescape`.
+
+    White space is ignored. The padding, `=` or `.`, is complete or absent. Bits beyond the last byte are ignored.
+    """
+    if not text.isascii():
+        return None
+    encoded = text.encode().translate(None, b" \t\n\v\f\r")
+    digits = encoded.rstrip(b"=.")
+    missing = -len(digits) % 4
+    if (
+        missing == 3
+        or len(encoded) - len(digits) not in (0, missing)
+        or digits.translate(None, _BASE64_DIGITS)
+    ):
+        return None
+    return binascii.a2b_base64(digits + b"=" * missing)
 
 
 def is_base64(value: Any) -> bool:

@@ -6,6 +6,7 @@ memory of its largest batch.
 """
 
 import contextlib
+import contextvars
 import functools
 import itertools
 import threading
@@ -17,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfship.export.runtimes.protocol import Runtime, Signature, TensorSpec
-from tfship.serving.inference.execution import DEADLINE, until
-from tfship.serving.protos.status import Code, StatusError
+from tfship.serving.inference.concurrency_limit import on_event_loop, slot
 from tfship.serving.protos.tensors import dtype_of
 
 __all__ = ["SplitRuntime"]
@@ -56,10 +56,11 @@ class SplitRuntime:
 
     def run(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """See `Runtime.run`. Raises StatusError, too, if the deadline passes while a large batch waits for a slot."""
-        rows = min((len(tensor) for tensor in inputs.values() if tensor.ndim), default=0)
+        rows = min([len(tensor) for tensor in inputs.values() if tensor.ndim], default=0)
         if rows <= self._rows or not self._can_split(signature, inputs):
             return self._runtime.run(signature, inputs)
-        with self._slot() as helpers:
+        # The event loop must not wait for a slot; what it runs is short.
+        with contextlib.nullcontext(0) if on_event_loop() else self._slot() as helpers:
             parts = self._run_parts(signature, inputs, rows, helpers)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -69,12 +70,8 @@ class SplitRuntime:
         with self._lock:
             self._large_batches += 1
         try:
-            if not self._slots.acquire(timeout=until(DEADLINE.get())):
-                raise StatusError(Code.DEADLINE_EXCEEDED, "Deadline exceeded before the model was run")
-            try:
+            with slot(self._slots):
                 yield max(0, self._threads // self._large_batches - 1)
-            finally:
-                self._slots.release()
         finally:
             with self._lock:
                 self._large_batches -= 1
@@ -94,7 +91,9 @@ class SplitRuntime:
                 part = {name: tensor[begin:end] for name, tensor in inputs.items()}
                 outputs[index] = self._runtime.run(signature, part)
 
-        tasks = [self._helpers.submit(work) for _ in range(helpers)] if self._helpers else []
+        # Each thread gets a copy of the context, which holds `execution.DEADLINE`.
+        submit = self._helpers.submit if self._helpers else None
+        tasks = [submit(contextvars.copy_context().run, work) for _ in range(helpers)] if submit else []
         try:
             work()
         finally:

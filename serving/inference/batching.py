@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from tfship.export.runtimes.protocol import Runtime, Signature, TensorSpec
 from tfship.serving.inference.batching_config import BatchingParameters
-from tfship.serving.inference.execution import DEADLINE, Tensors
-from tfship.serving.inference.scheduler import BatchQueue, BatchScheduler, Task
+from tfship.serving.inference.execution import DEADLINE, Tensors, deadline_of
+from tfship.serving.inference.scheduler import BatchQueue, BatchScheduler, Task, latest_deadline
 from tfship.serving.protos.status import Code, StatusError, invalid
 
 __all__ = ["BatchRun", "BatchedRuntime", "Observer"]
@@ -44,7 +44,8 @@ class BatchedRuntime:
     """A `Runtime` that merges requests to `runtime`, which it owns.
 
     Signatures are batched if all their inputs have a free first dimension. A request waits until its batch has run,
-    or until `execution.DEADLINE`. `run` raises StatusError besides the errors of `runtime`.
+    or until `execution.DEADLINE`. A batch runs under the latest deadline of its requests, in whichever thread it runs.
+    `run` raises StatusError besides the errors of `runtime`.
     """
 
     def __init__(
@@ -121,7 +122,8 @@ class BatchedRuntime:
         if self._observe:
             self._observe(BatchRun(self._thread_pool_name, queued_seconds, rows, padding))
         try:
-            outputs = self._runtime.run(signature, _merged([task.inputs for task in tasks], padding))
+            with deadline_of(latest_deadline(tasks)):
+                outputs = self._runtime.run(signature, _merged([task.inputs for task in tasks], padding))
             _check_rows(self._runtime.signatures[signature], outputs, rows + padding)
         except Exception as error:  # noqa: BLE001 - raised in the request's thread
             return error

@@ -1,11 +1,11 @@
 """Batching parameters: `--batching_parameters_file` and a version's `batching_params.pbtxt`."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tfship.serving.protos import config_messages
+from tfship.serving.server.cpu_cores import cores
 from tfship.train.common.errors import UsageError
 
 __all__ = ["BatchingParameters", "read"]
@@ -23,7 +23,7 @@ class BatchingParameters:
     max_batch_size: int = 1000
     batch_timeout_micros: int = 0
     max_enqueued_batches: int = 10
-    num_batch_threads: int = os.cpu_count() or 1
+    num_batch_threads: int = cores()
     thread_pool_name: str = "batch_threads"
     allowed_batch_sizes: tuple[int, ...] = ()
     pad_variable_length_inputs: bool = False

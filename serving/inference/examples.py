@@ -64,7 +64,7 @@ class Inference:
         with self._models.use(spec) as servable:
             name = spec.signature_name or DEFAULT_SIGNATURE
             signature = _signature(servable, name, "No signature was found with the name: ")
-            call.model = servable.name
+            call.model, call.version = servable.name, servable.version
             result = self._infer(method, servable, name, signature, examples, call)
             return response(result=result, model_spec=_model_spec(servable, spec.signature_name))
 
@@ -73,7 +73,7 @@ class Inference:
         response = inference_pb2.MultiInferenceResponse()
         first = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
         with self._models.use(first) as servable:
-            call.model = servable.name
+            call.model, call.version = servable.name, servable.version
             seen: set[str] = set()
             for task in request.tasks:
                 if task.model_spec.name != first.name:
@@ -131,7 +131,7 @@ def _classify(servable: ServableHandle, name: str, signature: Signature, example
         )
     rows = serialized(examples)
     call.examples = len(rows)
-    check_inputs(servable.loaded, signature, {_INPUTS: rows})
+    check_inputs(servable.loaded, name, {_INPUTS: rows})
     outputs = run(servable.loaded, name, {_INPUTS: rows}, call)
     classes, scores = outputs.get("classes"), outputs.get("scores")
     _check_scores("classes", classes, np.dtype(object), "string", len(rows))
@@ -173,7 +173,7 @@ def _regress(servable: ServableHandle, name: str, signature: Signature, examples
         raise invalid(f"No regression outputs found in SignatureDef: {_text(signature)}")
     rows = serialized(examples)
     call.examples = len(rows)
-    check_inputs(servable.loaded, signature, {_INPUTS: rows})
+    check_inputs(servable.loaded, name, {_INPUTS: rows})
     values = run(servable.loaded, name, {_INPUTS: rows}, call)["outputs"]
     if values.dtype != np.float32:
         raise invalid(f"Expected output Tensor of float. Got: {values.dtype}")

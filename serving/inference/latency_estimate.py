@@ -1,43 +1,37 @@
-"""Estimate of a request's duration, from earlier requests to the same path."""
+"""Estimate of a request's duration, from earlier requests of the same kind and about the same size."""
 
-import contextlib
-import time
-from collections.abc import Iterator
+from collections.abc import Hashable
 
 __all__ = ["LatencyEstimate"]
 
-_SHORT_SECONDS = 0.005
-# Smaller requests count as this size (bytes): below it, the size doesn't determine the duration.
-_MIN_BYTES = 4096
-# Clients choose the paths. Only paths of successful requests are remembered, at most this number.
-_MAX_PATHS = 10_000
+# A hand-off to another thread takes some 100 µs on a busy process.
+_SHORT_SECONDS = 0.001
+# Weight of the last request if it was faster than the estimate, or slower. Most slow ones had to wait for a processor.
+_FASTER, _SLOWER = 0.5, 0.05
+# A slower one counts as this: the estimate must be able to fall again soon.
+_MOST_SECONDS = 0.05
+# Clients choose the keys. Only this number of them is remembered.
+_MAX_KEYS = 10_000
 
 
 class LatencyEstimate:
-    """Seconds per byte of each path's requests. Thread-safe."""
+    """Seconds of each kind of request, by powers of two of its size. Thread-safe."""
 
     def __init__(self) -> None:
-        self._seconds_per_byte: dict[str, float] = {}
+        self._seconds: dict[tuple[Hashable, int], float] = {}
 
-    def is_short(self, path: str, size: int) -> bool:
-        """Return whether a request of `size` bytes to `path` is expected to take less than 5 ms."""
-        known = self._seconds_per_byte.get(path)
-        return known is not None and known * max(size, _MIN_BYTES) < _SHORT_SECONDS
+    def is_short(self, key: Hashable, size: int) -> bool:
+        """Return whether a request of `size` bytes is expected to take less than 1 ms. Unknown ones aren't short."""
+        return self._seconds.get((key, size.bit_length()), _SHORT_SECONDS) < _SHORT_SECONDS
 
-    @contextlib.contextmanager
-    def timed(self, path: str, size: int) -> Iterator[None]:
-        """Measure a request of `size` bytes to `path` for the duration of the context. Ignores failed requests."""
-        begin, cpu_begin = time.monotonic(), time.thread_time()
-        yield
-        # CPU time, as waiting for a core on a busy machine would be the same in every thread. A request that waits
-        # more than three times as long as it works waits for something else, and counts with a quarter of its time.
-        self._update(path, size, max(time.thread_time() - cpu_begin, (time.monotonic() - begin) / 4))
-
-    def _update(self, path: str, size: int, seconds: float) -> None:
-        measured, known = seconds / max(size, _MIN_BYTES), self._seconds_per_byte.get(path)
-        if known is None and len(self._seconds_per_byte) >= _MAX_PATHS:
-            self._seconds_per_byte.clear()
-        # A longer time counts at once, a shorter one gradually.
-        self._seconds_per_byte[path] = (
-            measured if known is None else max(measured, known * 0.8 + measured * 0.2)
-        )
+    def note(self, key: Hashable, size: int, seconds: float) -> None:
+        """Take a request of `size` bytes that took `seconds` into account."""
+        kind = (key, size.bit_length())
+        known = self._seconds.get(kind)
+        if known is None:
+            if len(self._seconds) >= _MAX_KEYS:
+                self._seconds.clear()
+            self._seconds[kind] = seconds
+        else:
+            difference = min(seconds, _MOST_SECONDS) - known
+            self._seconds[kind] = known + (_SLOWER if difference > 0 else _FASTER) * difference

@@ -5,8 +5,7 @@ Every error is a StatusError.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfship.export.runtimes.protocol import DEFAULT_SIGNATURE, Signature
 from tfship.serving.inference.execution import Tensors, check_inputs, find, names, run
@@ -21,8 +20,7 @@ __all__ = ["METADATA_FIELD", "PredictResult", "Predictor", "describe"]
 METADATA_FIELD = "signature_def"
 
 
-@dataclass(frozen=True)
-class PredictResult:
+class PredictResult(NamedTuple):
     """The requested outputs, and the model version and signature that computed them."""
 
     version: int
@@ -58,7 +56,7 @@ class Predictor:
         empty `output_filter` selects all outputs. `unknown` returns the error for an unknown signature name.
         """
         with self._models.use(spec) as servable:
-            call.model = servable.name
+            call.model, call.version = servable.name, servable.version
             name = spec.signature_name or DEFAULT_SIGNATURE
             signature = find(servable.loaded, name)
             if signature is None:
@@ -66,10 +64,12 @@ class Predictor:
             begin = time.monotonic()
             tensors = inputs(signature)
             call.decode += time.monotonic() - begin
-            check_inputs(servable.loaded, signature, tensors)
-            requested = _requested_outputs(signature, output_filter)
+            check_inputs(servable.loaded, name, tensors)
+            requested = _requested_outputs(signature, output_filter) if output_filter else None
             outputs = run(servable.loaded, name, tensors, call)
-            return PredictResult(servable.version, name, {key: outputs[key] for key in requested})
+            if requested is not None:
+                outputs = {key: outputs[key] for key in requested}
+            return PredictResult(servable.version, name, outputs)
 
     def reload(self, config: Any) -> None:
         """Replace the served models by those of `config`, a ModelServerConfig (`ModelManager.reload`)."""
@@ -115,7 +115,7 @@ def _requested_outputs(signature: Signature, output_filter: Sequence[str]) -> li
         if name in requested:
             raise invalid(f"duplicate output tensor alias: {name}")
         requested.append(name)
-    return requested or list(signature.outputs)
+    return requested
 
 
 def describe(signature: Signature, definition: Any) -> None:

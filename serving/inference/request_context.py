@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tfship.serving.metrics.metrics import Metrics
@@ -14,23 +13,25 @@ __all__ = ["Call", "Observer"]
 
 log = logging.getLogger("tfship.serving.requests")
 
-_INFERENCE = frozenset({"Predict", "Classify", "Regress", "MultiInference"})
+_INFERENCE = frozenset({"Predict", "Classify", "Regress", "MultiInference", "ModelInfer"})
 
 
-@dataclass
+@dataclass(slots=True)
 class Call:
     """A request and its timings in seconds, filled in by the functions that process it.
 
-    `api` is Predict, Classify, Regress, MultiInference, GetModelMetadata, GetModelStatus or ReloadConfig.
-    `entrypoint` is REST or GRPC, `deadline` a time of `time.monotonic()` or None. `queue` is the time from arrival to
-    the start of processing. `decode` and `encode` are the conversions of tensors from and to bytes. `inference` is the
-    time in `runtime`, TF1 or TFLite. `received` and `sent` are bytes without headers.
+    `api` is Predict, Classify, Regress, MultiInference, ModelInfer, GetModelMetadata, GetModelStatus or ReloadConfig.
+    `entrypoint` is REST or GRPC, `deadline` a time of `time.monotonic()` or None. `version` is the version of `model`
+    in use, None before it is known. `queue` is the time from arrival to the start of processing. `decode` and `encode`
+    are the conversions of tensors from and to bytes. `inference` is the time in `runtime`, TF1 or TFLite. `received`
+    and `sent` are bytes without headers.
     """
 
     api: str
     entrypoint: str
     deadline: float | None = None
     model: str = ""
+    version: int | None = None
     begin: float = field(default_factory=time.monotonic)
     queue: float = 0.0
     decode: float = 0.0
@@ -60,6 +61,7 @@ class Call:
             "entrypoint": self.entrypoint,
             "api": self.api,
             "model": self.model,
+            "version": self.version,
             "status": code.name,
             "received": self.received,
             "sent": self.sent,
@@ -84,29 +86,22 @@ class Observer:
         self.metrics = metrics
         self._logs = logs
 
-    @contextlib.contextmanager
-    def observing(self, call: Call) -> Iterator[None]:
-        """Report `call` when the context ends, normally or by an error."""
-        code = Code.OK
-        try:
-            with self.metrics.in_flight(call.entrypoint):
-                yield
-        except StatusError as error:
-            code = error.code
-            raise
-        except BaseException:
-            code = Code.INTERNAL
-            raise
-        finally:
-            if self._logs:
-                fields = call.fields(code)
-                log.info("%s", json.dumps(fields, ensure_ascii=False), extra={"request": fields})
-            if call.api in _INFERENCE:
-                self._count(call, code)
+    def observing(self, call: Call) -> contextlib.AbstractContextManager[object]:
+        """Return a context manager that reports `call` when the context ends, normally or by an error."""
+        return _Observation(self, call) if self._logs or self.metrics.path else _NOTHING
+
+    def end(self, call: Call, code: Code) -> None:
+        """Report a request that has ended with `code`."""
+        if self._logs:
+            fields = call.fields(code)
+            log.info("%s", json.dumps(fields, ensure_ascii=False), extra={"request": fields})
+        if call.api in _INFERENCE:
+            self._count(call, code)
 
     def _count(self, call: Call, code: Code) -> None:
         self.metrics.request(
             model=call.model,
+            version="" if call.version is None else str(call.version),
             api=call.api,
             entrypoint=call.entrypoint,
             status=code.name,
@@ -120,3 +115,20 @@ class Observer:
             received=call.received,
             sent=call.sent,
         )
+
+
+_NOTHING = contextlib.nullcontext()
+
+
+class _Observation(contextlib.AbstractContextManager[None]):
+    def __init__(self, observer: Observer, call: Call) -> None:
+        self._observer, self._call = observer, call
+        self._flight = observer.metrics.in_flight(call.entrypoint)
+
+    def __enter__(self) -> None:
+        self._flight.__enter__()
+
+    def __exit__(self, _: object, error: BaseException | None, traceback: object) -> None:
+        self._flight.__exit__(None, None, None)
+        code = Code.OK if error is None else Code.INTERNAL
+        self._observer.end(self._call, error.code if isinstance(error, StatusError) else code)

@@ -5,18 +5,20 @@ with. If that batch has no room, it is closed and a new one opened. A batch is r
 when its timeout has passed. The queues of all models share a few threads, which take one batch of each in turn.
 
 If a request makes its batch ready and a thread is allowed to run, the request's own thread runs the batch. A hand-off
-to another thread would take longer than a small model.
+to another thread would take longer than a small model. A batch in which another request has a later deadline runs in
+one of the scheduler's threads: it may wait for the model longer than the request that completed it.
 """
 
+import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 from tfship.serving.inference.batching_config import BatchingParameters
 from tfship.serving.inference.execution import Tensors, until
 from tfship.serving.protos.status import Code, StatusError, invalid
 
-__all__ = ["BatchQueue", "BatchScheduler", "Task"]
+__all__ = ["BatchQueue", "BatchScheduler", "Task", "latest_deadline"]
 
 
 class Task:
@@ -69,6 +71,13 @@ class Task:
             raise self._error
         finally:
             self._error = None  # breaks the reference cycle between the error's traceback and this frame
+
+
+def latest_deadline(tasks: Iterable[Task]) -> float | None:
+    """Return the latest deadline of `tasks`, or None if one of them has no deadline."""
+    deadlines = [math.inf if task.deadline is None else task.deadline for task in tasks]
+    latest = max(deadlines, default=math.inf)
+    return None if latest == math.inf else latest
 
 
 class _Batch:
@@ -251,10 +260,15 @@ class BatchQueue:
                 piece = {name: each[begin:end] for name, each in inputs.items()}
                 tasks.append(Task(piece, end - begin, deadline))
                 batch.add(tasks[-1])
-            run_here = len(tasks) == 1 and scheduler._next(now) is batch
+            is_ready = len(tasks) == 1 and scheduler._next(now) is batch
+            run_here = is_ready and latest_deadline(batch.tasks) == deadline
             if run_here:
                 scheduler._take(batch)
-            elif len(self._batches) > batches_before or batch.rows == self._parameters.rows_per_batch:
+            elif (
+                is_ready
+                or len(self._batches) > batches_before
+                or batch.rows == self._parameters.rows_per_batch
+            ):
                 scheduler._wake()
         if run_here:
             scheduler._run(batch)

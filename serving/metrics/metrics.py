@@ -46,6 +46,9 @@ _EXAMPLE_TOTAL = Family(
 _BATCHING = Family(
     ":tensorflow:serving:batching_session:queuing_latency", "histogram", ("thread_pool_name",),
     "Microseconds of waiting for a batch.", _QUEUING)
+_VERSION_COUNT = Family(
+    ":tfship:request_count", "counter", ("model_name", "version", "API", "entrypoint", "status"),
+    "Requests by model version and final status.")
 _QUEUE = Family(
     ":tfship:queue_latency", "histogram", _REQUEST, "Microseconds of waiting for a thread or a batch.", _LATENCY)
 _DECODE = Family(
@@ -65,7 +68,7 @@ _WORKERS = Family(":tfship:workers", "gauge", (), "Serving processes.")
 # All metrics, in the order of the page.
 FAMILIES = (
     *(_COUNT, _TOTAL, _RUNTIME, _EXAMPLE_COUNTS, _EXAMPLE_TOTAL, _BATCHING),
-    *(_QUEUE, _DECODE, _ENCODE, _RECEIVED, _SENT, _IN_FLIGHT, _VERSIONS, _WORKERS),
+    *(_VERSION_COUNT, _QUEUE, _DECODE, _ENCODE, _RECEIVED, _SENT, _IN_FLIGHT, _VERSIONS, _WORKERS),
 )
 
 
@@ -90,6 +93,7 @@ class Metrics:
         self._models: set[str] = set()
         self._flights: dict[str, _Flight] = {}
         self._count, self._total, self._runtime = map(self._series, (_COUNT, _TOTAL, _RUNTIME))
+        self._version_count = self._series(_VERSION_COUNT)
         self._example_counts, self._example_total = map(self._series, (_EXAMPLE_COUNTS, _EXAMPLE_TOTAL))
         self._batching, self._queue = map(self._series, (_BATCHING, _QUEUE))
         self._decode, self._encode = map(self._series, (_DECODE, _ENCODE))
@@ -111,6 +115,7 @@ class Metrics:
         self,
         *,
         model: str,
+        version: str = "",
         api: str,
         entrypoint: str,
         status: str,
@@ -126,11 +131,12 @@ class Metrics:
     ) -> None:
         """Count a completed request.
 
-        `model` is the name in the request. `api` is Predict, Classify, Regress, MultiInference, or empty for others.
-        `entrypoint` is GRPC or REST, `status` the name of a Code. `seconds` is the time from arrival to response. The
-        times of the steps are None for steps that weren't reached: `queue` is the wait, `decode` and `encode` the
-        conversion from and to bytes, and `inference` the time in `runtime`. `runtime` is TF1 for SavedModels, as in
-        TensorFlow Serving, or TFLite. `received` and `sent` are numbers of bytes.
+        `model` is the name in the request, and `version` the version that it used, "" if none. `api` is Predict,
+        Classify, Regress, MultiInference, or empty for others. `entrypoint` is GRPC or REST, `status` the name of a
+        Code. `seconds` is the time from arrival to response. The times of the steps are None for steps that weren't
+        reached: `queue` is the wait, `decode` and `encode` the conversion from and to bytes, and `inference` the time
+        in `runtime`. `runtime` is TF1 for SavedModels, as in TensorFlow Serving, or TFLite. `received` and `sent` are
+        numbers of bytes.
         """
         if model not in self._models:
             # Clients may send any number of names, and each series permanently uses memory here and in Prometheus.
@@ -139,6 +145,7 @@ class Metrics:
         labels = (model, api.lower() if entrypoint == "REST" else api, entrypoint)
         with self._lock:
             self._count.add((model, status), 1)
+            self._version_count.add((model, version, *labels[1:], status), 1)
             self._received.add(labels, received)
             self._sent.add(labels, sent)
             if status != "OK":

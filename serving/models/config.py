@@ -15,6 +15,8 @@ __all__ = ["check_request", "models_in", "one_model", "parse_config", "read_conf
 
 PLATFORM = "tensorflow"
 _URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_FILE = re.compile(r"file://(?:localhost)?(?=/)")
+_EXPECTED = 'model_config_list { config { name: "…" base_path: "…" model_platform: "tensorflow" } … }'
 
 
 def one_model(name: str, base_path: str) -> Any:
@@ -50,8 +52,8 @@ def read_config(path: Path) -> Any:
 def parse_config(text: str, source: str) -> Any:
     """Return the ModelServerConfig in `text`, a text protobuf from `source`. Raises UsageError."""
     if not text.strip():
-        raise UsageError(f"{source}: is empty; expected model_config_list {{ config {{ … }} }}")
-    config = config_messages.parse(text, model_server_config_pb2.ModelServerConfig, source)
+        raise UsageError(f"{source}: is empty; expected {_EXPECTED}")
+    config = config_messages.parse(text, model_server_config_pb2.ModelServerConfig, source, _EXPECTED)
     _check(config, source)
     return config
 
@@ -59,7 +61,8 @@ def parse_config(text: str, source: str) -> Any:
 def check_request(config: Any, known: Container[str] = ()) -> None:
     """Check the ModelServerConfig of a HandleReloadConfigRequest; `known` are the names of the served models.
 
-    Base paths must be absolute, because clients don't know the server's working directory. Raises StatusError.
+    Base paths must be absolute, because clients don't know the server's working directory. Those that begin with
+    `file://` are replaced by the path. Raises StatusError.
     """
     if config.WhichOneof("config") != "model_config_list":
         raise invalid(
@@ -73,6 +76,7 @@ def check_request(config: Any, known: Container[str] = ()) -> None:
         names.add(model.name)
         if not model.model_platform and not model.model_type:
             raise invalid(_no_platform(model))
+        model.base_path = _local(model.base_path)
         if not _URI.match(model.base_path) and not Path(model.base_path).is_absolute():
             raise invalid(
                 f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
@@ -92,9 +96,10 @@ def check_request(config: Any, known: Container[str] = ()) -> None:
 
 def _check(config: Any, source: str) -> None:
     if config.WhichOneof("config") == "custom_model_config":
-        raise UsageError(f"{source}: custom_model_config is not supported; expected model_config_list")
+        raise UsageError(f"{source}: custom_model_config is not supported; expected {_EXPECTED}")
     names = set()
     for model in config.model_config_list.config:
+        model.base_path = _local(model.base_path)
         _check_model(model, source)
         if model.name in names:
             raise UsageError(f"{source}: {_twice(model)}")
@@ -103,7 +108,12 @@ def _check(config: Any, source: str) -> None:
         # with its models.
         model.base_path = str(Path(model.base_path).absolute())
     if not names:
-        raise UsageError(f"{source}: lists no model; expected model_config_list {{ config {{ … }} }}")
+        raise UsageError(f"{source}: lists no model; expected {_EXPECTED}")
+
+
+def _local(base_path: str) -> str:
+    """Return the path in a `file://` URI, whose %-escapes TensorFlow doesn't decode, and other base paths unchanged."""
+    return _FILE.sub("", base_path, count=1) if _FILE.match(base_path) else base_path
 
 
 def _check_model(model: Any, source: str) -> None:
@@ -116,7 +126,8 @@ def _check_model(model: Any, source: str) -> None:
         raise UsageError(f"{where}: base_path {model.base_path!r} contains a NUL character; expected a path")
     if _URI.match(model.base_path):
         raise UsageError(
-            f"{where}: base_path {model.base_path} is remote; only local directories are supported"
+            f"{where}: base_path {model.base_path} is remote; only local directories are supported, as a path or as "
+            "file:///path"
         )
     tensorflow_type = model_server_config_pb2.ModelType.Value("TENSORFLOW")
     if not model.model_platform and not model.model_type:

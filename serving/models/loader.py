@@ -1,11 +1,12 @@
 """Loader of version directories: chooses the runtime, the shape checks and the batching of a model."""
 
-import functools
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
 from tfship.serving.inference import batching_config
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Loader"]
 
+# Tags of the graph that is for serving (tensorflow/cc/saved_model/tag_constants.h).
+_TAGS = ("serve",)
+# Files of a SavedModel's graph; TensorFlow's loader uses the first that exists.
+_GRAPHS = ("saved_model.pb", "saved_model.pbtxt")
 # Limit for the largest tensor of a batch that TFLite runs at once. Current processors have 1 or 2 MiB of L2 cache per
 # core. The MNIST CNN takes 225 µs per image with this limit, 231 at half, 234 at double and 249 at four times it.
 _CACHE_BYTES = 2 * 2**20
@@ -50,13 +55,21 @@ _SAFE_OPERATORS = frozenset(
     f"{_ELEMENTWISE} {_SHAPES_REDUCTIONS_PRODUCTS} {_CONTROL_CONSTANTS_VARIABLES}".split()
 )
 
+# Guards the creation of schedulers. `functools.cached_property` has no lock from Python 3.12 on, and a lock in a
+# `Loader` couldn't be sent to the workers.
+_SCHEDULER_LOCK = threading.Lock()
+
 
 @dataclass(frozen=True)
 class Loader:
     """Loader of version directories: SavedModels, or with `prefer_tflite` their TFLite files (see `served_file`).
 
+    If a version's export card shows that its float32 file equals the SavedModel, the file answers `serving_default`.
+    TensorFlow isn't loaded if there are no other signatures. With `saved_model_only`, TFLite files are never used.
+
     - `warmup`: run a version's warm-up requests (`serving.models.warmup`), `warmup_iterations` times each, before the
       version counts as loaded.
+    - `verify`: first check the version's files against its export card (`serving.models.version_verification`).
     - `threads`: LiteRT's threads per inference. `interpreters`: concurrent inferences of a TFLite file, each with
       separate tensors. `large_batches`: concurrent large batches and threads of each
       (`serving.inference.batch_splitting`).
@@ -67,12 +80,14 @@ class Loader:
     """
 
     prefer_tflite: bool = False
+    saved_model_only: bool = False
+    verify: bool = False
     threads: int = 1
     interpreters: int = 4
     large_batches: tuple[int, int] = (1, 1)
     warmup: bool = True
     warmup_iterations: int = 1
-    tags: tuple[str, ...] = ("serve",)
+    tags: tuple[str, ...] = _TAGS
     session_config: bytes = b""
     batching: BatchingParameters | None = None
     per_model_batching: bool = False
@@ -80,31 +95,94 @@ class Loader:
 
     def load(self, path: Path) -> "Loaded":
         """Load the version directory `path`. Raises ArtifactError if it has no model that can be run."""
+        if not path.is_dir():
+            raise ArtifactError(f"{path}: no such directory; copy the version there again, or remove it")
+        if not self.verify:
+            return self._load(path)
+        from tfship.serving.models import version_verification
+
+        note = version_verification.verify(path)
+        loaded = self._load(path)
+        return replace(loaded, notes=(note, *loaded.notes))
+
+    def _load(self, path: Path) -> "Loaded":
         from tfship.serving.inference.execution import Loaded
         from tfship.serving.models import served_file
 
         parameters = self._parameters(path)
         tflite = served_file.find(path)
         if self.prefer_tflite and tflite:
-            # Runtimes are imported on demand: TensorFlow takes seconds and half a gigabyte.
-            from tfship.export.runtimes.litert import LiteRT
-            from tfship.serving.inference.batch_splitting import SplitRuntime
-
-            litert = LiteRT(tflite, self.threads, self.interpreters)
-            rows = max(1, _CACHE_BYTES // max(1, litert.row_bytes))
-            runtime = self._batched(SplitRuntime(litert, rows, *self.large_batches), parameters)
-            loaded = Loaded(runtime, any_shape=False, kind="TFLite")
+            runtime = self._batched(self._tflite(tflite), parameters)
+            note = f"TFLite ({tflite.relative_to(path)}) answers all requests"
+            loaded = Loaded(runtime, any_shape=False, kind="TFLite", notes=(note,))
             return self._warmed(path, loaded, skip_unfit=True)
-        graph = path / "saved_model.pb"
-        if not graph.is_file() and tflite:
+        graph = next((path / name for name in _GRAPHS if (path / name).is_file()), None)
+        if not graph and tflite:
             raise ArtifactError(
                 f"{path}: holds {tflite.relative_to(path)} and no SavedModel; pass --prefer_tflite_model"
             )
-        any_shape = graph.is_file() and _operators(_tagged(graph, self.tags)) <= _SAFE_OPERATORS
+        meta_graph = _tagged(graph, self.tags) if graph else None
+        any_shape = meta_graph is not None and _operators(meta_graph) <= _SAFE_OPERATORS
+        # The card is about the graph with the usual tags.
+        equal = None if self.saved_model_only or self.tags != _TAGS else served_file.find_equal(path)
+        if equal and (routed := self._routed(path, equal, meta_graph, any_shape=any_shape)):
+            return self._warmed(
+                path, replace(routed, runtime=self._batched(routed.runtime, parameters)), skip_unfit=False
+            )
+        runtime = self._batched(self._saved_model(path), parameters)
+        loaded = Loaded(runtime, any_shape, notes=("TensorFlow answers all requests",))
+        return self._warmed(path, loaded, skip_unfit=False)
+
+    def _routed(self, path: Path, equal: Path, meta_graph: Any, *, any_shape: bool) -> "Loaded | None":
+        """Return the version `path` with `serving_default` answered by the TFLite file `equal`.
+
+        TensorFlow is loaded for the other signatures, or with `any_shape` for shapes that LiteRT refuses. Returns None
+        if LiteRT can't load the file, or if its tensors aren't those of the SavedModel.
+        """
+        from tfship.export.runtimes.protocol import DEFAULT_SIGNATURE
+        from tfship.export.runtimes.saved_model import signatures_of
+        from tfship.serving.inference.execution import Loaded
+        from tfship.serving.models.signature_routing import RoutedRuntime, have_same_tensors
+
+        signatures = signatures_of(meta_graph)
+        try:
+            tflite = self._tflite(equal)
+        except ArtifactError:
+            return None
+        found = tflite.signatures.get(DEFAULT_SIGNATURE), signatures.get(DEFAULT_SIGNATURE)
+        if not (found[0] and found[1] and have_same_tensors(found[0], found[1])):
+            tflite.close()
+            return None
+        note = f"TFLite ({equal.relative_to(path)}) answers {DEFAULT_SIGNATURE}"
+        # The loader's pseudo-signature, which can't be run, has no method name.
+        others = sorted(
+            name for name, each in signatures.items() if each.method_name and name != DEFAULT_SIGNATURE
+        )
+        saved_model = None
+        if others or any_shape:
+            note += f", and TensorFlow answers {', '.join(others) or 'requests of other shapes'}"
+            try:
+                saved_model = self._saved_model(path)
+            except BaseException:
+                tflite.close()
+                raise
+        runtime = RoutedRuntime(signatures, saved_model, {DEFAULT_SIGNATURE: tflite})
+        return Loaded(runtime, any_shape, kinds={DEFAULT_SIGNATURE: "TFLite"}, notes=(note,))
+
+    def _saved_model(self, path: Path) -> "Runtime":
+        # Runtimes are imported on demand: TensorFlow takes seconds and half a gigabyte.
         from tfship.export.runtimes.saved_model import SavedModel
 
-        runtime = self._batched(SavedModel(path, tags=self.tags, config=self.session_config), parameters)
-        return self._warmed(path, Loaded(runtime, any_shape), skip_unfit=False)
+        return SavedModel(path, tags=self.tags, config=self.session_config)
+
+    def _tflite(self, file: Path) -> "Runtime":
+        from tfship.export.runtimes.litert import LiteRT
+        from tfship.serving.inference.batch_splitting import SplitRuntime
+        from tfship.serving.inference.concurrency_limit import LimitedRuntime
+
+        litert = LiteRT(file, self.threads, self.interpreters + 1)
+        rows = max(1, _CACHE_BYTES // max(1, litert.row_bytes))
+        return SplitRuntime(LimitedRuntime(litert, self.interpreters), rows, *self.large_batches)
 
     def _parameters(self, path: Path) -> BatchingParameters | None:
         if not self.batching or not self.per_model_batching:
@@ -126,12 +204,19 @@ class Loader:
 
         return BatchedRuntime(runtime, parameters, self._scheduler, self.on_batch)
 
-    @functools.cached_property
+    @property
     def _scheduler(self) -> "BatchScheduler":
+        """The one scheduler of all models. Models are loaded in several threads, which share it."""
         from tfship.serving.inference.scheduler import BatchScheduler
 
         pool = self.batching or BatchingParameters()
-        return BatchScheduler(pool.thread_pool_name, pool.num_batch_threads)
+        with _SCHEDULER_LOCK:
+            # Not in `__init__`, because the main process, which sends loaders to the workers, needs none.
+            if (found := self.__dict__.get("scheduler")) is None:
+                found = self.__dict__["scheduler"] = BatchScheduler(
+                    pool.thread_pool_name, pool.num_batch_threads
+                )
+        return cast("BatchScheduler", found)
 
     def _warmed(self, path: Path, loaded: "Loaded", *, skip_unfit: bool) -> "Loaded":
         from tfship.serving.models import warmup
@@ -144,17 +229,26 @@ class Loader:
         except BaseException:
             loaded.runtime.close()
             raise
-        return replace(loaded, notes=(f"warmed up with {count} requests",)) if count else loaded
+        return replace(loaded, notes=(*loaded.notes, f"warmed up with {count} requests")) if count else loaded
+
+
+def _read(path: Path) -> Any:
+    """Return the SavedModel message in `path`, one of _GRAPHS. Raises ArtifactError."""
+    try:
+        if path.suffix == ".pbtxt":
+            return text_format.Parse(path.read_text(encoding="utf-8"), saved_model_pb2.SavedModel())
+        return saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    except (DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
+        # TensorFlow's messages.
+        status = StatusError(Code.OUT_OF_RANGE, "Read less bytes than requested")
+        if not isinstance(error, DecodeError):
+            status = StatusError(Code.DATA_LOSS, f"Can't parse {path.name} as text proto")
+        raise ArtifactError(f"{path}: damaged; expected a SavedModel protocol buffer") from status
 
 
 def _tagged(path: Path, tags: Sequence[str]) -> Any:
-    """Return the MetaGraphDef with exactly `tags` in the saved_model.pb `path`. Raises ArtifactError."""
-    try:
-        model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-    except DecodeError:
-        # TensorFlow's message for any file that it can't decode.
-        status = StatusError(Code.OUT_OF_RANGE, "Read less bytes than requested")
-        raise ArtifactError(f"{path}: damaged; expected a SavedModel protocol buffer") from status
+    """Return the MetaGraphDef with exactly `tags` in `path`, one of _GRAPHS. Raises ArtifactError."""
+    model = _read(path)
     for meta_graph in model.meta_graphs:
         if set(meta_graph.meta_info_def.tags) == set(tags):
             return meta_graph

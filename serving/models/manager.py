@@ -179,6 +179,8 @@ class ModelManager:
 
     def _unload_all(self, models: Iterable[_Model]) -> None:
         for model in models:
+            # Versions that wait for a retry are never loaded.
+            self._retire(model, chosen={})
             for version in model.versions.values():
                 if version.state is State.AVAILABLE:
                     self._unload(model, version)
@@ -367,6 +369,7 @@ def _view(model: _Model) -> ModelView:
         tuple(VersionStatus(each.number, each.state, each.code, each.message) for each in newest_first),
         model.labels,
         {each.number: each.key for each in newest_first if each.state is State.AVAILABLE},
+        is_configured=not model.removed,
     )
 
 

@@ -36,6 +36,8 @@ def session_config(
     if not intra and not inter:
         intra = inter = both
     config = _read(file) if file else config_pb2.ConfigProto()
+    # With two threads instead of one in each of two workers, a batch of 64 images of the MNIST CNN takes 16 instead of
+    # 24 ms if there are no other requests. But one image takes 689 instead of 451 µs of processor time.
     share = cores_each(workers) if workers else 0
     config.intra_op_parallelism_threads = intra or config.intra_op_parallelism_threads or share
     config.inter_op_parallelism_threads = inter or config.inter_op_parallelism_threads or share

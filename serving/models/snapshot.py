@@ -36,12 +36,14 @@ class ModelView:
     """State of a model for requests.
 
     `statuses` are those of all versions, newest first. `labels` maps labels to version numbers. `available` maps the
-    numbers of available versions to the keys that they were loaded under.
+    numbers of available versions to the keys that they were loaded under. A model that isn't configured was removed
+    from the config, or a rejected config named it.
     """
 
     statuses: tuple[VersionStatus, ...] = ()
     labels: Mapping[str, int] = field(default_factory=dict)
     available: Mapping[int, int] = field(default_factory=dict)
+    is_configured: bool = True
 
 
 View = Mapping[str, ModelView]

@@ -59,10 +59,9 @@ def replay(version: Path, loaded: Loaded, *, skip_unfit: bool = False, iteration
 
 
 def _check_request(loaded: Loaded, name: str, tensors: Tensors) -> None:
-    signature = find(loaded, name)
-    if signature is None:
+    if find(loaded, name) is None:
         raise ValueError(f"there is no signature {name}")
-    check_inputs(loaded, signature, tensors)
+    check_inputs(loaded, name, tensors)
 
 
 def _requests(log: Any) -> Iterator[tuple[str, Tensors]]:

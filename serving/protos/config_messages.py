@@ -97,17 +97,20 @@ def read_text(path: Path, flag: str) -> str:
         raise UsageError(f"{flag}: {path}: not a text file") from None
 
 
-def parse(text: str, kind: Any, source: str) -> Any:
-    """Return the message of class `kind` in `text`. Raises UsageError, which names `source` and the line."""
+def parse(text: str, kind: Any, source: str, expected: str = "") -> Any:
+    """Return the message of class `kind` in `text`. Raises UsageError, which names `source`, line and column.
+
+    `expected` describes a correct text; by default, the error lists the fields of `kind`.
+    """
     try:
         return text_format.Parse(text, kind(), descriptor_pool=kind.DESCRIPTOR.file.pool)
     except text_format.ParseError as error:
-        descriptor, line = kind.DESCRIPTOR, error.GetLine()
+        descriptor, line, column = kind.DESCRIPTOR, error.GetLine(), error.GetColumn()
         # The error's text begins with "line:column : ".
-        reason = str(error).removeprefix(f"{line}:{error.GetColumn()} : ").rstrip(".")
-        fields = ", ".join(_form(field) for field in descriptor.fields)
+        reason = str(error).removeprefix(f"{line}:{column} : ").rstrip(".")
+        expected = expected or ", ".join(_form(field) for field in descriptor.fields)
         raise UsageError(
-            f"{source}:{line}: not a {descriptor.name} in protobuf text format ({reason}); expected {fields}"
+            f"{source}:{line}:{column}: not a {descriptor.name} in protobuf text format ({reason}); expected {expected}"
         ) from None
 
 

@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-__all__ = ["Code", "StatusError", "invalid"]
+__all__ = ["Code", "StatusError", "internal_error", "invalid"]
 
 
 class Code(IntEnum):
@@ -52,3 +52,8 @@ class StatusError(Exception):
 def invalid(message: str) -> StatusError:
     """Return the error for an invalid request."""
     return StatusError(Code.INVALID_ARGUMENT, message)
+
+
+def internal_error() -> StatusError:
+    """Return the error for a bug, whose details only the log has."""
+    return StatusError(Code.INTERNAL, "Internal error; the server's log has the details")

@@ -4,6 +4,7 @@ Strings are arrays of dtype object that contain bytes. Numbers are little-endian
 TensorFlow supports.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ try:
 except ImportError:  # optional for clients
     ml_dtypes = None
 
-__all__ = ["DTYPES", "MAX_RANK", "MAX_REPEATED_BYTES", "DType", "dtype_of", "from_proto", "to_proto"]
+__all__ = ["DTYPES", "MAX_RANK", "MAX_REPEATED_BYTES", "DType", "dtype_of", "fill", "from_proto", "to_proto"]
 
 # Maximum size of a protobuf message. A larger tensor could only come from repeating a value to fill its shape.
 MAX_BYTES = 2**31
@@ -34,7 +35,7 @@ MAX_RANK = 64
 _MAX_STRING_RANK = 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DType:
     """One of TensorFlow's element types.
 
@@ -103,8 +104,9 @@ def from_proto(proto: Any, max_elements: int | None = None) -> NDArray[Any]:
     dtype = DTYPES.get(proto.dtype)
     if dtype is None:
         raise ValueError(f"a tensor of dtype {_dtype_name(proto.dtype)} can't be sent")
-    shape = _shape(proto.tensor_shape, dtype)
-    count = math.prod(shape)
+    shape_proto = proto.tensor_shape
+    shape = tuple([dim.size for dim in shape_proto.dim])
+    count = _count(shape, dtype, unknown_rank=shape_proto.unknown_rank)
     if max_elements is not None and count > max_elements:
         raise ValueError(f"shape {list(shape)} has {count} elements; expected at most {max_elements}")
     content = proto.tensor_content
@@ -121,13 +123,17 @@ def to_proto(array: NDArray[Any], *, packed: bool = True) -> Any:
     Numbers go into `tensor_content` if `packed`, which is smaller and much faster, else into the type's own field.
     Raises ValueError for a dtype that isn't in `DTYPES`, TypeError for strings that aren't bytes.
     """
+    proto = tensor_pb2.TensorProto()
+    fill(proto, array, packed=packed)
+    return proto
+
+
+def fill(proto: Any, array: NDArray[Any], *, packed: bool = True) -> None:
+    """Make `proto`, an empty TensorProto, the tensor `array`; see `to_proto`."""
     dtype = _BY_NUMPY.get(array.dtype)
     if dtype is None:
         raise ValueError(f"arrays of dtype {array.dtype} can't be sent")
-    proto = tensor_pb2.TensorProto(dtype=dtype.number)
-    proto.tensor_shape.SetInParent()  # the shape of a scalar is set, too, without sizes
-    for size in array.shape:
-        proto.tensor_shape.dim.add(size=size)
+    proto.CopyFrom(_without_values(dtype.number, array.shape))
     if dtype.is_string:
         proto.string_val.extend(array.ravel().tolist())
     elif packed:
@@ -136,7 +142,6 @@ def to_proto(array: NDArray[Any], *, packed: bool = True) -> Any:
         values, field = _values(array.ravel(), dtype), getattr(proto, dtype.field)
         for start in range(0, len(values), _VALUES_AT_ONCE):
             field.extend(values[start : start + _VALUES_AT_ONCE].tolist())
-    return proto
 
 
 def _dtype_name(number: int) -> str:
@@ -144,18 +149,28 @@ def _dtype_name(number: int) -> str:
     return str(types_pb2.DataType.Name(number)) if known else str(number)
 
 
-def _shape(proto: Any, dtype: DType) -> tuple[int, ...]:
-    sizes = tuple(dim.size for dim in proto.dim)
-    if proto.unknown_rank and sizes:
+@functools.lru_cache(1024)
+def _count(shape: tuple[int, ...], dtype: DType, *, unknown_rank: bool) -> int:
+    """Return the number of elements of a shape. Raises ValueError for impossible shapes."""
+    if unknown_rank and shape:
         raise ValueError("a shape of unknown rank has sizes")
-    if len(sizes) > dtype.max_rank:
-        raise ValueError(f"a {dtype.name} tensor of rank {len(sizes)}; at most {dtype.max_rank} is supported")
-    if any(size < 0 for size in sizes):
-        raise ValueError(f"shape {list(sizes)} has a negative size")
+    if len(shape) > dtype.max_rank:
+        raise ValueError(f"a {dtype.name} tensor of rank {len(shape)}; at most {dtype.max_rank} is supported")
+    if any(size < 0 for size in shape):
+        raise ValueError(f"shape {list(shape)} has a negative size")
     # Leaves out zeros: numpy multiplies the other sizes even if one is zero.
-    if math.prod(size for size in sizes if size) * dtype.numpy.itemsize > MAX_BYTES:
-        raise ValueError(f"shape {list(sizes)} is larger than {MAX_BYTES} bytes")
-    return sizes
+    if math.prod(size for size in shape if size) * dtype.numpy.itemsize > MAX_BYTES:
+        raise ValueError(f"shape {list(shape)} is larger than {MAX_BYTES} bytes")
+    return math.prod(shape)
+
+
+@functools.lru_cache(1024)
+def _without_values(dtype: int, shape: tuple[int, ...]) -> Any:
+    proto = tensor_pb2.TensorProto(dtype=dtype)
+    proto.tensor_shape.SetInParent()  # the shape of a scalar is set, too, without sizes
+    for size in shape:
+        proto.tensor_shape.dim.add(size=size)
+    return proto
 
 
 def _from_content(content: bytes, dtype: DType, count: int) -> NDArray[Any]:

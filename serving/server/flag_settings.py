@@ -36,6 +36,7 @@ def settings(flags: argparse.Namespace) -> Settings:
         grpc_socket=flags.grpc_socket_path,
         rest_port=flags.rest_api_port,
         tls=tls.read(flags.ssl_config_file) if flags.ssl_config_file else None,
+        tls_file=flags.ssl_config_file,
         workers=_workers(flags),
         worker_timeout_seconds=flags.worker_timeout_seconds,
         metrics_path=_metrics_path(flags),
@@ -44,6 +45,7 @@ def settings(flags: argparse.Namespace) -> Settings:
         tells_timing=flags.enable_server_timing,
         grpc_threads=flags.grpc_max_threads or threads,
         grpc_arguments=flags.grpc_channel_arguments,
+        http2_engine=flags.http2_engine,
         rest_threads=flags.rest_api_num_threads or threads,
         rest_timeout_seconds=flags.rest_api_timeout_in_ms / 1e3 if flags.rest_api_timeout_in_ms > 0 else None,
         packed_answers=flags.enable_serialization_as_tensor_content,
@@ -71,6 +73,7 @@ def settings(flags: argparse.Namespace) -> Settings:
             tensor_elements=flags.max_tensor_elements,
             connections=flags.max_connections,
             requests=flags.max_requests,
+            streams=flags.max_streams,
             request_seconds=flags.receive_timeout_seconds,
             slowest_bytes_per_second=flags.min_bytes_per_second,
             idle_seconds=flags.idle_timeout_seconds,
@@ -89,7 +92,9 @@ def _loader(flags: argparse.Namespace) -> Loader:
     interpreters = flags.num_tflite_pools * flags.num_tflite_interpreters_per_pool
     share = cores_each(flags.workers)
     return Loader(
-        prefer_tflite=flags.prefer_tflite_model,
+        prefer_tflite=_runtime(flags) == "tflite",
+        saved_model_only=_runtime(flags) == "savedmodel",
+        verify=flags.verify_versions,
         threads=intra or both or 1,
         interpreters=interpreters,
         large_batches=(share, share if intra or both else min(cores(), interpreters)),
@@ -107,6 +112,18 @@ def _loader(flags: argparse.Namespace) -> Loader:
         batching=_batching(flags),
         per_model_batching=flags.enable_per_model_batching_parameters,
     )
+
+
+def _runtime(flags: argparse.Namespace) -> str:
+    """Return one of `flags.RUNTIMES`."""
+    runtime: str | None = flags.runtime
+    if not flags.prefer_tflite_model:
+        return runtime or "auto"
+    if runtime not in (None, "tflite"):
+        raise UsageError(
+            f"--prefer_tflite_model means --runtime=tflite, and --runtime={runtime} is set; pass one"
+        )
+    return "tflite"
 
 
 def _metrics_path(flags: argparse.Namespace) -> str | None:

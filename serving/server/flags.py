@@ -10,11 +10,13 @@ from typing import Any
 
 from tfship.serving.protos import messages
 from tfship.serving.server.logs import FORMATS
-from tfship.serving.server.settings import ANY_PORT, REUSE_PORT, Limits, cores
+from tfship.serving.server.settings import ANY_PORT, GRPC_ARGUMENTS, REUSE_PORT, Limits, cores
 from tfship.train.common import cli
 
-__all__ = ["FLAGS", "IGNORED", "Flag", "ignored", "parse", "parser"]
+__all__ = ["FLAGS", "IGNORED", "RUNTIMES", "Flag", "ignored", "parse", "parser"]
 
+# Values of --runtime.
+RUNTIMES = ("auto", "savedmodel", "tflite")
 # Flags without effect here: the neutral value, and the reason why other values are ignored.
 IGNORED: dict[str, tuple[bool | int | str, str]] = {
     "enable_profiler": (False, "there is no profiler service"),
@@ -54,6 +56,12 @@ def _bool(text: str) -> bool:
 def _log_format(text: str) -> str:
     if text not in FORMATS:
         raise argparse.ArgumentTypeError(f"{text!r}: expected {' or '.join(FORMATS)}")
+    return text
+
+
+def _runtime(text: str) -> str:
+    if text not in RUNTIMES:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected {', '.join(RUNTIMES[:-1])} or {RUNTIMES[-1]}")
     return text
 
 
@@ -149,9 +157,13 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
              "REST port", "FILE", Path),
         Flag("rest_api_timeout_in_ms", 30_000, "deadline by which a REST request's inference must begin; 0: none",
              "MS", _integer),
-        Flag("grpc_channel_arguments", "", "gRPC core's arguments, such as grpc.max_connection_age_ms=2000",
+        Flag("grpc_channel_arguments", "", "gRPC core's arguments, such as grpc.max_connection_age_ms=2000; those "
+             f"with an effect: {', '.join(each.removeprefix('grpc.') for each in GRPC_ARGUMENTS)}",
              "NAME=VALUE,…", _arguments),
-        Flag("ssl_config_file", None, "TLS for gRPC and REST: an SSLConfig in text format, with the PEM texts",
+        Flag("http2_engine", "auto", "HTTP/2 by ngh2 or by h2, which is slower; auto: ngh2 if it is installed (not in "
+             "tensorflow_model_server)", "ENGINE", str),
+        Flag("ssl_config_file", None, "TLS for gRPC and REST: an SSLConfig in text format, with the PEM texts; "
+             "read again when it changes",
              "FILE", _file),
         Flag("use_alts_credentials", False, "not supported"),
         Flag("rest_api_enable_cors_support", False, "let web pages of other origins call REST"),
@@ -164,7 +176,10 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag("enable_model_warmup", True, "run assets.extra/tf_serving_warmup_requests before a version is available"),
         Flag("enable_signature_method_name_check", False, "classify and regress only with signatures that were "
              "exported for it"),
-        Flag("prefer_tflite_model", False, "serve a version's TFLite file if it has one; TensorFlow isn't loaded"),
+        Flag("prefer_tflite_model", False, "the same as --runtime=tflite"),
+        Flag("runtime", None, "tflite: a version's TFLite file if it has one, and TensorFlow isn't loaded; savedmodel: "
+             "TensorFlow; auto, the default: TensorFlow, except for serving_default of versions whose export.json "
+             "shows that TFLite's scores are equal (not in tensorflow_model_server)", "|".join(RUNTIMES), _runtime),
         Flag("num_request_iterations_for_warmup", 0, "runs of each warm-up request; 0: one", "N", _at_least(0)),
         Flag("saved_model_tags", "serve", "tags of the SavedModel's graph to serve", "TAG,…", _tags),
         Flag("tensorflow_session_parallelism", 0, "threads of an inference, in each worker; 0: for TFLite one, for a "
@@ -186,6 +201,8 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
     "process (not in tensorflow_model_server)": (
         Flag("ready_file", None, "JSON file with {host, grpc_port, rest_port, pid}, written when all models are "
              "available", "PATH", Path),
+        Flag("verify_versions", False, "before loading a version, check its files against the hashes in its "
+             "export.json"),
         Flag("workers", cores(), "worker processes, which share the ports and each load all models; 0: serve from this "
              "process", "N", _at_least(0)),
         Flag("worker_timeout_seconds", 30, "a worker without a heartbeat for this long is killed and replaced",
@@ -206,6 +223,7 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag("max_connections", Limits.connections, "connections to each port of a worker", "N", _at_least(1)),
         Flag("max_requests", Limits.requests, "requests in flight or queued, for each port of a worker",
              "N", _at_least(1)),
+        Flag("max_streams", Limits.streams, "concurrent calls on a gRPC connection", "N", _at_least(1)),
         Flag("receive_timeout_seconds", round(Limits.request_seconds), "seconds for a request to arrive; large REST "
              "requests have more", "S", _at_least(1)),
         Flag("min_bytes_per_second", Limits.slowest_bytes_per_second, "lowest rate of large REST requests, and of "
@@ -257,8 +275,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def ignored(flags: argparse.Namespace) -> list[str]:
     """Return one line for each ignored flag that isn't neutral."""
-    return [
+    lines = [
         f"--{name}: accepted and ignored: {reason}"
         for name, (neutral, reason) in IGNORED.items()
         if getattr(flags, name) != neutral
     ]
+    unused = [name for name, _ in flags.grpc_channel_arguments if name not in GRPC_ARGUMENTS]
+    return lines + [f"--grpc_channel_arguments: {name}: accepted and ignored" for name in unused]

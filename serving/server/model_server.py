@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from tfship.serving.models.config_watcher import ConfigFile
 from tfship.serving.models.manager import ModelManager
 from tfship.serving.server.settings import ANY_PORT, Settings
-from tfship.serving.server.sockets import check_free, check_path_free, remove_path
+from tfship.serving.server.sockets import check_free, check_path, remove_path
 from tfship.serving.server.worker_pool import WorkerPool
 from tfship.train.common.errors import UsageError
 
@@ -26,6 +26,7 @@ class ModelServer:
 
     def __init__(self, config: Any, settings: Settings) -> None:
         self._settings = settings
+        self._started_with = config
         self._host = _host(settings, self._reload)
         self._models = ModelManager(config, self._host, settings.loading)
         self._config: ConfigFile | None = None
@@ -44,13 +45,15 @@ class ModelServer:
             if port:
                 check_free(settings.host, max(0, port))
         if settings.grpc_socket:
-            check_path_free(settings.grpc_socket)
+            check_path(settings.grpc_socket)
         if isinstance(self._host, WorkerPool):
             self._host.start()
         self._models.start()
         self.grpc_port, self.rest_port = self._host.open(settings.grpc_port, settings.rest_port)
         if settings.config_file and settings.config_poll_seconds:
-            self._config = ConfigFile(settings.config_file, settings.config_poll_seconds, self._models.reload)
+            self._config = ConfigFile(
+                settings.config_file, settings.config_poll_seconds, self._models.reload, self._started_with
+            )
             self._config.start()
 
     def stop(self, grace_seconds: float = 0.0) -> None:
@@ -61,7 +64,6 @@ class ModelServer:
             self._config.stop()
         self._models.join()
         if self._settings.grpc_socket:
-            # gRPC removes the socket, unless its worker was killed.
             remove_path(self._settings.grpc_socket)
 
     def _reload(self, config: Any) -> None:

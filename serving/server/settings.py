@@ -1,23 +1,27 @@
 """Server settings, except for the models."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tfship.serving.models.loader import Loader
 from tfship.serving.models.manager import LoadPolicy
+from tfship.serving.server.cpu_cores import cores
 from tfship.serving.server.tls import ServerTls
 
-__all__ = ["ANY_PORT", "REUSE_PORT", "Limits", "Settings", "cores"]
+__all__ = ["ANY_PORT", "GRPC_ARGUMENTS", "REUSE_PORT", "Limits", "Settings", "cores", "cores_each"]
 
 ANY_PORT = -1
 # The only gRPC argument that users can't set.
 REUSE_PORT = "grpc.so_reuseport"
-
-
-def cores() -> int:
-    """Return the number of cores available to this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+# gRPC core's arguments (grpc/impl/channel_arg_names.h) that have an effect.
+GRPC_ARGUMENTS = (
+    "grpc.max_concurrent_streams",
+    "grpc.max_connection_age_ms",
+    "grpc.max_connection_idle_ms",
+    "grpc.max_metadata_size",
+    "grpc.max_receive_message_length",
+    "grpc.max_send_message_length",
+)
 
 
 def cores_each(workers: int) -> int:
@@ -48,6 +52,7 @@ class Limits:
     tensor_elements: int = 2**28
     connections: int = 20_000
     requests: int = 1024
+    streams: int = 1024
     request_seconds: float = 30.0
     slowest_bytes_per_second: int = 10_000
     idle_seconds: float = 300.0
@@ -57,7 +62,8 @@ class Limits:
 class Settings:
     """Server settings, except for the models.
 
-    - `grpc_port`, `rest_port`: ANY_PORT for any free port, 0 for none. `tls` applies to both.
+    - `grpc_port`, `rest_port`: ANY_PORT for any free port, 0 for none. `tls` applies to both, and is read again when
+      `tls_file` changes.
     - `grpc_socket`: an additional Unix socket for gRPC. It can't be shared, so that the first worker serves it.
     - `workers`: number of processes that share the ports; with 0, the main process serves.
     - `worker_timeout_seconds`: a worker without a heartbeat for this time is replaced.
@@ -65,7 +71,8 @@ class Settings:
     - `tells_timing`: responses report timings (a Server-Timing header, or trailing metadata of that name).
     - `config_file` is checked for changes every `config_poll_seconds`; 0: never.
     - `rest_timeout_seconds`: deadline by which a REST request's inference must begin; None: no deadline.
-    - `grpc_arguments`: gRPC core's arguments, by their names in grpc/impl/channel_arg_names.h.
+    - `grpc_arguments`: gRPC core's arguments by name; those in GRPC_ARGUMENTS have an effect.
+    - `http2_engine`: one of `serving.grpc.http2.ENGINES`.
     - `checks_methods`: Classify and Regress accept only signatures that were exported for them.
     - `packed_answers`: gRPC responses have tensor_content instead of typed fields.
     - `log_format`: one of `serving.server.logs.FORMATS`.
@@ -76,12 +83,14 @@ class Settings:
     grpc_socket: Path | None = None
     rest_port: int = 0
     tls: ServerTls | None = None
+    tls_file: Path | None = None
     workers: int = 0
     worker_timeout_seconds: int = 30
     grpc_threads: int = 4 * cores()
     rest_threads: int = 4 * cores()
     rest_timeout_seconds: float | None = 30.0
     grpc_arguments: tuple[tuple[str, int | str], ...] = ()
+    http2_engine: str = "auto"
     packed_answers: bool = False
     cors: bool = False
     health: bool = False

@@ -1,6 +1,8 @@
 """Listening sockets: opening them, sharing them between processes, and checking that addresses are free."""
 
 import contextlib
+import logging
+import os
 import resource
 import socket
 from pathlib import Path
@@ -13,9 +15,12 @@ __all__ = [
     "bound",
     "bracketed",
     "check_free",
-    "check_path_free",
+    "check_path",
+    "listening_at",
     "remove_path",
 ]
+
+log = logging.getLogger(__name__)
 
 # Open files of a process that aren't connections: libraries, logs, models during loading.
 _OTHER_FILES = 512
@@ -72,18 +77,30 @@ def check_free(host: str, port: int) -> None:
     bound(host, port).close()
 
 
-def check_path_free(path: Path) -> None:
-    """Raise UsageError if no Unix socket can be created at `path`; a leftover socket of an ended server is removed."""
-    if _listens(path):
-        raise UsageError(f"{path}: another server listens there; choose another path or stop that server")
+def check_path(path: Path) -> None:
+    """Raise UsageError if no Unix socket can be created at `path`; one that is there will be replaced."""
+    probe = path.with_name(f"{path.name}.{os.getpid()}") if path.is_socket() else path
+    listening_at(probe).close()
+    probe.unlink()
+
+
+def listening_at(path: Path) -> socket.socket:
+    """Return a Unix socket that listens at `path`. Raises UsageError.
+
+    A socket that is there is replaced, as gRPC does: its server, if there is one, gets no further connections.
+    """
+    found = socket.socket(socket.AF_UNIX)
     try:
         if path.is_socket():
+            if _listens(path):
+                log.warning("%s: another server listens there; this one takes the path over", path)
             path.unlink()
-        with socket.socket(socket.AF_UNIX) as found:
-            found.bind(str(path))
-        path.unlink()
+        found.bind(str(path))
+        found.listen(4096)
     except OSError as error:
+        found.close()
         raise UsageError(f"{path}: can't listen there ({error.strerror or error})") from None
+    return found
 
 
 def remove_path(path: Path) -> None:

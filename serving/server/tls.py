@@ -1,22 +1,22 @@
 """TLS for both ports: reads and checks `--ssl_config_file`, TensorFlow Serving's SSLConfig."""
 
 import contextlib
+import logging
 import os
 import re
 import ssl
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tfship.serving.protos import config_messages
 from tfship.train.common.errors import UsageError
 
-if TYPE_CHECKING:
-    import grpc
+__all__ = ["ReplaceableContext", "ServerTls", "TlsFile", "read"]
 
-__all__ = ["ServerTls", "read"]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,18 +31,13 @@ class ServerTls:
     certificate: bytes
     client_ca: bytes | None = None
 
-    def credentials(self) -> "grpc.ServerCredentials":
-        """Return the credentials for a gRPC port."""
-        import grpc
+    def context(self, protocol: str) -> ssl.SSLContext:
+        """Return the SSL context of a port for `protocol`, an ALPN name: h2 or http/1.1.
 
-        return grpc.ssl_server_credentials(
-            [(self.key, self.certificate)], self.client_ca, require_client_auth=self.client_ca is not None
-        )
-
-    def context(self) -> ssl.SSLContext:
-        """Return the SSL context for a REST port. Raises ValueError with the reason if a field is invalid."""
+        Raises ValueError with the reason if a field is invalid.
+        """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols([protocol])
         with _readable(self.certificate) as certificate, _readable(self.key) as key:
             try:
                 # With a password, OpenSSL doesn't prompt for one on the terminal if the key is encrypted.
@@ -56,6 +51,70 @@ class ServerTls:
                 raise ValueError(f"custom_ca can't be used ({_reason(error)})") from None
             context.verify_mode = ssl.CERT_REQUIRED
         return context
+
+
+class ReplaceableContext:
+    """The SSL context of a port, whose certificates can be replaced while connections are accepted."""
+
+    def __init__(self, tls: ServerTls, protocol: str) -> None:
+        self._protocol = protocol
+        self._current = self.context = tls.context(protocol)
+        # Called in each handshake, also without a server name. The port's own context can't be exchanged.
+        self.context.sni_callback = self._choose
+
+    def replace(self, tls: ServerTls) -> None:
+        """Use other certificates for new connections. Raises ValueError as `ServerTls.context`."""
+        self._current = tls.context(self._protocol)
+
+    def _choose(
+        self, connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _: ssl.SSLContext
+    ) -> None:
+        connection.context = self._current
+
+
+class TlsFile:
+    """`--ssl_config_file`, read again in a thread when it changes; `contexts` then get its certificates.
+
+    A file that isn't valid is logged, and the old certificates stay in use.
+    """
+
+    def __init__(self, path: Path, contexts: Sequence[ReplaceableContext]) -> None:
+        self._path, self._contexts = path, contexts
+        self._stopped = threading.Event()
+        self._seen = _state(path)
+        self._thread = threading.Thread(target=self._watch, name="tls", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(_POLL_SECONDS):
+            if (state := _state(self._path)) == self._seen:
+                continue
+            self._seen = state
+            try:
+                tls = read(self._path)
+                for context in self._contexts:
+                    context.replace(tls)
+            except UsageError as error:
+                log.error("%s; the certificates before it stay in use", error)
+            else:
+                log.info("%s: %s has changed: new connections use its certificates", _FLAG, self._path)
+
+
+_POLL_SECONDS = 1.0
+
+
+def _state(path: Path) -> object:
+    """Return what is different after each change of a file, also if its folder is a symbolic link (Kubernetes)."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def read(path: Path) -> ServerTls:
@@ -76,7 +135,7 @@ def read(path: Path) -> ServerTls:
     client_ca = config.custom_ca.encode() if config.client_verify else None
     tls = ServerTls(config.server_key.encode(), config.server_cert.encode(), client_ca)
     try:
-        tls.context()
+        tls.context("h2")
     except ValueError as error:
         raise UsageError(
             f"{_FLAG}: {path}: {error}; expected a certificate and its unencrypted key, both as PEM"

@@ -7,69 +7,36 @@ replaced, while the others continue to serve.
 import concurrent.futures
 import contextlib
 import logging
-import os
-import pickle
-import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tfship.serving.metrics.metrics import FOLDER
 from tfship.serving.models.snapshot import ProcessDiedError, View
 from tfship.serving.protos.messages import model_server_config_pb2
 from tfship.serving.protos.status import Code, StatusError
-from tfship.serving.server.rpc import Channel, ChannelClosed
+from tfship.serving.server.rpc import ChannelClosed
 from tfship.serving.server.settings import Settings
 from tfship.serving.server.sockets import bound
-from tfship.train.common.errors import ArtifactError
-from tfship.train.common.tensorflow_loader import WITHOUT_KERAS
+from tfship.serving.server.worker_process import END_SECONDS, WorkerProcess, signals_blocked, spawn
+from tfship.train.common.errors import ArtifactError, TfshipError
 
 __all__ = ["WorkerPool"]
 
 log = logging.getLogger(__name__)
 
-# Settings of glibc's allocator. Mapping and unmapping bodies of a few hundred kilobytes each time would cost a page
-# fault per 4 KiB. Fewer arenas need less memory.
-_MALLOC = {
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
-    "MALLOC_ARENA_MAX": "4",
-}
-# Pauses before a dead worker is replaced. Each death within `_LONG_SECONDS` of the start uses the next one.
+# Pauses before a dead worker is replaced. Each failed start, and each death within `_LONG_SECONDS` of the start, uses
+# the next one. The same pauses, without the first, precede new tries to load a version that a worker lacks.
 _PAUSES_SECONDS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 _LONG_SECONDS = 60.0
-# Additional time until the first heartbeat, because imports may come from a slow disk.
-_START_SECONDS = 60
 # If only one worker is alive, the time that a new version waits for a second one before it is loaded.
 _SECOND_WORKER_SECONDS = 30.0
-# Time for a worker to exit after the connection is closed; then it is killed.
-_END_SECONDS = 5.0
-
-
-@dataclass(eq=False)
-class _Worker:
-    number: int
-    process: subprocess.Popen[bytes]
-    channel: Channel
-    reader: threading.Thread
-    started: float
-
-    def wait_ended(self) -> str:
-        """Wait for the process to end after its channel was closed, kill it after 5 s, and return how it ended."""
-        try:
-            code = self.process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            code = self.process.wait()
-        return f"signal {-code}" if code < 0 else f"exit code {code}"
+# Deaths of workers that were loading a version, after which replacements don't load it. The first death may have
+# another cause.
+_FATAL_DEATHS = 2
 
 
 class WorkerPool:
@@ -85,7 +52,7 @@ class WorkerPool:
         # Held while the fields below change, and while the change is sent to the workers. `_loaded`, `_view` and
         # `_ports` are the common state. Workers in `_active` have all of it and get each change.
         self._lock = threading.Lock()
-        self._active: list[_Worker] = []
+        self._active: list[WorkerProcess] = []
         self._loaded: dict[int, Path] = {}
         self._view: View = {}
         self._ports: tuple[int, int] | None = None
@@ -93,15 +60,21 @@ class WorkerPool:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         # Used without the lock, because its holder may be waiting for a hanging process. `_all` also contains workers
         # that aren't active yet.
-        self._all: set[_Worker] = set()
+        self._all: set[WorkerProcess] = set()
         self._stopping = threading.Event()
         self._supervisors: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Start the processes. Raises ArtifactError if one ends during its start."""
+        """Start the processes. Raises TfshipError if one can't be started, or ends during its start."""
         if self._settings.metrics_path is not None:
             self._folder = tempfile.TemporaryDirectory(prefix="tfship-metrics-")
-        workers = [self._spawn(number) for number in range(self._settings.workers)]
+        try:
+            workers = [self._spawn(number) for number in range(self._settings.workers)]
+        except (OSError, RuntimeError) as error:
+            raise TfshipError(
+                f"the {self._settings.workers} worker processes can't be started ({error}); pass a smaller --workers, "
+                "or raise the limits of processes, open files and memory"
+            ) from error
         for worker in workers:
             try:
                 worker.channel.call("publish", {})
@@ -128,8 +101,8 @@ class WorkerPool:
         """
         alone_until = time.monotonic() + _SECOND_WORKER_SECONDS
         notes: tuple[str, ...] = ()
-        done: set[_Worker] = set()
-        died: set[_Worker] = set()
+        done: set[WorkerProcess] = set()
+        died: set[WorkerProcess] = set()
         while True:
             with self._lock:
                 targets = [worker for worker in self._active if worker not in done and worker not in died]
@@ -208,7 +181,7 @@ class WorkerPool:
                 futures.append(worker.channel.start("close", grace_seconds))
             else:
                 worker.process.kill()  # it serves nothing yet
-        concurrent.futures.wait(futures, grace_seconds + _END_SECONDS)
+        concurrent.futures.wait(futures, grace_seconds + END_SECONDS)
         for worker in workers:
             worker.channel.close()
         for worker in workers:
@@ -224,47 +197,17 @@ class WorkerPool:
         """Reload on behalf of a worker; see `ModelManager.reload`."""
         self._reload(model_server_config_pb2.ModelServerConfig.FromString(config))
 
-    def _spawn(self, number: int) -> _Worker:
-        ours, theirs = socket.socketpair()
-        environment = dict(os.environ)
-        for name, value in {**_MALLOC, **WITHOUT_KERAS}.items():
-            environment.setdefault(name, value)
-        if self._folder:
-            environment[FOLDER] = self._folder.name
-        connection = Connection(ours.detach())
-        # The new process inherits the blocked signals: Ctrl-C on a terminal and a service manager's SIGTERM reach all
-        # processes, but only the main process handles them.
-        with theirs, _signals_blocked():
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tfship.serving.server.worker", str(theirs.fileno()), str(number)],
-                pass_fds=[theirs.fileno()],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-            )
-            channel = Channel(connection, self)
-            reader = threading.Thread(target=self._read, args=(number, process, channel), daemon=True)
-            worker = _Worker(number, process, channel, reader, time.monotonic())
+    def _spawn(self, number: int) -> WorkerProcess:
+        with signals_blocked():
+            worker = spawn(number, self._settings, self, self._folder.name if self._folder else None)
             self._all.add(worker)
-        with contextlib.suppress(OSError):
-            connection.send_bytes(pickle.dumps(self._settings_of(number)))
-        reader.start()
         return worker
 
-    def _settings_of(self, number: int) -> Settings:
-        # A Unix socket, unlike a port, can't be shared: worker 0 or its replacement serves it.
-        return self._settings if number == 0 else replace(self._settings, grpc_socket=None)
-
-    def _read(self, number: int, process: subprocess.Popen[bytes], channel: Channel) -> None:
-        patience = self._settings.worker_timeout_seconds
-        if not channel.serve(patience, _START_SECONDS):
-            log.warning("worker %d: no heartbeat for %d s; killed", number, patience)
-            process.kill()
-
-    def _supervise(self, worker: _Worker) -> None:
+    def _supervise(self, worker: WorkerProcess) -> None:
         """Replace the worker each time that it ends, until the server stops."""
-        deaths = 0
+        failures = 0
         while True:
-            worker.reader.join()
+            self._await_end(worker)
             ended = worker.wait_ended()
             with self._lock:
                 if worker in self._active:
@@ -272,22 +215,45 @@ class WorkerPool:
             self._all.discard(worker)
             if self._stopping.is_set():
                 return
-            deaths = 0 if time.monotonic() - worker.started > _LONG_SECONDS else deaths
+            if time.monotonic() - worker.started > _LONG_SECONDS:
+                failures = 0
+                worker.deaths.clear()
             log.warning("worker %d has died (%s); starting a replacement", worker.number, ended)
-            if self._stopping.wait(_PAUSES_SECONDS[min(deaths, len(_PAUSES_SECONDS) - 1)]):
-                return
-            deaths += 1
-            try:
-                worker = self._spawn(worker.number)
-                self._catch_up(worker)
-            except Exception as error:  # noqa: BLE001 - the next attempt may succeed
-                if not self._stopping.is_set():
-                    why = error if str(error) else "it has died"
-                    log.warning("worker %d: the replacement failed: %s; trying again", worker.number, why)
-                worker.process.kill()
+            replacement = None
+            while replacement is None:
+                if self._stopping.wait(_pause(failures)):
+                    return
+                failures += 1
+                replacement = self._replace(worker, failures)
+            worker = replacement
 
-    def _catch_up(self, worker: _Worker) -> None:
-        """Load the current versions in a new worker, open its ports and make it active."""
+    def _replace(self, dead: WorkerProcess, failures: int) -> WorkerProcess | None:
+        """Return the replacement of a dead worker; None if it can't be started, after `failures` failures."""
+        try:
+            worker = self._spawn(dead.number)
+        except (OSError, RuntimeError, MemoryError) as error:
+            log.warning(
+                "worker %d: the replacement can't be started: %s; next try in %g s",
+                dead.number,
+                error,
+                _pause(failures),
+            )
+            return None
+        worker.deaths = dead.deaths
+        try:
+            self._catch_up(worker)
+        except Exception as error:  # noqa: BLE001 - the next attempt may succeed
+            if not self._stopping.is_set():
+                why = error if str(error) else "it has died"
+                log.warning("worker %d: the replacement failed: %s; trying again", worker.number, why)
+            worker.process.kill()
+        return worker
+
+    def _catch_up(self, worker: WorkerProcess) -> None:
+        """Load the current versions in a new worker, open its ports and make it active.
+
+        Versions that it can't load don't prevent it from serving the others.
+        """
         done: set[int] = set()
         while True:
             with self._lock:
@@ -303,17 +269,70 @@ class WorkerPool:
                     self._active.append(worker)
                     break
             for key, path in missing.items():
-                try:
-                    worker.channel.call("load", key, path)
-                except StatusError:
-                    # If the version was unloaded in the meantime, its files may no longer exist.
-                    if key in self._loaded:
-                        raise
+                done.add(key)
+                if worker.deaths[key] < _FATAL_DEATHS:
+                    self._load_late(worker, key, path)
                 else:
-                    done.add(key)
+                    log.error(
+                        "worker %d: %s: not loaded, because %d workers died while they loaded it; requests for it get "
+                        "UNAVAILABLE from this worker",
+                        worker.number,
+                        path,
+                        worker.deaths[key],
+                    )
         log.info("worker %d: the replacement is serving", worker.number)
 
-    def _call_all(self, workers: Iterable[_Worker], method: str, *arguments: Any) -> None:
+    def _load_late(self, worker: WorkerProcess, key: int, path: Path) -> bool:
+        """Load a version in a worker that lacks it, and return whether that has succeeded."""
+        try:
+            worker.channel.call("load", key, path)
+        except ChannelClosed:
+            worker.deaths[key] += 1
+            raise
+        except StatusError as error:
+            # If the version was unloaded in the meantime, its files may no longer exist.
+            if key in self._loaded and worker.lacking.get(key) != error.detail:
+                log.error(
+                    "worker %d: %s: can't be loaded: %s; requests for it get UNAVAILABLE from this worker until a "
+                    "later try succeeds",
+                    worker.number,
+                    path,
+                    error.detail,
+                )
+            worker.lacking[key] = error.detail
+            return False
+        return True
+
+    def _await_end(self, worker: WorkerProcess) -> None:
+        """Wait until the worker ends. Until then, try again to load the versions that it lacks."""
+        tries = 0
+        while worker.lacking:
+            tries += 1
+            worker.reader.join(_pause(tries))
+            if not worker.reader.is_alive():
+                return
+            with contextlib.suppress(ChannelClosed):
+                for key in list(worker.lacking):
+                    self._retry(worker, key)
+        worker.reader.join()
+
+    def _retry(self, worker: WorkerProcess, key: int) -> None:
+        """Try again to load a version in a worker that lacks it."""
+        path = self._loaded.get(key)
+        if path is None:
+            del worker.lacking[key]
+            return
+        if not self._load_late(worker, key, path):
+            return
+        del worker.lacking[key]
+        log.info("worker %d: %s: loaded", worker.number, path)
+        with self._lock:
+            is_current = key in self._loaded
+        if not is_current:
+            # The other workers have unloaded it in the meantime.
+            worker.channel.call("unload", key)
+
+    def _call_all(self, workers: Iterable[WorkerProcess], method: str, *arguments: Any) -> None:
         """Call `method` in all `workers` concurrently and wait for the results; dead workers are ignored."""
         for future in [worker.channel.start(method, *arguments) for worker in workers]:
             with contextlib.suppress(ChannelClosed):
@@ -324,10 +343,5 @@ def _stopping_error() -> StatusError:
     return StatusError(Code.UNAVAILABLE, "the server is stopping")
 
 
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _pause(failures: int) -> float:
+    return _PAUSES_SECONDS[min(failures, len(_PAUSES_SECONDS) - 1)]

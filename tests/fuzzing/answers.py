@@ -90,7 +90,8 @@ class _Expected:
         self.broken = self.ended = False
         self._parser = httptools.HttpRequestParser(self)
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.feed(data)
+        # The server doesn't grant the wish for another protocol: it goes on as if it weren't there.
+        self.feed(re.sub(rb"(?i)\nupgrade:", b"\nx-grade:", data))
 
     def feed(self, data: bytes) -> None:
         try:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fuzzing.cases import REST, Case, Served, mutated
 from tfship.serving.protos.tensors import dtype_of
 
-__all__ = ["http", "json_bodies", "json_requests", "post"]
+__all__ = ["ANY_JSON", "http", "json_bodies", "json_requests", "post"]
 
 # JSON, as text: what a parser must get right, and some of what it must refuse.
 _NUMBERS = st.sampled_from(
@@ -122,7 +122,7 @@ def _wide(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 
 
 _LEAVES = _NUMBERS | _NUMBERS | _TEXTS | _BASE64 | _OTHERS
-_ANY_JSON = (
+ANY_JSON = (
     st.recursive(_LEAVES, lambda inner: _array(inner) | _object(inner), max_leaves=8)
     | _deep(_LEAVES)
     | _wide(_LEAVES)
@@ -150,7 +150,7 @@ def _tensor(draw: st.DrawFn, dtype: int, shape: tuple[int, ...] | None) -> str:
     for size in reversed(sizes):
         text = "[" + ",".join([text] * min(size, 1000)) + "]"
     if not draw(st.integers(0, 11)):
-        text = text.replace(leaf, draw(_ANY_JSON), 1)
+        text = text.replace(leaf, draw(ANY_JSON), 1)
     return text
 
 
@@ -163,9 +163,9 @@ def json_bodies(draw: st.DrawFn, served: Served, verb: str) -> bytes:
         good = st.sampled_from(['{"x": 0.5}', '{"x": [1.5]}', '{"x": -0.0, "y": ["a", "b"]}'])
         example = good | good | good | _object(_NUMBERS | _TEXTS | _BASE64 | _array(_NUMBERS | _TEXTS))
         examples = draw(st.lists(example, min_size=1, max_size=3).map(",".join))
-        text = f'"examples": [{examples}]' if draw(st.integers(0, 9)) else f'"examples": {draw(_ANY_JSON)}'
+        text = f'"examples": [{examples}]' if draw(st.integers(0, 9)) else f'"examples": {draw(ANY_JSON)}'
         if not draw(st.integers(0, 3)):
-            text = f'"context": {draw(example | _ANY_JSON)}, {text}'
+            text = f'"context": {draw(example | ANY_JSON)}, {text}'
     name = draw(
         st.sampled_from(
             [json.dumps(served.signature)] * 15 + ['""', '"no"', '"\\ud800"', "1", '"ser\\u0076e"']
@@ -199,7 +199,7 @@ def _predict(draw: st.DrawFn, served: Served) -> str:
             return f'"instances": [{named}, {named}]'
         case "both":
             return f'"instances": {plain}, "inputs": {named}'
-    return f'"{draw(st.sampled_from(["instances", "inputs", "x"]))}": {draw(_ANY_JSON)}'
+    return f'"{draw(st.sampled_from(["instances", "inputs", "x"]))}": {draw(ANY_JSON)}'
 
 
 def post(path: str, body: bytes, *headers: str) -> bytes:

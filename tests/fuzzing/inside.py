@@ -18,7 +18,7 @@ with atheris.instrument_imports(include=["tfship.serving"]):
     import grpc
 
     import serving_fixtures as fixtures
-    from fuzzing import grpc_cases, http_cases
+    from fuzzing import grpc_cases, http_cases, open_inference_cases
     from fuzzing.answers import Sender
     from fuzzing.cases import REST, Case, Served
     from fuzzing.run import drawn
@@ -58,7 +58,7 @@ def _sending(sender: Sender, places: Sequence[str]) -> Callable[[bytes], None]:
     def send(data: bytes) -> None:
         if data:
             place, content = places[data[0] % len(places)], data[1:]
-            if place.startswith("/v1/"):
+            if place.startswith(("/v1/", "/v2/")):
                 place, content = REST, http_cases.post(place, content)
             sender.send(Case("guided", place, content))
 
@@ -72,7 +72,9 @@ def _places(served: Sequence[Served]) -> list[str]:
         REST,
         *paths,
         *(f"/v1/models/examples:{verb}" for verb in ("classify", "regress")),
+        *(f"/v2/models/{model}/infer" for model in dict.fromkeys(each.model for each in served)),
         *grpc_cases.METHODS,
+        open_inference_cases.INFER,
     ]
 
 
@@ -83,6 +85,10 @@ def _first(served: Sequence[Served], places: Sequence[str], seed: int) -> list[b
     found = [case(REST, each.data) for each in drawn(http_cases.http(served), _SEEDS, seed)]
     found += [case(each.to, each.data) for each in drawn(grpc_cases.calls(served), 10 * _SEEDS, seed)]
     for one in served:
+        requests = drawn(open_inference_cases.infer_bodies(one), _SEEDS, seed)
+        found += [case(f"/v2/models/{one.model}/infer", body) for body, _ in requests]
+        messages = drawn(open_inference_cases.infer_messages(one), _SEEDS, seed)
+        found += [case(open_inference_cases.INFER, message) for message in messages]
         for verb in ("predict", "classify", "regress") if one.model == "examples" else ("predict",):
             bodies = drawn(http_cases.json_bodies(one, verb), _SEEDS, seed)
             found += [case(f"/v1/models/{one.model}:{verb}", body) for body in bodies]

@@ -7,7 +7,7 @@ from typing import TypeVar
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
-from fuzzing import grpc_cases, http_cases
+from fuzzing import grpc_cases, http_cases, open_inference_cases
 from fuzzing.cases import Case
 from fuzzing.target import Target
 
@@ -15,7 +15,7 @@ __all__ = ["KINDS", "drawn", "run"]
 
 _T = TypeVar("_T")
 
-KINDS = ("json", "http", "grpc", "reload", "frames")
+KINDS = ("json", "http", "grpc", "v2", "reload", "frames")
 _AT_ONCE = 200
 
 
@@ -47,6 +47,7 @@ def _strategies(target: Target) -> dict[str, SearchStrategy[Case]]:
         "json": http_cases.json_requests(target.served),
         "http": http_cases.http(target.served),
         "grpc": grpc_cases.calls(target.served),
+        "v2": open_inference_cases.requests(target.served),
         "reload": grpc_cases.reloads(target.config),
         "frames": grpc_cases.frames(),
     }

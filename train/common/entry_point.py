@@ -39,7 +39,7 @@ COMMANDS = {
 
 
 # For each extra, a package that only this extra installs.
-_PACKAGES = {"tensorflow": "tensorflow", "serve": "uvicorn", "benchmark": "jinja2"}
+_PACKAGES = {"tensorflow": "tensorflow", "serve": "httptools", "benchmark": "jinja2"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 __all__ = ["describe", "has_bfloat16"]
 
-_PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy", "pillow", "grpcio", "uvicorn")
+_PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy", "pillow", "grpcio", "ngh2")
 
 
 def describe() -> dict[str, object]:

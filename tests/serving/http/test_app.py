@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as bounded
 from hypothesis import strategies as st
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving_fixtures import Client, config_of, eventually, serving, slow_steps, tiny_models
+from tfship.serving.http.protocol import HttpConnection
 from tfship.serving.server.settings import Limits, Settings
 
 _BAD_CHUNK = b"POST /v1/models/double:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"
@@ -111,7 +111,7 @@ def test_status_and_metadata(client: Client) -> None:
         ("/v1/models/../double", None, 400, "Malformed request"),
         ("/v1/models/%2e%2e%2fdouble", None, 404, "any versions of model ../double"),
         ("/v1/models/%ff", None, 400, "not UTF-8"),
-        ("/v1/models", None, 400, "Missing model name"),
+        ("/v1/models/versions/1", None, 400, "Missing model name"),
     ],
 )
 def test_refusals(client: Client, path: str, body: Any, status: int, message: str) -> None:
@@ -238,10 +238,28 @@ def test_long_headers_in_pieces(client: Client) -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.parametrize("wish", ["h2c", "websocket", "TLS/1.2"])
+def test_a_wish_for_another_protocol_is_not_granted(client: Client, wish: str) -> None:
+    """`curl --http2` and Java's HttpClient have it in each first request."""
+    body = b'{"instances": [[1, 2]]}'
+    request = (
+        f"POST /v1/models/double:predict HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+        f"Upgrade: {wish}\r\nHTTP2-Settings: AAMAAABk\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+    with socket.create_connection(("127.0.0.1", client.rest_port), 30) as connection:
+        # The connection goes on as it was.
+        connection.sendall(request + request)
+        answers = b""
+        while answers.count(b"[[2.0,4.0]]") < 2:
+            answers += (piece := connection.recv(4096))
+            assert piece, answers
+    assert answers.count(b"HTTP/1.1 200 OK") == 2
+
+
 def test_connections_that_are_reset_are_forgotten(client: Client) -> None:
     def known() -> int:
         gc.collect()
-        return sum(isinstance(each, HttpToolsProtocol) for each in gc.get_objects())
+        return sum(isinstance(each, HttpConnection) for each in gc.get_objects())
 
     before = known()
     for _ in range(5):

@@ -47,7 +47,12 @@ def test_arrays_come_and_go_unchanged(array: NDArray[np.float32]) -> None:
 
 # Text that is nearly an array of numbers: brackets, commas, digits and what doesn't belong, in any order.
 PIECES = st.lists(
-    st.sampled_from(["[", "]", ",", "1", "2.5", "-3", "-", " ", "e1", '"a"', "{", "}", "true", "null", "0"]),
+    st.sampled_from(
+        [
+            *("[", "]", ",", "1", "2.5", "-3", "-", " ", "e1", '"a"', "{", "}", "true", "null", "0"),
+            *("NaN", "Inf", "Infinity", "inity", "a", "1e999"),
+        ]
+    ),
     max_size=14,
 ).map("".join)
 
@@ -113,6 +118,35 @@ def test_other_bodies_go_the_slow_way(body: bytes) -> None:
     "text", ["[1[2]]", "[[1]2]", "[-[1]]", "[1 2]", "[,]", "[]", "[[],[]]", "[1e[5]]", "[01]", "[.5]"]
 )
 def test_what_only_looks_like_an_array_is_not_taken(text: str) -> None:
+    assert _fast(f'{{"instances": {text}}}'.encode(), FLOAT) is None
+
+
+@pytest.mark.parametrize("space", ["", " ", "\n"])
+def test_nan_and_infinities_among_numbers(space: str) -> None:
+    names = ["NaN", "1", "-NaN", "Inf", "-Inf", "-2.5e1", "Infinity", "-Infinity"]
+    rows = f"{space}]{space},[{space}".join(f"{space},{space}".join(names[i : i + 4]) for i in (0, 4))
+    body = f'{{"instances":[[{space}{rows}{space}]]}}'.encode()
+    for dtype in (types_pb2.DT_FLOAT, types_pb2.DT_DOUBLE):
+        found = _fast(body, DTYPES[dtype])
+        assert found is not None
+        expected = [[np.nan, 1, np.nan, np.inf], [-np.inf, -25, np.inf, -np.inf]]
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(found, _slow(body, dtype))
+    assert _fast(body, INT32) is None
+
+
+@given(st.lists(st.floats(), min_size=1), st.booleans())
+def test_all_doubles_come_back(values: list[float], nested: bool) -> None:
+    body = json.dumps({"instances": [[each] for each in values] if nested else values}).encode()
+    found = _fast(body, DTYPES[types_pb2.DT_DOUBLE])
+    assert found is not None
+    np.testing.assert_array_equal(found.ravel(), values)
+
+
+@pytest.mark.parametrize(
+    "text", ["[1NaN]", "[NaN1]", "[--NaN]", "[+Inf]", "[1e999]", "[NaN NaN]", "[Infi]", "[nan]"]
+)
+def test_other_names_are_not_taken(text: str) -> None:
     assert _fast(f'{{"instances": {text}}}'.encode(), FLOAT) is None
 
 

@@ -120,7 +120,8 @@ def test_what_tensorflow_serving_takes(body: str, values: Any) -> None:
         ('{"inputs": ' + "[" * 100 + "1" + "]" * 100 + "}", "nested lists"),
         ('{"inputs": ' + "[" * 50_000 + "]" * 50_000 + "}", "too deeply"),
         ('{"inputs": ' + "9" * 5000 + "}", "JSON Parse error"),
-        ('{"inputs": 1' + "0" * 400 + "}", "Type: Number is not of expected type"),
+        ('{"inputs": 1' + "0" * 400 + "}", "Number too big to be stored in double. at offset: 11"),
+        ('{"inputs": [1, 1e999]}', "Number too big to be stored in double. at offset: 15"),
     ],
 )
 def test_what_is_refused(body: str, message: str) -> None:

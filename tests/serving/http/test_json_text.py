@@ -1,5 +1,6 @@
-"""JSON errors in the words of TensorFlow Serving's parser, and values as its messages show them."""
+"""Base64 as TensorFlow Serving reads it, and values as its messages show them."""
 
+import base64
 import json
 from typing import Any
 
@@ -7,37 +8,69 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfship.serving.http.json_text import excerpt, parse_object
+from tfship.serving.http.json_text import excerpt, to_bytes
 from tfship.serving.protos.status import StatusError
 
 
 @pytest.mark.parametrize(
-    ("body", "message"),
+    ("text", "expected"),
     [
-        (b"", "The document is empty"),
-        (b"   \n ", "The document is empty. at offset: 5"),
-        (b'{"instances": [1.0', "Missing a comma or ']' after an array element. at offset: 18"),
-        (b'{"a": {"b": [1]', "Missing a comma or '}' after an object member. at offset: 15"),
-        (b'{"a": "]", "b": 1 2}', "Missing a comma or '}' after an object member. at offset: 18"),
-        (b"this is not json", "Invalid value. at offset: 1"),
-        (b'{"instances":[nan]}', "Invalid value. at offset: 15"),
-        (b'{"instances":[+1]}', "Invalid value. at offset: 14"),
-        (b'{"instances":[1.0,]}', "Invalid value. at offset: 18"),
-        (b'{"instances":[1.0, ]}', "Invalid value. at offset: 19"),
-        (b'{"a": 1,}', "Missing a name for object member. at offset: 8"),
-        (b"{'a': 1}", "Missing a name for object member. at offset: 1"),
-        (b'{"a" 1}', "Missing a colon after a name of object member. at offset: 5"),
-        (b'{"a": "b', "Missing a closing quotation mark in string. at offset: 8"),
-        (b'{"a": "\0"}', "Missing a closing quotation mark in string. at offset: 7"),
-        ('{"ä": nope}'.encode(), "Invalid value. at offset: 8"),  # in bytes, not in letters
-        (b"\xff", "not UTF-8. at offset: 0"),
-        (b"[" * 100_000, "nested too deeply"),
+        ("", b""),
+        ("YQ==", b"a"),
+        ("YQ", b"a"),
+        ("YWI=", b"ab"),
+        ("YWI", b"ab"),
+        ("YWJj", b"abc"),
+        ("Y Q\n=\t= \r\f\v", b"a"),
+        ("\nYWJj\r\nZGVm\n", b"abcdef"),
+        ("YQ..", b"a"),
+        ("YWI.", b"ab"),
+        ("YR==", b"a"),  # bits beyond the last byte
+        (" \n", b""),
+        ("+/+/", b"\xfb\xff\xbf"),
     ],
 )
-def test_what_is_no_json(body: bytes, message: str) -> None:
-    with pytest.raises(StatusError) as refused:
-        parse_object(body)
-    assert refused.value.message == f"JSON Parse error: {message}"
+def test_base64(text: str, expected: bytes) -> None:
+    assert to_bytes({"b64": text}) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Y",
+        "YWJjZ",
+        "YQ=",
+        "YQ===",
+        "YWI==",
+        "YWJj=",
+        "=",
+        "YQ==YQ==",
+        "Y=Q=",
+        "-_8=",
+        "!!!",
+        "YQ\0",
+        "é",
+        "YQ\xa0==",
+    ],
+)
+def test_invalid_base64(text: str) -> None:
+    with pytest.raises(StatusError, match="Unable to base64 decode"):
+        to_bytes({"b64": text})
+
+
+@given(st.binary(), st.lists(st.sampled_from(" \t\n\v\f\r"), max_size=5), st.data())
+def test_base64_with_white_space_and_with_or_without_padding(
+    data: bytes, spaces: list[str], draw: st.DataObject
+) -> None:
+    encoded = base64.b64encode(data).decode()
+    if draw.draw(st.booleans()):
+        encoded = encoded.rstrip("=")
+    elif draw.draw(st.booleans()):
+        encoded = encoded.replace("=", ".")
+    for space in spaces:
+        at = draw.draw(st.integers(0, len(encoded)))
+        encoded = encoded[:at] + space + encoded[at:]
+    assert to_bytes({"b64": encoded}) == data
 
 
 def test_values_are_shown_as_there() -> None:

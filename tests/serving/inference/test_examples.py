@@ -180,7 +180,7 @@ def test_features_take_the_types_of_their_json() -> None:
         ({"x": None}, "Feature: x has element with unexpected JSON type: Null"),
         ({"x": {"y": 1}}, "Feature: x has element with unexpected JSON type: Object"),
         ({"x": [1, "a"]}, "Feature: x has elements of several types"),
-        ({"x": 2**63}, "Feature: x has a number that is no int64"),
+        ({"x": 2**63}, "Feature: x has uint64 element. Only int64 is supported."),
         ({"x": {"b64": "?"}}, "Unable to base64 decode"),
         ("x", "Example must be JSON object but got JSON String"),
     ],

@@ -1,6 +1,7 @@
 """Configs that a server applies: version policies, labels, reloads, and what is refused at the start."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,7 @@ from serving_fixtures import TFLITE, Client, config_of, eventually, publish, ser
 from serving_fixtures import asked as _asked
 from serving_fixtures import factor as _factor
 from tfship.serving.models.config import parse_config, read_config
+from tfship.serving.models.config_watcher import ConfigFile
 from tfship.serving.models.manager import LoadPolicy
 from tfship.serving.protos.messages import model_management_pb2
 from tfship.serving.server.model_server import Settings
@@ -158,3 +160,65 @@ def test_a_config_file_is_looked_at_again(tmp_path: Path, caplog: pytest.LogCapt
         assert _factor(client) == 1.0
         file.write_text(f"model_config_list {{ {_entry('m', tmp_path / 'two')} }}")
         eventually(lambda: _factor(client) == 2.0)
+
+
+def test_a_config_file_that_is_refused_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(tmp_path / "one", 1)
+    file = tmp_path / "models.config"
+    file.write_text(f"model_config_list {{ {_entry('m', tmp_path / 'one')} }}")
+    settings = Settings(loader=TFLITE, config_file=file, config_poll_seconds=0.05)
+    with serving(read_config(file), settings) as client:
+        file.write_text(f"model_config_list {{ {_entry('m', tmp_path / 'two')} }}")
+        eventually(lambda: "two: no such directory" in caplog.text)
+        publish(tmp_path / "two", 2)
+        eventually(lambda: _factor(client) == 2.0)
+    # One line for all tries with the same error.
+    assert caplog.text.count("but is ignored") <= 2
+
+
+def test_a_config_file_that_changes_during_the_start_is_applied(tmp_path: Path) -> None:
+    publish(tmp_path / "one", 1)
+    publish(tmp_path / "two", 2)
+    file = tmp_path / "models.config"
+    file.write_text(f"model_config_list {{ {_entry('m', tmp_path / 'one')} }}")
+    config = read_config(file)
+    file.write_text(f"model_config_list {{ {_entry('m', tmp_path / 'two')} }}")
+    settings = Settings(loader=TFLITE, config_file=file, config_poll_seconds=0.05)
+    with serving(config, settings) as client:
+        eventually(lambda: _factor(client) == 2.0)
+
+
+def test_an_unexpected_error_does_not_end_the_watch_of_a_config_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(tmp_path / "one", 1)
+    file = tmp_path / "models.config"
+    file.write_text(f"model_config_list {{ {_entry('m', tmp_path / 'one')} }}")
+    seen: list[Any] = []
+
+    def reload(config: Any) -> None:
+        seen.append(config)
+        if len(seen) == 1:
+            raise MemoryError("no memory")
+
+    watcher = ConfigFile(file, 0.01, reload, parse_config(_config(tmp_path, ""), "test"))
+    watcher.start()
+    eventually(lambda: len(seen) == 2)
+    watcher.stop()
+    assert seen == [read_config(file)] * 2
+    assert "unexpected MemoryError: no memory" in caplog.text
+
+
+def test_a_model_that_is_removed_before_it_is_loaded_ends(tmp_path: Path) -> None:
+    publish(tmp_path / "m", 1)
+    publish(tmp_path / "n", 1)
+    loading = LoadPolicy(poll_seconds=0.05, retries=1000, retry_seconds=3600)
+    with serving(config_of(m=tmp_path / "m", n=tmp_path / "n"), SETTINGS, loading) as client:
+        publish(tmp_path / "n", 2, b"no model")
+        eventually(lambda: client.states("n") == {"2": "LOADING", "1": "AVAILABLE"})
+        _reload(client, f"model_config_list {{ {_entry('m', tmp_path / 'm')} }}")
+        assert client.states("n") == {"2": "END", "1": "END"}
+        status = client.rest("/v1/models/n/versions/2")[1]["model_version_status"][0]["status"]
+        assert "LiteRT can't load it" in status["error_message"]

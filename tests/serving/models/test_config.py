@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT
 from tfship.serving.command import model_server as main
 from tfship.serving.models import config
+from tfship.serving.protos.status import Code, StatusError
 from tfship.serving.server import flag_settings, flags
 from tfship.train.common import cli
 from tfship.train.common.errors import UsageError
@@ -21,7 +22,18 @@ MODEL = 'config { name: "a" base_path: "/x" model_platform: "tensorflow" }'
     [
         ("", "is empty"),
         ("model_config_list { }", "lists no model"),
-        ("model_config_list { nonsense: 1 }", "not a ModelServerConfig .*nonsense"),
+        (
+            "model_config_list { nonsense: 1 }",
+            r'^test:1:21: not a ModelServerConfig .*"tensorflow.serving.ModelConfigList" has no field named "nonsense"',
+        ),
+        (
+            'model_config_list {\n  config { nme: "a" }\n}',
+            r'^test:2:12: .*ModelConfig" has no field named "nme"',
+        ),
+        ("model_config_list {", 'Expected "}"'),
+        ("\0", "not a ModelServerConfig"),
+        ("model_config_list { config { name: 5 } }", "Expected string"),
+        (f"model_config_list {{ {MODEL} }} custom_model_config {{ }}", "another member of oneof"),
         (f"model_config_list {{ {MODEL} {MODEL} }}", "multiple times"),
         ('model_config_list { config { base_path: "/x" model_platform: "tensorflow" } }', "no name"),
         ('model_config_list { config { name: "a" model_platform: "tensorflow" } }', "no base_path"),
@@ -42,6 +54,10 @@ MODEL = 'config { name: "a" base_path: "/x" model_platform: "tensorflow" }'
             "only local directories",
         ),
         (
+            'model_config_list { config { name: "a" base_path: "file://host/x" model_platform: "tensorflow" } }',
+            "only local directories",
+        ),
+        (
             f"model_config_list {{ {MODEL[:-1]} model_version_policy {{ specific {{ }} }} }} }}",
             "lists no versions",
         ),
@@ -52,6 +68,35 @@ MODEL = 'config { name: "a" base_path: "/x" model_platform: "tensorflow" }'
 def test_bad_configs(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         config.parse_config(text, "test")
+
+
+@pytest.mark.parametrize(
+    ("base_path", "expected"),
+    [
+        ("file:///models/a", "/models/a"),
+        ("file://localhost/models/a", "/models/a"),
+        ("file:///models/a%20b", "/models/a%20b"),
+        ("/models/file:///a", "/models/file:/a"),
+    ],
+)
+def test_file_uris(base_path: str, expected: str) -> None:
+    assert config.one_model("a", base_path).model_config_list.config[0].base_path == expected
+    text = f'model_config_list {{ config {{ name: "a" base_path: "{base_path}" model_platform: "tensorflow" }} }}'
+    parsed = config.parse_config(text, "test")
+    assert parsed.model_config_list.config[0].base_path == expected
+    request = config.parse_config(text, "test")
+    request.model_config_list.config[0].base_path = base_path
+    config.check_request(request)
+    assert Path(request.model_config_list.config[0].base_path) == Path(expected)
+
+
+@pytest.mark.parametrize("base_path", ["file://host/x", "file://", "FILE:///x", "gs://x", "hdfs://x/y"])
+def test_remote_base_paths_of_a_reload(base_path: str) -> None:
+    request = config.parse_config(f"model_config_list {{ {MODEL} }}", "test")
+    request.model_config_list.config[0].base_path = base_path
+    with pytest.raises(StatusError, match="only local directories") as refused:
+        config.check_request(request)
+    assert refused.value.code is Code.INVALID_ARGUMENT
 
 
 def test_config_files_that_can_not_be_read(tmp_path: Path) -> None:

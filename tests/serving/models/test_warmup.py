@@ -88,7 +88,7 @@ def test_exported_versions_warm_themselves_up(models: Path) -> None:
     # Of the file that is served by preference, only what it has: pictures are beyond TFLite.
     assert replayed(path, skip_unfit=True, prefer_tflite=True) == ["serving_default"]
     notes = Loader().load(path).notes
-    assert notes == (f"warmed up with {len(called)} requests",)
+    assert notes[-1] == f"warmed up with {len(called)} requests"
 
 
 def test_requests_are_run_as_often_as_asked(tmp_path: Path) -> None:

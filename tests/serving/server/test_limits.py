@@ -5,7 +5,6 @@ import json
 import re
 import select
 import socket
-import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,12 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import h2.config
+import h2.connection
+import h2.events
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving_fixtures import ROW, TFLITE, Client, config_of, eventually, publish, serving
+from serving_fixtures import (
+    ROW,
+    TFLITE,
+    Client,
+    config_of,
+    eventually,
+    publish,
+    serving,
+    slow_steps,
+    tiny_models,
+)
 from tfship.serving.http import json_text
 from tfship.serving.protos.messages import predict_pb2
 from tfship.serving.protos.status import StatusError
@@ -194,57 +206,73 @@ def test_requests_that_arrive_slowly_do_not_count_until_they_are_there(client: C
         assert client.rest(PATH, {"instances": [[1, 2]]})[0] == 200
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+def test_a_pipelined_request_has_its_own_time(client: Client) -> None:
+    whole = b"GET /v1/models/m HTTP/1.1\r\nhost: x\r\n\r\n"
+    for half in (b"GET /v1/mod", f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: 23\r\n\r\n{{".encode()):
+        answers = _rest_of(_raw(client.rest_port, whole + half))
+        assert answers.count(b"HTTP/1.1 200 ") == 1
+        assert answers.count(b"HTTP/1.1 408 ") == 1
 
 
-def _half_calls(port: int, count: int) -> socket.socket:
-    """Begin calls of Predict as HTTP/2 says, and send of each message one byte."""
-    headers = {
-        ":method": "POST",
-        ":scheme": "http",
-        ":path": "/tensorflow.serving.PredictionService/Predict",
-        ":authority": "x",
-        "te": "trailers",
-        "content-type": "application/grpc",
-    }
-    block = b"".join(
-        b"\0" + b"".join(bytes([len(text)]) + text.encode() for text in pair) for pair in headers.items()
-    )
-    data = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b"")
+def _half_calls(count: int) -> h2.connection.H2Connection:
+    """Begin calls of Predict, and send of each message one byte."""
+    calls = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+    calls.initiate_connection()
+    headers = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/tensorflow.serving.PredictionService/Predict"),
+        (":authority", "x"),
+        ("te", "trailers"),
+        ("content-type", "application/grpc"),
+    ]
     for stream in range(1, 2 * count, 2):
-        data += _frame(1, 4, stream, block) + _frame(0, 0, stream, b"\0")
-    return _raw(port, data)
+        calls.send_headers(stream, headers)
+        calls.send_data(stream, b"\0")
+    return calls
 
 
-def test_calls_that_are_only_begun_take_nobody_the_threads(tmp_path: Path) -> None:
-    limits = replace(LIMITS, requests=40, connections=100, request_seconds=3.0)
+def test_calls_that_are_only_begun_take_nothing_from_others(tmp_path: Path) -> None:
+    limits = replace(LIMITS, connections=100)
     with _limited(tmp_path, limits) as client:
+        assert _answers(client)
         before = threading.active_count()
-        with contextlib.closing(_half_calls(client.grpc_port, 20)) as stuck:
-            # They have a thread each, until they have had their time.
-            eventually(lambda: threading.active_count() >= before + 20)
+        calls = _half_calls(90)
+        with contextlib.closing(_raw(client.grpc_port, calls.data_to_send())) as connection:
             assert _answers(client)
-            # What comes beyond the limit is refused at once; once they are ended, there is room again.
-            eventually(lambda: _refused_beside(client, limits.requests))
-            eventually(lambda: threading.active_count() <= before + 4)
-            assert _answers(client)
-            assert b"grpc-message\tCANCELLED" in stuck.recv(2**16)
+            assert threading.active_count() <= before
+            # They have their time, and then an end.
+            ends: list[dict[Any, Any]] = []
+            while len(ends) < 90:
+                events = calls.receive_data(connection.recv(2**16))
+                ends += [
+                    dict(each.headers) for each in events if isinstance(each, h2.events.ResponseReceived)
+                ]
+        assert {(each["grpc-status"], each["grpc-message"]) for each in ends} == {
+            ("1", "the request has not arrived within 1 s")
+        }
+        assert _answers(client)
 
 
-def _refused_beside(client: Client, begun: int) -> bool:
-    """Whether a call is refused beside as many that are begun; they have their time, which a busy machine may miss."""
-    with contextlib.closing(_half_calls(client.grpc_port, begun)):
-        return any(_refused(client) for _ in range(50))
+def test_calls_in_flight(tmp_path: Path) -> None:
+    limits = replace(LIMITS, requests=1)
+    settings = Settings(limits=limits, grpc_threads=2)
+    with serving(config_of(m=tiny_models() / "slow"), settings) as client:
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "m"
+        request.inputs["n"].CopyFrom(to_proto(np.array([slow_steps(client, 1.0)], np.int32)))
+        with client.channel() as channel:
+            stub = PredictionServiceStub(channel)
 
+            def refused() -> bool:
+                first = stub.Predict.future(request, timeout=100)
+                second = stub.Predict.future(request, timeout=100)
+                codes = {first.code(), second.code()}
+                return codes == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED} and any(
+                    "1 requests are in flight, the limit" in each.details() for each in (first, second)
+                )
 
-def _refused(client: Client) -> bool:
-    with contextlib.suppress(AssertionError):
-        return client.refusal("Predict", _request()) == (
-            "RESOURCE_EXHAUSTED",
-            "Concurrent RPC limit exceeded!",
-        )
-    return False
+            eventually(refused)
 
 
 def test_connections(tmp_path: Path) -> None:
@@ -300,6 +328,7 @@ def test_flags() -> None:
         "max_tensor_elements": "tensor_elements",
         "max_connections": "connections",
         "max_requests": "requests",
+        "max_streams": "streams",
         "receive_timeout_seconds": "request_seconds",
         "min_bytes_per_second": "slowest_bytes_per_second",
         "idle_timeout_seconds": "idle_seconds",
@@ -308,4 +337,4 @@ def test_flags() -> None:
     assert defaults == Limits()
     given = [f"--{name}={index}" for index, name in enumerate(names, 1)]
     found = flag_settings.settings(flags.parser().parse_args(given)).limits
-    assert [getattr(found, name) for name in names.values()] == list(range(1, 10))
+    assert [getattr(found, name) for name in names.values()] == list(range(1, 11))

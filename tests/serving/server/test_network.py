@@ -15,6 +15,7 @@ import grpc
 import numpy as np
 import pytest
 from google.protobuf import descriptor_pool, json_format, message_factory
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from serving_fixtures import (
@@ -33,11 +34,12 @@ from tfship.serving.protos.stubs import PredictionServiceStub
 from tfship.serving.protos.tensors import from_proto, to_proto
 from tfship.serving.server import flag_settings, flags
 from tfship.serving.server.model_server import ModelServer, Settings
-from tfship.serving.server.sockets import remove_path
 from tfship.train.common.errors import UsageError
 
 PREDICTION, MODEL = "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
 HEALTH, REFLECTION = "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"
+NEW_REFLECTION = "grpc.reflection.v1.ServerReflection"
+OPEN_INFERENCE = "inference.GRPCInferenceService"
 
 
 @pytest.fixture
@@ -74,7 +76,9 @@ def test_reflection_is_enough_to_call_every_service(base_path: Path, tmp_path: P
         client_of(server, ready).channel() as channel,
     ):
         services = ProtoReflectionDescriptorDatabase(channel).get_services()
-        assert sorted(services) == sorted([PREDICTION, MODEL, HEALTH, REFLECTION])
+        assert sorted(services) == sorted(
+            [PREDICTION, MODEL, OPEN_INFERENCE, HEALTH, REFLECTION, NEW_REFLECTION]
+        )
         tensor = {
             "dtype": "DT_FLOAT",
             "tensorShape": {"dim": [{"size": 1}, {"size": 2}]},
@@ -97,7 +101,7 @@ def plain(base_path: Path) -> Iterator[Client]:
 def test_health_is_not_listed_where_it_is_off(plain: Client) -> None:
     with plain.channel() as channel:
         services = ProtoReflectionDescriptorDatabase(channel).get_services()
-    assert sorted(services) == sorted([PREDICTION, MODEL, REFLECTION])
+    assert sorted(services) == sorted([PREDICTION, MODEL, OPEN_INFERENCE, REFLECTION, NEW_REFLECTION])
 
 
 def test_reflection_can_be_switched_off(base_path: Path) -> None:
@@ -146,14 +150,28 @@ def test_calls_of_bytes_that_are_no_message_are_forgotten(
     assert not [each for each in caplog.records if each.levelno > logging.INFO]
 
 
-def test_newer_reflection_is_refused_so_that_clients_fall_back(plain: Client) -> None:
-    with plain.channel() as channel:
-        method = channel.stream_stream(
-            f"/{REFLECTION.replace('v1alpha', 'v1')}/ServerReflectionInfo", None, None
+def test_newer_reflection_answers_alike(plain: Client) -> None:
+    """v1 has v1alpha's messages, and describes itself by its own name."""
+    names = []
+    for service in (REFLECTION, NEW_REFLECTION):
+        with plain.channel() as channel:
+            method = channel.stream_stream(f"/{service}/ServerReflectionInfo", None, None)
+            requests = [
+                reflection_pb2.ServerReflectionRequest(list_services=""),
+                reflection_pb2.ServerReflectionRequest(file_containing_symbol=NEW_REFLECTION),
+                reflection_pb2.ServerReflectionRequest(file_by_filename="none.proto"),
+            ]
+            asked = iter([each.SerializeToString() for each in requests])
+            listed, file, missing = (
+                reflection_pb2.ServerReflectionResponse.FromString(each)
+                for each in method(asked, timeout=100)
+            )
+        names.append([each.name for each in listed.list_services_response.service])
+        assert b"grpc.reflection.v1.ServerReflectionRequest" in b"".join(
+            file.file_descriptor_response.file_descriptor_proto
         )
-        with pytest.raises(grpc.RpcError) as refused:
-            list(method(iter([b"\x3a\x00"]), timeout=100))
-    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert missing.error_response.error_code == 5
+    assert names[0] == names[1]
 
 
 def _predict(path: Path) -> Any:
@@ -224,24 +242,30 @@ def test_paths_that_can_not_be_had_are_found_before_anything_is_loaded(
     base_path: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("precious")
-    taken = tmp_path / "taken"
-    with socket.socket(socket.AF_UNIX) as other:
-        other.bind(str(taken))
-        other.listen()
-        for path, message in (
-            (taken, "another server listens there"),
-            (tmp_path / "file", "can't listen there .Address already in use"),
-            (tmp_path / "none" / "socket", "can't listen there .No such file or directory"),
-            (tmp_path / ("x" * 200), "can't listen there .AF_UNIX path too long"),
-        ):
-            server = ModelServer(config_of(m=tmp_path / "no models"), Settings(grpc_port=0, grpc_socket=path))
-            with pytest.raises(UsageError, match=message):
-                server.start()
-            server.stop()
-        assert taken.is_socket()
+    for path, message in (
+        (tmp_path / "file", "can't listen there .Address already in use"),
+        (tmp_path / "none" / "socket", "can't listen there .No such file or directory"),
+        (tmp_path / ("x" * 200), "can't listen there .AF_UNIX path too long"),
+    ):
+        server = ModelServer(config_of(m=tmp_path / "no models"), Settings(grpc_port=0, grpc_socket=path))
+        with pytest.raises(UsageError, match=message):
+            server.start()
+        server.stop()
     assert (tmp_path / "file").read_text() == "precious"
-    remove_path(taken)
-    assert not taken.exists()
+
+
+def test_the_path_of_another_server_is_taken_over_with_a_warning(
+    base_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "taken"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        settings = Settings(loader=TFLITE, grpc_socket=path)
+        with serving(config_of(m=base_path), settings):
+            assert f"{path}: another server listens there; this one takes the path over" in caplog.text
+            assert _answers(path)
+    assert not path.exists()
 
 
 def test_grpcs_own_arguments(base_path: Path) -> None:

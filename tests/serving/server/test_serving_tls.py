@@ -11,10 +11,19 @@ import grpc
 import numpy as np
 import pytest
 
-from serving_fixtures import ROW, TFLITE, client_of, config_of, process, publish, serving
+from serving_fixtures import (
+    ROW,
+    TFLITE,
+    Client,
+    client_of,
+    config_of,
+    eventually,
+    process,
+    publish,
+    serving,
+)
 from tfship.serving.server import tls
 from tfship.serving.server.model_server import Settings
-from tfship.serving.server.tls import ServerTls
 from tfship.train.common.errors import UsageError
 from tls_fixtures import Certificates
 
@@ -138,7 +147,7 @@ def test_keys_of_no_use_are_found_at_the_start(
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("server_key: 1", ":1: not a SSLConfig"), (None, "No such file")]
+    ("text", "message"), [("server_key: 1", ":1:13: not a SSLConfig"), (None, "No such file")]
 )
 def test_a_file_of_no_use_ends_the_start(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
@@ -153,20 +162,6 @@ def test_a_file_of_no_use_ends_the_start(tmp_path: Path, text: str | None, messa
     assert len(err.splitlines()) == 1
 
 
-def test_a_key_that_grpc_does_not_take_is_an_error(
-    certificates: Certificates, base_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    certificates._certificate("odd", "-x509", curve="secp256k1")
-    odd = ServerTls(certificates.read("odd.key"), certificates.read("odd.pem"))
-    odd.context()  # Python takes it
-    with (
-        pytest.raises(UsageError, match="server_key of a kind that gRPC doesn't support"),
-        serving(config_of(m=base_path), Settings(loader=TFLITE, tls=odd)),
-    ):
-        pass
-    capfd.readouterr()  # gRPC's own words
-
-
 def test_what_is_served_is_the_same(certificates: Certificates, base_path: Path) -> None:
     """A body beyond a TLS record, both ways."""
     rows = np.arange(40_000, dtype=np.float32).reshape(-1, 2)
@@ -176,3 +171,38 @@ def test_what_is_served_is_the_same(certificates: Certificates, base_path: Path)
         with contextlib.closing(connection):
             connection.request("POST", "/v1/models/m:predict", json.dumps({"instances": rows.tolist()}))
             assert json.loads(connection.getresponse().read()) == {"predictions": rows.tolist()}
+
+
+def test_changed_certificates_are_used_for_new_connections(
+    certificates: Certificates, base_path: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    others = Certificates(tmp_path_factory.mktemp("others"))
+    config = certificates.config(tmp_path / "tls.config", verified=True)
+    settings = Settings(loader=TFLITE, tls=certificates.tls(verified=True), tls_file=config)
+    with serving(config_of(m=base_path), settings) as client:
+        assert certificates.rest(client, "localhost", "client") == 200
+        # A file that is no config changes nothing.
+        config.write_text("server_key: 'half of")
+        assert certificates.rest(client, "localhost", "client") == 200
+        others.config(tmp_path / "new.config", verified=True)
+        (tmp_path / "new.config").replace(config)
+        eventually(lambda: _accepted(others, client))
+        assert others.grpc(client, "localhost", "client") == ROW.tolist()
+        # Neither does the server have the old certificate, nor is a client's of the old authority enough.
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            certificates.rest(client, "localhost", "client")
+        context = ssl.create_default_context(cadata=others.read("ca.pem").decode())
+        context.load_cert_chain(certificates.folder / "client.pem", certificates.folder / "client.key")
+        connection = http.client.HTTPSConnection("localhost", client.rest_port, context=context, timeout=100)
+        with (  # noqa: PT012 - the refusal may come with either
+            contextlib.closing(connection),
+            pytest.raises((ssl.SSLError, ConnectionError)),
+        ):
+            connection.request("GET", "/v1/models/m")
+            connection.getresponse()
+
+
+def _accepted(certificates: Certificates, client: Client) -> bool:
+    with contextlib.suppress(ssl.SSLError, ConnectionError):
+        return certificates.rest(client, "localhost", "client") == 200
+    return False

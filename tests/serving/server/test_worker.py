@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from serving_fixtures import ROOT
-from tfship.serving.server import worker_pool
+from tfship.serving.server import worker_process
 
 _FRAGMENTED = """
 import threading, time
@@ -35,7 +35,7 @@ def test_memory_that_is_free_between_what_stays_goes_back_to_the_system() -> Non
     done = subprocess.run(
         [sys.executable, "-c", _FRAGMENTED],
         cwd=ROOT,
-        env={**os.environ, **worker_pool._MALLOC},
+        env={**os.environ, **worker_process._MALLOC},
         capture_output=True,
         text=True,
         check=False,

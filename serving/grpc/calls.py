@@ -1,0 +1,221 @@
+"""Calls of a gRPC connection: unary ones, and those with several messages."""
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tfship.serving.grpc.framing import MessageReader, frame, trailers
+from tfship.serving.grpc.http2 import CANCEL
+from tfship.serving.grpc.methods import Answer, ServerStream, Streaming, Unary
+from tfship.serving.inference.request_context import Call
+from tfship.serving.protos.status import Code, StatusError
+
+if TYPE_CHECKING:
+    from tfship.serving.grpc.connection import GrpcConnection
+
+__all__ = ["MOST_QUEUED_BYTES", "OK", "GrpcCall", "StreamingCall", "UnaryCall"]
+
+# A client that hasn't read this much of its responses has to wait for the next ones.
+MOST_QUEUED_BYTES = 16 * 2**20
+OK = ((b":status", b"200"), (b"content-type", b"application/grpc"))
+_OK_GZIP = (*OK, (b"grpc-encoding", b"gzip"))
+_TRAILERS = trailers(Code.OK)
+# Requests up to this size are parsed on the event loop, which takes some 100 µs.
+_PARSED_HERE_BYTES = 2**20
+
+
+class GrpcCall:
+    """A call in progress."""
+
+    def __init__(
+        self, connection: "GrpcConnection", stream: int, reader: MessageReader, deadline: float | None
+    ) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._reader = reader
+        self._deadline = deadline
+        self._closed = False
+        self._expiry: asyncio.TimerHandle | None = None
+        self.received = 0
+        self.has_responded = False
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether the client has to send something before the server can go on."""
+        return True
+
+    def begin(self) -> None:
+        """Let the call end at its deadline: it isn't answered at once."""
+        if self._deadline is not None and self._expiry is None:
+            left = max(0.0, self._deadline - time.monotonic())
+            self._expiry = self._connection.loop.call_later(left, self._expire)
+
+    def receive(self, data: bytes) -> None:
+        """Handle the next bytes. Raises StatusError."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Handle the end of the request. Raises StatusError."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Forget the call: it has ended."""
+        self._closed = True
+        if self._expiry:
+            self._expiry.cancel()
+
+    def _expire(self) -> None:
+        connection = self._connection
+        error = StatusError(Code.DEADLINE_EXCEEDED, "Deadline exceeded")
+        connection.refuse(self._stream, error, ended=False)
+        connection.flush_soon()
+
+
+class UnaryCall(GrpcCall):
+    """A call with one request and one response."""
+
+    def __init__(
+        self,
+        connection: "GrpcConnection",
+        stream: int,
+        reader: MessageReader,
+        deadline: float | None,
+        method: Unary,
+        *,
+        gzip: bool,
+    ) -> None:
+        super().__init__(connection, stream, reader, deadline)
+        self._method = method
+        self._gzip = gzip
+        self._request: bytes | None = None
+
+    def receive(self, data: bytes) -> None:
+        """See `GrpcCall.receive`."""
+        self.received += len(data)
+        for message in self._reader.feed(data):
+            if self._request is not None:
+                raise StatusError(Code.UNIMPLEMENTED, "several messages received; expected one")
+            self._request = message
+
+    def end(self) -> None:
+        """See `GrpcCall.end`."""
+        if self._reader.is_partial:
+            raise StatusError(Code.INTERNAL, "the request ended within a message")
+        if self._request is None:
+            raise StatusError(Code.UNIMPLEMENTED, "no message received; expected one")
+        self._call = Call(self._method.api, "GRPC", received=len(self._request), deadline=self._deadline)
+        self._connection.when_read(self._start)
+
+    def _start(self) -> None:
+        data, method = self._request, self._method
+        if self._closed or data is None:
+            return
+        self._request = None
+        service = self._connection.service
+        place, kind = method.place, None
+        if len(data) <= _PARSED_HERE_BYTES:
+            try:
+                request = method.read(data)
+            except StatusError as error:
+                self._work = functools.partial(method.refuse, error, self._call, service.observer)
+                place = "loop"
+            else:
+                kind = (method.api, method.kind(request))
+                self._work = functools.partial(method.answer, request, self._call, service.observer)
+        else:
+            self._work = functools.partial(method.read_and_answer, data, self._call, service.observer)
+            place = "threads" if place == "either" else place
+        service.dispatcher.run(place, kind, len(data), self._answer, self._respond)
+        if not self.has_responded and not self._closed:
+            self.begin()  # it runs in a thread, or waits for its turn
+
+    def _answer(self) -> Answer:
+        return Answer(Code.CANCELLED) if self._closed else self._work()
+
+    def _respond(self, answer: Answer) -> None:
+        self.has_responded = True
+        if self._closed:
+            return
+        connection, stream, content = self._connection, self._stream, answer.content
+        engine, service = connection.engine, connection.service
+        if service.send_bytes is not None and len(content) > service.send_bytes:
+            message = f"Sent message larger than max ({len(content)} vs. {service.send_bytes})"
+            answer = Answer(Code.RESOURCE_EXHAUSTED, message)
+        if answer.code is Code.OK:
+            engine.send_headers(stream, _OK_GZIP if self._gzip else OK)
+            engine.send_data(stream, frame(content, gzip=self._gzip))
+            timing = [(b"server-timing", self._call.timing().encode())] if service.tells_timing else []
+            engine.send_trailers(stream, [*_TRAILERS, *timing] if timing else _TRAILERS)
+        else:
+            connection.finish(stream, answer.code, answer.message)
+        connection.flush_soon()
+
+
+class StreamingCall(GrpcCall):
+    """A call of a `Streaming` method; also its `ServerStream`."""
+
+    def __init__(
+        self,
+        connection: "GrpcConnection",
+        stream: int,
+        reader: MessageReader,
+        deadline: float | None,
+        method: Callable[[ServerStream], Streaming],
+    ) -> None:
+        super().__init__(connection, stream, reader, deadline)
+        self._handler = method(self)
+        self._heard = self._ended = False
+
+    @property
+    def waits_for_client(self) -> bool:
+        """See `GrpcCall.waits_for_client`."""
+        return not self._heard or self._reader.is_partial
+
+    def receive(self, data: bytes) -> None:
+        """See `GrpcCall.receive`."""
+        self.received += len(data)
+        for message in self._reader.feed(data):
+            self._heard = True
+            self._connection.has_arrived(self._stream)
+            if not self._closed:
+                self._handler.on_message(message)
+
+    def end(self) -> None:
+        """See `GrpcCall.end`."""
+        self._ended = True
+        if self._reader.is_partial:
+            raise StatusError(Code.INTERNAL, "the requests ended within a message")
+        self._handler.on_end()
+
+    def close(self) -> None:
+        """See `GrpcCall.close`."""
+        super().close()
+        self._handler.on_closed()
+
+    def send(self, message: bytes) -> None:
+        """See `ServerStream.send`."""
+        if self._closed:
+            return
+        connection = self._connection
+        if connection.engine.queued_bytes > MOST_QUEUED_BYTES:
+            connection.engine.reset(self._stream, CANCEL)  # nobody reads
+            return
+        if not self.has_responded:
+            self.has_responded = True
+            connection.engine.send_headers(self._stream, OK)
+        connection.engine.send_data(self._stream, frame(message))
+        connection.flush_soon()
+
+    def finish(self, code: Code, message: str = "") -> None:
+        """See `ServerStream.finish`."""
+        if self._closed:
+            return
+        connection = self._connection
+        if self.has_responded:
+            connection.engine.send_trailers(self._stream, trailers(code, message))
+        else:
+            connection.finish(self._stream, code, message)
+        connection.stop_upload(self._stream, ended=self._ended)
+        connection.flush_soon()

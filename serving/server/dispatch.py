@@ -1,0 +1,116 @@
+"""Where requests run: short ones on the event loop, which takes no hand-off to another thread, others in threads."""
+
+import asyncio
+import contextlib
+import functools
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, Protocol, TypeVar
+
+from tfship.serving.inference.latency_estimate import LatencyEstimate
+
+__all__ = ["Dispatcher", "Place"]
+
+# On the event loop, in threads, or wherever the estimated duration belongs.
+Place = Literal["loop", "threads", "either"]
+
+# The loop runs requests for this time at once; then it handles what has arrived in the meantime.
+_TURN_SECONDS = 0.001
+
+
+class _Result(Protocol):
+    @property
+    def is_ok(self) -> bool: ...
+
+
+_R = TypeVar("_R", bound=_Result)
+
+
+class Dispatcher:
+    """Runs the requests of one port of the event loop. Its methods must be called by the loop's thread.
+
+    With `measures` False, requests of the place "either" run in threads: with batching, a request waits for others.
+    At most `limit` requests run or wait at a time (`is_full`).
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, name: str, threads: int, limit: int, *, measures: bool
+    ) -> None:
+        self._loop = loop
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._limit = limit
+        self._latency = LatencyEstimate() if measures else None
+        self._running = 0
+        # Requests for the loop that wait for its next turn, and the time at which this turn ends; 0: it is the last.
+        self._ready: deque[Callable[[], None]] = deque()
+        self._turn_ends = 0.0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further request may run: the caller must refuse it."""
+        return self._running >= self._limit
+
+    def run(
+        self, place: Place, key: Hashable, size: int, work: Callable[[], _R], done: Callable[[_R], None]
+    ) -> None:
+        """Call `work` here or in a thread, and then `done` with its result, in the loop's thread.
+
+        Neither may raise. `key` and the `size` of a request in bytes determine how long it is expected to take, by
+        the successful requests before it.
+        """
+        self._running += 1
+        latency = self._latency
+        if place == "loop" or (place == "either" and latency and latency.is_short(key, size)):
+            now = time.monotonic()
+            if not self._turn_ends:
+                self._turn_ends = now + _TURN_SECONDS
+                self._loop.call_soon(self._turn)
+            if self._ready or now > self._turn_ends:
+                self._ready.append(functools.partial(self._run_here, key, size, work, done))
+            else:
+                self._run_here(key, size, work, done)
+            return
+
+        def run() -> None:
+            begin, cpu_begin = time.monotonic(), time.thread_time()
+            result = work()
+            # The processor's time, as threads wait for each other. A request that waits more than three times as long
+            # as it works waits for something else, and counts with a quarter of its time.
+            seconds = max(time.thread_time() - cpu_begin, (time.monotonic() - begin) / 4)
+            if self._latency and place == "either" and result.is_ok:
+                self._latency.note(key, size, seconds)
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._complete, result, done)
+
+        try:
+            self._threads.submit(run)
+        except RuntimeError:
+            self._running -= 1  # the server has closed
+
+    def close(self) -> None:
+        """Cancel the requests that wait for a thread; running ones finish."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _run_here(self, key: Hashable, size: int, work: Callable[[], _R], done: Callable[[_R], None]) -> None:
+        begin = time.monotonic()
+        result = work()
+        if self._latency and result.is_ok:
+            self._latency.note(key, size, time.monotonic() - begin)
+        self._running -= 1
+        done(result)
+
+    def _complete(self, result: _R, done: Callable[[_R], None]) -> None:
+        self._running -= 1
+        done(result)
+
+    def _turn(self) -> None:
+        """Begin the loop's next turn."""
+        self._turn_ends = time.monotonic() + _TURN_SECONDS
+        while self._ready and time.monotonic() < self._turn_ends:
+            self._ready.popleft()()
+        if self._ready:
+            self._loop.call_soon(self._turn)
+        else:
+            self._turn_ends = 0.0

@@ -1,0 +1,1 @@
+"""What the Open Inference Protocol's tests share."""
