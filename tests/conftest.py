@@ -48,7 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # The beginnings of the reasons for which tests may be skipped where TFSHIP_SKIPS is set, as in continuous integration.
 _SKIPS = (
-    "takes minutes",  # 50 interrupts of each long command, before a release
+    "takes minutes",  # 50 interrupts of each long command, clients of other makers: before a release
+    "no third-party client",  # programs that aren't installed
     "root may read everything",
     "no Docker",  # the images' tests need an engine, and base images
     # What `make train export` leaves in models/, if that was on all of MNIST.

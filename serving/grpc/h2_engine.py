@@ -49,7 +49,7 @@ class H2Engine:
         connection.initiate_connection()
         connection.increment_flow_control_window(4 * limits.window_bytes)
         # Bodies and trailers that wait for the client's flow control, by stream.
-        self._waiting: dict[int, deque[bytes | Headers]] = {}
+        self._waiting: dict[int, deque[memoryview | Headers]] = {}
         self._queued = 0
         self._open: set[int] = set()
         self._seen = 0  # the last request
@@ -124,7 +124,7 @@ class H2Engine:
         """See `Engine.send_data`."""
         if stream in self._open:
             self._queued += len(data)
-            self._waiting.setdefault(stream, deque()).append(data)
+            self._waiting.setdefault(stream, deque()).append(memoryview(data))
             self._continue(stream)
 
     def send_trailers(self, stream: int, headers: Headers) -> None:
@@ -136,16 +136,18 @@ class H2Engine:
     def _continue(self, stream: int) -> None:
         """Send as much of what waits as flow control allows."""
         connection, waiting = self._connection, self._waiting.get(stream)
-        while waiting and not self._ended:
+        if self._ended:
+            return
+        while waiting:
             first = waiting[0]
-            if not isinstance(first, bytes):
+            if not isinstance(first, memoryview):
                 connection.send_headers(stream, first, end_stream=True)
                 self._close(stream)
                 return
             room = min(connection.local_flow_control_window(stream), connection.max_outbound_frame_size)
             if room <= 0 < len(first):
                 return
-            connection.send_data(stream, first[:room])
+            connection.send_data(stream, bytes(first[:room]))
             self._queued -= min(room, len(first))
             if room < len(first):
                 waiting[0] = first[room:]
@@ -163,7 +165,7 @@ class H2Engine:
         if stream in self._open:
             self._open.discard(stream)
             self._queued -= sum(
-                len(each) for each in self._waiting.pop(stream, ()) if isinstance(each, bytes)
+                len(each) for each in self._waiting.pop(stream, ()) if isinstance(each, memoryview)
             )
             self._handler.on_closed(stream)
 

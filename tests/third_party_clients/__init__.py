@@ -1,0 +1,1 @@
+"""Servers, environments and drivers of the tests with clients of other makers."""
