@@ -12,7 +12,7 @@ from tfship.serving.server.connections import Connections
 
 __all__ = ["EventLoop"]
 
-# At shutdown, the time for the TLS handshake of connections that were in a listener's backlog.
+# At shutdown, the time for the TLS handshake of connections that were in a listener's backlog, and for aborted ones.
 _HANDSHAKE_SECONDS = 1.0
 
 
@@ -103,7 +103,8 @@ class EventLoop:
         await _together([each.wait() for each in ports], ends - asyncio.get_running_loop().time())
         for connections in ports:
             connections.abort()
-        await asyncio.sleep(0)  # the transports close in the loop's next turn
+        # Their transports close in the loop's next turns, and must not outlive it.
+        await _together([each.wait() for each in ports], _HANDSHAKE_SECONDS)
 
 
 async def _together(coroutines: list[Coroutine[object, object, None]], seconds: float) -> None:
