@@ -153,6 +153,8 @@ def engine(name: str, handler: Http2Handler, limits: EngineLimits) -> Engine:
 
 def resolved(name: str) -> str:
     """Return the installed engine that `name`, one of `ENGINES`, stands for. Raises UsageError if there is none."""
+    if name not in ENGINES:
+        raise UsageError(f"--http2_engine={name}: no such engine; expected {', '.join(ENGINES)}")
     wanted: Iterable[str] = ENGINES[1:] if name == "auto" else (name,)
     for each in wanted:
         if importlib.util.find_spec(each) is not None:

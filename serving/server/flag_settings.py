@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from tfship.serving.grpc import http2
 from tfship.serving.inference import batching_config
 from tfship.serving.inference.batching_config import BatchingParameters
 from tfship.serving.metrics.metrics import DEFAULT_PATH
@@ -45,7 +46,7 @@ def settings(flags: argparse.Namespace) -> Settings:
         tells_timing=flags.enable_server_timing,
         grpc_threads=flags.grpc_max_threads or threads,
         grpc_arguments=flags.grpc_channel_arguments,
-        http2_engine=flags.http2_engine,
+        http2_engine=http2.resolved(flags.http2_engine),
         rest_threads=flags.rest_api_num_threads or threads,
         rest_timeout_seconds=flags.rest_api_timeout_in_ms / 1e3 if flags.rest_api_timeout_in_ms > 0 else None,
         packed_answers=flags.enable_serialization_as_tensor_content,
