@@ -4,18 +4,18 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from tfship.serving.grpc.framing import MessageReader, frame, trailers
-from tfship.serving.grpc.http2 import CANCEL
-from tfship.serving.grpc.methods import Answer, ServerStream, Streaming, Unary
+from tfship.serving.grpc.framing import ENCODINGS, MessageReader, frame, seconds, trailers
+from tfship.serving.grpc.http2 import CANCEL, Headers
+from tfship.serving.grpc.methods import Answer, Method, Methods, ServerStream, Streaming, Unary
 from tfship.serving.inference.request_context import Call
 from tfship.serving.protos.status import Code, StatusError
 
 if TYPE_CHECKING:
     from tfship.serving.grpc.connection import GrpcConnection
 
-__all__ = ["MOST_QUEUED_BYTES", "OK", "GrpcCall", "StreamingCall", "UnaryCall"]
+__all__ = ["MOST_QUEUED_BYTES", "OK", "GrpcCall", "RequestHead", "StreamingCall", "UnaryCall"]
 
 # A client that hasn't read this much of its responses has to wait for the next ones.
 MOST_QUEUED_BYTES = 16 * 2**20
@@ -26,16 +26,52 @@ _TRAILERS = trailers(Code.OK)
 _PARSED_HERE_BYTES = 2**20
 
 
+class RequestHead(NamedTuple):
+    """What a request's headers say. `seconds` is the time until the deadline."""
+
+    method: Method
+    encoding: bytes
+    answers_gzip: bool
+    seconds: float | None
+
+    @classmethod
+    def of(cls, headers: Headers, methods: Methods, most_bytes: int) -> "RequestHead | bytes":
+        """Return it, or the HTTP status of a request that isn't gRPC. Raises StatusError for an invalid one."""
+        fields = dict(headers)
+        if fields.get(b":method") != b"POST":
+            return b"405"
+        if not fields.get(b"content-type", b"").startswith(b"application/grpc"):
+            return b"415"
+        size = sum(len(name) + len(value) + 32 for name, value in headers)
+        if size > most_bytes:
+            message = f"received metadata size exceeds the limit ({size} vs. {most_bytes})"
+            raise StatusError(Code.RESOURCE_EXHAUSTED, message)
+        method = methods.get(fields.get(b":path", b""))
+        if method is None:
+            raise StatusError(Code.UNIMPLEMENTED, "")
+        encoding = fields.get(b"grpc-encoding", b"identity")
+        if encoding not in ENCODINGS:
+            raise StatusError(
+                Code.UNIMPLEMENTED,
+                f"grpc-encoding {encoding.decode('latin-1')[:100]} is not supported; expected identity or gzip",
+            )
+        timeout = fields.get(b"grpc-timeout")
+        return cls(
+            method,
+            encoding,
+            answers_gzip=encoding == b"gzip" and b"gzip" in fields.get(b"grpc-accept-encoding", b""),
+            seconds=None if timeout is None else seconds(timeout),
+        )
+
+
 class GrpcCall:
     """A call in progress."""
 
-    def __init__(
-        self, connection: "GrpcConnection", stream: int, reader: MessageReader, deadline: float | None
-    ) -> None:
+    def __init__(self, connection: "GrpcConnection", stream: int, head: RequestHead) -> None:
         self._connection = connection
         self._stream = stream
-        self._reader = reader
-        self._deadline = deadline
+        self._reader = MessageReader(head.encoding, connection.service.limits.body_bytes)
+        self._deadline = None if head.seconds is None else time.monotonic() + head.seconds
         self._closed = False
         self._expiry: asyncio.TimerHandle | None = None
         self.received = 0
@@ -76,19 +112,10 @@ class GrpcCall:
 class UnaryCall(GrpcCall):
     """A call with one request and one response."""
 
-    def __init__(
-        self,
-        connection: "GrpcConnection",
-        stream: int,
-        reader: MessageReader,
-        deadline: float | None,
-        method: Unary,
-        *,
-        gzip: bool,
-    ) -> None:
-        super().__init__(connection, stream, reader, deadline)
+    def __init__(self, connection: "GrpcConnection", stream: int, head: RequestHead, method: Unary) -> None:
+        super().__init__(connection, stream, head)
         self._method = method
-        self._gzip = gzip
+        self._gzip = head.answers_gzip
         self._request: bytes | None = None
 
     def receive(self, data: bytes) -> None:
@@ -135,7 +162,6 @@ class UnaryCall(GrpcCall):
         return Answer(Code.CANCELLED) if self._closed else self._work()
 
     def _respond(self, answer: Answer) -> None:
-        self.has_responded = True
         if self._closed:
             return
         connection, stream, content = self._connection, self._stream, answer.content
@@ -144,12 +170,13 @@ class UnaryCall(GrpcCall):
             message = f"Sent message larger than max ({len(content)} vs. {service.send_bytes})"
             answer = Answer(Code.RESOURCE_EXHAUSTED, message)
         if answer.code is Code.OK:
+            self.has_responded = True
             engine.send_headers(stream, _OK_GZIP if self._gzip else OK)
             engine.send_data(stream, frame(content, gzip=self._gzip))
             timing = [(b"server-timing", self._call.timing().encode())] if service.tells_timing else []
             engine.send_trailers(stream, [*_TRAILERS, *timing] if timing else _TRAILERS)
         else:
-            connection.finish(stream, answer.code, answer.message)
+            connection.finish(stream, answer.code, answer.message, ended=True)
         connection.flush_soon()
 
 
@@ -160,11 +187,10 @@ class StreamingCall(GrpcCall):
         self,
         connection: "GrpcConnection",
         stream: int,
-        reader: MessageReader,
-        deadline: float | None,
+        head: RequestHead,
         method: Callable[[ServerStream], Streaming],
     ) -> None:
-        super().__init__(connection, stream, reader, deadline)
+        super().__init__(connection, stream, head)
         self._handler = method(self)
         self._heard = self._ended = False
 
@@ -212,10 +238,5 @@ class StreamingCall(GrpcCall):
         """See `ServerStream.finish`."""
         if self._closed:
             return
-        connection = self._connection
-        if self.has_responded:
-            connection.engine.send_trailers(self._stream, trailers(code, message))
-        else:
-            connection.finish(self._stream, code, message)
-        connection.stop_upload(self._stream, ended=self._ended)
-        connection.flush_soon()
+        self._connection.finish(self._stream, code, message, ended=self._ended)
+        self._connection.flush_soon()

@@ -2,17 +2,16 @@
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import cast
 
 from tfship.serving.grpc import http2
-from tfship.serving.grpc.calls import MOST_QUEUED_BYTES, OK, GrpcCall, StreamingCall, UnaryCall
-from tfship.serving.grpc.framing import ENCODINGS, MessageReader, seconds, trailers
+from tfship.serving.grpc.calls import MOST_QUEUED_BYTES, OK, GrpcCall, RequestHead, StreamingCall, UnaryCall
+from tfship.serving.grpc.framing import trailers
 from tfship.serving.grpc.http2 import NO_ERROR, EngineLimits, Headers
-from tfship.serving.grpc.methods import Method, Methods, Unary
+from tfship.serving.grpc.methods import Methods, Unary
 from tfship.serving.inference.request_context import Observer
 from tfship.serving.protos.status import Code, StatusError, internal_error
 from tfship.serving.server.connections import Connections, WriteWatch
@@ -47,46 +46,6 @@ class GrpcService:
     age_seconds: float | None = None
 
 
-class _Head(NamedTuple):
-    """What a request's headers say. `takes_thread`: it may not be answered at once."""
-
-    method: Method
-    encoding: bytes
-    answers_gzip: bool
-    seconds: float | None
-    takes_thread: bool
-
-    @classmethod
-    def of(cls, headers: Headers, methods: Methods, most_bytes: int) -> "_Head | bytes":
-        """Return it, or the HTTP status of a request that isn't gRPC. Raises StatusError for an invalid one."""
-        fields = dict(headers)
-        if fields.get(b":method") != b"POST":
-            return b"405"
-        if not fields.get(b"content-type", b"").startswith(b"application/grpc"):
-            return b"415"
-        size = sum(len(name) + len(value) + 32 for name, value in headers)
-        if size > most_bytes:
-            message = f"received metadata size exceeds the limit ({size} vs. {most_bytes})"
-            raise StatusError(Code.RESOURCE_EXHAUSTED, message)
-        method = methods.get(fields.get(b":path", b""))
-        if method is None:
-            raise StatusError(Code.UNIMPLEMENTED, "")
-        encoding = fields.get(b"grpc-encoding", b"identity")
-        if encoding not in ENCODINGS:
-            raise StatusError(
-                Code.UNIMPLEMENTED,
-                f"grpc-encoding {encoding.decode('latin-1')[:100]} is not supported; expected identity or gzip",
-            )
-        timeout = fields.get(b"grpc-timeout")
-        return cls(
-            method,
-            encoding,
-            answers_gzip=encoding == b"gzip" and b"gzip" in fields.get(b"grpc-accept-encoding", b""),
-            seconds=None if timeout is None else seconds(timeout),
-            takes_thread=isinstance(method, Unary) and method.place != "loop",
-        )
-
-
 class GrpcConnection(asyncio.Protocol):
     """One connection."""
 
@@ -99,7 +58,7 @@ class GrpcConnection(asyncio.Protocol):
         self._calls: dict[int, GrpcCall] = {}
         # The headers of the last request, and what they say; bytes are an HTTP status.
         self._headers: Headers = ()
-        self._head: _Head | bytes = b""
+        self._head: RequestHead | bytes = b""
         # Streams without a complete request, the oldest first; and the new ones of this turn.
         self._arriving: dict[int, float] = {}
         self._begun: list[int] = []
@@ -110,7 +69,7 @@ class GrpcConnection(asyncio.Protocol):
         self._last_used = self.loop.time()
         self._stopping = self._flushing = False
 
-    # What the event loop tells.
+    # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
@@ -163,7 +122,7 @@ class GrpcConnection(asyncio.Protocol):
         self._transport.resume_reading()
         self._writes.update()
 
-    # What the server tells.
+    # Called when the server stops.
 
     def shut_down(self) -> None:
         """Accept no new requests, and close the connection after the running ones."""
@@ -184,7 +143,7 @@ class GrpcConnection(asyncio.Protocol):
         """Close the connection at once."""
         self._transport.abort()
 
-    # What the engine tells.
+    # Called by the engine.
 
     def on_request(self, stream: int, headers: Headers, *, ended: bool) -> None:
         """See `Http2Handler.on_request`."""
@@ -192,7 +151,7 @@ class GrpcConnection(asyncio.Protocol):
         # Most clients send the same headers each time.
         if headers != self._headers:
             try:
-                self._head = _Head.of(headers, self.service.methods, self._limits.header_bytes)
+                self._head = RequestHead.of(headers, self.service.methods, self._limits.header_bytes)
             except StatusError as error:
                 self.refuse(stream, error, ended=ended)
                 return
@@ -202,11 +161,16 @@ class GrpcConnection(asyncio.Protocol):
             self.engine.send_headers(stream, [(b":status", head)], end=True)
             self.stop_upload(stream, ended=ended)
             return
-        if head.takes_thread and self.service.dispatcher.is_full:
-            busy = f"{self._limits.requests} requests are in flight, the limit; try again later"
-            self.refuse(stream, StatusError(Code.RESOURCE_EXHAUSTED, busy), ended=ended)
-            return
-        self._calls[stream] = self._call(stream, head)
+        if isinstance(head.method, Unary):
+            if head.method.place != "loop":
+                try:
+                    self.service.dispatcher.check_room()
+                except StatusError as error:
+                    self.refuse(stream, error, ended=ended)
+                    return
+            self._calls[stream] = UnaryCall(self, stream, head, head.method)
+        else:
+            self._calls[stream] = StreamingCall(self, stream, head, head.method)
         if ended:
             self.on_end(stream)
         else:
@@ -246,26 +210,19 @@ class GrpcConnection(asyncio.Protocol):
             call.close()
             self._last_used = self.loop.time()
 
-    def _call(self, stream: int, head: "_Head") -> GrpcCall:
-        deadline = None if head.seconds is None else time.monotonic() + head.seconds
-        reader = MessageReader(head.encoding, self._limits.body_bytes)
-        if isinstance(head.method, Unary):
-            return UnaryCall(self, stream, reader, deadline, head.method, gzip=head.answers_gzip)
-        return StreamingCall(self, stream, reader, deadline, head.method)
-
     def refuse(self, stream: int, error: StatusError, *, ended: bool) -> None:
         """End a call with an error. Without `ended`, the client may still be sending."""
+        self.finish(stream, error.code, error.message, ended=ended)
+
+    def finish(self, stream: int, code: Code, message: str, *, ended: bool) -> None:
+        """End a call with a status. Without `ended`, the client may still be sending."""
         call = self._calls.get(stream)
         if call and call.has_responded:
-            self.engine.send_trailers(stream, trailers(error.code, error.message))
+            self.engine.send_trailers(stream, trailers(code, message))
         else:
-            self.finish(stream, error.code, error.message)
+            extra = ((b"grpc-accept-encoding", b"identity,gzip"),) if code is Code.UNIMPLEMENTED else ()
+            self.engine.send_headers(stream, [*OK, *extra, *trailers(code, message)], end=True)
         self.stop_upload(stream, ended=ended)
-
-    def finish(self, stream: int, code: Code, message: str) -> None:
-        """End a call that has sent nothing yet."""
-        extra = ((b"grpc-accept-encoding", b"identity,gzip"),) if code is Code.UNIMPLEMENTED else ()
-        self.engine.send_headers(stream, [*OK, *extra, *trailers(code, message)], end=True)
 
     def stop_upload(self, stream: int, *, ended: bool) -> None:
         """Tell the client, after the response, that the rest of its request isn't needed (RFC 9113, 8.1)."""

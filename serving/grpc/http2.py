@@ -8,6 +8,7 @@ that abuse them.
 import importlib.util
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from tfship.train.common.errors import UsageError
@@ -35,6 +36,7 @@ NO_ERROR, CANCEL, ENHANCE_YOUR_CALM = 0x0, 0x8, 0xB
 ENGINES = ("auto", "ngh2", "h2")
 
 
+@dataclass(frozen=True)
 class EngineLimits:
     """Limits of a connection.
 
@@ -46,13 +48,11 @@ class EngineLimits:
     `resets` or `glitches` and a rate per second (CVE-2023-44487 and similar attacks). The values are libnghttp2's.
     """
 
-    resets = (1_000, 33)
-    glitches = (10_000, 330)
-
-    def __init__(self, header_bytes: int, streams: int, window_bytes: int = 2**20) -> None:
-        self.header_bytes = header_bytes
-        self.streams = streams
-        self.window_bytes = window_bytes
+    header_bytes: int
+    streams: int
+    window_bytes: int = 2**20
+    resets: tuple[int, int] = (1_000, 33)
+    glitches: tuple[int, int] = (10_000, 330)
 
     @property
     def most_header_bytes(self) -> int:
@@ -81,7 +81,7 @@ class Allowance:
 
 
 class Http2Handler(Protocol):
-    """What an engine tells of the client's requests. The methods must not call `Engine.receive`."""
+    """Receiver of an engine's events. Its methods must not call `Engine.receive`."""
 
     def on_request(self, stream: int, headers: Headers, *, ended: bool) -> None:
         """Handle a new request. With `ended`, it has no body."""

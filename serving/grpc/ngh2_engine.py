@@ -36,7 +36,7 @@ class Ngh2Engine:
                 max_inbound_header_list_size=limits.most_header_bytes,
                 # The name and value of the smallest header take 33 bytes by RFC 9113, 6.5.2.
                 max_inbound_header_count=limits.most_header_bytes // 33,
-                # A frame has at least 16 KiB but for the last one, unless the client wants to waste our time.
+                # A frame has at least 16 KiB but for the last one, unless the client attacks the server.
                 max_continuations=limits.most_header_bytes // 2**14 + 8,
             ),
         )
@@ -52,7 +52,9 @@ class Ngh2Engine:
 
     def receive(self, data: bytes) -> None:
         """See `Engine.receive`."""
-        with contextlib.suppress(ngh2.NGH2Error):  # `is_over` tells it, after a last frame with the reason
+        with contextlib.suppress(
+            ngh2.NGH2Error
+        ):  # `is_over` is then true, after a last frame with the reason
             self._connection.receive_data(data)
         self._tell()
 

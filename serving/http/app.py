@@ -98,9 +98,12 @@ class RestApi:
     def respond(self, request: HttpRequest, done: Callable[[HttpResponse], None]) -> None:
         """See `Application.respond`."""
         place, kind, answer = request.route
-        if place != "loop" and self._dispatcher.is_full:
-            done(self._finished(failure(self._busy())))
-            return
+        if place != "loop":
+            try:
+                self._dispatcher.check_room()
+            except StatusError as refusal:
+                done(self._finished(failure(refusal)))
+                return
         size = len(request.body)
         self._dispatcher.run(place, kind, size, functools.partial(self._answer, request, answer), done)
 
@@ -204,8 +207,7 @@ class RestApi:
 
     def _check_head(self, request: HttpRequest) -> None:
         """Check an inference request without its body. Raises StatusError."""
-        if self._dispatcher.is_full:
-            raise self._busy()
+        self._dispatcher.check_room()
         encoding = request.header("content-encoding", "identity").lower()
         if encoding not in ("identity", "gzip"):
             raise invalid(f"Content-Encoding {encoding} is not supported; expected gzip or none")
@@ -229,12 +231,6 @@ class RestApi:
         if self._settings.tells_timing:
             response.headers["server-timing"] = call.timing()
         return response
-
-    def _busy(self) -> StatusError:
-        return StatusError(
-            Code.RESOURCE_EXHAUSTED,
-            f"{self._limits.requests} requests are in flight, the limit; try again later",
-        )
 
     def _predict(self, spec: Any, body: bytes, call: Call) -> bytes:
         begin = time.monotonic()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from tfship.serving.models.version_policy import parse_version
 from tfship.serving.protos.messages import model_pb2
 from tfship.serving.protos.status import invalid
 
@@ -52,11 +53,10 @@ class ModelPath:
             raise invalid("Missing model name in request.")
         spec = model_pb2.ModelSpec(name=_unescape(self.name))
         if self.version:
-            digits = self.version.lstrip("0") or "0"
-            # Python refuses to read a number of thousands of digits.
-            if len(digits) > 19 or int(digits) >= 2**63:
+            number = parse_version(self.version)
+            if number is None:
                 raise invalid(f"Version {self.version} is larger than an int64")
-            spec.version.value = int(digits)
+            spec.version.value = number
         elif self.label:
             spec.version_label = _unescape(self.label)
         return spec

@@ -74,7 +74,7 @@ class HttpConnection(asyncio.Protocol):
         self._idle_timer: asyncio.TimerHandle | None = None
         self._arrival_timer: asyncio.TimerHandle | None = None
 
-    # What the event loop tells.
+    # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
@@ -142,7 +142,7 @@ class HttpConnection(asyncio.Protocol):
         self._writes.update()
         self._next()
 
-    # What the parser tells.
+    # Called by the parser.
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -193,7 +193,7 @@ class HttpConnection(asyncio.Protocol):
         """Answer the request, after those before it."""
         self._unparsed = 0
         if self._arriving is None:
-            return  # a wish for another protocol: `_parse` goes on
+            return  # a request with the header Upgrade: see `_parse`
         self._began = None
         request, refusal = self._arriving, self._refusal
         self._arriving = self._refusal = None
@@ -217,8 +217,8 @@ class HttpConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # The wish for another protocol isn't granted (RFC 9110, 7.8), but the parser takes it that it is. So
-            # another one gets the request without the wish.
+            # The server ignores the header Upgrade (RFC 9110, 7.8), but the parser stops before the body. A new
+            # parser gets the request without that header.
             method, self._parser = self._parser.get_method(), httptools.HttpRequestParser(self)
             if method != b"CONNECT":
                 return self._head_without_upgrade(method) + data[upgrade.args[0] :]

@@ -1,10 +1,10 @@
-"""Selection of the versions to serve by a model's version policy."""
+"""Version numbers: selection by a model's version policy, and numbers that clients send."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["choose"]
+__all__ = ["choose", "parse_version"]
 
 
 def choose(policy: Any, found: Mapping[int, Path]) -> dict[int, Path]:
@@ -17,3 +17,11 @@ def choose(policy: Any, found: Mapping[int, Path]) -> dict[int, Path]:
         case _:
             chosen = sorted(found)[-(policy.latest.num_versions or 1) :]
     return {number: found[number] for number in chosen}
+
+
+def parse_version(digits: str) -> int | None:
+    """Return the version number that a client wrote in decimal `digits`; None if it is larger than an int64."""
+    significant = digits.lstrip("0") or "0"
+    # Python refuses to read a number of thousands of digits.
+    number = int(significant) if len(significant) <= 19 else 2**63
+    return number if number < 2**63 else None

@@ -18,6 +18,7 @@ from tfship.serving.inference.predict import Predictor
 from tfship.serving.inference.request_context import Call
 from tfship.serving.models.registry import Servables
 from tfship.serving.models.snapshot import State
+from tfship.serving.models.version_policy import parse_version
 from tfship.serving.open_inference.datatypes import Datatype, check_datatype, check_shape, datatype_of
 from tfship.serving.protos.messages import model_pb2
 from tfship.serving.protos.status import Code, StatusError, invalid
@@ -245,11 +246,10 @@ def _spec(model: str, version: str) -> Any:
         raise invalid("the request names no model")
     spec = model_pb2.ModelSpec(name=model)
     if version:
-        digits = version.lstrip("0") or "0"
-        # Python refuses to read a number of thousands of digits.
-        if not _VERSION.fullmatch(version) or len(digits) > 19 or int(digits) >= 2**63:
+        number = parse_version(version) if _VERSION.fullmatch(version) else None
+        if number is None:
             raise invalid(f"model {quoted(model)}: version {quoted(version)}; expected a number below 2**63")
-        spec.version.value = int(digits)
+        spec.version.value = number
     return spec
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, Protocol, TypeVar
 
 from tfship.serving.inference.latency_estimate import LatencyEstimate
+from tfship.serving.protos.status import Code, StatusError
 
 __all__ = ["Dispatcher", "Place"]
 
@@ -32,7 +33,7 @@ class Dispatcher:
     """Runs the requests of one port of the event loop. Its methods must be called by the loop's thread.
 
     With `measures` False, requests of the place "either" run in threads: with batching, a request waits for others.
-    At most `limit` requests run or wait at a time (`is_full`).
+    At most `limit` requests run or wait at a time (`check_room`).
     """
 
     def __init__(
@@ -47,10 +48,13 @@ class Dispatcher:
         self._ready: deque[Callable[[], None]] = deque()
         self._turn_ends = 0.0
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no further request may run: the caller must refuse it."""
-        return self._running >= self._limit
+    def check_room(self) -> None:
+        """Raise StatusError(RESOURCE_EXHAUSTED) if no further request may run."""
+        if self._running >= self._limit:
+            raise StatusError(
+                Code.RESOURCE_EXHAUSTED,
+                f"{self._limit} requests are in flight, the limit; try again later",
+            )
 
     def run(
         self, place: Place, key: Hashable, size: int, work: Callable[[], _R], done: Callable[[_R], None]
@@ -98,8 +102,7 @@ class Dispatcher:
         result = work()
         if self._latency and result.is_ok:
             self._latency.note(key, size, time.monotonic() - begin)
-        self._running -= 1
-        done(result)
+        self._complete(result, done)
 
     def _complete(self, result: _R, done: Callable[[_R], None]) -> None:
         self._running -= 1

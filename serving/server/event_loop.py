@@ -13,7 +13,7 @@ from tfship.serving.server.connections import Connections
 __all__ = ["EventLoop"]
 
 # At shutdown, the time for the TLS handshake of connections that were in a listener's backlog, and for aborted ones.
-_HANDSHAKE_SECONDS = 1.0
+_SHUTDOWN_SECONDS = 1.0
 
 
 @dataclass
@@ -42,7 +42,7 @@ class _Listener:
 
     async def serve(self, connection: socket.socket) -> None:
         """Serve a connection that was in the backlog."""
-        patience = _HANDSHAKE_SECONDS if self.tls else None
+        patience = _SHUTDOWN_SECONDS if self.tls else None
         with contextlib.suppress(OSError):
             await asyncio.get_running_loop().connect_accepted_socket(
                 self.connect, connection, ssl=self.tls, ssl_handshake_timeout=patience
@@ -104,7 +104,7 @@ class EventLoop:
         for connections in ports:
             connections.abort()
         # Their transports close in the loop's next turns, and must not outlive it.
-        await _together([each.wait() for each in ports], _HANDSHAKE_SECONDS)
+        await _together([each.wait() for each in ports], _SHUTDOWN_SECONDS)
 
 
 async def _together(coroutines: list[Coroutine[object, object, None]], seconds: float) -> None:

@@ -84,6 +84,13 @@ def _reload(client: Client, text: str) -> None:
     assert client.call("HandleReloadConfigRequest", request).status.error_code == 0
 
 
+def _file_of(folder: Path, name: str) -> Path:
+    """Write the config file in `folder`: the model m, with the base path `name` there."""
+    file = folder / "models.config"
+    file.write_text(f"model_config_list {{ {_entry('m', folder / name)} }}")
+    return file
+
+
 def _entry(name: str, path: Path, more: str = "") -> str:
     return f'config {{ name: "{name}" base_path: "{path}" model_platform: "tensorflow" {more} }}'
 
@@ -150,15 +157,14 @@ def test_labels_move_by_a_reload_to_what_is_available(tmp_path: Path) -> None:
 def test_a_config_file_is_looked_at_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     publish(tmp_path / "one", 1)
     publish(tmp_path / "two", 2)
-    file = tmp_path / "models.config"
-    file.write_text(f"model_config_list {{ {_entry('m', tmp_path / 'one')} }}")
+    file = _file_of(tmp_path, "one")
     settings = Settings(loader=TFLITE, config_file=file, config_poll_seconds=0.05)
     with serving(read_config(file), settings) as client:
         assert _factor(client) == 1.0
         file.write_text("not a config")
         eventually(lambda: "but is ignored" in caplog.text)
         assert _factor(client) == 1.0
-        file.write_text(f"model_config_list {{ {_entry('m', tmp_path / 'two')} }}")
+        _file_of(tmp_path, "two")
         eventually(lambda: _factor(client) == 2.0)
 
 
@@ -166,11 +172,10 @@ def test_a_config_file_that_is_refused_is_tried_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(tmp_path / "one", 1)
-    file = tmp_path / "models.config"
-    file.write_text(f"model_config_list {{ {_entry('m', tmp_path / 'one')} }}")
+    file = _file_of(tmp_path, "one")
     settings = Settings(loader=TFLITE, config_file=file, config_poll_seconds=0.05)
     with serving(read_config(file), settings) as client:
-        file.write_text(f"model_config_list {{ {_entry('m', tmp_path / 'two')} }}")
+        _file_of(tmp_path, "two")
         eventually(lambda: "two: no such directory" in caplog.text)
         publish(tmp_path / "two", 2)
         eventually(lambda: _factor(client) == 2.0)
@@ -181,10 +186,9 @@ def test_a_config_file_that_is_refused_is_tried_again(
 def test_a_config_file_that_changes_during_the_start_is_applied(tmp_path: Path) -> None:
     publish(tmp_path / "one", 1)
     publish(tmp_path / "two", 2)
-    file = tmp_path / "models.config"
-    file.write_text(f"model_config_list {{ {_entry('m', tmp_path / 'one')} }}")
+    file = _file_of(tmp_path, "one")
     config = read_config(file)
-    file.write_text(f"model_config_list {{ {_entry('m', tmp_path / 'two')} }}")
+    _file_of(tmp_path, "two")
     settings = Settings(loader=TFLITE, config_file=file, config_poll_seconds=0.05)
     with serving(config, settings) as client:
         eventually(lambda: _factor(client) == 2.0)
@@ -194,8 +198,7 @@ def test_an_unexpected_error_does_not_end_the_watch_of_a_config_file(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(tmp_path / "one", 1)
-    file = tmp_path / "models.config"
-    file.write_text(f"model_config_list {{ {_entry('m', tmp_path / 'one')} }}")
+    file = _file_of(tmp_path, "one")
     seen: list[Any] = []
 
     def reload(config: Any) -> None:
