@@ -67,8 +67,9 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def server(engine: str, tmp_path: Path) -> Iterator[Server]:
-    # Packed, since tensors of 64 MiB as typed fields take seconds.
-    settings = Settings(http2_engine=engine, grpc_threads=2, packed_answers=True)
+    # Packed, since tensors of 64 MiB as typed fields take seconds. No test but that of cancellation has more than two
+    # held calls, so that a thread is left for others, which run there on a busy machine.
+    settings = Settings(http2_engine=engine, grpc_threads=3, packed_answers=True)
     with started(tmp_path, settings) as server:
         yield server
 
@@ -108,16 +109,16 @@ def test_calls_and_errors(channel: ClientChannel, server: Server) -> None:
 
 
 def test_deadline(channel: ClientChannel, server: Server) -> None:
-    assert channel.call(predict_request(model="held"), timeout=0.5).code == DEADLINE_EXCEEDED
+    assert channel.call(predict_request(model="held"), timeout=1.0).code == DEADLINE_EXCEEDED
     eventually(lambda: not server.calls)
     # The model still runs, and others are served.
-    assert server.gate.runs == 1
+    server.gate.has_begun(1)
     _assert_answers(channel)
 
 
 def test_cancellation(channel: ClientChannel, server: Server) -> None:
     calls = [channel.begin(predict_request(model="held")) for _ in range(5)]
-    server.gate.has_begun(2)  # one in each thread
+    server.gate.has_begun(3)  # one in each thread
     eventually(lambda: server.calls == 5)
     for call in calls:
         call.cancel()
@@ -127,7 +128,7 @@ def test_cancellation(channel: ClientChannel, server: Server) -> None:
     _assert_answers(channel)
     # Those that waited for a thread weren't run: the next call of the model had to wait for them.
     assert channel.call(predict_request(model="held")).code == OK
-    assert server.gate.runs == 3
+    assert server.gate.runs == 4
 
 
 @pytest.fixture(scope="module")

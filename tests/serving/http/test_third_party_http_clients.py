@@ -27,7 +27,8 @@ LARGE_BYTES = 64 * 2**20
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    with started(tmp_path, Settings(rest_threads=2)) as server:
+    # Two for held requests, and one for others, which run there on a busy machine.
+    with started(tmp_path, Settings(rest_threads=3)) as server:
         yield server
 
 
@@ -172,7 +173,7 @@ def test_wrk(server: Server, tmp_path: Path) -> None:
 def test_a_client_that_goes_away(server: Server, session: requests.Session) -> None:
     with pytest.raises(requests.ReadTimeout):
         session.post(_url(server, "/v1/models/held:predict"), json=BODY, timeout=(100, 0.5))
-    assert server.gate.runs == 1
+    server.gate.has_begun(1)
     assert session.post(_url(server), json=BODY).json() == ANSWER
 
 
