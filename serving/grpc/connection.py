@@ -90,7 +90,7 @@ class GrpcConnection(asyncio.Protocol):
             if timer:
                 timer.cancel()
         if self._idle_timer:
-            self._writes.stop()
+            self._writes.lost()
         for stream in list(self._calls):
             self.on_closed(stream)
         self._parked.clear()
@@ -259,7 +259,7 @@ class GrpcConnection(asyncio.Protocol):
             else:
                 break
         if engine.is_over and not transport.is_closing():
-            transport.close()
+            self._writes.close()
         self._writes.update()
 
     def when_read(self, start: Callable[[], None]) -> None:

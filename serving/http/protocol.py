@@ -1,9 +1,7 @@
 """HTTP/1.1 on the event loop: bytes become requests, one at a time and in order, and responses become bytes."""
 
 import asyncio
-import fcntl
 import functools
-import termios
 import time
 from collections import deque
 from collections.abc import Callable
@@ -67,7 +65,6 @@ class HttpConnection(asyncio.Protocol):
         # Bytes since the last complete header line, and bytes of the headers.
         self._unparsed = self._header_bytes = 0
         self._paused = self._blocked = self._expects = self._ending = self._stopping = False
-        self._is_lost = False
         # Called after the last response.
         self._last_word: Callable[[], None] | None = None
         self._last_used = self._loop.time()
@@ -89,9 +86,8 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """See `asyncio.Protocol`."""
-        self._is_lost = True
         self._connections.discard(self)
-        self._writes.stop()
+        self._writes.lost()
         for timer in (self._idle_timer, self._arrival_timer):
             if timer:
                 timer.cancel()
@@ -311,26 +307,11 @@ class HttpConnection(asyncio.Protocol):
         self._ending = True
         self._stop_arrival_timer()
         if has_read:
-            self._close_transport()
+            self._writes.close()
             return
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        self._loop.call_later(_LINGER_SECONDS, self._close_transport)
-
-    def _close_transport(self) -> None:
-        self._transport.close()
-        if self._transport.get_extra_info("ssl_object"):
-            self._loop.call_later(_LINGER_SECONDS, self._abort_if_received)
-
-    def _abort_if_received(self) -> None:
-        """Abort a TLS connection whose client has received everything and hasn't closed its side.
-
-        The transport would wait for that, and the server's end for the transport.
-        """
-        if not self._is_lost and _has_received(self._transport):
-            self._transport.abort()
-        elif not self._is_lost:
-            self._loop.call_later(_LINGER_SECONDS, self._abort_if_received)
+        self._loop.call_later(_LINGER_SECONDS, self._writes.close)
 
     def shut_down(self) -> None:
         """Close the connection after the next response, or if none is asked for within a second."""
@@ -344,14 +325,14 @@ class HttpConnection(asyncio.Protocol):
 
     def _close_if_idle(self) -> None:
         if not self._answering and not self._waiting and self._began is None:
-            self._close_transport()
+            self._writes.close()
 
     # Time.
 
     def _check_idle(self) -> None:
         left = self._last_used + self._limits.idle_seconds - self._loop.time()
         if left <= 0 and not self._answering and not self._waiting and self._began is None:
-            self._close_transport()
+            self._writes.close()
             return
         self._idle_timer = self._loop.call_later(max(left, 1.0), self._check_idle)
 
@@ -372,12 +353,6 @@ class HttpConnection(asyncio.Protocol):
         if self._arrival_timer:
             self._arrival_timer.cancel()
             self._arrival_timer = None
-
-
-def _has_received(transport: asyncio.Transport) -> bool:
-    """Return whether the client's system has acknowledged all bytes that were sent."""
-    number = transport.get_extra_info("socket").fileno()
-    return number < 0 or fcntl.ioctl(number, termios.TIOCOUTQ, bytes(4)) == bytes(4)
 
 
 def _latin(text: str) -> bytes:

@@ -1,12 +1,18 @@
 """What connections of both protocols have in common: their number, and clients that read too slowly."""
 
 import asyncio
+import fcntl
+import termios
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from tfship.serving.server.settings import Limits
 
 __all__ = ["ClientConnection", "Connections", "WriteWatch"]
+
+
+# Time for a client to close its side of a TLS connection.
+_TLS_CLOSE_SECONDS = 2.0
 
 
 class ClientConnection(Protocol):
@@ -66,7 +72,7 @@ class Connections:
 
 
 class WriteWatch:
-    """Aborts a connection whose client reads more slowly than `limits.slowest_bytes_per_second`.
+    """Writes to a client, and aborts one that reads more slowly than `limits.slowest_bytes_per_second`.
 
     `queued` returns the bytes that wait for the client besides those in the transport's buffer.
     """
@@ -82,6 +88,7 @@ class WriteWatch:
         self._written = 0
         self._before = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._close_timer: asyncio.TimerHandle | None = None
 
     def write(self, data: bytes) -> None:
         """Send bytes."""
@@ -102,6 +109,31 @@ class WriteWatch:
         if self._timer:
             self._timer.cancel()
             self._timer = None
+
+    def close(self) -> None:
+        """Close the connection after what was written; call `lost` when it is."""
+        if self._close_timer is None:
+            self._transport.close()
+            if self._transport.get_extra_info("ssl_object"):
+                self._close_timer = self._loop.call_later(_TLS_CLOSE_SECONDS, self._abort_if_received)
+
+    def lost(self) -> None:
+        """Stop all timers."""
+        self.stop()
+        if self._close_timer:
+            self._close_timer.cancel()
+
+    def _abort_if_received(self) -> None:
+        """Abort a TLS connection whose client has received everything and hasn't closed its side.
+
+        The transport would wait for that, and the server's end for the transport.
+        """
+        number = self._transport.get_extra_info("socket").fileno()
+        # All bytes that were sent have been acknowledged by the client's system.
+        if number < 0 or fcntl.ioctl(number, termios.TIOCOUTQ, bytes(4)) == bytes(4):
+            self._transport.abort()
+        else:
+            self._close_timer = self._loop.call_later(_TLS_CLOSE_SECONDS, self._abort_if_received)
 
     def _check(self) -> None:
         self._timer = None

@@ -1,6 +1,8 @@
 """HTTP/2 tools against the gRPC port: curl, nghttp and h2load, which know nothing of gRPC."""
 
 import re
+import socket
+import ssl
 import subprocess
 import zlib
 from collections.abc import Iterator
@@ -145,6 +147,24 @@ def test_curl_over_tls(engine: str, certificates: Certificates, tmp_path: Path, 
             assert found.body == b""
         else:
             assert (found.status, found.grpc_status) == (0, 0)
+
+
+def test_an_idle_tls_client_does_not_delay_the_end(
+    engine: str, certificates: Certificates, tmp_path: Path
+) -> None:
+    """It never closes its side; uvloop alone would wait for 30 s."""
+    context = ssl.create_default_context(cafile=str(certificates.folder / "ca.pem"))
+    context.set_alpn_protocols(["h2"])
+    with (
+        started(tmp_path, Settings(http2_engine=engine, tls=certificates.tls())) as server,
+        socket.create_connection(("localhost", server.client.grpc_port)) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as client,
+    ):
+        client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+        eventually(lambda: [each.engine.has_begun for each in server.connections] == [True])
+        server.begin_stop()
+        assert server.stopped
+        server.stopped.result(25)
 
 
 def test_nghttp(server: Server, tmp_path: Path) -> None:
