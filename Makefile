@@ -79,9 +79,9 @@ zoo: $(STAMP)  ## export networks of 29 kinds and compare with Keras: an hour (O
 	@echo "zoo: networks of many kinds, fitted, exported and compared"
 	@$(TFSHIP) benchmark zoo $(if $(ONLY),--only $(ONLY))
 
-test: $(STAMP)  ## run the tests
+test: $(STAMP)  ## run the tests (LONG=1, before a release: also 50 interrupts of each command, other makers' clients)
 	@echo "test: the whole suite"
-	@$(PY) -m pytest
+	@$(if $(LONG),TFSHIP_THIRD_PARTY=1 TFSHIP_INTERRUPTS=50) $(PY) -m pytest $(if $(LONG),-o faulthandler_timeout=0)
 
 fuzz: $(STAMP)  ## send the server 100,000 bad requests (CASES=…): before a release
 	@echo "fuzz: $(or $(CASES),100000) cases against a server of two workers"
