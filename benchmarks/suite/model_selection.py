@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from tfship.export.conversion.formats import FORMATS, REFERENCE
 from tfship.export.preprocessing import input_contract
 from tfship.export.publishing import cards, store
 from tfship.export.sources import evaluation_data
 from tfship.export.sources.evaluation_data import Images
 from tfship.train import cards as trained
-from tfship.train.common.errors import DataError, UsageError
+from tfship.train.common.errors import ArtifactError, DataError, UsageError
 from tfship.train.common.files import sha256
 from tfship.train.data import datasets
 from tfship.train.data.datasets import Digits
@@ -21,9 +22,17 @@ __all__ = ["ExportedModel", "brought", "default", "find", "of"]
 
 
 class ExportedModel:
-    """An exported version and its evaluation images."""
+    """An exported version and its evaluation images.
+
+    Raises ArtifactError if it lacks the file that the other formats are compared with.
+    """
 
     def __init__(self, models: Path, version: Path, evaluated: Images) -> None:
+        if not (version / FORMATS[REFERENCE].file).is_file():
+            raise ArtifactError(
+                f"{version}: has no {FORMATS[REFERENCE].file}, which benchmarks compare the other formats with; run "
+                f"`tfship export` with {REFERENCE} among --formats"
+            )
         self.models, self.version = models, version
         self.card, self.contract = cards.read(version), input_contract.read(version)
         self.images = evaluated
