@@ -19,6 +19,7 @@ from tfship.benchmarks.harness.server_process import Addresses
 from tfship.benchmarks.studies.reference import LoadCell
 from tfship.export.conversion import formats
 from tfship.export.publishing import verification
+from tfship.export.publishing.cards import SAVED_MODEL
 from tfship.export.runtimes.protocol import DEFAULT_SIGNATURE, IMAGE, PROBABILITIES
 from tfship.serving.protos import tensors
 from tfship.serving.protos.messages import predict_pb2
@@ -111,10 +112,18 @@ def tflite(version: Path, name: str) -> Path:
 
 
 def stage(folder: Path, files: Mapping[str, tuple[Path, str]]) -> None:
-    """Lay out models for a server that prefers TFLite. `files` has a version and a format by the served name."""
+    """Lay out models for a server. `files` has a version and a format by the served name.
+
+    The server must prefer TFLite, unless the format is `savedmodel`, which is the version as it is.
+    """
     for name, (version, format_name) in files.items():
-        (folder / name / version.name).mkdir(parents=True)
-        shutil.copy(tflite(version, format_name), folder / name / version.name / formats.SERVED_FILE)
+        served = folder / name / version.name
+        if format_name == SAVED_MODEL:
+            served.parent.mkdir(parents=True)
+            served.symlink_to(version.resolve(), target_is_directory=True)
+        else:
+            served.mkdir(parents=True)
+            shutil.copy(tflite(version, format_name), served / formats.SERVED_FILE)
 
 
 def prepare(
@@ -125,7 +134,7 @@ def prepare(
     images: NDArray[np.float64],
     folder: Path,
 ) -> Case:
-    """Write a cell's request into `folder`. The expected response is that of the version's file of this format.
+    """Write a cell's request into `folder`. The expected response is that of the version's TFLite file of this format.
 
     `images` are float64 [N, 28, 28, 1]; the request has the first ones.
     """

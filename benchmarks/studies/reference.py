@@ -1,17 +1,20 @@
-"""Reference figures of TensorFlow Serving, and the share of them that the embedded server must reach.
+"""Reference figures of TensorFlow Serving on two machines, and how many times as fast the embedded server must be.
 
-TensorFlow Serving 2.20.0, `--grpc_max_threads=128`, the better of batching on and off, serving the float32
-SavedModels of the two digit networks on a two-core AMD EPYC, with the load generator on the same two cores;
-medians of three runs of 4 s.
+TensorFlow Serving 2.20.0 with 128 gRPC threads, serving the float32 SavedModels of the two digit networks on two cores,
+with the load generator on the same two cores: medians of three runs, on the first machine of 4 s with the better of
+batching on and off, on the second of 3 s without batching.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["FORMAT", "MACHINE", "RATES", "YARDSTICKS", "Bar", "Figures", "LoadCell", "bar"]
+from tfship.export.publishing.cards import SAVED_MODEL
 
-MACHINE: Final = "TensorFlow Serving 2.20.0 on a two-core AMD EPYC"
-# The format that the figures were measured with; bars apply to it alone.
+__all__ = ["CELLS", "FORMAT", "MACHINES", "SERVER", "Figures", "LoadCell", "Machine", "bar", "nearest"]
+
+SERVER: Final = "TensorFlow Serving 2.20.0"
+# The format of the TFLite files that are compared.
 FORMAT: Final = "float32"
 
 
@@ -38,59 +41,104 @@ class LoadCell:
         return f"{self.model}-{self.batch}-{self.protocol}"
 
 
-# Figures by cell and number of connections.
-RATES: Final = {
-    LoadCell(model, batch, protocol): {1: Figures(*at_1), 8: Figures(*at_8), 32: Figures(*at_32)}
-    for model, batch, protocol, at_1, at_8, at_32 in (
-        ("nn", 1, "rest", (2243, 0.42, 0.73), (6578, 1.14, 2.45), (8983, 3.44, 5.76)),
-        ("nn", 1, "grpc", (2610, 0.37, 0.56), (6654, 1.14, 2.43), (6816, 4.58, 8.35)),
-        ("nn", 64, "rest", (250, 3.74, 6.11), (556, 14, 27), (607, 52, 69)),
-        ("nn", 64, "grpc", (1495, 0.63, 0.93), (3102, 2.47, 5.19), (3146, 10, 16)),
-        ("cnn", 1, "rest", (1304, 0.72, 1.23), (2998, 2.62, 4.27), (2860, 11, 15)),
-        ("cnn", 1, "grpc", (1338, 0.70, 1.14), (2802, 2.8, 4.9), (3970, 8.0, 13.9)),
-        ("cnn", 64, "rest", (85, 11, 16), (107, 73, 120), (101, 296, 541)),
-        ("cnn", 64, "grpc", (109, 9.0, 13), (127, 64, 103), (126, 258, 394)),
-    )
-}
-
-# Speed of that machine: microseconds for one image in process, by LiteRT with one thread.
-YARDSTICKS: Final = {
-    "nn": {"float32": 7.6, "int8": 2.3},
-    "cnn": {"float32": 236.0, "int8": 70.0},
-}
+CELLS: Final = tuple(
+    LoadCell(model, batch, protocol)
+    for model in ("nn", "cnn")
+    for batch in (1, 64)
+    for protocol in ("rest", "grpc")
+)
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A requirement: a "rate" of at least `share` times the reference's, or a "p50" of at most `share` times."""
+class Machine:
+    """A machine and TensorFlow Serving's figures there, by cell and number of connections.
 
-    figure: str
-    share: float
+    `yardsticks` are its speed by model and format: microseconds for one image in process, by LiteRT with one thread.
+    """
 
-    def allows(self, ratio: float) -> bool:
-        """Return whether a figure that is `ratio` times the reference's meets the bar."""
-        return ratio >= self.share if self.figure == "rate" else ratio <= self.share
+    name: str
+    rates: Mapping[LoadCell, Mapping[int, Figures]]
+    yardsticks: Mapping[str, Mapping[str, float]]
 
 
-_SHARES = {
-    ("cnn", 1, "rest"): 1.0,
-    ("cnn", 1, "grpc"): 1.0,
-    ("nn", 1, "rest"): 0.8,
-    ("nn", 1, "grpc"): 0.6,
-    ("cnn", 64, "rest"): 2.0,
-    ("nn", 64, "rest"): 2.0,
-    ("cnn", 64, "grpc"): 1.0,
-    ("nn", 64, "grpc"): 0.7,
+def _rates(*rows: tuple[tuple[float, float, float], ...]) -> dict[LoadCell, dict[int, Figures]]:
+    """Return figures from rows in the order of `CELLS`, each for 1, 8 and 32 connections."""
+    return {
+        cell: {count: Figures(*each) for count, each in zip((1, 8, 32), row, strict=True)}
+        for cell, row in zip(CELLS, rows, strict=True)
+    }
+
+
+MACHINES: Final = (
+    Machine(
+        "a two-core AMD EPYC",
+        _rates(
+            ((2243, 0.42, 0.73), (6578, 1.14, 2.45), (8983, 3.44, 5.76)),
+            ((2610, 0.37, 0.56), (6654, 1.14, 2.43), (6816, 4.58, 8.35)),
+            ((250, 3.74, 6.11), (556, 14, 27), (607, 52, 69)),
+            ((1495, 0.63, 0.93), (3102, 2.47, 5.19), (3146, 10, 16)),
+            ((1304, 0.72, 1.23), (2998, 2.62, 4.27), (2860, 11, 15)),
+            ((1338, 0.70, 1.14), (2802, 2.8, 4.9), (3970, 8.0, 13.9)),
+            ((85, 11, 16), (107, 73, 120), (101, 296, 541)),
+            ((109, 9.0, 13), (127, 64, 103), (126, 258, 394)),
+        ),
+        {"nn": {"float32": 7.6, "int8": 2.3}, "cnn": {"float32": 236.0, "int8": 70.0}},
+    ),
+    Machine(
+        "a two-core AMD EPYC with AVX-512",
+        _rates(
+            ((4390, 0.216, 0.416), (11824, 0.634, 1.29), (12373, 2.5, 4.41)),
+            ((5262, 0.182, 0.332), (14145, 0.515, 1.17), (16269, 1.72, 4.67)),
+            ((487, 2.02, 2.68), (792, 9.98, 18.2), (816, 38, 57.1)),
+            ((2245, 0.433, 0.63), (5112, 1.41, 2.78), (4754, 5.1, 15)),
+            ((1943, 0.498, 0.811), (4424, 1.75, 3.51), (4205, 7.33, 11.4)),
+            ((2092, 0.444, 0.705), (3688, 2.1, 4.86), (3521, 5.93, 23.1)),
+            ((148, 6.62, 9.74), (192, 40.5, 71.5), (184, 165, 264)),
+            ((226, 4.29, 7.49), (252, 32.2, 55.6), (252, 73.8, 251)),
+        ),
+        {"nn": {"float32": 6.3, "int8": 1.6}, "cnn": {"float32": 109.5, "int8": 32.3}},
+    ),
+)
+
+
+def nearest(yardsticks: Mapping[str, float]) -> Machine:
+    """Return the machine whose speed is the nearest to `yardsticks`, microseconds of float32 by model.
+
+    The cnn's decides, if it was measured: it differs most between machines.
+    """
+    model = "cnn" if "cnn" in yardsticks else "nn"
+    return min(MACHINES, key=lambda machine: abs(machine.yardsticks[model][FORMAT] - yardsticks[model]))
+
+
+# How many times the reference's rate is required, for 1, 8 and 32 connections.
+_BARS = {
+    FORMAT: {
+        ("nn", 1, "grpc"): (1.6, 2.2, 2.2),
+        ("cnn", 1, "grpc"): (1.6, 2.5, 2.5),
+        ("nn", 1, "rest"): (1.6, 1.6, 1.6),
+        ("cnn", 1, "rest"): (1.6, 1.6, 1.6),
+        ("nn", 64, "rest"): (2.0, 2.0, 2.0),
+        ("nn", 64, "grpc"): (1.2, 1.2, 1.0),
+        ("cnn", 64, "rest"): (1.05, 1.05, 1.05),
+        ("cnn", 64, "grpc"): (1.05, 1.05, 1.05),
+    },
+    SAVED_MODEL: {
+        (model, batch, protocol): (share, share, share)
+        for model, batch, protocol, share in (
+            ("nn", 1, "grpc", 0.8),
+            ("cnn", 1, "grpc", 1.0),
+            ("nn", 1, "rest", 1.0),
+            ("cnn", 1, "rest", 1.0),
+            ("nn", 64, "rest", 0.95),
+            ("nn", 64, "grpc", 0.95),
+            ("cnn", 64, "rest", 0.95),
+            ("cnn", 64, "grpc", 0.95),
+        )
+    },
 }
 
 
-def bar(cell: LoadCell, connections: int) -> Bar | None:
-    """Return the bar of a cell, None if there is no reference.
-
-    For one image of the cnn on one connection it is a latency, for all other cells a rate.
-    """
-    if connections not in RATES.get(cell, {}):
-        return None
-    if (cell.model, cell.batch, connections) == ("cnn", 1, 1):
-        return Bar("p50", 1.0)
-    return Bar("rate", _SHARES[cell.model, cell.batch, cell.protocol])
+def bar(cell: LoadCell, connections: int, format_name: str) -> float | None:
+    """Return how many times the reference's rate is required, None if nothing is."""
+    shares = _BARS.get(format_name, {}).get((cell.model, cell.batch, cell.protocol))
+    return dict(zip((1, 8, 32), shares, strict=True)).get(connections) if shares else None

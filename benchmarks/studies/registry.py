@@ -66,7 +66,7 @@ class Study:
 
 # By the name of the command, `tfship benchmark NAME`, of the committed results and of the block in README.md.
 STUDIES = {
-    "server": Study("server_load", "server_load_table", flags=True),
+    "server": Study("server_load", "server_load_table", flags=True, schema=2),
     "soak": Study("soak", "soak_table", flags=True),
     "client": Study("client_startup", "client_startup_table", ("models",)),
     "pictures": Study("photographs_study", "photographs_study"),

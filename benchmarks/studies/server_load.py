@@ -9,8 +9,8 @@ Before and after every run, the generator's request is sent once, and its respon
 this process. `benchmarks.harness.load_generators` detects errors during the run.
 
 Machines are compared by a yardstick: LiteRT's time for one image, measured before, between and after the rounds. The
-reference's rate here is estimated as its rate times (its yardstick / the median of ours); latencies are divided by the
-same factor.
+reference is the machine with the nearest yardstick. Its rate here is estimated as its rate times (its yardstick / the
+median of ours).
 """
 
 import argparse
@@ -26,12 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfship.benchmarks.harness import load_generators, timer
+from tfship.benchmarks.harness.process_info import Watch
 from tfship.benchmarks.harness.server_process import embedded
 from tfship.benchmarks.studies import cases, machine_speed, reference
-from tfship.benchmarks.studies.reference import LoadCell
+from tfship.benchmarks.studies.reference import LoadCell, Machine
 from tfship.benchmarks.studies.registry import Save
 from tfship.export.conversion import formats
 from tfship.export.publishing import store
+from tfship.export.publishing.cards import SAVED_MODEL
 from tfship.train.common import cli
 from tfship.train.common.errors import UsageError
 from tfship.train.common.files import sha256
@@ -42,7 +44,7 @@ from tfship.train.data.datasets import Digits
 __all__ = ["DESCRIPTION", "LoadPlan", "add_arguments", "measure", "run"]
 
 DESCRIPTION = (
-    f"Measure the embedded server against {reference.MACHINE}. Needs wrk and h2load (Debian: wrk nghttp2-client). "
+    f"Measure the embedded server against {reference.SERVER}. Needs wrk and h2load (Debian: wrk nghttp2-client). "
     "Flags after -- are the server's: -- --workers=2"
 )
 _WARM_UP_SECONDS = 1
@@ -53,10 +55,10 @@ _YARDSTICK_FORMATS = ("float32", "int8")
 class LoadPlan:
     """The measurements: each cell with each number of connections, `repeats` runs of `seconds`.
 
-    `formats` are the formats of the served files. `flags` are additional flags for the server.
+    `formats` are the formats of the served files, or `savedmodel`. `flags` are additional flags for the server.
     """
 
-    cells: Sequence[LoadCell] = tuple(reference.RATES)
+    cells: Sequence[LoadCell] = reference.CELLS
     connections: Sequence[int] = (1, 8, 32)
     seconds: int = 4
     repeats: int = 3
@@ -66,7 +68,7 @@ class LoadPlan:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `StudyMeasurement.add_arguments`."""
-    names = ", ".join(cell.name for cell in reference.RATES)
+    names = ", ".join(cell.name for cell in reference.CELLS)
     parser.add_argument("--only", metavar="A,B", help=f"only these cells, * matches any text: {names}")
     parser.add_argument(
         "--connections", type=_counts, default=[1, 8, 32], metavar="A,B", help="numbers of connections"
@@ -79,35 +81,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         default=reference.FORMAT,
         metavar="A,B",
-        help="formats of the served files, one after the other",
+        help="formats of the served files, or savedmodel, one after the other",
     )
 
 
 def measure(arguments: argparse.Namespace, flags: Sequence[str], _save: Save) -> dict[str, Any]:
     """See `StudyMeasurement.measure`."""
     cells = _cells(arguments.only)
-    rows = formats.select(arguments.format)
+    names = [each.strip() for each in arguments.format.split(",")]
+    files = [each for each in names if each != SAVED_MODEL]
+    rows = formats.select(",".join(files)) if files else []
     if foreign := [row.name for row in rows if row.edge != "float32"]:
         raise UsageError(
             f"--format {','.join(foreign)}: takes other tensors than the reference; expected float32 tensors"
         )
     load_generators.require()
-    names = [row.name for row in rows]
     plan = LoadPlan(cells, arguments.connections, arguments.seconds, arguments.repeats, names, flags)
     return run(arguments.models, plan, datasets.load(datasets.find(arguments.data, say=cli.say)))
 
 
 def _cells(only: str | None) -> list[LoadCell]:
     if only is None:
-        return list(reference.RATES)
+        return list(reference.CELLS)
     patterns = [part.strip() for part in only.split(",")]
     for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(cell.name, pattern) for cell in reference.RATES):
-            names = ", ".join(cell.name for cell in reference.RATES)
+        if not any(fnmatch.fnmatchcase(cell.name, pattern) for cell in reference.CELLS):
+            names = ", ".join(cell.name for cell in reference.CELLS)
             raise UsageError(f"--only: no cell is called {pattern!r}; there are {names}")
     return [
         cell
-        for cell in reference.RATES
+        for cell in reference.CELLS
         if any(fnmatch.fnmatchcase(cell.name, pattern) for pattern in patterns)
     ]
 
@@ -126,12 +129,17 @@ def run(models: Path, plan: LoadPlan, digits: Digits) -> dict[str, Any]:
     names = list(dict.fromkeys(cell.model for cell in plan.cells))
     found = {name: store.latest(models / name) for name in names}
     files = {
-        name: {each: cases.tflite(found[name], each) for each in (*plan.formats, *_YARDSTICK_FORMATS)}
+        name: {
+            each: cases.tflite(found[name], each)
+            for each in (*plan.formats, *_YARDSTICK_FORMATS)
+            if each != SAVED_MODEL
+        }
         for name in names
     }
     images = cases.images(digits, max(cell.batch for cell in plan.cells))
     sticks: list[dict[str, dict[str, float]]] = []
     tables: dict[str, list[dict[str, Any]]] = {}
+    memory: dict[str, float] = {}
 
     def take_yardsticks() -> None:
         one = images[:1].astype(np.float32)
@@ -148,8 +156,8 @@ def run(models: Path, plan: LoadPlan, digits: Digits) -> dict[str, Any]:
     total = len(plan.formats) * len(plan.cells) * len(plan.connections) * plan.repeats
     with Progress("server speed", total, "runs") as progress:
         for each in plan.formats:
-            tables[each] = _table(found, plan, each, images, take_yardsticks, progress)
-    yardsticks = _yardsticks(names, sticks)
+            tables[each], memory[each] = _table(found, plan, each, images, take_yardsticks, progress)
+    machine, yardsticks = _yardsticks(names, sticks)
     return {
         "generators": load_generators.versions(),
         "data": digits.describe(),
@@ -159,12 +167,16 @@ def run(models: Path, plan: LoadPlan, digits: Digits) -> dict[str, Any]:
         "models": {
             name: {
                 "version": int(found[name].name),
-                "sha256": {each: sha256(files[name][each]) for each in plan.formats},
+                "sha256": {each: sha256(path) for each, path in files[name].items() if each in plan.formats},
             }
             for name in names
         },
+        "reference": machine.name,
         "yardsticks": yardsticks,
-        "tables": {each: [_judged(row, each, yardsticks) for row in rows] for each, rows in tables.items()},
+        "memory_mib": memory,
+        "tables": {
+            each: [_judged(row, each, machine, yardsticks) for row in rows] for each, rows in tables.items()
+        },
     }
 
 
@@ -175,15 +187,20 @@ def _table(
     images: NDArray[np.float64],
     after_round: Callable[[], None],
     progress: Progress,
-) -> list[dict[str, Any]]:
-    """Serve one format, measure all cells, and return a row for each cell and number of connections."""
+) -> tuple[list[dict[str, Any]], float]:
+    """Serve one format, measure all cells, and return a row for each cell and number of connections.
+
+    Also returns the memory of all the server's processes after the runs, in MiB.
+    """
     runs: dict[tuple[LoadCell, int], list[load_generators.Run]] = {}
     with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
         served = Path(folder) / "models"
         cases.stage(served, {name: (version, format_name) for name, version in found.items()})
-        with embedded(served, list(found), "--prefer_tflite_model", *plan.flags) as server:
+        runtime = "--runtime=savedmodel" if format_name == SAVED_MODEL else "--prefer_tflite_model"
+        expected = reference.FORMAT if format_name == SAVED_MODEL else format_name
+        with embedded(served, list(found), runtime, *plan.flags) as server:
             prepared = [
-                cases.prepare(cell, found[cell.model], format_name, server, images, Path(folder))
+                cases.prepare(cell, found[cell.model], expected, server, images, Path(folder))
                 for cell in plan.cells
             ]
             for _ in range(plan.repeats):
@@ -196,7 +213,9 @@ def _table(
                         runs.setdefault((case.cell, connections), []).append(done)
                         progress.advance(note=f"{case.cell.name} × {connections}: {done.rate:,.0f}/s")
                 after_round()
-    return [_row(cell, connections, each) for (cell, connections), each in runs.items()]
+            processes = Watch(server.process.pid).footprints().values()
+    memory = sum(each.proportional for each in processes) / 2**20
+    return [_row(cell, connections, each) for (cell, connections), each in runs.items()], round(memory)
 
 
 def _row(cell: LoadCell, connections: int, runs: Sequence[load_generators.Run]) -> dict[str, Any]:
@@ -226,15 +245,24 @@ def _row(cell: LoadCell, connections: int, runs: Sequence[load_generators.Run]) 
     }
 
 
-def _yardsticks(names: Sequence[str], sticks: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
-    """Return the yardsticks by model and format: this machine's times, their median and drift, the reference's time."""
+def _yardsticks(
+    names: Sequence[str], sticks: Sequence[dict[str, dict[str, float]]]
+) -> tuple[Machine, dict[str, Any]]:
+    """Return the nearest reference machine, and the yardsticks by model and format.
+
+    They are this machine's times, their median and drift, and the reference's time.
+    """
+    medians = {
+        name: {each: statistics.median(stick[name][each] for stick in sticks) for each in _YARDSTICK_FORMATS}
+        for name in names
+    }
+    machine = reference.nearest({name: by_format[reference.FORMAT] for name, by_format in medians.items()})
     result: dict[str, Any] = {}
-    for name in names:
+    for name, by_format in medians.items():
         result[name] = {}
-        for each in _YARDSTICK_FORMATS:
+        for each, median in by_format.items():
             taken = [stick[name][each] for stick in sticks]
-            median = statistics.median(taken)
-            its = reference.YARDSTICKS[name][each]
+            its = machine.yardsticks[name][each]
             result[name][each] = {
                 "us": round(median, 3),
                 "taken_us": [round(value, 3) for value in taken],
@@ -242,34 +270,28 @@ def _yardsticks(names: Sequence[str], sticks: Sequence[dict[str, dict[str, float
                 "reference_us": its,
                 "scale": round(its / median, 4),
             }
-    return result
+    return machine, result
 
 
-def _judged(row: dict[str, Any], format_name: str, yardsticks: dict[str, Any]) -> dict[str, Any]:
+def _judged(
+    row: dict[str, Any], format_name: str, machine: Machine, yardsticks: dict[str, Any]
+) -> dict[str, Any]:
     """Return a row with the reference's figures, the ratios to them and, in the reference's format, the verdict.
 
     The reference's figures are for float32, so they are scaled by the yardstick for float32, whatever `format_name` is.
     """
     cell, connections = LoadCell(row["model"], row["batch"], row["protocol"]), row["connections"]
-    its = reference.RATES.get(cell, {}).get(connections)
+    its = machine.rates[cell].get(connections)
     if its is None:
         return {**row, "reference": None, "bar": None, "met": None}
     scale = yardsticks[cell.model][reference.FORMAT]["scale"]
-    ratios = {"rate_ratio": row["rate"] / its.rate, "rate_ratio_scaled": row["rate"] / (its.rate * scale)}
-    if row["p50_ms"] is not None:
-        ratios |= {
-            "p50_ratio": row["p50_ms"] / its.p50,
-            "p50_ratio_scaled": row["p50_ms"] / (its.p50 / scale),
-        }
-    bar = reference.bar(cell, connections) if format_name == reference.FORMAT else None
-    met = None
-    if bar is not None:
-        value = ratios.get(f"{bar.figure}_ratio_scaled")
-        met = not row["problems"] and value is not None and bar.allows(value)
+    ratio = row["rate"] / (its.rate * scale)
+    bar = reference.bar(cell, connections, format_name)
     return {
         **row,
         "reference": {"rate": its.rate, "p50_ms": its.p50, "p99_ms": its.p99},
-        **{name: round(value, 3) for name, value in ratios.items()},
-        "bar": None if bar is None else {"figure": bar.figure, "share": bar.share},
-        "met": met,
+        "rate_ratio": round(row["rate"] / its.rate, 3),
+        "rate_ratio_scaled": round(ratio, 3),
+        "bar": bar,
+        "met": None if bar is None else not row["problems"] and ratio >= bar,
     }

@@ -9,7 +9,7 @@ __all__ = ["failures", "problems", "render"]
 
 _HEADERS = [
     "cell", "connections", "requests/s", "reference", "× reference", "× scaled", "p50 / p99 ms", "reference",
-    "p50 × scaled", "bar", "verdict",
+    "bar", "verdict",
 ]  # fmt: skip
 _ALIGN = ["left", *["right"] * (len(_HEADERS) - 2), "left"]
 
@@ -54,10 +54,7 @@ def _row(row: dict[str, Any]) -> list[str]:
         _ratio(row.get("rate_ratio_scaled")),
         f"{_ms(row['p50_ms'])} / {_ms(row['p99_ms'])}",
         f"{_ms(its['p50_ms'])} / {_ms(its['p99_ms'])}" if its else "",
-        _ratio(row.get("p50_ratio_scaled")),
-        {None: "", "rate": "rate ≥ {}", "p50": "p50 ≤ {}"}[bar and bar["figure"]].format(
-            bar and f"{bar['share']:.1f}"
-        ),
+        "" if bar is None else f"≥ {bar:g}",
         "FAULTY" if row["problems"] else {None: "", True: "met", False: "missed"}[row["met"]],
     ]
 
@@ -86,7 +83,8 @@ def _heading(results: dict[str, Any]) -> str:
     return (
         f"{environment['cpu']}, {environment['cores']} cores shared by server and load generator; "
         f"{results['created'][:10]}. Median of {results['repeats']} runs of {results['seconds']} s; "
-        f"server flags: {flags}. Reference: {reference.MACHINE}."
+        f"server flags: {flags}. Reference: {reference.SERVER} on "
+        f"{results['reference']}."
     )
 
 
@@ -103,8 +101,12 @@ def _remarks(results: dict[str, Any]) -> list[str]:
                 f"× {stick['scale']:.3f}"
             )
     remarks += [
+        f"{name}: the server's processes take {mebibytes:,.0f} MiB (proportional set size) after the runs."
+        for name, mebibytes in results["memory_mib"].items()
+    ]
+    remarks += [
         "× reference: measured requests/s relative to the reference. × scaled: relative to the reference times the × "
-        f"of the model's {reference.FORMAT} yardstick; its latencies are divided by that. Bars apply to scaled ratios."
+        f"of the model's {reference.FORMAT} yardstick. Bars apply to scaled ratios."
     ]
     if any(not row["stable"] for rows in results["tables"].values() for row in rows):
         remarks.append("~: the rates of the runs differ by more than 10 %.")
