@@ -80,7 +80,7 @@ def save(
 def right_models(folder: Path) -> None:
     """Fill `folder` with models: cnn/1, and the retired version 0 of other weights."""
     save(folder / "cnn" / "1", weights(1), bytes_by=CONTRACT, tflite=("float32", "dynamic"))
-    save(folder / "cnn" / "retired-0", weights(0), tflite=("float32", "dynamic"))
+    save(folder / "cnn" / "retired-0", weights(0), tflite=("float32",))
 
 
 @contextmanager

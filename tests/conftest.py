@@ -136,8 +136,20 @@ def _train_and_export(name: str, epochs: int, folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of what is committed or new, built in another folder, since a build leaves files behind."""
-    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    """The wheel of what is committed or new."""
+    (path,) = made_once(tmp_path_factory, "wheel", _build).glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="session")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the wheel is installed, without what it needs."""
+    return made_once(tmp_path_factory, "site", lambda folder: _pip("install", "--target", folder, wheel))
+
+
+def _build(folder: Path) -> None:
+    """Build the wheel in `folder`, from a copy, since a build leaves files behind."""
+    source = folder / "source"
     names = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -148,16 +160,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, source / name)
     _pip("wheel", "--wheel-dir", folder, source)
-    (path,) = folder.iterdir()
-    return path
-
-
-@pytest.fixture(scope="session")
-def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the wheel is installed, without what it needs."""
-    folder = tmp_path_factory.mktemp("site")
-    _pip("install", "--target", folder, wheel)
-    return folder
 
 
 def _pip(command: str, *arguments: str | Path) -> None:

@@ -108,6 +108,8 @@ def _begin(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # The fork server blocks it if an export has started the server.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # An export has a fork server of its own, which needs no more than that of a command.
+    multiprocessing.set_forkserver_preload(list(isolation.PRELOAD))
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)

@@ -7,8 +7,8 @@ anything is.
 """
 
 import base64
-import copy
 import functools
+import pickle
 import zlib
 from typing import Any
 
@@ -25,13 +25,14 @@ __all__ = ["MODELS", "packed", "results"]
 
 def results() -> dict[str, Any]:
     """Return the contents of a result file of schema 2, both models, every kind of row."""
-    return copy.deepcopy(_made())
+    found: dict[str, Any] = pickle.loads(_made())  # faster than `copy.deepcopy`
+    return found
 
 
 @functools.cache
-def _made() -> dict[str, Any]:
+def _made() -> bytes:
     generator = np.random.default_rng(20_261_124)
-    return {
+    made = {
         "schema": 3,
         "created": "2026-11-24T10:59:01+00:00",
         "resumed": ["2026-11-24T10:31:40+00:00"],
@@ -49,6 +50,7 @@ def _made() -> dict[str, Any]:
         "data": {"label": "MNIST", "sha256": parts.sha256("data"), "train": 60_000, "test": parts.IMAGES},
         "models": {name: _Model(name, generator).describe() for name in MODELS},
     }
+    return pickle.dumps(made)
 
 
 def packed(right: NDArray[np.bool_]) -> str:

@@ -1,13 +1,11 @@
 """The command `tfship export`: version numbers, blessing, `tfship versions`, and exports that are killed."""
 
-import contextlib
 import json
 import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -82,17 +80,16 @@ def test_versions_count_up_and_up_to_date_is_left_alone(
     assert export_tiny(exported, "--formats", "float32,int8", "--json") == 0
     (card,) = json.loads(capsys.readouterr().out)
     assert [each["format"] for each in card["artefacts"]] == ["savedmodel", "float32", "int8"]
-    assert export_tiny(exported, "--formats", "int8", "--new") == 0
-    assert list(store.versions(exported / "tiny")) == [1, 2, 3]
+    assert list(store.versions(exported / "tiny")) == [1, 2]
     # Damage is noticed by the hash.
-    path = exported / "tiny" / "3" / "tflite" / "int8.tflite"
+    path = exported / "tiny" / "2" / "tflite" / "int8.tflite"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    assert export_tiny(exported, "--formats", "int8") == 0
-    assert list(store.versions(exported / "tiny")) == [1, 2, 3, 4]
+    assert export_tiny(exported, "--formats", "float32") == 0
+    assert list(store.versions(exported / "tiny")) == [1, 2, 3]
     # So is a contract by which pictures were prepared otherwise.
     newest = store.latest(exported / "tiny")
     made = cards.read(newest)
-    asked = (made.request, [formats.FORMATS["int8"]], None, made.blessing["gate"])
+    asked = (made.request, [formats.FORMATS["float32"]], None, made.blessing["gate"])
     assert cards.up_to_date(exported / "tiny", *asked, force=False) == newest
     monkeypatch.setattr(input_contract, "SCHEMA", 4)
     assert cards.up_to_date(exported / "tiny", *asked, force=False) is None
@@ -129,46 +126,30 @@ def test_wrong_arguments(
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_killed_exports_leave_whole_versions_only(tmp_path: Path, first: Path) -> None:
-    """Four exports in two folders at a time, each killed at a random point of another quarter of its life."""
-    source = (str(first / "tiny.keras"), "--eval", str(first / "eval.npz"))
+def says(process: Forked, words: str) -> bool:
+    return words in process.error
+
+
+def test_killed_exports_leave_whole_versions_only(exported: Path) -> None:
+    """Killed at a random moment while the SavedModel is written, while a format is, and just before publication."""
+    base, generator = exported / "tiny", random.Random(0)
+    source = (str(exported / "tiny.keras"), "--eval", str(exported / "eval.npz"))
     arguments = (*source, "--formats", "float32", "--new")
-    folders = [tmp_path / "one", tmp_path / "two"]
-
-    @contextlib.contextmanager
-    def begun(folder: Path) -> Iterator[Forked]:
-        """Start an export and yield it at its first step: what comes before has written nothing."""
-        with forked(command, "export", *arguments, "--models", str(folder)) as process:
-            process.reaches(lambda: "tiny original:" in process.error)
-            yield process
-
-    with begun(folders[0]) as process:
-        start = time.monotonic()
-        assert process.ends() == 0, process.error
-        life = time.monotonic() - start
-
-    def kill_two(number: int) -> int:
-        folder, generator = folders[number], random.Random(number)
-        killed = 0
-        for part in range(number, 4, 2):
-            with begun(folder) as process:
-                time.sleep((part + generator.random()) / 4 * life)
-                killed += process.kill() == -signal.SIGKILL
-            for version in store.versions(folder / "tiny").values():
-                assert cards.damage(version) == []
-        return killed
-
-    with ThreadPoolExecutor(2) as pool:
-        killed = sum(pool.map(kill_two, range(2)))
+    killed = 0
+    for done, seconds in (("original", 1.0), ("savedmodel", 1.0), ("float32", 0.0)):
+        with forked(command, "export", *arguments, "--models", str(exported)) as process:
+            process.reaches(partial(says, process, f"tiny {done}:"))
+            time.sleep(seconds * generator.random())
+            killed += process.kill() == -signal.SIGKILL
+        for version in store.versions(base).values():
+            assert cards.damage(version) == []
     assert killed, "every export had ended before it was killed"
-    for folder in folders:
-        finished = len(store.versions(folder / "tiny"))
-        assert export(folder, *arguments) == 0
-        # No number was lost to one that didn't finish, and no stage is left.
-        assert list(store.versions(folder / "tiny")) == list(range(1, finished + 2))
-        assert sorted(path.name for path in (folder / "tiny").iterdir()) == sorted(
-            map(str, range(1, finished + 2))
-        )
+    finished = len(store.versions(base))
+    assert export(exported, *arguments) == 0
+    # No number was lost to one that didn't finish, and no stage is left.
+    names = list(range(1, finished + 2))
+    assert list(store.versions(base)) == names
+    assert sorted(path.name for path in base.iterdir()) == list(map(str, names))
 
 
 def test_what_is_not_blessed_is_not_published(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,14 +223,14 @@ def test_versions_are_listed_verified_rolled_back_and_restored(
 def test_model_tflite_is_written_for_tensorflow_serving_on_demand(
     exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert export_tiny(exported, "--formats", "float32,int8", "--serve", "int8") == 0
+    assert export_tiny(exported, "--formats", "int8", "--serve", "int8") == 0
     version = store.latest(exported / "tiny")
     assert (version / "model.tflite").read_bytes() == (version / "tflite" / "int8.tflite").read_bytes()
     card = cards.read(version)
     assert card.serves == "int8"
     # Its server fails on warm-up requests for signatures that the file lacks.
     assert card.warmup == ["serving_default"]
-    assert export_tiny(exported, "--formats", "float32,int8", "--serve", "int8") == 0
+    assert export_tiny(exported, "--formats", "int8", "--serve", "int8") == 0
     assert "2 is up to date" in capsys.readouterr().err
-    assert export_tiny(exported, "--formats", "float32,int8") == 0
+    assert export_tiny(exported, "--formats", "int8") == 0
     assert list(store.versions(exported / "tiny")) == [1, 2, 3]

@@ -26,7 +26,7 @@ with atheris.instrument_imports(include=["tfship.serving"]):
     from tfship.serving.server.host import Host  # noqa: F401 - the server itself imports it late
     from tfship.serving.server.settings import Settings
 
-_SEEDS = 12
+_MOST_SEEDS = 12
 _MOST_BYTES = 4096
 _CASE_SECONDS = 60
 # TensorFlow alone takes half a gigabyte.
@@ -40,9 +40,11 @@ def main(folder: Path, cases: str, seed: str, failures: str, file: str) -> None:
     with fixtures.serving(fixtures.config_of(**paths), Settings(loader=fixtures.TFLITE)) as client:
         served = [each for name in paths for each in signatures(client, name)]
         places = _places(served)
+        # Some 75 cases each, so that they are half of all at most: the others are libFuzzer's.
+        seeds = min(_MOST_SEEDS, 1 + int(cases) // 200)
         corpus = folder / "corpus"
         corpus.mkdir()
-        for number, case in enumerate(_first(served, places, int(seed))):
+        for number, case in enumerate(_first(served, places, int(seed), seeds)):
             (corpus / str(number)).write_bytes(case[:_MOST_BYTES])
         flags = [
             *(f"-runs={cases}", f"-seed={seed}", f"-max_len={_MOST_BYTES}", f"-timeout={_CASE_SECONDS}"),
@@ -78,19 +80,19 @@ def _places(served: Sequence[Served]) -> list[str]:
     ]
 
 
-def _first(served: Sequence[Served], places: Sequence[str], seed: int) -> list[bytes]:
+def _first(served: Sequence[Served], places: Sequence[str], seed: int, seeds: int) -> list[bytes]:
     def case(place: str, content: bytes) -> bytes:
         return bytes([places.index(place)]) + content
 
-    found = [case(REST, each.data) for each in drawn(http_cases.http(served), _SEEDS, seed)]
-    found += [case(each.to, each.data) for each in drawn(grpc_cases.calls(served), 10 * _SEEDS, seed)]
+    found = [case(REST, each.data) for each in drawn(http_cases.http(served), seeds, seed)]
+    found += [case(each.to, each.data) for each in drawn(grpc_cases.calls(served), 10 * seeds, seed)]
     for one in served:
-        requests = drawn(open_inference_cases.infer_bodies(one), _SEEDS, seed)
+        requests = drawn(open_inference_cases.infer_bodies(one), seeds, seed)
         found += [case(f"/v2/models/{one.model}/infer", body) for body, _ in requests]
-        messages = drawn(open_inference_cases.infer_messages(one), _SEEDS, seed)
+        messages = drawn(open_inference_cases.infer_messages(one), seeds, seed)
         found += [case(open_inference_cases.INFER, message) for message in messages]
         for verb in ("predict", "classify", "regress") if one.model == "examples" else ("predict",):
-            bodies = drawn(http_cases.json_bodies(one, verb), _SEEDS, seed)
+            bodies = drawn(http_cases.json_bodies(one, verb), seeds, seed)
             found += [case(f"/v1/models/{one.model}:{verb}", body) for body in bodies]
     return found
 

@@ -16,7 +16,7 @@ __all__ = ["KINDS", "drawn", "run"]
 _T = TypeVar("_T")
 
 KINDS = ("json", "http", "grpc", "v2", "reload", "frames")
-_AT_ONCE = 200
+_MOST_AT_ONCE = 200
 
 
 def run(
@@ -31,9 +31,9 @@ def run(
     `told` is called with the number of cases so far.
     """
     strategies = _strategies(target)
-    done = 0
+    done, at_once = 0, max(1, min(_MOST_AT_ONCE, cases // len(kinds)))
     for number, kind in enumerate(itertools.cycle(kinds)):
-        count = min(_AT_ONCE, cases - done)
+        count = min(at_once, cases - done)
         if count <= 0:
             return
         _some(target, strategies[kind], count, start + number)

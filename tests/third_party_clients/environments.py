@@ -24,6 +24,11 @@ _SECONDS = 900
 DRIVERS = Path(__file__).resolve().parent / "drivers"
 
 
+def asked() -> bool:
+    """Return whether clients are to be installed."""
+    return bool(os.environ.get(_ASKED))
+
+
 def program(name: str) -> str:
     """Return the path of an installed program, or skip."""
     found = shutil.which(name)
@@ -64,7 +69,7 @@ def _python(folder: Path) -> Path:
 
 
 def _made(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    if not os.environ.get(_ASKED):
+    if not asked():
         pytest.skip(f"takes minutes: set {_ASKED}=1 to install clients of other makers from their registries")
     folder = made_once(factory, f"third-party-{name}", make)
     if (reason := folder / _REASON).exists():

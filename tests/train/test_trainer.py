@@ -3,18 +3,17 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from conftest import ROOT
-from tfship.train import cards, checkpoint
+from tfship.train import cards
 from tfship.train.common.errors import ArtifactError, ResultError
 from tfship.train.data import datasets
 from tfship.train.data.datasets import Digits
 from tfship.train.recipe import RECIPES, Augmentation, Teachers
-from training_fixtures import FAST, files, first_of, old_weights, without_times
+from training_fixtures import FAST, files, first_of, old_weights
 
 
 @pytest.fixture
@@ -31,13 +30,11 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path, few: Digits) -> No
     recipe = replace(FAST["cnn"], epochs=1, min_steps=0)
     few = replace(few, x_train=few.x_train[:384], y_train=few.y_train[:384])
     weights = []
-    for number, seed in enumerate([7, 7, 8]):
-        folder = tmp_path / str(number)
-        fit("cnn", recipe, few, seed, folder)
-        weights.append(keras.models.load_model(folder / "cnn.keras").get_weights())
-    for first, second in zip(weights[0], weights[1], strict=True):
+    for name in ("first", "second"):
+        fit("cnn", recipe, few, 7, tmp_path / name)
+        weights.append(keras.models.load_model(tmp_path / name / "cnn.keras").get_weights())
+    for first, second in zip(*weights, strict=True):
         np.testing.assert_array_equal(first, second)
-    assert not np.array_equal(weights[0][0], weights[2][0])
 
 
 def test_card_tells_what_the_weights_were_made_of(models: Path, sample: Digits) -> None:
@@ -96,9 +93,7 @@ def test_a_diverged_run_is_an_error_and_leaves_the_old_weights(tmp_path: Path, f
     assert files(tmp_path) == before
 
 
-def test_a_student_learns_from_its_teachers_and_goes_on_too(
-    tmp_path: Path, few: Digits, models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_student_learns_from_its_teachers(tmp_path: Path, few: Digits, models: Path) -> None:
     from tfship.train.trainer import fit, prepare
 
     few = replace(few, x_train=few.x_train[:1000], y_train=few.y_train[:1000])
@@ -109,7 +104,7 @@ def test_a_student_learns_from_its_teachers_and_goes_on_too(
         batch_size=64,
         augmentation=Augmentation(shift=1),
         plain=0.25,
-        teachers=Teachers("cnn", count=2, views=3, weight=0.9),
+        teachers=Teachers("cnn", count=2, views=2, weight=0.9),
     )
     # The network is its own colleague: what counts here is that answers are averaged.
     card = cards.read(models, "cnn")
@@ -117,29 +112,16 @@ def test_a_student_learns_from_its_teachers_and_goes_on_too(
     soft_targets = prepare(recipe, few, {models: card, tmp_path: replace(card, weights_sha256="other")})
     assert soft_targets is not None
     assert soft_targets.teachers == [card.weights_sha256, "other"]
-    assert soft_targets.views.shape == (3 * 900, 28, 28)
+    assert soft_targets.views.shape == (2 * 900, 28, 28)
     np.testing.assert_array_equal(soft_targets.views[:900], few.x_train[:900])
-    assert not np.array_equal(soft_targets.views[900:1800], few.x_train[:900])
+    assert not np.array_equal(soft_targets.views[900:], few.x_train[:900])
     np.testing.assert_allclose(soft_targets.probabilities.sum(1), 1, atol=0.01)
-    assert np.mean(soft_targets.probabilities.argmax(1) == np.tile(few.y_train[:900], 3)) > 0.8
+    assert np.mean(soft_targets.probabilities.argmax(1) == np.tile(few.y_train[:900], 2)) > 0.8
 
-    write = checkpoint.write
-
-    def interrupt(*arguments: Any) -> None:
-        write(*arguments)
-        if arguments[3].epochs == 5:
-            raise KeyboardInterrupt
-
-    whole = fit("nn", recipe, few, 3, tmp_path / "whole", soft_targets=soft_targets)
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            fit("nn", recipe, few, 3, tmp_path / "interrupted", soft_targets=soft_targets)
-    resumed = fit("nn", recipe, few, 3, tmp_path / "interrupted", soft_targets=soft_targets)
-    assert without_times(whole) == without_times(resumed)
-    assert whole.teachers == soft_targets.teachers
-    assert whole.steps == 12 * (900 // 64)
-    assert whole.accuracy["value"] > 0.7
+    trained = fit("nn", recipe, few, 3, tmp_path / "student", soft_targets=soft_targets)
+    assert trained.teachers == soft_targets.teachers
+    assert trained.steps == 12 * (900 // 64)
+    assert trained.accuracy["value"] > 0.7
 
 
 @pytest.mark.parametrize(("name", "floor"), [("cnn", 0.9922), ("nn", 0.9696)])

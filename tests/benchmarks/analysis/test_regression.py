@@ -67,7 +67,7 @@ MUTATIONS: list[Callable[[Row], None]] = [
 ]
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 34), st.sampled_from(MUTATIONS)), max_size=8))
 def test_whatever_a_file_holds_it_passes_against_itself(
     mutations: list[tuple[int, Callable[[Row], None]]],

@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tfship.benchmarks import command
@@ -17,9 +18,13 @@ def test_both_recipes_are_trained_and_compared(
     """Real training on the sample, towards accuracies that it reaches, and one that nothing does."""
     targets = {"nn": 0.8}
     monkeypatch.setattr(training_time, "NETWORKS", ("nn",))  # the cnn would take a minute and go the same way
-    # As many steps as that accuracy needs, not as the whole of MNIST's does.
-    monkeypatch.setitem(RECIPES["fast"], "nn", replace(RECIPES["fast"]["nn"], min_steps=100))
-    results = training_time.compare(sample, repeats=1, targets=targets)
+    # As many images and steps as that accuracy needs, not as the whole of MNIST's does.
+    few = replace(
+        sample, x_train=sample.x_train[:2000], y_train=sample.y_train[:2000],
+        x_test=sample.x_test[:300], y_test=sample.y_test[:300],
+    )  # fmt: skip
+    monkeypatch.setitem(RECIPES["fast"], "nn", replace(RECIPES["fast"]["nn"], epochs=4, min_steps=0))
+    results = training_time.compare(few, repeats=1, targets=targets)
     assert list(results["networks"]) == ["nn"]
     for name, network in results["networks"].items():
         (run,) = network["runs"]
@@ -35,8 +40,11 @@ def test_both_recipes_are_trained_and_compared(
 
     monkeypatch.setattr(training_time, "_MOST_EPOCHS", 1)
     monkeypatch.setitem(training_time.TARGETS, "nn", 1.0)
-    file = tmp_path / "training.json"
-    assert cli.run(command.main, ["training", "--repeats", "1", "--json", str(file)]) == 0
+    monkeypatch.setitem(RECIPES["fast"], "nn", replace(RECIPES["fast"]["nn"], epochs=1, min_steps=0))
+    file, data = tmp_path / "training.json", tmp_path / "few.npz"
+    np.savez(data, **{name: getattr(few, name) for name in ("x_train", "y_train", "x_test", "y_test")})
+    asked = ["training", "--repeats", "1", "--json", str(file), "--data", str(data)]
+    assert cli.run(command.main, asked) == 0
     (run,) = json.loads(file.read_text())["networks"]["nn"]["runs"]
     assert (run["plain"]["epochs"], run["plain"]["reached"], run["fast"]["reached"], run["ratio"]) == (
         1,

@@ -1,4 +1,7 @@
-"""One model in a process of its own: times, memory, and what it doesn't load."""
+"""One model in a process of its own: times, memory, and what it doesn't load.
+
+What needs TensorFlow, a SavedModel and a Keras file, is measured in test_benchmarks.
+"""
 
 import json
 import subprocess
@@ -46,14 +49,6 @@ def test_tflite_needs_no_tensorflow() -> None:
     assert list(json.loads(figures)) == ["load_ms", "first_ms", "runtime_bytes", "peak_bytes"]
     assert loaded == "[]"
     assert done.stderr == ""
-
-
-def test_what_needs_tensorflow_is_measured_without_its_import() -> None:
-    # A SavedModel, too, is measured in test_benchmarks.
-    found = model_probe.probe("keras", RELEASED / "cnn.keras", SHAPE)
-    check(found, RELEASED / "cnn.keras")
-    # Which is what takes most of the memory.
-    assert (found.runtime_bytes or 0) > 0.5 * (found.peak_bytes or 0) > 100_000_000
 
 
 def test_what_fails_says_why(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from compare_fixtures import PICTURES, Values, compared, over, right_models, run, save, served, weights
 from conftest import ROOT, made_once
 from doctor_fixtures import at, card_of, diagnose
+from serving_fixtures import Client
 from tfship.client.compare import command
 from tfship.client.compare import report as compare_report
 from tfship.client.compare.comparison import ComparedRow, Comparison
@@ -33,21 +35,27 @@ def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_once(tmp_path_factory, "right", right_models)
 
 
-def test_all_answer_alike(right: Path) -> None:
-    with served(right / "cnn") as client:
-        code, targets, verdict = compared(right, f"{over(client)},savedmodel")
-        assert code == 0
-        names = [each.split("@")[0] + each.partition(" ")[2] for each in targets]
-        assert names == [
-            "rest", "restserving_bytes", "grpc", "grpcserving_bytes", "tflite:float32", "tflite:dynamic", "savedmodel",
-        ]  # fmt: skip
-        assert verdict.startswith("no skew relative to tflite:float32: 5 exact (")
-        assert ", tflite:dynamic; 0.300 is allowed)" in verdict
-        for each in targets.values():
-            assert each["difference"] <= each["tolerance"]
-            assert each["milliseconds"] > 0
-            assert each["labels"] == targets["tflite:float32"]["labels"]
-        code, out, err = run(PICTURES[0], f"--compare={over(client)},keras", "--models", right)
+@pytest.fixture(scope="module")
+def client(right: Path) -> Iterator[Client]:
+    """A server of `right`: the first request for serving_bytes takes it seconds, the others don't."""
+    with served(right / "cnn") as running:
+        yield running
+
+
+def test_all_answer_alike(right: Path, client: Client) -> None:
+    code, targets, verdict = compared(right, f"{over(client)},savedmodel")
+    assert code == 0
+    names = [each.split("@")[0] + each.partition(" ")[2] for each in targets]
+    assert names == [
+        "rest", "restserving_bytes", "grpc", "grpcserving_bytes", "tflite:float32", "tflite:dynamic", "savedmodel",
+    ]  # fmt: skip
+    assert verdict.startswith("no skew relative to tflite:float32: 5 exact (")
+    assert ", tflite:dynamic; 0.300 is allowed)" in verdict
+    for each in targets.values():
+        assert each["difference"] <= each["tolerance"]
+        assert each["milliseconds"] > 0
+        assert each["labels"] == targets["tflite:float32"]["labels"]
+    code, out, err = run(PICTURES[0], f"--compare={over(client)},keras", "--models", right)
     assert code == 0
     assert "keras loads TensorFlow" in err
     lines = out.splitlines()
@@ -149,10 +157,10 @@ def test_several_labels_are_compared_score_by_score_and_as_sets() -> None:
     assert not described["skew"]
 
 
-def test_the_reference_without_files(right: Path, tmp_path: Path) -> None:
+def test_the_reference_without_files(client: Client, tmp_path: Path) -> None:
     save(tmp_path / "1", weights(1), lambda image: 1 - image)
-    with served(right / "cnn") as one, served(tmp_path) as other:
-        two = f"rest@127.0.0.1:{one.rest_port},rest@127.0.0.1:{other.rest_port}"
+    with served(tmp_path) as other:
+        two = f"rest@127.0.0.1:{client.rest_port},rest@127.0.0.1:{other.rest_port}"
         code, _, verdict = compared(tmp_path / "none", two)
     assert code == 6
     assert verdict.splitlines()[0].startswith(f"skew: rest@127.0.0.1:{other.rest_port}: inverts its input")
@@ -167,11 +175,10 @@ def test_quantized_files_alone(right: Path) -> None:
     assert targets["tflite:dynamic"]["tolerance"] > 0.5
 
 
-def test_an_address_by_the_flag(right: Path) -> None:
-    with served(right / "cnn") as client:
-        for port, protocol in ((client.rest_port, "rest"), (client.grpc_port, "grpc")):
-            _, targets, _ = compared(right, "rest,grpc,tflite", f"--server=127.0.0.1:{port}", "--retries=0")
-            assert {protocol, f"{protocol} serving_bytes"} <= targets.keys()
+def test_an_address_by_the_flag(right: Path, client: Client) -> None:
+    for port, protocol in ((client.rest_port, "rest"), (client.grpc_port, "grpc")):
+        _, targets, _ = compared(right, "rest,grpc,tflite", f"--server=127.0.0.1:{port}", "--retries=0")
+        assert {protocol, f"{protocol} serving_bytes"} <= targets.keys()
 
 
 def test_fewer_than_two(right: Path, tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ def test_a_server_that_is_not_ready(tmp_path: Path) -> None:
     base = tmp_path / "slow"
     shutil.copytree(tiny_models() / "slow" / "1", base / "1")
     with serving(config_of(slow=base)) as client:
-        steps = slow_steps(client, 6, "slow")
+        steps = slow_steps(client, 3, "slow")
         (base / "1").rename(tmp_path / "1")
         eventually(lambda: client.states("slow") == {"1": "END"})
         stage = base / ".stage-2"

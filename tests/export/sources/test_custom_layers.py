@@ -1,8 +1,12 @@
 """Keras files whose layers are a user's own Python code: imported on demand, never run from the file."""
 
-import subprocess
+import importlib
 import sys
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
 
 from loading_fixtures import CASES, agrees, cases, refused, saved, sequential, tail
 from tfship.export.sources.keras_files import silent
@@ -35,26 +39,23 @@ def squared(x):
 """
 
 
-def run_elsewhere(code: str, folder: Path) -> None:
-    """Run Python in a process whose registered layers and imported packages this one doesn't have."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_custom_layers_need_their_file(tmp_path: Path) -> None:
+def test_custom_layers_need_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(LAYERS)
-    run_elsewhere(
-        "import keras, mine, numpy as np\n"
-        "start = [keras.Input((8, 8, 1)), mine.Twice(), keras.layers.Flatten()]\n"
-        "keras.Sequential([*start, keras.layers.Dense(3)]).save('layer.keras')\n"
-        "keras.Sequential([*start, keras.layers.Dense(3, activation=mine.squared)]).save('function.keras')\n"
-        "model = mine.Subclassed()\n"
-        "model(np.zeros((1, 8, 8, 1)))\n"
-        "model.save('subclassed.keras')\n",
-        tmp_path,
-    )
+    registered = keras.saving.get_custom_objects()
+    before = dict(registered)
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        mine: Any = importlib.import_module("mine")
+        start = [keras.Input((8, 8, 1)), mine.Twice(), keras.layers.Flatten()]
+        keras.Sequential([*start, keras.layers.Dense(3)]).save(tmp_path / "layer.keras")
+        keras.Sequential([*start, keras.layers.Dense(3, mine.squared)]).save(tmp_path / "function.keras")
+        model = mine.Subclassed()
+        model(np.zeros((1, 8, 8, 1)))
+        model.save(tmp_path / "subclassed.keras")
+    # As in a process that never imported it.
+    del sys.modules["mine"]
+    registered.clear()
+    registered.update(before)
     for name, held in (("layer", "Twice"), ("subclassed", "Subclassed")):
         message = refused(tmp_path / f"{name}.keras")
         assert f"doesn't know {held} (Could not locate class '{held}'." in message

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as bounded
 from hypothesis import strategies as st
 
 from tfship.serving.http.json_parser import parse
@@ -118,6 +119,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
+@bounded(max_examples=40)
 def test_python_s_json_comes_back(value: Any) -> None:
     assert _alike(parse(json.dumps(value).encode()), value)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as bounded
 from hypothesis import strategies as st
 
 from tfship.serving.http.json_text import excerpt, to_bytes
@@ -91,6 +92,7 @@ def test_values_are_shown_as_there() -> None:
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     )
 )
+@bounded(max_examples=40)
 def test_an_excerpt_is_the_value(value: Any) -> None:
     text = excerpt(value)
     assert len(text) <= 201

@@ -90,9 +90,8 @@ def test_http_client_with_large_bodies(server: Server) -> None:
     body = b'{"instances": [' + b",".join([row] * 10) + b'], "signature_name": "serving_default"'
     body += b" " * (LARGE_BYTES - len(body)) + b"}"
     connection = http.client.HTTPConnection("localhost", server.client.rest_port, timeout=300)
-    for _ in range(2):
-        connection.request("POST", PATH, body)
-        assert json.loads(connection.getresponse().read()) == {"predictions": [[2.0, 5.0]] * 10}
+    connection.request("POST", PATH, body)
+    assert json.loads(connection.getresponse().read()) == {"predictions": [[2.0, 5.0]] * 10}
     count = 2**23
     # The Open Inference Protocol has binary tensors.
     head = json.dumps(
@@ -138,14 +137,14 @@ def test_curl(server: Server, tmp_path: Path, version: str) -> None:
 
 def test_curl_that_expects_100_continue(server: Server, tmp_path: Path) -> None:
     body = tmp_path / "body"
-    body.write_text(json.dumps({"instances": [[1.0, 2.0]] * 200_000}))
+    body.write_text(json.dumps({"instances": [[1.0, 2.0]] * 50_000}))
     done = _curl(
         "--http1.1", "--verbose", "--header", "Expect: 100-continue", "--data-binary", f"@{body}",
         "--compressed", _url(server),
     )  # fmt: skip
     assert done.returncode == 0
     assert b"< HTTP/1.1 100 Continue" in done.stderr
-    assert len(json.loads(done.stdout)["predictions"]) == 200_000
+    assert len(json.loads(done.stdout)["predictions"]) == 50_000
 
 
 def test_curl_with_prior_knowledge_is_refused(server: Server) -> None:

@@ -3,7 +3,6 @@
 import base64
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving_fixtures import Client, config_of, serving, tiny_models
-from tfship.export.preprocessing import graph
 from tfship.serving.http.json_examples import parse_examples
 from tfship.serving.inference.examples import CLASSIFY, REGRESS
 from tfship.serving.protos.messages import classification_pb2, inference_pb2, predict_pb2, regression_pb2
 from tfship.serving.protos.status import StatusError
-from tfship.train.data.datasets import Digits
 
 
 @pytest.fixture(scope="module")
@@ -132,36 +129,6 @@ def test_over_rest(client: Client) -> None:
     status, answer = client.rest(f"{path}:regress", {"signature_name": "regress", "examples": [{"x": 1}]})
     assert status == 400
     assert "Data types don't match. Data type: int64 but expected type: float" in answer["error"]
-
-
-def test_exported_networks_are_classified_with(models: Path, sample: Digits) -> None:
-    """A picture as a client sends it, to the signatures that `tfship export` writes."""
-    pictures = [base64.b64encode(graph.png(each[..., None])).decode() for each in sample.x_test[:300:30]]
-    with serving(config_of(nn=models / "nn")) as client:
-        examples = [{"image/encoded": {"b64": each}} for each in pictures]
-        status, classified = client.rest(
-            "/v1/models/nn:classify", {"signature_name": "classify", "examples": examples}
-        )
-        assert status == 200
-        instances = [{"image_bytes": {"b64": each}} for each in pictures]
-        status, predicted = client.rest(
-            "/v1/models/nn:predict", {"signature_name": "serving_bytes", "instances": instances}
-        )
-        assert status == 200
-        assert [max(row, key=lambda each: each[1])[0] for row in classified["results"]] == [
-            row["label"] for row in predicted["predictions"]
-        ]
-        right = [
-            row["label"] == str(truth)
-            for row, truth in zip(predicted["predictions"], sample.y_test[:300:30], strict=True)
-        ]
-        assert sum(right) >= 9
-        status, answer = client.rest(
-            "/v1/models/nn:predict",
-            {"signature_name": "serving_bytes", "instances": [{"image_bytes": {"b64": "AAAA"}}]},
-        )
-        assert status == 400
-        assert "neither a PNG nor a JPEG image" in answer["error"]
 
 
 def test_features_take_the_types_of_their_json() -> None:

@@ -125,7 +125,7 @@ def test_requests_in_flight(metrics: Metrics) -> None:
 
 def test_no_count_is_lost_between_threads(metrics: Metrics) -> None:
     # What goes wrong between threads goes wrong where a series is new.
-    models = [f"model-{number}" for number in range(150)]
+    models = [f"model-{number}" for number in range(60)]
     for model in models:
         metrics.versions(model, {"AVAILABLE": 1})
     together = threading.Barrier(4)

@@ -1,7 +1,6 @@
 """Which runtime answers which signature of a version, by its export card and by --runtime."""
 
 import contextlib
-import json
 import logging
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from conftest import ROOT
 from serving_fixtures import ROW, config_of, serving, tflite_times, tiny_models, to_tflite, value
 from tfship.export.conversion.formats import FORMATS
-from tfship.export.publishing import cards, store
+from tfship.export.publishing import cards
 from tfship.export.publishing.cards import CARD, DIFFERENCE, ExportCard
 from tfship.export.runtimes.protocol import DEFAULT_SIGNATURE, PREDICT, Signature, TensorSpec
 from tfship.export.runtimes.saved_model import SavedModel
@@ -31,8 +30,6 @@ from tfship.serving.models.signature_routing import RoutedRuntime, have_same_ten
 from tfship.serving.server import flag_settings, flags
 from tfship.serving.server.model_server import Settings
 from tfship.train.common.errors import UsageError
-from tfship.train.data import datasets
-from tfship.train.data.datasets import Digits
 
 FILE = FORMATS["float32"].file
 # A shape that isn't the signature's, which TensorFlow accepts.
@@ -234,36 +231,6 @@ def test_a_server_reports_the_runtime(threefold: Path, caplog: pytest.LogCapture
         assert value(page, name, **labels, runtime="TFLite") == 1
         assert value(page, name, **labels, runtime="TF1") is None
     assert "model m version 1: TFLite (tflite/float32.tflite) answers serving_default" in caplog.text
-
-
-def test_exported_networks(models: Path, sample: Digits) -> None:
-    path = store.latest(models / "nn")
-    card: Any = json.loads((path / CARD).read_text())
-    differences = {each["format"]: each.get(DIFFERENCE) for each in card["artefacts"]}
-    assert 0 <= differences.pop("float32") <= 1e-5
-    assert set(differences.values()) == {None}
-    images = datasets.to_input(sample.x_test[::10])
-    pixels = sample.x_test[::10, ..., np.newaxis]
-
-    def scores(loader: Loader) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        with opened(path, loader) as loaded:
-            for name, batch in ((DEFAULT_SIGNATURE, images), ("serving_uint8", pixels)):
-                call = Call("Predict", "REST")
-                found[name] = execution.run(loaded, name, {"image": batch}, call)["probabilities"]
-                found[f"{name} by"] = call.runtime
-            found["notes"] = loaded.notes
-        return found
-
-    routed, alone = scores(Loader()), scores(Loader(saved_model_only=True))
-    assert (routed["serving_default by"], routed["serving_uint8 by"]) == ("TFLite", "TF1")
-    assert (alone["serving_default by"], alone["serving_uint8 by"]) == ("TF1", "TF1")
-    np.testing.assert_allclose(routed[DEFAULT_SIGNATURE], alone[DEFAULT_SIGNATURE], rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(routed["serving_uint8"], alone["serving_uint8"])
-    assert routed["notes"][0] == (
-        "TFLite (tflite/float32.tflite) answers serving_default, and TensorFlow answers classify, serving_bytes, "
-        "serving_uint8"
-    )
 
 
 class Fake:

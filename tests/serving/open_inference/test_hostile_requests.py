@@ -90,7 +90,7 @@ def check_rest(model: str, body: bytes, headers: dict[str, str]) -> None:
     st.sampled_from(["none", "right", "wrong"]),
     st.integers(0, 400),
 )
-@bounded(max_examples=500)
+@bounded(max_examples=150)
 def test_documents(model: str, document: Any, data: bytes, header: str, wrong: int) -> None:
     text = json.dumps(document).encode()
     headers = {} if header == "none" else {LENGTH: str(len(text) if header == "right" else wrong)}
@@ -107,7 +107,7 @@ VALID = json.dumps(
 
 
 @given(st.lists(st.tuples(st.integers(0, len(VALID)), st.integers(0, 3), st.binary(max_size=3)), max_size=4))
-@bounded(max_examples=500)
+@bounded(max_examples=150)
 def test_mutated_text(edits: list[tuple[int, int, bytes]]) -> None:
     body = bytearray(VALID)
     for at, removed, added in edits:
@@ -157,7 +157,7 @@ TENSOR = st.fixed_dictionaries(
     st.lists(st.binary(max_size=20), max_size=2),
     st.lists(st.sampled_from(["y", "z"]), max_size=2),
 )
-@bounded(max_examples=500)
+@bounded(max_examples=150)
 def test_messages(
     model: str, signature: str, inputs: list[Any], raw: list[bytes], outputs: list[str]
 ) -> None:

