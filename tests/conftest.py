@@ -19,13 +19,17 @@ os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
 from tfship.train.data import datasets
 from tfship.train.data.datasets import Digits
 
+# Hundreds of processes would compile the same modules again where the environment forbids to keep the result.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("train", "export", "serving", "client", "benchmarks")
 
 _LONG = (
-    "train_command", "photo_model", "hostile_images", "benchmarks", "own_model", "export_command", "interruption",
-    "cases", "digit_models", "user_model", "zoo", "trainer", "divergence_causes", "comparison", "packaging",
-    "client_startup", "exported_files",
+    "train_command", "photo_model", "hostile_images", "own_model", "benchmarks", "cases", "export_command",
+    "digit_models", "interruption", "graph", "predict", "converter", "user_model", "server_load", "http2_attacks",
+    "trainer", "faults", "zoo", "comparison", "fuzzing", "packaging", "client_startup", "training_time", "release",
 )  # fmt: skip
 
 # On a busy machine examples take long, and so does drawing them. The fixtures of such tests are only read.
@@ -40,7 +44,7 @@ settings.load_profile("tfship")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files, or one process would work on one of them when the others are done.
 
-    The first makes what the fixture `models` has; the next two don't need it.
+    The first makes what the fixture `models` has; the next three don't need it.
     """
     long = {f"test_{name}.py": rank for rank, name in enumerate(_LONG)}
     items.sort(key=lambda item: long.get(item.path.name, len(long)))
