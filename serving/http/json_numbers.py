@@ -34,12 +34,9 @@ _SIMDJSON_TYPES: dict[str, tuple[str, Any]] = {
 _INT32 = np.iinfo(np.int32)
 # Bytes of numbers, of NaN and Infinity, and of the whitespace around them. All other bytes are structure.
 _NUMBER_AND_SPACE = b"0123456789+-.eE NaInfity\t\r\n"
-# Names of numbers that simdjson doesn't read, and what may surround them in the text of a flat array.
+# Names of numbers that simdjson doesn't read, and what may surround them.
 _CONSTANT = re.compile(rb"NaN|Inf(?:inity)?")
-_SEPARATORS = b" ,[]"
-# Setting these bits turns `[` (0x5b) and `]` (0x5d) into 0x5f; also `Y` and `_`, which no number contains.
-_BRACKET_BITS, _BRACKET = np.uint8(0x06), np.uint8(0x5F)
-_SPACE = np.uint8(0x20)
+_SEPARATORS = b" \t\r\n,[]"
 # Largest body for the reused parser, which never releases its buffer.
 _REUSED_PARSER_BYTES = 16 * 2**20
 # Limits of the cache of structures: number of entries, and bytes of each.
@@ -66,20 +63,18 @@ class Numbers:
         if dtype.name not in _SIMDJSON_TYPES:
             return None
         simdjson_type, parsed_dtype = _SIMDJSON_TYPES[dtype.name]
-        shape = _shape(self.body[self.begin : self.end].translate(None, _NUMBER_AND_SPACE))
+        text = self.body[self.begin : self.end]
+        shape = _shape(text.translate(None, _NUMBER_AND_SPACE))
         if shape is None:
             return None
-        flat = _flattened(np.frombuffer(self.body, np.uint8, self.end - self.begin, self.begin))
         constants: dict[int, float] = {}
-        if any(self.body.find(letter, self.begin, self.end) >= 0 for letter in (b"N", b"I")):
-            text, constants = _without_constants(flat.tobytes())
-            flat = np.frombuffer(text, np.uint8)
+        if b"N" in text or b"I" in text:
+            text, constants = _without_constants(text)
             if constants and simdjson_type != "d":
                 return None
         try:
-            values = np.frombuffer(
-                _parser(len(flat)).parse(flat).as_buffer(of_type=simdjson_type), parsed_dtype
-            )
+            array = _parser(len(text)).parse(text)
+            values = np.frombuffer(array.as_buffer(of_type=simdjson_type), parsed_dtype)
         except (TypeError, ValueError, RuntimeError):
             return None
         if len(values) != math.prod(shape):
@@ -155,38 +150,23 @@ def _brackets(shape: tuple[int, ...]) -> bytes:
     return b"[" + (inner + b",") * (shape[0] - 1) + inner + b"]"
 
 
-def _flattened(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the text of a nested `array` as the text of a flat one.
-
-    Inner brackets become spaces instead of being removed: `1[2]` must not become 12.
-    """
-    flat = np.empty(len(array) + 2, np.uint8)
-    flat[0], flat[-1] = b"[]"
-    inside = flat[1:-1]
-    np.bitwise_or(array, _BRACKET_BITS, out=inside)
-    np.multiply(array, inside != _BRACKET, out=inside)
-    # Zeros and control characters become spaces.
-    np.maximum(inside, _SPACE, out=inside)
-    return flat
-
-
-def _without_constants(flat: bytes) -> tuple[bytearray, dict[int, float]]:
-    """Return a flat array's text with zeros instead of NaN and infinities, and these by their index."""
-    text = bytearray(flat)
+def _without_constants(array: bytes) -> tuple[bytes, dict[int, float]]:
+    """Return a regular array's text with zeros instead of NaN and infinities, and these by their index."""
+    text = bytearray(array)
     constants: dict[int, float] = {}
     index = last = 0
-    for found in _CONSTANT.finditer(flat):
+    for found in _CONSTANT.finditer(array):
         start, end = found.span()
-        negative = flat[start - 1] == ord("-")
+        negative = array[start - 1] == ord("-")
         start -= negative
-        if flat[start - 1] not in _SEPARATORS or flat[end] not in _SEPARATORS:
+        if array[start - 1] not in _SEPARATORS or array[end] not in _SEPARATORS:
             break  # not a name: simdjson refuses the text
-        index += flat.count(b",", last, start)
+        index += array.count(b",", last, start)
         last = start
         infinity = -math.inf if negative else math.inf
         constants[index] = math.nan if found[0] == b"NaN" else infinity
         text[start:end] = b"0".ljust(end - start)
-    return text, constants
+    return bytes(text), constants
 
 
 def _parser(size: int) -> Any:

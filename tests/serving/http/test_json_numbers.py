@@ -57,6 +57,27 @@ PIECES = st.lists(
 ).map("".join)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[0[]]",
+        "[[]0]",
+        "[1[,2]]",
+        "[1 [ , 2 ] ]",
+        "[[1],2[],[3]]",
+        "[[NaN],1[]]",
+        "[[1],[2]NaN]",
+        "[[1,2]3,[]]",
+    ],
+)
+def test_numbers_outside_the_innermost_arrays_are_refused(text: str) -> None:
+    """Their brackets and commas are those of a regular array, and their numbers are as many."""
+    body = f'{{"instances":{text}}}'.encode()
+    assert _fast(body, FLOAT) is None
+    with pytest.raises(StatusError, match="JSON Parse error"):
+        _slow(body, types_pb2.DT_FLOAT)
+
+
 @given(PIECES, st.sampled_from([types_pb2.DT_FLOAT, types_pb2.DT_INT32]), st.sampled_from(["", " ", "\n"]))
 def test_what_is_taken_is_what_the_slow_way_takes(text: str, dtype: int, space: str) -> None:
     body = f'{{"instances":{space}[{text}]{space}}}'.encode()
