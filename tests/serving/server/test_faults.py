@@ -234,7 +234,10 @@ def _connections(server: _Server, wanted: int = 2) -> dict[int, list[_Rest]]:
 def test_versions_are_swapped_every_second_without_a_failed_request(tmp_path: Path) -> None:
     last = 5
     with _served(tmp_path) as server:
-        clients = [*(server.rest() for _ in range(4)), *(server.grpc() for _ in range(4))]
+        clients: list[_Rest | _Grpc] = [
+            *(server.rest() for _ in range(4)),
+            *(server.grpc() for _ in range(4)),
+        ]
         with _asked(*clients, pause=_PAUSE) as asking:
             for version in range(2, last + 1):
                 server.publish(version)
