@@ -21,24 +21,13 @@ from serving_fixtures import eventually
 COMMANDS = re.search(
     r"## Quick start: your own model\n+```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
 )
-# The command with --quick as briefly as it goes: the times don't matter here.
-BRIEFLY = """
-import sys
-from dataclasses import replace
-from tfship.benchmarks.suite.modes import MODES
-from tfship.train.common import entry_point
-
-brief = {"rounds": 3, "trials": 1, "connections": (1,), "offline": 64, "window_seconds": 0.0, "patience": 0.0}
-MODES["quick"] = replace(MODES["quick"], trial_seconds=0.1, sweep_seconds=0.1, **brief)
-sys.exit(entry_point.run())
-"""
 
 
 class Installed:
     """The wheel, installed outside the repository, with the packages of this environment."""
 
-    def __init__(self, site: Path, *command: str) -> None:
-        self.command = [sys.executable, *(command or (site / "bin" / "tfship",))]
+    def __init__(self, site: Path) -> None:
+        self.command: list[str | Path] = [sys.executable, site / "bin" / "tfship"]
         # Before the checkout, which this environment has installed.
         self.environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
 
@@ -106,7 +95,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_commands_of_the_readme(tfship: Installed, site: Path, folder: Path) -> None:
+def test_the_commands_of_the_readme(tfship: Installed, folder: Path) -> None:
     assert COMMANDS is not None
     lines = [shlex.split(line, comments=True)[1:] for line in COMMANDS[1].splitlines()]
     export, serve, predict, compare, benchmark = lines
@@ -139,7 +128,7 @@ def test_the_commands_of_the_readme(tfship: Installed, site: Path, folder: Path)
         server.send_signal(signal.SIGTERM)
     assert server.wait() == 0
 
-    Installed(site, "-c", BRIEFLY)(folder, *benchmark, "--quick")
+    tfship(folder, *benchmark, "--quick")
     page = folder / "benchmarks" / "out" / "report.html"
     assert page.is_file()
     page.unlink()
