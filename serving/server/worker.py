@@ -9,11 +9,14 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tfship.serving.protos.status import Code, StatusError
-from tfship.serving.server import logs
-from tfship.serving.server.host import Host
-from tfship.serving.server.rpc import Channel, ChannelClosed
-from tfship.serving.server.settings import Settings
+from tfship.train.common.quick_import import uncollected
+
+with uncollected():  # most of a worker's start
+    from tfship.serving.protos.status import Code, StatusError
+    from tfship.serving.server import logs
+    from tfship.serving.server.host import Host
+    from tfship.serving.server.rpc import Channel, ChannelClosed
+    from tfship.serving.server.settings import Settings
 
 __all__ = ["main"]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tfship.train.common import cli, interruption
 from tfship.train.common.errors import UsageError
+from tfship.train.common.quick_import import uncollected
 
 __all__ = ["COMMANDS", "Command", "main", "model_server", "run"]
 
@@ -78,7 +79,9 @@ def _call(name: str, function: str, argv: Sequence[str]) -> int:
     if command.extra and importlib.util.find_spec(_PACKAGES[command.extra]) is None:
         raise cli.missing(f"tfship {name}", _PACKAGES[command.extra], command.extra)
     try:
-        code: int = getattr(importlib.import_module(command.module), function)(argv)
+        with uncollected():
+            module = importlib.import_module(command.module)
+        code: int = getattr(module, function)(argv)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "tfship"):

@@ -1,7 +1,6 @@
 """Lazy import of TensorFlow, with its log output suppressed."""
 
 import contextlib
-import gc
 import os
 import sys
 import tempfile
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tfship.train.common import interruption
+from tfship.train.common.quick_import import uncollected
 
 __all__ = ["WITHOUT_KERAS", "quiet", "tensorflow"]
 
@@ -35,7 +35,7 @@ def _tensorflow() -> Any:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     # Otherwise TensorFlow reserves all of a GPU's memory.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    with interruption.loading(), quiet(), _hidden(), _uncollected():
+    with interruption.loading(), quiet(), _hidden(), uncollected():
         import tensorflow as tf
 
         # Looks for devices here, where its messages about missing ones are suppressed.
@@ -59,22 +59,6 @@ def _hidden() -> Iterator[None]:
     finally:
         for name in hidden:
             sys.modules.pop(name, None)
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector from looking through what is made here, now and later.
-
-    An import makes objects that stay. Looking through them again and again takes 1.0 of the import's 3.1 s.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-        gc.freeze()
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @contextlib.contextmanager
