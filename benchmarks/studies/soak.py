@@ -62,8 +62,8 @@ _MIB = 2**20
 class SoakBars:
     """Requirements: seconds until the first response, MiB of a worker's resident memory."""
 
-    start_seconds: float = 0.8
-    worker_mib: float = 150.0
+    start_seconds: float = 0.55
+    worker_mib: float = 130.0
 
 
 BARS = SoakBars()
