@@ -1,4 +1,4 @@
-"""What connections of both protocols have in common: their number, and clients that read too slowly."""
+"""What connections of both protocols have in common: their number, slow readers, and the end of TLS."""
 
 import asyncio
 import fcntl
@@ -89,6 +89,7 @@ class WriteWatch:
         self._before = 0
         self._timer: asyncio.TimerHandle | None = None
         self._close_timer: asyncio.TimerHandle | None = None
+        self._is_lost = False
 
     def write(self, data: bytes) -> None:
         """Send bytes."""
@@ -112,13 +113,15 @@ class WriteWatch:
 
     def close(self) -> None:
         """Close the connection after what was written; call `lost` when it is."""
-        if self._close_timer is None:
+        # The file descriptor of a lost connection may be that of another one.
+        if self._close_timer is None and not self._is_lost:
             self._transport.close()
             if self._transport.get_extra_info("ssl_object"):
                 self._close_timer = self._loop.call_later(_TLS_CLOSE_SECONDS, self._abort_if_received)
 
     def lost(self) -> None:
-        """Stop all timers."""
+        """Note that the connection has ended."""
+        self._is_lost = True
         self.stop()
         if self._close_timer:
             self._close_timer.cancel()

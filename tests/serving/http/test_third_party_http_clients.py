@@ -3,9 +3,13 @@
 import gzip
 import http.client
 import json
+import logging
 import re
+import socket
+import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,8 @@ import pytest
 import requests
 
 from serving_fixtures import eventually
+from tfship.serving.http import protocol
+from tfship.serving.server import connections
 from tfship.serving.server.model_server import Settings
 from third_party_clients import environments
 from third_party_clients.server import Server, started
@@ -214,6 +220,28 @@ def test_an_idle_tls_client_does_not_delay_the_end(
         server.stopped.result(300)  # its grace period is twice as long
         with pytest.raises(requests.ConnectionError):
             session.post(_url(server, scheme="https"), json=BODY)
+
+
+def test_a_tls_client_that_leaves_before_its_error_is_written(
+    certificates: Certificates,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The server closes such a connection after a while; it has ended by then, and its descriptor may be another's."""
+    monkeypatch.setattr(protocol, "_LINGER_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "_TLS_CLOSE_SECONDS", 0.2)
+    context = ssl.create_default_context(cafile=str(certificates.folder / "ca.pem"))
+    with started(tmp_path, Settings(tls=certificates.tls())) as server:
+        for _ in range(3):
+            with (
+                socket.create_connection(("localhost", server.client.rest_port)) as plain,
+                context.wrap_socket(plain, server_hostname="localhost") as client,
+            ):
+                client.sendall(b"no request\r\n\r\n")
+                assert client.recv(12) == b"HTTP/1.1 501"
+        time.sleep(1)  # both timers
+    assert not [each for each in caplog.records if each.levelno > logging.INFO]
 
 
 def test_graceful_end(server: Server, session: requests.Session) -> None:
