@@ -7,11 +7,22 @@ batching on and off, on the second of 3 s without batching.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from tfship.export.publishing.cards import SAVED_MODEL
 
-__all__ = ["CELLS", "FORMAT", "MACHINES", "SERVER", "Figures", "LoadCell", "Machine", "bar", "nearest"]
+__all__ = [
+    "CELLS",
+    "CONNECTIONS",
+    "FORMAT",
+    "MACHINES",
+    "SERVER",
+    "Figures",
+    "LoadCell",
+    "Machine",
+    "bar",
+    "nearest",
+]
 
 SERVER: Final = "TensorFlow Serving 2.20.0"
 # The format of the TFLite files that are compared.
@@ -49,6 +60,12 @@ CELLS: Final = tuple(
 )
 
 
+# Numbers of connections with figures.
+CONNECTIONS: Final = (1, 8, 32)
+_T = TypeVar("_T")
+_Three = tuple[float, float, float]
+
+
 @dataclass(frozen=True)
 class Machine:
     """A machine and TensorFlow Serving's figures there, by cell and number of connections.
@@ -61,11 +78,14 @@ class Machine:
     yardsticks: Mapping[str, Mapping[str, float]]
 
 
-def _rates(*rows: tuple[tuple[float, float, float], ...]) -> dict[LoadCell, dict[int, Figures]]:
-    """Return figures from rows in the order of `CELLS`, each for 1, 8 and 32 connections."""
+def _by_cell(*rows: tuple[_T, _T, _T]) -> dict[LoadCell, dict[int, _T]]:
+    """Return the values of `rows`, in the order of `CELLS`, by cell and number of connections."""
+    return {cell: dict(zip(CONNECTIONS, row, strict=True)) for cell, row in zip(CELLS, rows, strict=True)}
+
+
+def _rates(*rows: tuple[_Three, _Three, _Three]) -> dict[LoadCell, dict[int, Figures]]:
     return {
-        cell: {count: Figures(*each) for count, each in zip((1, 8, 32), row, strict=True)}
-        for cell, row in zip(CELLS, rows, strict=True)
+        cell: {count: Figures(*each) for count, each in row.items()} for cell, row in _by_cell(*rows).items()
     }
 
 
@@ -110,35 +130,31 @@ def nearest(yardsticks: Mapping[str, float]) -> Machine:
     return min(MACHINES, key=lambda machine: abs(machine.yardsticks[model][FORMAT] - yardsticks[model]))
 
 
-# How many times the reference's rate is required, for 1, 8 and 32 connections.
+# How many times the reference's rate is required.
 _BARS = {
-    FORMAT: {
-        ("nn", 1, "grpc"): (1.6, 2.2, 2.2),
-        ("cnn", 1, "grpc"): (1.6, 2.5, 2.5),
-        ("nn", 1, "rest"): (1.6, 1.6, 1.6),
-        ("cnn", 1, "rest"): (1.6, 1.6, 1.6),
-        ("nn", 64, "rest"): (2.0, 2.0, 2.0),
-        ("nn", 64, "grpc"): (1.2, 1.2, 1.0),
-        ("cnn", 64, "rest"): (1.05, 1.05, 1.05),
-        ("cnn", 64, "grpc"): (1.05, 1.05, 1.05),
-    },
-    SAVED_MODEL: {
-        (model, batch, protocol): (share, share, share)
-        for model, batch, protocol, share in (
-            ("nn", 1, "grpc", 0.8),
-            ("cnn", 1, "grpc", 1.0),
-            ("nn", 1, "rest", 1.0),
-            ("cnn", 1, "rest", 1.0),
-            ("nn", 64, "rest", 0.95),
-            ("nn", 64, "grpc", 0.95),
-            ("cnn", 64, "rest", 0.95),
-            ("cnn", 64, "grpc", 0.95),
-        )
-    },
+    FORMAT: _by_cell(
+        (1.6, 1.6, 1.6),
+        (1.6, 2.2, 2.2),
+        (2.0, 2.0, 2.0),
+        (1.2, 1.2, 1.0),
+        (1.6, 1.6, 1.6),
+        (1.6, 2.5, 2.5),
+        (1.05, 1.05, 1.05),
+        (1.05, 1.05, 1.05),
+    ),
+    SAVED_MODEL: _by_cell(
+        (1.0, 1.0, 1.0),
+        (0.8, 0.8, 0.8),
+        (0.95, 0.95, 0.95),
+        (0.95, 0.95, 0.95),
+        (1.0, 1.0, 1.0),
+        (1.0, 1.0, 1.0),
+        (0.95, 0.95, 0.95),
+        (0.95, 0.95, 0.95),
+    ),
 }
 
 
 def bar(cell: LoadCell, connections: int, format_name: str) -> float | None:
     """Return how many times the reference's rate is required, None if nothing is."""
-    shares = _BARS.get(format_name, {}).get((cell.model, cell.batch, cell.protocol))
-    return dict(zip((1, 8, 32), shares, strict=True)).get(connections) if shares else None
+    return _BARS.get(format_name, {}).get(cell, {}).get(connections)

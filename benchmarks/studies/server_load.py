@@ -59,7 +59,7 @@ class LoadPlan:
     """
 
     cells: Sequence[LoadCell] = reference.CELLS
-    connections: Sequence[int] = (1, 8, 32)
+    connections: Sequence[int] = reference.CONNECTIONS
     seconds: int = 4
     repeats: int = 3
     formats: Sequence[str] = (reference.FORMAT,)
@@ -71,7 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = ", ".join(cell.name for cell in reference.CELLS)
     parser.add_argument("--only", metavar="A,B", help=f"only these cells, * matches any text: {names}")
     parser.add_argument(
-        "--connections", type=_counts, default=[1, 8, 32], metavar="A,B", help="numbers of connections"
+        "--connections",
+        type=_counts,
+        default=reference.CONNECTIONS,
+        metavar="A,B",
+        help="numbers of connections",
     )
     parser.add_argument("--seconds", type=cli.count, default=4, metavar="S", help="duration of a run")
     parser.add_argument(
@@ -88,14 +92,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(arguments: argparse.Namespace, flags: Sequence[str], _save: Save) -> dict[str, Any]:
     """See `StudyMeasurement.measure`."""
     cells = _cells(arguments.only)
-    names = [each.strip() for each in arguments.format.split(",")]
-    files = [each for each in names if each != SAVED_MODEL]
+    requested = [each.strip() for each in arguments.format.split(",")]
+    files = [each for each in requested if each != SAVED_MODEL]
     rows = formats.select(",".join(files)) if files else []
     if foreign := [row.name for row in rows if row.edge != "float32"]:
         raise UsageError(
             f"--format {','.join(foreign)}: takes other tensors than the reference; expected float32 tensors"
         )
     load_generators.require()
+    names = [row.name for row in rows] + [SAVED_MODEL] * (SAVED_MODEL in requested)
     plan = LoadPlan(cells, arguments.connections, arguments.seconds, arguments.repeats, names, flags)
     return run(arguments.models, plan, datasets.load(datasets.find(arguments.data, say=cli.say)))
 

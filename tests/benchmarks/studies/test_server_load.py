@@ -56,8 +56,9 @@ def test_each_reference_has_every_cell_and_a_bar_for_each() -> None:
         for cell, figures in machine.rates.items():
             assert list(figures) == [1, 8, 32]
             # Closed loop: requests in flight are rate times latency. The second table has outliers.
+            tolerance = 0.2 if machine is reference.MACHINES[0] else 0.45
             for connections, each in figures.items():
-                assert each.rate * each.p50 / 1e3 == pytest.approx(connections, rel=0.45)
+                assert each.rate * each.p50 / 1e3 == pytest.approx(connections, rel=tolerance)
                 assert each.p50 < each.p99
                 for name in ("float32", "savedmodel"):
                     assert reference.bar(cell, connections, name)
