@@ -31,8 +31,8 @@ def scores(function: Callable[[Any], Any], x: NDArray[Any]) -> NDArray[np.float3
     return np.asarray(function(tf.constant(x, tf.float32)))
 
 
-def agrees(loaded: LoadedModel, tolerance: float = 1e-4) -> bool:
-    """Say whether what is exported answers as the model itself does, but for rounding: some inputs are 0…255."""
+def agrees(loaded: LoadedModel, tolerance: float = 1e-5) -> bool:
+    """Say whether what is exported answers as the model itself does."""
     x = images(loaded)
     return bool(np.allclose(scores(loaded.function, x), scores(loaded.exported, x), atol=tolerance))
 

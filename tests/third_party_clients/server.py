@@ -24,6 +24,8 @@ from tfship.serving.server.host import Host
 from tfship.serving.server.model_server import ANY_PORT, ModelServer, Settings
 
 PREDICT_PATH = "/tensorflow.serving.PredictionService/Predict"
+# What an HTTP/2 client begins with: the preface and an empty SETTINGS frame.
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 ROWS = np.array([[1.0, 2.0], [3.0, 4.5]], np.float32)
 _FLOAT = 1  # DT_FLOAT
 # Longer than any test, and shorter than pytest's own limit.

@@ -144,7 +144,7 @@ BUILDS: dict[str, tuple[Callable[[], Any], str | None, tuple[int, int] | None, i
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """The same weights in every run: rounding depends on them."""
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(3)
 
 
 @pytest.mark.parametrize("name", BUILDS)

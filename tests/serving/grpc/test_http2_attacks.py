@@ -31,10 +31,18 @@ from tfship.serving.server.model_server import Settings
 from tfship.serving.server.settings import Limits
 from tfship.serving.server.sockets import allow_connections
 from third_party_clients.grpc_clients import OK, ChannelOptions, ClientChannel, sync_grpcio
-from third_party_clients.server import PREDICT_PATH, ROWS, Server, predict_request, predicted, started
+from third_party_clients.server import (
+    GREETING,
+    PREDICT_PATH,
+    ROWS,
+    Server,
+    predict_request,
+    predicted,
+    started,
+)
 
 LIMITS = Limits(header_bytes=5000, request_seconds=2.0, slowest_bytes_per_second=1000)
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+PREFACE = GREETING[:24]
 _SETTINGS_ACK = SettingsFrame(0, flags=["ACK"]).serialize()
 HEADERS = [
     (":method", "POST"), (":scheme", "http"), (":path", PREDICT_PATH), (":authority", "x"),
@@ -76,10 +84,6 @@ def _connected(server: Server, data: bytes = b"") -> Iterator[socket.socket]:
         yield connection
 
 
-def _greeting() -> bytes:
-    return PREFACE + SettingsFrame(0).serialize()
-
-
 def _read_to_end(connection: socket.socket) -> bytes:
     """Return all that comes until the server closes the connection."""
     received = b""
@@ -91,7 +95,7 @@ def _read_to_end(connection: socket.socket) -> bytes:
 
 def _flood(server: Server, honest: ClientChannel, pieces: Callable[[int], bytes], most: int) -> int:
     """Send pieces until the server closes the connection; return their number. It must be smaller than `most`."""
-    with _connected(server, _greeting()) as connection, contextlib.suppress(ConnectionError):
+    with _connected(server, GREETING) as connection, contextlib.suppress(ConnectionError):
         for count in range(most):
             connection.sendall(pieces(count))
             if count % 20 == 0:
@@ -164,7 +168,7 @@ def test_floods(server: Server, honest: ClientChannel, frame: Frame) -> None:
 
 def test_pings_without_reading(server: Server, honest: ClientChannel) -> None:
     """A client that doesn't read what it has the server send."""
-    with _connected(server, _greeting()) as connection, contextlib.suppress(ConnectionError):
+    with _connected(server, GREETING) as connection, contextlib.suppress(ConnectionError):
         for _ in range(20):
             connection.sendall(PingFrame(0, bytes(8)).serialize() * 1000)
             assert server.queued_bytes < 2**20
@@ -215,7 +219,7 @@ def test_a_thousand_idle_connections(server: Server, honest: ClientChannel) -> N
     with contextlib.ExitStack() as stack:
         silent = [stack.enter_context(_connected(server)) for _ in range(500)]
         for _ in range(500):
-            connection = stack.enter_context(_connected(server, _greeting()))
+            connection = stack.enter_context(_connected(server, GREETING))
             # It is greeted in time, however busy the machine is.
             received = b""
             while _SETTINGS_ACK not in received:
@@ -243,8 +247,8 @@ def test_byte_by_byte(server: Server, honest: ClientChannel) -> None:
     """A client whose bytes come one by one, before its first frame and in a message, until its time is over."""
     with _connected(server) as connection:
         eventually(lambda: len(server.connections) == 2)
-        sent = _drip(connection, _greeting(), lambda: len(server.connections) == 1)
-        assert sent < len(_greeting())
+        sent = _drip(connection, GREETING, lambda: len(server.connections) == 1)
+        assert sent < len(GREETING)
     client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
     client.initiate_connection()
     client.send_headers(1, HEADERS)

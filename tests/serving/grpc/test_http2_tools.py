@@ -15,7 +15,15 @@ import pytest
 from serving_fixtures import eventually
 from tfship.serving.server.model_server import Settings
 from third_party_clients import environments
-from third_party_clients.server import PREDICT_PATH, ROWS, Server, predict_request, predicted, started
+from third_party_clients.server import (
+    GREETING,
+    PREDICT_PATH,
+    ROWS,
+    Server,
+    predict_request,
+    predicted,
+    started,
+)
 from tls_fixtures import Certificates
 
 _HEADERS = ("content-type: application/grpc", "te: trailers")
@@ -160,7 +168,7 @@ def test_an_idle_tls_client_does_not_delay_the_end(
         socket.create_connection(("localhost", server.client.grpc_port)) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as client,
     ):
-        client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+        client.sendall(GREETING)
         eventually(lambda: [each.engine.has_begun for each in server.connections] == [True])
         server.begin_stop()
         assert server.stopped
