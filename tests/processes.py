@@ -1,4 +1,4 @@
-"""Commands in processes of their own that start at once: forked from one that has loaded TensorFlow.
+"""Processes of commands, and of servers' workers: commands start at once, forked from one that has loaded TensorFlow.
 
 A test that kills a command needs a real process, but not the five seconds in which each would import the same. So
 Python's fork server imports it for all of them. It runs nothing of TensorFlow itself, which couldn't be forked then.
@@ -114,3 +114,15 @@ def _begin(
     os.environ.update(environment)
     os.chdir(ROOT)
     target(*arguments)
+
+
+def workers_of(pid: int) -> set[int]:
+    """Return the process ids of a server's workers that live."""
+    found = set()
+    # Each thread has children of its own.
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{child}/comm").read_text().startswith("worker-"):
+                    found.add(int(child))
+    return found

@@ -26,7 +26,7 @@ __all__ = [
 
 _PROC = Path("/proc")
 # Fields of /proc/<pid>/stat after the name, which may contain spaces (man 5 proc).
-_PARENT, _USER, _SYSTEM, _START = 1, 11, 12, 19
+_PARENT, _TIMES, _START = 1, slice(11, 15), 19
 _TICKS = os.sysconf("SC_CLK_TCK")
 _WATCH_SECONDS = 1.0
 
@@ -110,9 +110,8 @@ def age(pid: int) -> float | None:
 
 
 def cpu(pid: int) -> float:
-    """Return the processor time of a process in seconds, to 10 ms; 0 if it has ended."""
-    stat = _stat(pid)
-    return (int(stat[_USER]) + int(stat[_SYSTEM])) / _TICKS if stat else 0.0
+    """Return the processor time of a process and its ended children in seconds, to 10 ms; 0 if it has ended."""
+    return sum(map(int, _stat(pid)[_TIMES])) / _TICKS
 
 
 class Watch:

@@ -38,8 +38,8 @@ _TIMEOUT_SECONDS = 120.0
 class _Start:
     """Seconds from the command to the first response: until workers began, then until a port was open, then the rest.
 
-    `work` is the processor time of the server and its busiest worker until then: the duration of a start on an idle
-    machine.
+    `work` is the processor time until then of the server, of the process that forks its workers, and of its busiest
+    worker: the duration of a start on an idle machine.
     """
 
     before_workers: float

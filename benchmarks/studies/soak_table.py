@@ -74,7 +74,7 @@ def _remarks(results: dict[str, Any]) -> list[str]:
     remarks = [
         *verdicts(results),
         "Start: seconds from the command to the first valid response, with both models and cached files; its parts; "
-        "and the processor time of the server and its busiest worker until then.",
+        "and the processor time until then of the server, of the imports for its workers, and of the busiest worker.",
         "Memory: resident memory, which counts shared pages in every process; in proportional memory, a page shared by "
         "n processes counts 1/n. The warm-up is two rounds. The slope is that of the second half of the rounds, when "
         "threads and interpreters have had their largest requests.",

@@ -7,7 +7,6 @@ have the prefix `:tfship:`: timings of requests, requests in flight, loaded vers
 
 import contextlib
 import functools
-import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,13 +15,10 @@ from tfship.serving.metrics.exposition import CONTENT_TYPE, Family, lines
 from tfship.serving.metrics.shared_counters import Tally, Worker
 from tfship.train.common.errors import UsageError
 
-__all__ = ["DEFAULT_PATH", "FAMILIES", "FOLDER", "Metrics"]
+__all__ = ["DEFAULT_PATH", "FAMILIES", "Metrics"]
 
 # TensorFlow Serving's default, for a MonitoringConfig that enables Prometheus without a path.
 DEFAULT_PATH = "/monitoring/prometheus/metrics"
-# Environment variable with the directory of the workers' counters, which the main process creates and removes. It is
-# prometheus_client's name for the same purpose.
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 # TensorFlow Serving's buckets: latencies from 10 µs to 20 minutes, its batching queue's in µs, numbers of examples.
 _LATENCY = tuple(10 * 1.8**power for power in range(33))
@@ -75,19 +71,18 @@ FAMILIES = (
 class Metrics:
     """Counters of the server, and their page at `path`. Its methods may be called from any thread.
 
-    If the environment variable FOLDER is set, the page shows the sums of all workers. The object must then be created
-    in the worker process, after any fork. Raises UsageError for an invalid path, or for a directory that isn't
+    With `folder`, in which each worker writes its counters, the page shows the sums of all workers. The object must
+    then be created in the worker process. Raises UsageError for an invalid path, or for a directory that isn't
     writable.
     """
 
-    def __init__(self, path: str = DEFAULT_PATH) -> None:
+    def __init__(self, path: str = DEFAULT_PATH, folder: Path | None = None) -> None:
         if not path.startswith("/"):
             raise UsageError(
                 f"prometheus_config: path is {path!r}; expected one that begins with /, such as {DEFAULT_PATH}"
             )
         self.path: str | None = path
-        folder = os.environ.get(FOLDER)
-        self._tally = Tally(Path(folder) if folder else None)
+        self._tally = Tally(folder)
         # Held while rows change.
         self._lock = threading.Lock()
         self._models: set[str] = set()
@@ -102,9 +97,9 @@ class Metrics:
         self._series(_WORKERS).add((), 1)
 
     @staticmethod
-    def at(path: str | None) -> "Metrics":
+    def at(path: str | None, folder: Path | None = None) -> "Metrics":
         """Return metrics with a page at `path`; "" means the default path, None disables the metrics."""
-        return Metrics.disabled() if path is None else Metrics(path or DEFAULT_PATH)
+        return Metrics.disabled() if path is None else Metrics(path or DEFAULT_PATH, folder)
 
     @staticmethod
     def disabled() -> "Metrics":

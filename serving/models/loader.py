@@ -65,7 +65,8 @@ class Loader:
     """Loader of version directories: SavedModels, or with `prefer_tflite` their TFLite files (see `served_file`).
 
     If a version's export card shows that its float32 file equals the SavedModel, the file answers `serving_default`.
-    TensorFlow isn't loaded if there are no other signatures. With `saved_model_only`, TFLite files are never used.
+    TensorFlow doesn't load the version if there are no other signatures. With `saved_model_only`, TFLite files are
+    never used.
 
     - `warmup`: run a version's warm-up requests (`serving.models.warmup`), `warmup_iterations` times each, before the
       version counts as loaded.

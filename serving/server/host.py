@@ -38,7 +38,7 @@ class Host:
 
     def __init__(self, settings: Settings, reload: Callable[[Any], None]) -> None:
         self._settings = settings
-        self._metrics = Metrics.at(settings.metrics_path)
+        self._metrics = Metrics.at(settings.metrics_path, settings.metrics_folder)
         loader = settings.loader
         if self._metrics.path and loader.batching:
             loader = replace(loader, on_batch=self._count_batch)

@@ -68,6 +68,7 @@ class Settings:
     - `workers`: number of processes that share the ports; with 0, the main process serves.
     - `worker_timeout_seconds`: a worker without a heartbeat for this time is replaced.
     - `metrics_path`: path of the Prometheus page on the REST port, "" for TensorFlow Serving's, None for no metrics.
+    - `metrics_folder`: workers share their counters there; None if the main process serves.
     - `tells_timing`: responses report timings (a Server-Timing header, or trailing metadata of that name).
     - `config_file` is checked for changes every `config_poll_seconds`; 0: never.
     - `rest_timeout_seconds`: deadline by which a REST request's inference must begin; None: no deadline.
@@ -97,6 +98,7 @@ class Settings:
     reflection: bool = True
     checks_methods: bool = False
     metrics_path: str | None = None
+    metrics_folder: Path | None = None
     log_format: str = "text"
     logs_requests: bool = False
     tells_timing: bool = False

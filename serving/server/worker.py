@@ -1,38 +1,67 @@
-"""Worker process, started by `worker_pool` only: a `Host` whose methods the main process calls."""
+"""Worker processes, started by `worker_process` only.
 
+A worker is a `Host` whose methods the main process calls.
+"""
+
+import contextlib
 import ctypes
 import os
-import pickle
 import sys
 import threading
 import time
 from multiprocessing.connection import Connection
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
+from tfship.train.common import tensorflow_loader
 from tfship.train.common.quick_import import uncollected
 
-with uncollected():  # most of a worker's start
+with uncollected():
+    # Imported on demand elsewhere; here once for all workers.
+    import tfship.export.runtimes.litert
+    import tfship.serving.inference.batch_splitting
+    import tfship.serving.models.warmup  # noqa: F401
     from tfship.serving.protos.status import Code, StatusError
     from tfship.serving.server import logs
     from tfship.serving.server.host import Host
     from tfship.serving.server.rpc import Channel, ChannelClosed
-    from tfship.serving.server.settings import Settings
 
 __all__ = ["main"]
 
 _TRIM_SECONDS = 10.0
 
 
-def main(descriptor: int, number: int) -> None:
-    """Run calls of the main process until it calls `close` or ends.
+def main(runtime: str, *descriptors: int) -> NoReturn:
+    """Fork a worker for each of `descriptors`, those of the connections to the main process.
 
-    `descriptor` is the file descriptor of the connection, `number` the worker's number.
+    Everything was imported before, so that workers share its memory; with the `runtime` "tensorflow", TensorFlow too.
     """
+    if runtime == "tensorflow":
+        # Without TensorFlow, the loader tells what is missing.
+        with contextlib.suppress(ImportError):
+            tensorflow_loader.preload()
+    for descriptor in descriptors:
+        if not os.fork():
+            for other in descriptors:
+                # Only this worker may hold the other end of its connection.
+                if other != descriptor:
+                    os.close(other)
+            _run(descriptor)
+    os._exit(0)  # the end of the interpreter would take time
+
+
+def _run(descriptor: int) -> NoReturn:
+    """Run a worker's calls until the main process calls `close` or ends; `descriptor` is that of the connection."""
     connection = Connection(descriptor)
     try:
-        settings: Settings = pickle.loads(connection.recv_bytes())  # noqa: S301 - our own process
-    except EOFError:
-        return  # the server was stopped before this process was needed
+        connection.send(os.getpid())
+        number, settings = connection.recv()
+    except (EOFError, OSError):
+        os._exit(0)  # the server was stopped before this process was needed
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(
+            f"worker-{number}"
+        )  # the name in ps, top and the kernel's log; on Linux
     logs.configure(settings.log_format, number)
 
     def reload(config: Any) -> None:
@@ -66,4 +95,4 @@ def _trim_memory() -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tfship.serving.protos.status import Code, StatusError
 from tfship.serving.server.rpc import ChannelClosed
 from tfship.serving.server.settings import Settings
 from tfship.serving.server.sockets import bound
-from tfship.serving.server.worker_process import END_SECONDS, WorkerProcess, signals_blocked, spawn
+from tfship.serving.server.worker_process import END_SECONDS, WorkerProcess, spawn
 from tfship.train.common.errors import ArtifactError, TfshipError
 
 __all__ = ["WorkerPool"]
@@ -68,8 +69,9 @@ class WorkerPool:
         """Start the processes. Raises TfshipError if one can't be started, or ends during its start."""
         if self._settings.metrics_path is not None:
             self._folder = tempfile.TemporaryDirectory(prefix="tfship-metrics-")
+            self._settings = replace(self._settings, metrics_folder=Path(self._folder.name))
         try:
-            workers = [self._spawn(number) for number in range(self._settings.workers)]
+            workers = self._spawn(range(self._settings.workers))
         except (OSError, RuntimeError) as error:
             raise TfshipError(
                 f"the {self._settings.workers} worker processes can't be started ({error}); pass a smaller --workers, "
@@ -180,7 +182,7 @@ class WorkerPool:
             if self._ports and worker in self._active:
                 futures.append(worker.channel.start("close", grace_seconds))
             else:
-                worker.process.kill()  # it serves nothing yet
+                worker.kill()  # it serves nothing yet
         concurrent.futures.wait(futures, grace_seconds + END_SECONDS)
         for worker in workers:
             worker.channel.close()
@@ -197,11 +199,10 @@ class WorkerPool:
         """Reload on behalf of a worker; see `ModelManager.reload`."""
         self._reload(model_server_config_pb2.ModelServerConfig.FromString(config))
 
-    def _spawn(self, number: int) -> WorkerProcess:
-        with signals_blocked():
-            worker = spawn(number, self._settings, self, self._folder.name if self._folder else None)
-            self._all.add(worker)
-        return worker
+    def _spawn(self, numbers: Iterable[int]) -> list[WorkerProcess]:
+        workers = spawn(numbers, self._settings, self)
+        self._all.update(workers)
+        return workers
 
     def _supervise(self, worker: WorkerProcess) -> None:
         """Replace the worker each time that it ends, until the server stops."""
@@ -230,7 +231,7 @@ class WorkerPool:
     def _replace(self, dead: WorkerProcess, failures: int) -> WorkerProcess | None:
         """Return the replacement of a dead worker; None if it can't be started, after `failures` failures."""
         try:
-            worker = self._spawn(dead.number)
+            (worker,) = self._spawn([dead.number])
         except (OSError, RuntimeError, MemoryError) as error:
             log.warning(
                 "worker %d: the replacement can't be started: %s; next try in %g s",
@@ -246,7 +247,7 @@ class WorkerPool:
             if not self._stopping.is_set():
                 why = error if str(error) else "it has died"
                 log.warning("worker %d: the replacement failed: %s; trying again", worker.number, why)
-            worker.process.kill()
+            worker.kill()
         return worker
 
     def _catch_up(self, worker: WorkerProcess) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from fuzzing.answers import Sender
 from fuzzing.cases import Case, Served
 from fuzzing.grpc_cases import PREDICT
+from processes import workers_of
 from serving_fixtures import ROOT, ROW, Client, eventually, publish, tiny_models
 from tfship.serving.models.config import read_config
 from tfship.serving.protos.messages import predict_pb2, types_pb2
@@ -69,7 +70,7 @@ class Target:
 
     def __post_init__(self) -> None:
         self.check_health()
-        for pid in _children(self.server.pid):
+        for pid in workers_of(self.server.pid):
             size = _memory(pid, "VmRSS")
             self._workers.append(_Worker(pid, _started(pid), size, size + _GROWTH_BYTES))
         assert len(self._workers) == 2, self.tail()
@@ -214,12 +215,6 @@ def _predict(channel: grpc.Channel, model: str) -> Any:
     request.inputs["x"].CopyFrom(to_proto(ROW))
     answer = channel.unary_unary(PREDICT, None, None)(request.SerializeToString(), timeout=_SECONDS)
     return from_proto(predict_pb2.PredictResponse.FromString(answer).outputs["y"])
-
-
-def _children(pid: int) -> list[int]:
-    # A worker that takes another's place is started by another thread.
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for each in lists for child in each.read_text().split()]
 
 
 def _started(pid: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from tfship.train.common import interruption
 from tfship.train.common.quick_import import uncollected
 
-__all__ = ["WITHOUT_KERAS", "quiet", "tensorflow"]
+__all__ = ["WITHOUT_KERAS", "preload", "quiet", "tensorflow"]
 
 # Environment of processes that need TensorFlow without Keras: TensorFlow then doesn't import Keras, and takes a third
 # of the time. Not for processes that run users' code, where `tensorflow.keras` would be Keras 2.
@@ -20,28 +20,36 @@ WITHOUT_KERAS = {"TF_USE_LEGACY_KERAS": "1"}
 
 def tensorflow() -> Any:
     """Import TensorFlow without log output and return it. Takes seconds and about 500 MB the first time."""
+    global _preloaded
     # Several threads may load models: only one may redirect stderr, and none may see a partly imported module.
     with _importing:
-        return _tensorflow()
+        if "tensorflow" not in sys.modules:
+            preload()
+        tf = sys.modules["tensorflow"]
+        if _preloaded:
+            with quiet():
+                # Looks for devices here, where its messages about missing ones are suppressed.
+                tf.config.list_physical_devices()
+            _preloaded = False
+        return tf
 
 
 _importing = threading.RLock()
+# Whether `tensorflow` must still look for devices.
+_preloaded = False
 
 
-def _tensorflow() -> Any:
-    if "tensorflow" in sys.modules:
-        return sys.modules["tensorflow"]
+def preload() -> None:
+    """Import TensorFlow without a thread or a GPU's driver, which child processes wouldn't have after a fork."""
+    global _preloaded
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     # Otherwise TensorFlow reserves all of a GPU's memory.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     with interruption.loading(), quiet(), _hidden(), uncollected():
         import tensorflow as tf
-
-        # Looks for devices here, where its messages about missing ones are suppressed.
-        tf.config.list_physical_devices()
     tf.get_logger().setLevel("ERROR")
-    return tf
+    _preloaded = True
 
 
 # TensorFlow and Keras import these if they are installed, for wrappers and plots that tfship doesn't use. That takes

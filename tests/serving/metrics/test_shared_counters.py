@@ -14,25 +14,24 @@ import pytest
 
 from conftest import ROOT
 from serving_fixtures import COUNT, LATENCY, eventually, value
-from tfship.serving.metrics.metrics import FOLDER, Metrics
+from tfship.serving.metrics.metrics import Metrics
 from tfship.serving.metrics.shared_counters import Tally
 from tfship.train.common.errors import UsageError
 
 
-def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(FOLDER, str(tmp_path / "none"))
+def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"none: can't hold the workers' metrics \(No such file or directory\)"
     ):
-        Metrics()
+        Metrics(folder=tmp_path / "none")
 
 
 # Counts as many requests as it is told to on its standard input, -1 for ever, and answers with its page.
 WORKER = """
-import json, sys
+import json, pathlib, sys
 from tfship.serving.metrics.metrics import Metrics
 
-metrics = Metrics()
+metrics = Metrics(folder=pathlib.Path(sys.argv[1]))
 metrics.versions("nn", {"AVAILABLE": 1})
 in_flight = metrics.in_flight("GRPC")
 in_flight.__enter__()
@@ -50,7 +49,7 @@ class Worker:
 
     def __init__(self, folder: Path) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER], cwd=ROOT, env={**os.environ, FOLDER: str(folder)}, text=True,
+            [sys.executable, "-c", WORKER, str(folder)], cwd=ROOT, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
 
@@ -166,17 +165,17 @@ def test_rows_of_any_size_are_read_by_siblings(tmp_path: Path) -> None:
 def test_a_full_disk_fails_no_request(tmp_path: Path) -> None:
     # A limit on the size of files stands for the disk: one block fits, the second doesn't.
     script = (
-        "import resource\n"
+        "import pathlib, resource, sys\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "from tfship.serving.metrics.metrics import Metrics\n"
-        "metrics = Metrics()\n"
+        "metrics = Metrics(folder=pathlib.Path(sys.argv[1]))\n"
         "for number in range(100):\n"
         "    metrics.versions(name := f'model-{number}', {'AVAILABLE': 1})\n"
         "    metrics.request(model=name, api='Predict', entrypoint='GRPC', status='OK', seconds=1)\n"
         "print(metrics.page()[0].decode())\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env={**os.environ, FOLDER: str(tmp_path)}, text=True,
+        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, text=True,
         capture_output=True, check=True,
     )  # fmt: skip
     assert value(done.stdout, COUNT, model_name="model-0", status="OK") == 1

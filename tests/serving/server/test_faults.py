@@ -17,19 +17,15 @@ import grpc
 import numpy as np
 import pytest
 
+from processes import workers_of
 from serving_fixtures import Client, client_of, eventually, poison, process, publish, withdraw
+from tfship.benchmarks.harness import process_info
 from tfship.serving.protos.messages import predict_pb2
 from tfship.serving.protos.stubs import PredictionServiceStub
 from tfship.serving.protos.tensors import from_proto, to_proto
 
 # Between the requests of a client, where a test waits for seconds: without it, the clients keep both cores busy.
 _PAUSE = 0.01
-
-
-def _children(pid: int) -> set[int]:
-    # Each thread has children of its own.
-    threads = Path(f"/proc/{pid}/task").glob("*/children")
-    return {int(child) for each in threads for child in each.read_text().split()}
 
 
 @dataclass
@@ -49,7 +45,7 @@ class _Server:
 
     def workers(self) -> set[int]:
         """Return the process ids of those that live."""
-        return _children(self.process.pid)
+        return workers_of(self.process.pid)
 
     def publish(self, version: int, content: bytes | None = None) -> None:
         publish(self.base_path, version, content)
@@ -355,9 +351,10 @@ def test_ctrl_c_during_the_start_ends_all_processes_without_a_word(tmp_path: Pat
     with process(
         f"--model_base_path={tmp_path}/m", "--prefer_tflite_model", "--workers=2", "--port=-1"
     ) as started:
-        eventually(lambda: len(_children(started.pid)) == 2)
+        # The process that forks the workers.
+        eventually(lambda: len(process_info.children(started.pid)) == 1)
         # A terminal's goes to all processes.
-        for pid in (*_children(started.pid), started.pid):
+        for pid in process_info.tree(started.pid):
             os.kill(pid, signal.SIGINT)
         out, err = started.communicate()
     assert (started.returncode, err) == (0, "")

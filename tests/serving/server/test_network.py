@@ -17,6 +17,7 @@ from google.protobuf import descriptor_pool, json_format, message_factory
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from processes import workers_of
 from serving_fixtures import (
     ROW,
     TFLITE,
@@ -215,9 +216,8 @@ def test_only_a_socket_which_the_next_worker_takes_over(base_path: Path, tmp_pat
         assert client.grpc_port == 0
         assert client.states("m") == {"1": "AVAILABLE"}
         assert _answers(path)
-        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-        for pid in children:
-            os.kill(int(pid), signal.SIGKILL)
+        for pid in workers_of(server.pid):
+            os.kill(pid, signal.SIGKILL)
         eventually(lambda: _answers(path))
         server.terminate()
         out, err = server.communicate()

@@ -6,7 +6,6 @@ import platform
 import re
 import signal
 import socket
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -16,14 +15,11 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from processes import workers_of
 from serving_fixtures import ROW, publish, slow_steps, tiny_models
 from serving_fixtures import client_of as _client
 from serving_fixtures import process as _process
 from tfship.serving.server.settings import cores
-
-
-def _workers(process: subprocess.Popen[str]) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
 def test_a_tflite_server_never_loads_tensorflow(tmp_path: Path) -> None:
@@ -39,7 +35,7 @@ def test_a_tflite_server_never_loads_tensorflow(tmp_path: Path) -> None:
         client = _client(process, ready)
         assert client.rest("/v1/models/default:predict", {"instances": [[1, 2]]})[0] == 200
         np.testing.assert_array_equal(client.predict("default", x=ROW)["y"], ROW)
-        workers = _workers(process)
+        workers = workers_of(process.pid)
         assert len(workers) == cores()
         for pid in workers:
             loaded = Path(f"/proc/{pid}/maps").read_text()

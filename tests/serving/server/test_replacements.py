@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from processes import workers_of
 from serving_fixtures import Client, client_of, eventually, poison, process, publish
 from tfship.serving.server.model_server import ANY_PORT, Settings
 from tfship.serving.server.worker_pool import WorkerPool
@@ -36,15 +37,9 @@ def _served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Client]]:
 
 
 def _kill_worker(started: subprocess.Popen[str]) -> int:
-    (worker,) = _workers(started)
+    (worker,) = workers_of(started.pid)
     os.kill(worker, signal.SIGKILL)
     return worker
-
-
-def _workers(started: subprocess.Popen[str]) -> list[int]:
-    # Each thread has children of its own.
-    threads = Path(f"/proc/{started.pid}/task").glob("*/children")
-    return [int(child) for each in threads for child in each.read_text().split()]
 
 
 def _ask(client: Client, model: str) -> tuple[int, Any]:

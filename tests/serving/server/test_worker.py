@@ -35,7 +35,7 @@ def test_memory_that_is_free_between_what_stays_goes_back_to_the_system() -> Non
     done = subprocess.run(
         [sys.executable, "-c", _FRAGMENTED],
         cwd=ROOT,
-        env={**os.environ, **worker_process._MALLOC},
+        env={**os.environ, **worker_process._ENVIRONMENT},
         capture_output=True,
         text=True,
         check=False,

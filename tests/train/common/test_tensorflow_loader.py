@@ -1,12 +1,17 @@
-"""How TensorFlow is imported: once, quickly, without output or packages that only wrappers of Keras need."""
+"""How TensorFlow is imported: once, quickly, without output, threads or packages that only wrappers of Keras need."""
 
 import subprocess
 import sys
 
 SCRIPT = """
-import gc, sys
+import gc, os, sys
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy
-from tfship.train.common.tensorflow_loader import tensorflow
+from tfship.train.common.tensorflow_loader import preload, tensorflow
+preload()
+assert "tensorflow" in sys.modules
+threads = os.listdir("/proc/self/task")
+assert len(threads) == 1, [open(f"/proc/self/task/{each}/comm").read() for each in threads]
 tf = tensorflow()
 unused = {"matplotlib", "pandas", "sklearn"}
 assert not unused & set(sys.modules), unused & set(sys.modules)
