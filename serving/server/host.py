@@ -2,6 +2,7 @@
 
 import functools
 import ssl
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -46,6 +47,9 @@ class Host:
         self._observer = Observer(self._metrics, logs=settings.logs_requests)
         self._predictor = Predictor(self._servables, reload)
         self._inference = Inference(self._servables, checks_methods=settings.checks_methods)
+        # The server may be stopped while its ports open.
+        self._opening = threading.Lock()
+        self._closed = False
         self._loop: EventLoop | None = None
         self._grpc: GrpcServer | None = None
         self._dispatchers: list[Dispatcher] = []
@@ -74,16 +78,22 @@ class Host:
         self._metrics.batch(run.thread_pool_name, run.queued_seconds)
 
     def open(self, grpc_port: int, rest_port: int) -> tuple[int, int]:
-        """Open the ports and return their numbers; 0 means no port, ANY_PORT any free one. Raises UsageError."""
-        self._loop = loop = EventLoop()
-        ports = [0, 0]
-        if grpc_port or self._settings.grpc_socket:
-            ports[0] = self._listen_grpc(loop, grpc_port)
-        if rest_port:
-            ports[1] = self._listen_rest(loop, rest_port)
-        if self._settings.tls_file:
-            self._tls_file = TlsFile(self._settings.tls_file, self._contexts)
-        loop.start()
+        """Open the ports and return their numbers; 0 means no port, ANY_PORT any free one. Raises UsageError.
+
+        Opens none after `close`, which another thread may call at any time.
+        """
+        with self._opening:
+            ports = [0, 0]
+            if self._closed:
+                return 0, 0
+            self._loop = loop = EventLoop()
+            if grpc_port or self._settings.grpc_socket:
+                ports[0] = self._listen_grpc(loop, grpc_port)
+            if rest_port:
+                ports[1] = self._listen_rest(loop, rest_port)
+            if self._settings.tls_file:
+                self._tls_file = TlsFile(self._settings.tls_file, self._contexts)
+            loop.start()
         return ports[0], ports[1]
 
     def _listen_grpc(self, loop: EventLoop, port: int) -> int:
@@ -145,6 +155,8 @@ class Host:
     def close(self, grace_seconds: float = 0.0) -> None:
         """Refuse new requests, wait `grace_seconds` for those in flight, and unload everything."""
         deadline = time.monotonic() + grace_seconds
+        with self._opening:
+            self._closed = True
         if self._tls_file:
             self._tls_file.stop()
         if self._loop:
