@@ -64,14 +64,15 @@ class PredictCodec:
         self._max_elements = max_elements
         self._packed = packed
         self._lock = threading.Lock()
-        self._heads: dict[bytes, _Head] = {}
+        # By the size of the request, too: a head may be followed by more than its values.
+        self._heads: dict[tuple[int, bytes], _Head] = {}
         # Sizes of heads by the sizes of requests.
         self._sizes: dict[int, int] = {}
 
     def read(self, data: bytes) -> PredictInput:
         """Return the request in `data`. Raises StatusError for bytes that aren't a PredictRequest."""
         size = self._sizes.get(len(data))
-        if size is not None and (head := self._heads.get(data[:size])) is not None:
+        if size is not None and (head := self._heads.get((len(data), data[:size]))) is not None:
             # A copy, since numbers in the middle of `data` aren't aligned.
             values = np.frombuffer(data[size:], head.dtype).reshape(head.shape)
             return PredictInput(head.spec, lambda _: {head.name: values}, (), head.kind)
@@ -118,7 +119,7 @@ class PredictCodec:
             if len(self._heads) >= _MOST_HEADS:
                 self._heads.clear()
                 self._sizes.clear()
-            self._heads[head] = _Head(spec, name, array.dtype, array.shape, kind)
+            self._heads[len(data), head] = _Head(spec, name, array.dtype, array.shape, kind)
             self._sizes[len(data)] = size
 
     def write(self, name: str, result: PredictResult) -> bytes:

@@ -73,6 +73,7 @@ def _each(
         deadline=None,
         database=None,
         phases=phases,
+        report_multiple_bugs=False,  # several would be one ExceptionGroup, and the command saves one case
         suppress_health_check=list(HealthCheck),
     )
     @given(strategy)

@@ -79,6 +79,17 @@ def test_a_field_that_only_looks_like_the_values_is_not_taken_for_them() -> None
         same(codec, whole + b"\x22" + bytes([len(content)]) + content)
 
 
+def test_a_known_head_before_more_than_its_values() -> None:
+    """The request is as long as another one, whose head is as long as this one's."""
+    codec = PredictCodec(2**20, packed=False)
+    known, longer = (request(np.zeros((1, size), np.float32)).SerializeToString() for size in (2, 3))
+    for data in (known, longer):
+        same(codec, data)
+    output_filter = predict_pb2.PredictRequest(output_filter=["yy"]).SerializeToString()
+    assert len(known + output_filter) == len(longer)
+    same(codec, known + output_filter)
+
+
 def test_a_shape_without_elements_has_no_values() -> None:
     codec = PredictCodec(2**20, packed=False)
     message = request(np.zeros((0, 2), np.float32))
