@@ -263,16 +263,13 @@ def serving(
         server.stop(5)
 
 
+SERVE = [sys.executable, "-m", "tfship.serving.command"]
+
+
 @contextlib.contextmanager
 def process(*argv: str, ready: Path | None = None) -> Iterator[subprocess.Popen[str]]:
     """Start `tfship serve`, and see to it that it doesn't outlive the test."""
-    command = [
-        sys.executable,
-        "-m",
-        "tfship.serving.command",
-        *argv,
-        *([f"--ready_file={ready}"] if ready else []),
-    ]
+    command = [*SERVE, *argv, *([f"--ready_file={ready}"] if ready else [])]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as started:

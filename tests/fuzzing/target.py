@@ -4,7 +4,6 @@ import contextlib
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ from fuzzing.answers import Sender
 from fuzzing.cases import Case, Served
 from fuzzing.grpc_cases import PREDICT
 from processes import workers_of
-from serving_fixtures import ROOT, ROW, Client, eventually, publish, tiny_models
+from serving_fixtures import ROOT, ROW, SERVE, Client, eventually, publish, tiny_models
 from tfship.serving.models.config import read_config
 from tfship.serving.protos.messages import predict_pb2, types_pb2
 from tfship.serving.protos.tensors import from_proto, to_proto
@@ -175,7 +174,7 @@ def target(
 
 @contextlib.contextmanager
 def _server(folder: Path, flags: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "tfship.serving.command", f"--model_config_file={folder}/models.config"]
+    command = [*SERVE, f"--model_config_file={folder}/models.config"]
     command += ["--port=-1", "--rest_api_port=-1", f"--ready_file={folder}/ready.json", "--workers=2"]
     command += ["--prefer_tflite_model", *flags]
     with (

@@ -1,22 +1,27 @@
 """The server as its users start it: a process, its files, its signals."""
 
+import contextlib
 import ctypes
+import http.client
 import json
+import os
 import platform
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from processes import workers_of
-from serving_fixtures import ROW, publish, slow_steps, tiny_models
+from serving_fixtures import ROOT, ROW, SERVE, eventually, publish, slow_steps, tiny_models
 from serving_fixtures import client_of as _client
 from serving_fixtures import process as _process
 from tfship.serving.server.settings import cores
@@ -150,6 +155,33 @@ def _catches(pid: int, number: int) -> bool:
     """Return whether a process has a handler for a signal."""
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return bool(int(status["SigCgt"], 16) >> (number - 1) & 1)
+
+
+def test_a_full_disk_for_the_log_fails_no_request(tmp_path: Path) -> None:
+    publish(tmp_path / "m", 1)
+    ready = tmp_path / "ready.json"
+    flags = ("--port=-1", "--rest_api_port=-1", "--prefer_tflite_model", "--workers=2", "--log_requests")
+    command = [*SERVE, f"--model_base_path={tmp_path}/m", *flags, f"--ready_file={ready}"]
+    with (
+        Path("/dev/full").open("w") as full,
+        subprocess.Popen(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True) as process,
+    ):
+        client = _client(process, ready)
+
+        def answers() -> bool:
+            with contextlib.suppress(OSError, http.client.HTTPException, grpc.RpcError):
+                status, _ = client.rest("/v1/models/default:predict", {"instances": [[1, 2]]})
+                return status == 200 and np.array_equal(client.predict("default", x=ROW)["y"], ROW)
+            return False
+
+        assert all(answers() for _ in range(20))
+        before = workers_of(process.pid)
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: len(workers_of(process.pid) - before) == 2 and answers())
+        process.terminate()
+        _, err = process.communicate()
+    assert (process.returncode, "Error" in err) == (0, False), err
 
 
 def test_sigterm_during_the_start_ends_it(tmp_path: Path) -> None:
