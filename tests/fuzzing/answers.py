@@ -81,12 +81,14 @@ class Sender:
 class _Expected:
     """What a client must get for what it sends, as the server's own HTTP parser sees that.
 
-    `methods` are those of the requests that are whole; `broken` says that something in it isn't HTTP: the server
-    refuses it and closes the connection; `ended` that what follows the connection's last request may reset it.
+    `methods` are those of the requests that are whole, `begun` those of all whose headers are; `broken` says that
+    something in it isn't HTTP: the server refuses it and closes the connection; `ended` that what follows the
+    connection's last request may reset it.
     """
 
     def __init__(self, data: bytes) -> None:
         self.methods: list[str] = []
+        self.begun: list[str] = []
         self.broken = self.ended = False
         self._parser = httptools.HttpRequestParser(self)
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
@@ -101,8 +103,11 @@ class _Expected:
         except httptools.HttpParserError:
             self.broken = True
 
+    def on_headers_complete(self) -> None:
+        self.begun.append(self._parser.get_method().decode("latin-1"))
+
     def on_message_complete(self) -> None:
-        self.methods.append(self._parser.get_method().decode("latin-1"))
+        self.methods.append(self.begun[-1])
         self.ended |= not self._parser.should_keep_alive()
 
 
@@ -134,7 +139,7 @@ def _answers(connection: socket.socket, expected: _Expected) -> Iterator[int]:
             continue
         length = re.search(rb"\r\ncontent-length: (\d+)(\r\n|$)", head)
         assert length, f"no length: {head!r}"
-        size = 0 if expected.methods[count : count + 1] == ["HEAD"] else int(length[1])
+        size = 0 if expected.begun[count : count + 1] == ["HEAD"] else int(length[1])
         while len(content) < size:
             piece = connection.recv(65536)
             assert piece, f"an answer ends within its body: {head!r}"
