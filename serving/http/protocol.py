@@ -56,6 +56,7 @@ class HttpConnection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         # The request that is arriving, its pieces, and those that wait for their turn.
         self._arriving: HttpRequest | None = None
+        self._method = b""
         self._pieces: list[bytes] = []
         self._size = 0
         self._refusal: HttpResponse | None = None
@@ -79,7 +80,7 @@ class HttpConnection(asyncio.Protocol):
         self._writes = WriteWatch(self._loop, self._transport, self._limits)
         if not self._connections.add(self):
             self._ending = True
-            self._write(page(503), None, keep=False)
+            self._write(page(503), is_head=False, keep=False)
             self._transport.close()
             return
         self._idle_timer = self._loop.call_later(self._limits.idle_seconds, self._check_idle)
@@ -144,13 +145,14 @@ class HttpConnection(asyncio.Protocol):
         """Begin a request."""
         self._began = self._loop.time()
         self._stop_arrival_timer()  # that of the request before
-        self._url = b""
+        self._method = self._url = b""
         self._headers: dict[str, str] = {}
         self._header_bytes = 0
         self._pieces, self._size = [], 0
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the target."""
+        self._method = self._parser.get_method()
         self._count_header(len(url))
         self._url += url
 
@@ -166,7 +168,7 @@ class HttpConnection(asyncio.Protocol):
         if parser.should_upgrade():
             return
         self._arriving = request = HttpRequest.of(
-            parser.get_method(), self._url, self._headers, parser.get_http_version()
+            self._method, self._url, self._headers, parser.get_http_version()
         )
         request.keeps_connection = parser.should_keep_alive() and not self._stopping
         refusal = self._application.refusal(request)
@@ -261,7 +263,7 @@ class HttpConnection(asyncio.Protocol):
             return
         self._last_used = self._loop.time()
         keep = request.keeps_connection and not (self._stopping and not self._waiting)
-        self._write(response, request, keep=keep)
+        self._write(response, is_head=request.method == "HEAD", keep=keep, tells_keep=not request.is_1_1)
         if self._waiting:
             # Not at once: a client could keep the loop busy with the requests of one connection.
             self._loop.call_soon(self._next)
@@ -270,12 +272,13 @@ class HttpConnection(asyncio.Protocol):
         elif not keep or self._ending:
             self._close(has_read=self._began is None)
 
-    def _write(self, response: HttpResponse, request: HttpRequest | None, *, keep: bool) -> None:
+    def _write(self, response: HttpResponse, *, is_head: bool, keep: bool, tells_keep: bool = False) -> None:
+        """Send a response, without its body to HEAD; `tells_keep`: also that the connection is kept, if it is."""
         content = response.content
         connection = ""
         if not keep:
             connection = "connection: close\r\n"
-        elif request and not request.is_1_1:
+        elif tells_keep:
             connection = "connection: keep-alive\r\n"
         more = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
         line = _STATUS_LINES.get(response.status, f"HTTP/1.1 {response.status} \r\n")
@@ -283,7 +286,7 @@ class HttpConnection(asyncio.Protocol):
             f"{line}date: {_date()}\r\ncontent-type: {response.media_type}\r\n"
             f"content-length: {len(content)}\r\n{more}{connection}\r\n"
         ).encode("latin-1")
-        self._writes.write(head if request and request.method == "HEAD" else head + content)
+        self._writes.write(head if is_head else head + content)
         self._writes.update()
 
     # Ends.
@@ -292,9 +295,10 @@ class HttpConnection(asyncio.Protocol):
         """Send an error for a request that can't be read to its end, after the responses before it; then close."""
         self._ending = True
         self._stop_arrival_timer()
+        is_head = self._began is not None and self._method == b"HEAD"
 
         def end() -> None:
-            self._write(response, self._arriving, keep=False)
+            self._write(response, is_head=is_head, keep=False)
             self._close(has_read=False)
 
         if self._answering or self._waiting:

@@ -81,7 +81,7 @@ class Sender:
 class _Expected:
     """What a client must get for what it sends, as the server's own HTTP parser sees that.
 
-    `methods` are those of the requests that are whole, `begun` those of all whose headers are; `broken` says that
+    `methods` are those of the requests that are whole, `begun` those of all, as far as they are known; `broken` says that
     something in it isn't HTTP: the server refuses it and closes the connection; `ended` that what follows the
     connection's last request may reset it.
     """
@@ -103,8 +103,11 @@ class _Expected:
         except httptools.HttpParserError:
             self.broken = True
 
-    def on_headers_complete(self) -> None:
-        self.begun.append(self._parser.get_method().decode("latin-1"))
+    def on_message_begin(self) -> None:
+        self.begun.append("")
+
+    def on_url(self, _: bytes) -> None:
+        self.begun[-1] = self._parser.get_method().decode("latin-1")
 
     def on_message_complete(self) -> None:
         self.methods.append(self.begun[-1])
