@@ -224,6 +224,8 @@ class HttpConnection(asyncio.Protocol):
         except httptools.HttpParserInvalidMethodError:
             self._end_with(page(501))
         except httptools.HttpParserError:
+            if self._began is not None:
+                self._method = self._parser.get_method()  # it has arrived, but not the target
             self._end_with(page(431 if self._header_bytes > self._limits.header_bytes else 400))
         return b""
 

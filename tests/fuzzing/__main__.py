@@ -8,6 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from hypothesis.errors import Flaky
+
 from fuzzing.cases import Case
 from fuzzing.run import KINDS, run
 from fuzzing.target import target
@@ -44,7 +46,7 @@ def main() -> int:
                 server.check_health()
             else:
                 run(server, options.cases, options.seed, options.kinds.split(","), told)
-        except AssertionError as failure:
+        except (AssertionError, Flaky) as failure:  # Flaky: it doesn't fail each time
             print(f"FAILED, seed {options.seed}: {str(failure)[:3000]}")
             if server.last:
                 print(f"saved: {server.last.save(options.failures)}")

@@ -100,8 +100,12 @@ class _Expected:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self.broken = self.ended = True
-        except httptools.HttpParserError:
+        except httptools.HttpParserError as error:
             self.broken = True
+            if len(self.begun) > len(self.methods) and not isinstance(
+                error, httptools.HttpParserInvalidMethodError
+            ):
+                self.begun[-1] = self._parser.get_method().decode("latin-1")
 
     def on_message_begin(self) -> None:
         self.begun.append("")
