@@ -32,6 +32,7 @@ _SIMDJSON_TYPES: dict[str, tuple[str, Any]] = {
     "int64": ("i", np.int64),
 }
 _INT32 = np.iinfo(np.int32)
+_WRITABLE = frozenset(map(np.dtype, (np.float32, np.int32, np.int64)))
 # Bytes of numbers, of NaN and Infinity, and of the whitespace around them. All other bytes are structure.
 _NUMBER_AND_SPACE = b"0123456789+-.eE NaInfity\t\r\n"
 # Names of numbers that simdjson doesn't read, and what may surround them.
@@ -103,11 +104,11 @@ def read(body: bytes) -> Numbers | None:
 
 def write(array: NDArray[Any]) -> bytes | None:
     """Return `array` as JSON, with the fewest digits that read back; None if it needs the slow path."""
-    # orjson can't write NaN and infinities. The slow path can, as TensorFlow Serving does.
-    writable = np.isfinite(array).all() if array.dtype == np.float32 else array.dtype in (np.int32, np.int64)
-    if not writable or not array.ndim or not array.flags.c_contiguous:
+    if array.dtype not in _WRITABLE or not array.ndim or not array.flags.c_contiguous:
         return None
-    return orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
+    content = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
+    # orjson writes NaN and infinities as null. The slow path writes them as TensorFlow Serving does.
+    return None if b"n" in content else content
 
 
 def _shape(structure: bytes) -> tuple[int, ...] | None:

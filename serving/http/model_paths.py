@@ -4,6 +4,7 @@ The query string and the fragment are part of the path. Paths are matched case-i
 exactly. %-escapes are decoded after matching: an escaped slash is part of a name and doesn't separate path segments.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -63,10 +64,17 @@ class ModelPath:
 
 
 _EMPTY = ModelPath("", "", "", "")
+# Most requests repeat one of a few targets. Longer ones aren't kept, so that they can't fill the memory.
+_KEPT_TARGETS = 256
+_KEPT_LENGTH = 256
 
 
 def find(method: str, target: str) -> ModelPath | None:
     """Return the parts of `target`, a request's path and query string; None if the API has no such path."""
+    return (_find_kept if len(target) <= _KEPT_LENGTH else _find)(method, target)
+
+
+def _find(method: str, target: str) -> ModelPath | None:
     match = _PATTERNS[method].fullmatch(target) if method in _PATTERNS else None
     if match is None:
         return None
@@ -82,7 +90,15 @@ def is_in_api(target: str) -> bool:
 
 def is_uri(target: str) -> bool:
     """Return whether libevent accepts `target`: characters of RFC 3986 and complete %-escapes."""
+    return (_is_uri_kept if len(target) <= _KEPT_LENGTH else _is_uri)(target)
+
+
+def _is_uri(target: str) -> bool:
     return _URI.fullmatch(target) is not None
+
+
+_find_kept = functools.lru_cache(_KEPT_TARGETS)(_find)
+_is_uri_kept = functools.lru_cache(_KEPT_TARGETS)(_is_uri)
 
 
 def _unescape(text: str) -> str:
