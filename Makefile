@@ -62,8 +62,8 @@ serve-docker:  ## the same in a container: our own image, or with IMAGE=official
 		|| { echo "error: models/$$name holds no version; run \`make train export\` first" >&2; exit 4; }; done
 	@$(COMPOSE) -f serving/docker/compose.yaml --profile $(or $(IMAGE),tfship) up --build
 
-predict: $(STAMP)  ## ask the running server about a picture: make predict IMAGE=digit.png
-	@test -n "$(IMAGE)" || { echo "error: no picture given; make predict IMAGE=client/samples/seven.png" >&2; exit 2; }
+predict: $(STAMP)  ## ask the running server to classify an image: make predict IMAGE=digit.png
+	@test -n "$(IMAGE)" || { echo "error: no image given; run make predict IMAGE=client/samples/seven.png" >&2; exit 2; }
 	@echo "predict: $(IMAGE), over REST"
 	@$(PY) client/predict.py "$(IMAGE)"
 

@@ -384,7 +384,7 @@ def test_make_predict_without_a_picture_says_so(tmp_path: Path) -> None:
         ["make", "predict", f"VENV={tmp_path}"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "no picture given; make predict IMAGE=" in done.stderr
+    assert "no image given; run make predict IMAGE=" in done.stderr
 
 
 def test_help_is_quick() -> None:
