@@ -59,9 +59,8 @@ def _run(descriptor: int) -> NoReturn:
     except (EOFError, OSError):
         os._exit(0)  # the server was stopped before this process was needed
     with contextlib.suppress(OSError):
-        Path("/proc/self/comm").write_text(
-            f"worker-{number}"
-        )  # the name in ps, top and the kernel's log; on Linux
+        # The name in ps, top and the kernel's log.
+        Path("/proc/self/comm").write_text(f"worker-{number}")
     logs.configure(settings.log_format, number)
 
     def reload(config: Any) -> None:

@@ -63,7 +63,8 @@ class WorkerProcess:
         """Kill the process."""
         with self._lock:
             if not self._ended:
-                os.kill(self.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL)
 
     def wait_ended(self) -> str:
         """Wait for the process to end after its channel was closed, kill it after 5 s, and return how it ended."""
@@ -77,9 +78,15 @@ class WorkerProcess:
     def _has_ended(self) -> bool:
         # Until it is waited for, the process keeps its ID, so that `kill` can't hit another one.
         with self._lock:
-            if not self._ended and (found := os.waitpid(self.pid, os.WNOHANG))[0]:
-                code = os.waitstatus_to_exitcode(found[1])
-                self._ended = f"signal {-code}" if code < 0 else f"exit code {code}"
+            if not self._ended:
+                try:
+                    pid, status = os.waitpid(self.pid, os.WNOHANG)
+                except ChildProcessError:
+                    self._ended = "how is unknown"  # it isn't a child: not on Linux
+                else:
+                    code = os.waitstatus_to_exitcode(status)
+                    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+                    self._ended = how if pid else ""
         return bool(self._ended)
 
     def read(self, patience: int) -> None:
@@ -167,8 +174,8 @@ _adopting = threading.Lock()
 
 @contextlib.contextmanager
 def _adopting_orphans() -> Iterator[None]:
-    """Make this process the parent of descendants whose parent ends within the context. Linux only (prctl(2))."""
-    prctl = ctypes.CDLL(None).prctl
+    """Make this process the parent of descendants whose parent ends within the context, by Linux's prctl(2)."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", lambda *_: None)
     before = ctypes.c_int()
     with _adopting:
         prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
