@@ -179,8 +179,9 @@ def test_it_measures_what_the_calls_take(tmp_path: Path) -> None:
 
     for number in range(20):
         call([number])
-    # Three times the queries that the time needs: a run that ends early isn't valid.
-    rate = 3 / median(took)
+    # At least three times the queries that the time needs, however busy the machine was: a run that ends early isn't
+    # valid.
+    rate = 3 / min(took)
     took.clear()
     begin = time.perf_counter()
     summary = mlperf_loadgen.drive("SingleStream", call, 20, tmp_path, rate=rate, seconds=0.4)
