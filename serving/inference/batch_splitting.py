@@ -1,8 +1,8 @@
 """Large batches run in parts, which fit into the processor's cache and can use several cores.
 
 A batch's tensors take memory in proportion to its rows. Beyond the cache's size, each layer waits for memory: the
-MNIST CNN takes 249 µs an image in a batch of 64, and 225 µs in parts of 13. An interpreter also never releases the
-memory of its largest batch.
+MNIST CNN takes 249 µs an image in a batch of 64, and 225 µs in parts of 13. An interpreter of TFLite also never
+releases the memory of its largest batch.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import contextvars
 import functools
 import itertools
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -28,10 +29,17 @@ _PROBE_ROWS = 3
 _PROBE_PARTS = (slice(0, 1), slice(1, None))
 # Relative to the largest value: more than sums in another order differ, less than dependence on other rows causes.
 _TOLERANCE = 1e-4
+# Where the rows of a part aren't given: the duration of a part, and the rows of the batches that are run to measure it,
+# of which the fastest counts. A part is then much longer than the work of splitting.
+_PART_SECONDS = 0.004
+_MEASURED_ROWS = 16
+_MEASUREMENTS = 3
 
 
 class SplitRuntime:
     """A `Runtime` that runs batches of more than `rows` rows in parts by `runtime`, which it owns.
+
+    If `rows` is None, a part has as many rows as take some 4 ms, and at least 16 rows are a large batch.
 
     At most `at_once` such batches run at a time: more would evict each other from the caches. They share `threads`
     threads, which run their parts.
@@ -40,10 +48,11 @@ class SplitRuntime:
     the same outputs together and in parts, which is tested at the first large batch.
     """
 
-    def __init__(self, runtime: Runtime, rows: int, at_once: int = 1, threads: int = 1) -> None:
+    def __init__(self, runtime: Runtime, rows: int | None, at_once: int = 1, threads: int = 1) -> None:
         self._runtime = runtime
         self._rows, self._threads = rows, threads
-        self._splits: dict[str, bool] = {}
+        # The rows of a part by signature, 0 if its batches can't be split.
+        self._part_rows: dict[str, int] = {}
         self._lock = threading.Lock()
         self._slots = threading.Semaphore(at_once)
         self._large_batches = 0  # running or waiting for a slot
@@ -57,11 +66,12 @@ class SplitRuntime:
     def run(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """See `Runtime.run`. Raises StatusError, too, if the deadline passes while a large batch waits for a slot."""
         rows = min([len(tensor) for tensor in inputs.values() if tensor.ndim], default=0)
-        if rows <= self._rows or not self._can_split(signature, inputs):
+        part_rows = self._rows_of_parts(signature, inputs) if rows > (self._rows or _MEASURED_ROWS) else 0
+        if not 0 < part_rows < rows:
             return self._runtime.run(signature, inputs)
         # The event loop must not wait for a slot; what it runs is short.
         with contextlib.nullcontext(0) if on_event_loop() else self._slot() as helpers:
-            parts = self._run_parts(signature, inputs, rows, helpers)
+            parts = self._run_parts(signature, inputs, rows, part_rows, helpers)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     @contextlib.contextmanager
@@ -77,9 +87,9 @@ class SplitRuntime:
                 self._large_batches -= 1
 
     def _run_parts(
-        self, signature: str, inputs: Mapping[str, NDArray[Any]], rows: int, helpers: int
+        self, signature: str, inputs: Mapping[str, NDArray[Any]], rows: int, part_rows: int, helpers: int
     ) -> list[dict[str, NDArray[Any]]]:
-        count = -(-rows // self._rows)
+        count = -(-rows // part_rows)
         count += -count % (helpers + 1)  # the same number for each thread
         ends = [rows * index // count for index in range(count + 1)]
         outputs: list[dict[str, NDArray[Any]]] = [{}] * count
@@ -109,15 +119,28 @@ class SplitRuntime:
         if self._helpers:
             self._helpers.shutdown(wait=False)
 
-    def _can_split(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> bool:
+    def _rows_of_parts(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> int:
+        """Return the rows of a part, 0 if the batch can't be split."""
         if len({tensor.shape[:1] for tensor in inputs.values()}) > 1:
-            return False
-        known = self._splits.get(signature)
+            return 0
+        known = self._part_rows.get(signature)
         if known is None:
             # Two threads may test at the same time, which is harmless.
-            known = _has_free_rows(self.signatures[signature]) and self._is_row_wise(signature, inputs)
-            self._splits[signature] = known
+            splits = _has_free_rows(self.signatures[signature]) and self._is_row_wise(signature, inputs)
+            known = (self._rows or self._measured_rows(signature, inputs)) if splits else 0
+            self._part_rows[signature] = known
         return known
+
+    def _measured_rows(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> int:
+        """Return how many rows run in `_PART_SECONDS`, at least 1."""
+        batch = {name: tensor[:_MEASURED_ROWS] for name, tensor in inputs.items()}
+
+        def seconds() -> float:
+            begin = time.perf_counter()
+            self._runtime.run(signature, batch)
+            return time.perf_counter() - begin
+
+        return max(1, int(_PART_SECONDS * _MEASURED_ROWS / min(seconds() for _ in range(_MEASUREMENTS))))
 
     def _is_row_wise(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> bool:
         """Return whether random rows, with the shape of `inputs`, give the same outputs together and in parts."""

@@ -172,9 +172,15 @@ class Loader:
 
     def _saved_model(self, path: Path) -> "Runtime":
         # Runtimes are imported on demand: TensorFlow takes seconds and half a gigabyte.
+        from tfship.export.publishing.cards import CARD
         from tfship.export.runtimes.saved_model import SavedModel
+        from tfship.serving.inference.batch_splitting import SplitRuntime
 
-        return SavedModel(path, tags=self.tags, config=self.session_config)
+        saved_model = SavedModel(path, tags=self.tags, config=self.session_config)
+        # Only versions of `tfship export`: other SavedModels may have a state that changes with each run.
+        return (
+            SplitRuntime(saved_model, None, *self.large_batches) if (path / CARD).is_file() else saved_model
+        )
 
     def _tflite(self, file: Path) -> "Runtime":
         from tfship.export.runtimes.litert import LiteRT

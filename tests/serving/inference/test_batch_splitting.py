@@ -1,5 +1,7 @@
 """Large batches in parts: the same answers, by one and by several threads, and only where rows are independent."""
 
+import contextlib
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,11 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from serving_fixtures import TFLITE, tflite_times
+from serving_fixtures import TFLITE, tflite_times, tiny_models
+from tfship.export.publishing.cards import CARD
 from tfship.export.runtimes.litert import LiteRT
 from tfship.export.runtimes.protocol import Signature, TensorSpec
+from tfship.export.runtimes.saved_model import SavedModel
 from tfship.serving.inference.batch_splitting import SplitRuntime
 from tfship.serving.inference.execution import DEADLINE
+from tfship.serving.models.loader import Loader
 from tfship.serving.protos.status import Code, StatusError
 
 ROW = TensorSpec("x:0", 1, (-1, 2))
@@ -181,6 +186,41 @@ def test_a_batch_whose_deadline_passes_before_its_turn_is_not_run() -> None:
     assert inner.large_batches() == [2, 2]
     # Whoever gave up is not counted any more.
     np.testing.assert_array_equal(runtime.run("f", {"x": x * 0})["y"], x * 0)
+
+
+def test_without_a_limit_the_duration_of_a_row_decides() -> None:
+    def slow(x: NDArray[Any]) -> NDArray[Any]:
+        time.sleep(len(x) * 1e-3)
+        return x * 2
+
+    inner = Recorder(slow)
+    runtime = SplitRuntime(inner, None, threads=2)
+    x = np.random.default_rng(0).random((50, 2), np.float32)
+    np.testing.assert_array_equal(runtime.run("f", {"x": x[:16]})["y"], x[:16] * 2)
+    assert inner.sizes == [16]
+    inner.sizes.clear()
+    np.testing.assert_array_equal(runtime.run("f", {"x": x})["y"], x * 2)
+    measured, parts = inner.large_batches()[:3], inner.large_batches()[3:]
+    assert measured == [16, 16, 16]
+    assert (sum(parts), max(parts) <= 4) == (50, True)
+
+    # 17 rows would be split if 16 took more than 3.7 ms, three times.
+    quick = Recorder(double)
+    np.testing.assert_array_equal(SplitRuntime(quick, None).run("f", {"x": x[:17]})["y"], x[:17] * 2)
+    assert quick.large_batches() == [16, 16, 16, 17]
+
+
+def test_only_exported_saved_models_are_split(tmp_path: Path) -> None:
+    version = tmp_path / "1"
+    shutil.copytree(tiny_models() / "double" / "1", version)
+    loader = Loader(saved_model_only=True)
+    with contextlib.closing(loader.load(version).runtime) as runtime:
+        assert isinstance(runtime, SavedModel)
+    (version / CARD).write_text("{}")
+    with contextlib.closing(loader.load(version).runtime) as runtime:
+        assert isinstance(runtime, SplitRuntime)
+        x = np.random.default_rng(0).random((100, 2), np.float32)
+        np.testing.assert_array_equal(runtime.run("serving_default", {"x": x})["y"], x * 2)
 
 
 def test_litert_knows_what_a_row_takes_and_splits_to_the_same_answer(tmp_path: Path) -> None:
