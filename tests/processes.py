@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import ROOT
+from tfship.benchmarks.harness import process_info
 from tfship.export.runtimes import isolation
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -119,10 +120,9 @@ def _begin(
 def workers_of(pid: int) -> set[int]:
     """Return the process ids of a server's workers that live."""
     found = set()
-    # Each thread has children of its own.
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text().split():
-            with contextlib.suppress(OSError):
-                if Path(f"/proc/{child}/comm").read_text().startswith("worker-"):
-                    found.add(int(child))
+    for child in process_info.children(pid):
+        with contextlib.suppress(OSError):
+            # During a start, the process that forks the workers is a child, too.
+            if Path(f"/proc/{child}/comm").read_text().startswith("worker-"):
+                found.add(child)
     return found

@@ -217,9 +217,9 @@ class HttpConnection(asyncio.Protocol):
         except httptools.HttpParserUpgrade as upgrade:
             # The server ignores the header Upgrade (RFC 9110, 7.8), but the parser stops before the body. A new
             # parser gets the request without that header.
-            method, self._parser = self._parser.get_method(), httptools.HttpRequestParser(self)
-            if method != b"CONNECT":
-                return self._head_without_upgrade(method) + data[upgrade.args[0] :]
+            self._parser = httptools.HttpRequestParser(self)
+            if self._method != b"CONNECT":
+                return self._head_without_upgrade() + data[upgrade.args[0] :]
             self._end_with(page(501))
         except httptools.HttpParserInvalidMethodError:
             self._end_with(page(501))
@@ -229,13 +229,13 @@ class HttpConnection(asyncio.Protocol):
             self._end_with(page(431 if self._header_bytes > self._limits.header_bytes else 400))
         return b""
 
-    def _head_without_upgrade(self, method: bytes) -> bytes:
+    def _head_without_upgrade(self) -> bytes:
         headers = {**self._headers}
         del headers["upgrade"]
         closes = "close" in headers.pop("connection", "").lower()
         lines = [f"{name}: {value}" for name, value in headers.items()]
         lines += ["connection: close"] if closes else []
-        return b"\r\n".join([method + b" " + self._url + b" HTTP/1.1", *map(_latin, lines), b"", b""])
+        return b"\r\n".join([self._method + b" " + self._url + b" HTTP/1.1", *map(_latin, lines), b"", b""])
 
     def _count_header(self, size: int) -> None:
         self._header_bytes += size

@@ -39,7 +39,7 @@ _MEASUREMENTS = 3
 class SplitRuntime:
     """A `Runtime` that runs batches of more than `rows` rows in parts by `runtime`, which it owns.
 
-    If `rows` is None, a part has as many rows as take some 4 ms, and at least 16 rows are a large batch.
+    If `rows` is None, a part has as many rows as take some 4 ms, and batches of up to 16 rows aren't split.
 
     At most `at_once` such batches run at a time: more would evict each other from the caches. They share `threads`
     threads, which run their parts.

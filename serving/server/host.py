@@ -83,10 +83,10 @@ class Host:
         Opens none after `close`, which another thread may call at any time.
         """
         with self._opening:
-            ports = [0, 0]
             if self._closed:
                 return 0, 0
             self._loop = loop = EventLoop()
+            ports = [0, 0]
             if grpc_port or self._settings.grpc_socket:
                 ports[0] = self._listen_grpc(loop, grpc_port)
             if rest_port:

@@ -79,16 +79,17 @@ class WorkerProcess:
     def _has_ended(self) -> bool:
         # Until it is waited for, the process keeps its ID, so that `kill` can't hit another one.
         with self._lock:
-            if not self._ended:
-                try:
-                    pid, status = os.waitpid(self.pid, os.WNOHANG)
-                except ChildProcessError:
-                    self._ended = "how is unknown"  # it isn't a child: not on Linux
-                else:
-                    code = os.waitstatus_to_exitcode(status)
-                    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-                    self._ended = how if pid else ""
-        return bool(self._ended)
+            if self._ended:
+                return True
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                self._ended = "how is unknown"  # it isn't a child: not on Linux
+                return True
+            if pid:
+                code = os.waitstatus_to_exitcode(status)
+                self._ended = f"signal {-code}" if code < 0 else f"exit code {code}"
+            return bool(pid)
 
     def read(self, patience: int) -> None:
         """Read the channel in a thread; kill the process if there is no heartbeat for `patience` seconds."""

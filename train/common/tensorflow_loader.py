@@ -20,28 +20,28 @@ WITHOUT_KERAS = {"TF_USE_LEGACY_KERAS": "1"}
 
 def tensorflow() -> Any:
     """Import TensorFlow without log output and return it. Takes seconds and about 500 MB the first time."""
-    global _preloaded
+    global _must_look
     # Several threads may load models: only one may redirect stderr, and none may see a partly imported module.
     with _importing:
         if "tensorflow" not in sys.modules:
             preload()
         tf = sys.modules["tensorflow"]
-        if _preloaded:
+        if _must_look:
             with quiet():
                 # Looks for devices here, where its messages about missing ones are suppressed.
                 tf.config.list_physical_devices()
-            _preloaded = False
+            _must_look = False
         return tf
 
 
 _importing = threading.RLock()
-# Whether `tensorflow` must still look for devices.
-_preloaded = False
+# Whether `tensorflow` must still look for devices, after `preload`.
+_must_look = False
 
 
 def preload() -> None:
     """Import TensorFlow without a thread or a GPU's driver, which child processes wouldn't have after a fork."""
-    global _preloaded
+    global _must_look
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     # Otherwise TensorFlow reserves all of a GPU's memory.
@@ -49,7 +49,7 @@ def preload() -> None:
     with interruption.loading(), quiet(), _hidden(), uncollected():
         import tensorflow as tf
     tf.get_logger().setLevel("ERROR")
-    _preloaded = True
+    _must_look = True
 
 
 # TensorFlow and Keras import these if they are installed, for wrappers and plots that tfship doesn't use. That takes
