@@ -330,7 +330,7 @@ def test_more_requests_than_the_limit_are_refused_at_once() -> None:
         slow = [threading.Thread(target=lambda: answers.append(client.rest(path, body))) for _ in range(2)]
         for thread in slow:
             thread.start()
-        time.sleep(0.3)
+        time.sleep(0.5)
         assert client.rest(path, {"inputs": [1]})[0] == 429
         for thread in slow:
             thread.join()
