@@ -10,7 +10,7 @@ COMPOSE ?= docker compose
 # `make -j train export` must not export before the training is done.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install demo train export release serve serve-docker predict benchmark report zoo test fuzz lint lock protos clean
+.PHONY: help install web demo train export release serve serve-docker predict benchmark report zoo test fuzz lint lock protos clean
 
 help:  ## show this list
 	@echo "tfship: train, export, serve, predict, compare. Start with: make demo"
@@ -32,6 +32,17 @@ $(STAMP): requirements.txt pyproject.toml
 
 install: $(STAMP)  ## make .venv, with the locked packages and tfship itself
 	@echo "install: $(VENV) is ready"
+
+# The page's files, compressed; the folder is replaced at each build.
+WEB := client/web/dist
+$(WEB): client/web/package-lock.json $(wildcard client/web/*.* client/web/src/*.js client/web/src/*/*.js)
+	@npm --version >/dev/null 2>&1 || { echo "error: npm not found; expected Node.js 20.19 or later with npm (Debian: nodejs npm)" >&2; exit 2; }
+	@echo "web: packages of client/web/package-lock.json, and $(WEB)"
+	@cd client/web && npm ci --silent --no-progress --ignore-scripts && npm run --silent build
+	@touch $@
+
+web: $(WEB)  ## build the web page into client/web/dist (needs npm); `tfship web` then serves it with models/
+	@echo "web: $(WEB) is ready; open the page: $(TFSHIP) web"
 
 demo: $(STAMP)  ## the whole way once: train, export, serve, predict, benchmark (MODEL=nn: only that)
 	@$(PY) -m tfship.benchmarks.demo $(if $(MODEL),--model $(MODEL))
@@ -100,6 +111,8 @@ lint: $(STAMP)  ## check style, types, and that the README's tables are the meas
 	@for each in train export serving client benchmarks; do ln -sfn $(CURDIR)/$$each $(VENV)/types/tfship/$$each; done
 	@MYPYPATH=$(VENV)/types:tests $(PY) -m mypy --explicit-package-bases $(VENV)/types/tfship tests
 	@$(TFSHIP) benchmark readme --check
+	@if [ -d client/web/node_modules ]; then cd client/web && npm run --silent check; \
+	else echo "skipped: the page's checks (\`make web\` installs them)"; fi
 	@$(PY) -m pytest --quiet -n0 tests/test_structure.py -k sizes
 
 lock:  ## choose the locked versions anew, from pyproject.toml (needs uv)
@@ -111,7 +124,7 @@ protos: $(STAMP)  ## derive export/descriptors.binpb from the locked packages: a
 	@echo "protos: export/descriptors.binpb"
 	@$(PY) -m tfship.export.derive_descriptors
 
-clean:  ## remove the environment, caches and benchmark results; models/ stays
-	@echo "clean: $(VENV), caches, benchmarks/out; models/ is left alone"
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out
+clean:  ## remove the environment, caches, the built page and benchmark results; models/ stays
+	@echo "clean: $(VENV), caches, benchmarks/out, $(WEB); models/ is left alone"
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out client/web/node_modules $(WEB)
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
