@@ -17,7 +17,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from tfship.export.conversion import formats
+from tfship.export.conversion import formats, web_file
 from tfship.export.preprocessing import outputs
 from tfship.export.preprocessing.range_detection import NamedScaling
 from tfship.export.publishing import cards, gate
@@ -373,7 +373,23 @@ def _table(card: ExportCard) -> str:
     table: str = tabulate(
         rows, headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1))
     )
-    return "\n".join([table, *(["left out:", *left_out] if left_out else [])])
+    return "\n".join([table, *(["left out:", *left_out] if left_out else []), *_for_browsers(card)])
+
+
+def _for_browsers(card: ExportCard) -> Iterator[str]:
+    """Yield lines about the files for browsers."""
+    made = [each for each in card.web if "file" in each]
+    if made:
+        where = " and ".join(sorted({each["browser"] or "LiteRT only, in no browser" for each in made}))
+        images = min(each["images"] for each in made)
+        agreement = min(each["agreement"] for each in made)
+        yield (
+            f"for browsers: {len(made)} files in {web_file.FOLDER}/, verified in {where}, on {images:,} images; "
+            f"agreement with the original {agreement:.3f} or more"
+        )
+    for each in card.web:
+        if "left_out" in each:
+            yield f"for browsers: {each['format']} left out: {each['left_out']}"
 
 
 def _accuracy(figures: Mapping[str, Any], *, several: bool) -> list[str]:

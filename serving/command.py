@@ -11,11 +11,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tfship.export.runtimes import web_build
 from tfship.serving.models import config
 from tfship.serving.server import flag_settings, flags, logs
 from tfship.serving.server.model_server import ModelServer, Settings
@@ -43,6 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _serve(options, config.models_in(_MODELS))
 
 
+def serve_folder(folder: Path, argv: Sequence[str], show: Callable[[str], object] | None = None) -> int:
+    """Run `model_server` with the flags `argv` for all models in `folder`; `show` gets the web page's URL."""
+    return _serve(_parsed(argv), config.models_in(folder), show)
+
+
 def model_server(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; return 0 once the requests in flight are completed."""
     options = _parsed(argv)
@@ -57,7 +63,7 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _serve(options: argparse.Namespace, models: Any) -> int:
+def _serve(options: argparse.Namespace, models: Any, show: Callable[[str], object] | None = None) -> int:
     settings = _within_limits(flag_settings.settings(options))
     server = ModelServer(models, settings)
     ready_file: Path | None = options.ready_file
@@ -70,6 +76,8 @@ def _serve(options: argparse.Namespace, models: Any) -> int:
         if ready_file:
             _write(ready_file, server, options.host)
         log.info("ready")
+        if show:
+            show(f"{_url(server, settings)}{web_build.ROOT}")
         # With a timeout, because a signal just before the wait, or in another thread, doesn't interrupt it.
         never = threading.Event()
         while not never.wait(_SIGNAL_SECONDS):
@@ -133,11 +141,18 @@ def _announce(server: ModelServer, settings: Settings, model: str) -> None:
         one = f", by one of {settings.workers} workers" if settings.workers > 1 else ""
         log.info(f"gRPC: unix:{settings.grpc_socket}{tls}{one}")
     if server.rest_port:
-        url = f"{'https' if settings.tls else 'http'}://{host}:{server.rest_port}"
+        url = _url(server, settings)
         log.info(f"REST: {url}")
         log.info(f"  try: curl {url}/v1/models/{model}")
+        if settings.web_folder:
+            log.info(f"  web page: {url}{web_build.ROOT}")
     else:
         log.info("REST: off; enable it with --rest_api_port=8501")
+
+
+def _url(server: ModelServer, settings: Settings) -> str:
+    """Return the REST API's URL."""
+    return f"{'https' if settings.tls else 'http'}://{bracketed(settings.host)}:{server.rest_port}"
 
 
 if __name__ == "__main__":

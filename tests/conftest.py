@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,27 @@ def _offline() -> Iterator[None]:
             patch.delenv(name, raising=False)
         patch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
         patch.setenv("KERAS_HOME", os.devnull)
+        # A browser takes seconds in each export: only tests with the fixture `chromium` have one.
+        patch.setenv("TFSHIP_CHROMIUM", "")
+        yield
+
+
+@pytest.fixture
+def chromium() -> Iterator[None]:
+    """Let exports and targets use Chromium, with the built files of the web page."""
+    with chromium_found():
+        yield
+
+
+@contextmanager
+def chromium_found() -> Iterator[None]:
+    """What the fixture `chromium` does, within the block."""
+    from tfship.export.runtimes import browser
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TFSHIP_CHROMIUM")
+        if reason := browser.unavailable():
+            pytest.skip(reason)
         yield
 
 

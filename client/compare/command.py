@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.add_images(parser)
     parser.add_argument(
         "--targets", default="", dest="compare", metavar="LIST",
-        help="such as rest,grpc@host:8500,tflite:int8,savedmodel,keras (default: all)",
+        help="such as rest,grpc@host:8500,tflite:int8,web,savedmodel,keras (default: all)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print a JSON object instead of lines")
     flags.add_model(parser)

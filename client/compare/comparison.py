@@ -139,12 +139,12 @@ def _results(
     stack: contextlib.ExitStack,
 ) -> Iterator[_TargetResult]:
     waiting = list(candidates)
-    noted = False
+    noted: set[str] = set()
     while waiting:
         candidate = waiting.pop(0)
-        if candidate.slow and not noted:
-            noted = True
-            say(f"compare: {candidate.name} loads TensorFlow, which takes seconds; --compare=… can omit it")
+        if (slow := candidate.choice.kind.slow) and slow not in noted:
+            noted.add(slow)
+            say(f"compare: {candidate.name} {slow}, which takes seconds; --compare=… can omit it")
         try:
             opened = open_target(candidate.choice)
             stack.callback(opened.target.close)

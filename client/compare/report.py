@@ -33,8 +33,11 @@ def lines(comparison: Comparison) -> Iterator[str]:
         f"{images}; ms: for one image, median of {REPEATS} after one warmup; difference: largest difference of a "
         f"{score} from {comparison.reference}'s"
     )
+    reasons: dict[str, list[str]] = {}
     for name, reason in comparison.missing:
-        yield f"not available: {visible(name)}: {visible(reason)}"
+        reasons.setdefault(reason, []).append(visible(name))
+    for reason, names in reasons.items():
+        yield f"not available: {', '.join(names)}: {visible(reason)}"
     yield from _verdict(comparison)
 
 

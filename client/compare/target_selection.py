@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tfship.client.targets.connection import GRPC_PORT, REST_PORT, Connection, Servable
 from tfship.client.targets.registry import TARGETS, Choice, Opened, parse
-from tfship.export.conversion.formats import FORMATS, REFERENCE, RELEASED
+from tfship.export.conversion import web_file
+from tfship.export.conversion.formats import FORMATS, REFERENCE, RELEASED, Format
 from tfship.export.preprocessing.input_contract import SERVING_BYTES, SERVING_UINT8
 from tfship.export.publishing import cards, store
 from tfship.export.runtimes.protocol import DEFAULT_SIGNATURE
@@ -22,6 +23,11 @@ _EXACT = 1e-3
 _UNMEASURED = 0.3
 # Factor on the card's largest difference, measured on evaluation images: users' images may be harder.
 _HARDER = 2.0
+# The kinds of targets that have a file of each format in a version, and where it is.
+_FILES: dict[str, Callable[[Format], str]] = {
+    "tflite": lambda row: row.file,
+    "web": lambda row: web_file.file_of(row.name),
+}
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,8 @@ class Candidate:
     """A target to compare.
 
     `rank` is its order of preference as reference, 0 first. `tolerance` is the largest difference of a probability from
-    a float32 model's that its arithmetic explains; it is large if `quantized`. `slow`: it loads TensorFlow. `hint`
-    returns further information about a diverging target, empty if there is none.
+    a float32 model's that its arithmetic explains; it is large if `quantized`. `hint` returns further information about
+    a diverging target, empty if there is none.
     """
 
     name: str
@@ -38,21 +44,21 @@ class Candidate:
     rank: int
     tolerance: float = _EXACT
     quantized: bool = False
-    slow: bool = False
     hint: Callable[[], str] | None = None
 
 
 def chosen(text: str, choice: Choice, connection: Callable[[str, int], Connection]) -> list[Candidate]:
     """Return the candidates of `--compare=text`, or all candidates if `text` is empty.
 
-    `text` is a comma-separated list of rest, grpc, tflite, savedmodel and keras. rest and grpc may be followed by
-    @host:port, the others by :path, and tflite by :format; tflite alone means all formats. `choice` chooses the model.
-    `connection` returns the connection for an address, or "", and the usual port. Raises UsageError for anything else.
+    `text` is a comma-separated list of rest, grpc, tflite, web, savedmodel and keras. rest and grpc may be followed by
+    @host:port, the others by :path, and tflite and web by :format; alone, these two mean all formats. `choice` chooses
+    the model. `connection` returns the connection for an address, or "", and the usual port. Raises UsageError for
+    anything else.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()] or list(TARGETS)
     found = [candidate for part in parts for candidate in _candidates(part, choice, connection)]
-    # Targets that load TensorFlow come last, so that results of the others appear early.
-    return sorted({each.name: each for each in found}.values(), key=lambda each: each.slow)
+    # Slow targets come last, so that results of the others appear early.
+    return sorted({each.name: each for each in found}.values(), key=lambda each: bool(each.choice.kind.slow))
 
 
 def _candidates(
@@ -70,13 +76,13 @@ def _candidates(
         usual = GRPC_PORT if kind.name == "grpc" else REST_PORT
         served = replace(mine, connection=connection(address, usual))
         yield Candidate(part, served, 3, hint=lambda: _version_served(served))
-    elif kind.name == "tflite" and not path:
+    elif kind.name in _FILES and not path:
         yield from _formats(mine)
     else:
         local = replace(mine, servable=replace(mine.servable, label=None, signature=DEFAULT_SIGNATURE))
         if kind.name == "keras":
             local = replace(local, servable=replace(local.servable, version=None))
-        candidate = Candidate(part, local, 2, slow=kind.package == "tensorflow")
+        candidate = Candidate(part, local, 2)
         if kind.name == "savedmodel":
             candidate = replace(candidate, rank=1)
         elif kind.name == "keras":
@@ -85,18 +91,22 @@ def _candidates(
 
 
 def _formats(choice: Choice) -> Iterator[Candidate]:
-    """Yield all TFLite formats of the version, or the released file if there is no version."""
+    """Yield all TFLite formats of the version, or a released file if there is no version."""
     servable = replace(choice.servable, label=None, signature=DEFAULT_SIGNATURE)
     choice = replace(choice, servable=servable)
     try:
         version = choice.version()
     except ArtifactError:
-        yield with_tolerance(Candidate("tflite", choice, 4), RELEASED)
+        yield with_tolerance(Candidate(choice.kind.name, choice, 4), RELEASED)
         return
-    there = [row for row in FORMATS.values() if (version / row.file).is_file()]
+    file_of = _FILES[choice.kind.name]
+    there = [row for row in FORMATS.values() if (version / file_of(row)).is_file()]
     for row in there or [FORMATS[REFERENCE]]:
         one = replace(choice, path=row.name)
-        yield with_tolerance(Candidate(f"tflite:{row.name}", one, 0 if row.exact else 4), row.name)
+        preferred = row.exact and choice.kind.name == "tflite"
+        yield with_tolerance(
+            Candidate(f"{choice.kind.name}:{row.name}", one, 0 if preferred else 4), row.name
+        )
 
 
 def with_tolerance(candidate: Candidate, name: str) -> Candidate:

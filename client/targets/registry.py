@@ -29,7 +29,8 @@ __all__ = ["TARGETS", "Choice", "Kind", "Opened", "Transport", "in_process", "op
 class Kind:
     """One kind of target; `client.targets.<module>.open_target` opens it.
 
-    `what` describes it in `--help`. It needs `package`, which `extra` installs. `served`: it is a server.
+    `what` describes it in `--help`. It needs `package`, which `extra` installs. `served`: it is a server. `slow` says
+    what takes seconds at its start.
     """
 
     name: str
@@ -38,7 +39,10 @@ class Kind:
     package: str
     extra: str = ""
     served: bool = False
+    slow: str = ""
 
+
+_TENSORFLOW, _CHROMIUM = "loads TensorFlow", "starts Chromium"
 
 TARGETS = {
     row.name: row
@@ -46,8 +50,25 @@ TARGETS = {
         Kind("rest", "a model server's REST API", "rest", "requests", served=True),
         Kind("grpc", "a model server's gRPC API", "grpc", "grpc", served=True),
         Kind("tflite", "a TFLite file, in this process", "tflite", "ai_edge_litert", "tflite"),
-        Kind("savedmodel", "a SavedModel, in this process", "saved_model", "tensorflow", "tensorflow"),
-        Kind("keras", "a .keras file, in this process", "keras", "tensorflow", "tensorflow"),
+        Kind(
+            "web",
+            "a TFLite file for browsers, in headless Chromium",
+            "web",
+            "playwright",
+            "web",
+            slow=_CHROMIUM,
+        ),
+        Kind(
+            "savedmodel",
+            "a SavedModel, in this process",
+            "saved_model",
+            "tensorflow",
+            "tensorflow",
+            slow=_TENSORFLOW,
+        ),
+        Kind(
+            "keras", "a .keras file, in this process", "keras", "tensorflow", "tensorflow", slow=_TENSORFLOW
+        ),
     )
 }
 

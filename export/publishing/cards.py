@@ -21,6 +21,7 @@ __all__ = [
     "SAVED_MODEL",
     "ExportCard",
     "damage",
+    "last_blessed",
     "listing",
     "read",
     "up_to_date",
@@ -50,6 +51,9 @@ class ExportCard:
     - `serves`: the format of `model.tflite`. Without that file, the format for servers that prefer TFLite, or "".
     - `blessing`: the gate's record (`export.publishing.gate`). `layers`: divergence by layer of refused formats.
     - `keras_accuracy`: the original model's accuracy; its `value` is None without labels.
+    - `web`: one entry per file for browsers, with `format`, `file`, `bytes`, `sha256`, the dtype and quantization of
+      `input` and `output`, the `browser` in which it was verified ("": in LiteRT only), `native_difference` from
+      LiteRT, and the figures of `compare`; or with `format` and `left_out`, the reason.
     - `files`: the result of `listing`. The file also holds `card_sha256`, the digest of all other fields.
     """
 
@@ -74,6 +78,7 @@ class ExportCard:
     # Missing in the cards of earlier releases.
     withheld: dict[str, str] = field(default_factory=dict)
     detected: dict[str, Any] = field(default_factory=dict)
+    web: list[dict[str, Any]] = field(default_factory=list)
 
     def write(self, version: Path) -> None:
         """Write the card into a version directory."""
@@ -134,6 +139,18 @@ def damage(version: Path) -> list[str]:
     )
 
 
+def last_blessed(base: Path, data_sha256: str) -> dict[str, dict[str, Any]]:
+    """Return accuracy by format of the highest blessed version at `base` that was verified on the same images."""
+    for path in reversed(store.versions(base).values()):
+        try:
+            card = read(path)
+        except ArtifactError:
+            continue
+        if card.blessing["blessed"] and card.data["sha256"] == data_sha256:
+            return {each["format"]: each["accuracy"] for each in card.artefacts if each["accuracy"]}
+    return {}
+
+
 def up_to_date(
     base: Path,
     request: str,
@@ -146,7 +163,8 @@ def up_to_date(
     """Return the latest version at `base` if it is intact and equals what an export would write, otherwise None.
 
     The version must have a contract of the current schema, the same `request`, the formats `rows`, the same
-    `model.tflite` (`serves`, None: no such file) and the same `gate` bounds. It must be blessed, unless `force`.
+    `model.tflite` (`serves`, None: no such file), files for browsers, and the same `gate` bounds. It must be blessed,
+    unless `force`.
     """
     found = store.versions(base)
     if not found:
@@ -155,11 +173,13 @@ def up_to_date(
     if damage(version) or not input_contract.is_current(version):
         return None
     card = read(version)
-    formats = {each["format"] for each in card.artefacts} | set(card.unconverted) | set(card.withheld)
+    made = {each["format"] for each in card.artefacts} - {SAVED_MODEL}
+    formats = made | set(card.unconverted) | set(card.withheld)
     same = (
         (card.request, card.blessing["gate"]) == (request, gate)
         and (card.serves if SERVED_FILE in card.files else None) == serves
         and {row.name for row in rows} <= formats
+        and {each["format"] for each in card.web} == made
         and (card.blessing["blessed"] or force)
     )
     return version if same else None

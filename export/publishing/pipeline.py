@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tfship.export.conversion import calibration, selective_quantization
+from tfship.export.conversion import calibration, selective_quantization, web_file
 from tfship.export.conversion.formats import FORMATS, REFERENCE, SERVED_FILE, Format
 from tfship.export.preprocessing import outputs
 from tfship.export.publishing import cards, diagnosis, gate, store, verification
 from tfship.export.publishing.cards import DIFFERENCE, LOG, SAVED_MODEL, ExportCard
 from tfship.export.publishing.gate import Gate, GateCheck
+from tfship.export.publishing.web_files import WebFiles
 from tfship.export.runtimes import isolation, tflite_micro
 from tfship.export.runtimes.protocol import DEFAULT_SIGNATURE, Classifier
 from tfship.export.runtimes.saved_model import SavedModel
@@ -76,7 +77,7 @@ def export(
     called with each line of progress.
     """
     name = source.contract.model
-    blessed = _last_blessed(models / name, source.evaluation.data["sha256"])
+    blessed = cards.last_blessed(models / name, source.evaluation.data["sha256"])
     isolation.start()
     with store.draft(models / name) as draft, stage(models / name, "conversion") as scratch:
         scratch.mkdir()
@@ -152,7 +153,22 @@ class _Export:
             self._make(row)
         self._contract = replace(self._contract, tflite_batch=self._tflite.batch)
         self._require_obligatory()
-        serves = plan.serves or self._first_made()
+        # In the order of the table.
+        made = [each["format"] for each in self._artefacts if each["format"] != SAVED_MODEL]
+        with self._step(web_file.FOLDER):
+            web = WebFiles(
+                source,
+                self._folder,
+                self._contract,
+                plan.gate,
+                self._reference,
+                self._say,
+                exact=self._exact,
+                force=plan.force,
+            )
+            web_entries = web.write(made)
+        self._checks += web.checks
+        serves = plan.serves or next(iter(made), "")
         if plan.serves:
             shutil.copyfile(self._folder / FORMATS[serves].file, self._folder / SERVED_FILE)
         self._contract.write(self._folder)
@@ -181,6 +197,7 @@ class _Export:
             files=cards.listing(self._folder),
             environment=environment.describe(),
             detected=source.detected,
+            web=web_entries,
         )
 
     def _check_model(self) -> dict[str, Any]:
@@ -243,11 +260,6 @@ class _Export:
         self._artefacts = [each for each in self._artefacts if each["format"] != row.name]
         path.unlink()
         self._say(f"{self._name} {row.name}: withheld: {reason}")
-
-    def _first_made(self) -> str:
-        """Return the first format that was made, in the order of the table; empty if none was."""
-        made = [each["format"] for each in self._artefacts]
-        return next((name for name in FORMATS if name in made), "")
 
     def _refuse_unless(self, checks: Sequence[GateCheck], what: str) -> None:
         failed = [check.text() for check in checks if not check.passed]
@@ -385,15 +397,3 @@ class _Export:
         yield
         self._seconds[label] = round(time.perf_counter() - start, 2)
         self._say(f"{self._name} {label}: written and verified in {self._seconds[label]:.1f} s")
-
-
-def _last_blessed(base: Path, data_sha256: str) -> dict[str, dict[str, Any]]:
-    """Return accuracy by format of the highest blessed version at `base` that was verified on the same images."""
-    for path in reversed(store.versions(base).values()):
-        try:
-            card = cards.read(path)
-        except ArtifactError:
-            continue
-        if card.blessing["blessed"] and card.data["sha256"] == data_sha256:
-            return {each["format"]: each["accuracy"] for each in card.artefacts if each["accuracy"]}
-    return {}

@@ -22,11 +22,13 @@ from typing import Any
 
 from google.protobuf import json_format
 
+from tfship.export.runtimes import web_build
 from tfship.export.runtimes.protocol import Signature
 from tfship.serving.http import model_paths
 from tfship.serving.http.json_examples import encode_classifications, encode_regressions, parse_examples
 from tfship.serving.http.json_tensors import PredictBody, decode_inputs, encode_outputs, parse_predict
 from tfship.serving.http.messages import HttpRequest, HttpResponse, TooLargeError, error, failure, page
+from tfship.serving.http.web_pages import WebPages
 from tfship.serving.inference.examples import Inference
 from tfship.serving.inference.execution import Tensors
 from tfship.serving.inference.predict import METADATA_FIELD, Predictor
@@ -79,6 +81,7 @@ class RestApi:
         self._metrics_path = observer.metrics.path
         self._settings = settings
         self._limits = settings.limits
+        self._web = WebPages(settings.web_folder, models) if settings.web_folder else None
 
     def refusal(self, request: HttpRequest) -> HttpResponse | None:
         """See `Application.refusal`."""
@@ -132,6 +135,8 @@ class RestApi:
             return "threads", path, self._metrics
         if (found := find_route(path)) is not None:
             return self._open_inference_route(found, request)
+        if self._web and f"{path}/".startswith(web_build.ROOT):
+            return "threads", web_build.ROOT, self._web.respond
         if path in _HEALTH:
             return "loop", "", functools.partial(_HEALTH[path], self)
         if not model_paths.is_uri(target):

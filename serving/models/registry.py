@@ -31,6 +31,7 @@ class ServableHandle:
 @dataclass(eq=False)
 class _Entry:
     loaded: Loaded
+    path: Path
     in_flight: int = 0
     handle: ServableHandle | None = None
 
@@ -63,7 +64,7 @@ class Servables:
         with self._changed:
             closed = self._closed
             if not closed:
-                self._entries[key] = _Entry(loaded)
+                self._entries[key] = _Entry(loaded, path)
         if closed:
             loaded.runtime.close()
             raise StatusError(Code.UNAVAILABLE, "the server is stopping")
@@ -116,14 +117,24 @@ class Servables:
         It isn't unloaded within the context. Raises StatusError if it isn't available.
         """
         with self._lock:
-            number, key = self._resolve(spec)
-            entry = self._entries.get(key)
-            if entry is None:
-                raise StatusError(Code.UNAVAILABLE, self._absence(spec.name, number))
+            number, entry = self._entry(spec)
             if entry.handle is None:
                 entry.handle = ServableHandle(spec.name, number, entry.loaded)
             entry.in_flight += 1
         return _Use(self, entry, entry.handle)
+
+    def directory(self, spec: Any) -> Path:
+        """Return the directory of the version requested by `spec`, a ModelSpec. Raises what `use` does."""
+        with self._lock:
+            return self._entry(spec)[1].path
+
+    def _entry(self, spec: Any) -> tuple[int, _Entry]:
+        """Return the number of the version requested by `spec`, and its entry."""
+        number, key = self._resolve(spec)
+        entry = self._entries.get(key)
+        if entry is None:
+            raise StatusError(Code.UNAVAILABLE, self._absence(spec.name, number))
+        return number, entry
 
     def _end_use(self, entry: _Entry) -> None:
         with self._lock:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from tfship.export.runtimes import web_build
 from tfship.serving.grpc import http2
 from tfship.serving.inference import batching_config
 from tfship.serving.inference.batching_config import BatchingParameters
@@ -43,7 +44,8 @@ def settings(flags: argparse.Namespace) -> Settings:
         metrics_path=_metrics_path(flags),
         log_format=flags.log_format,
         logs_requests=flags.log_requests,
-        tells_timing=flags.enable_server_timing,
+        tells_timing=flags.enable_server_timing or flags.web,  # the page shows them
+        web_folder=web_build.built("--web") if flags.web else None,
         grpc_threads=flags.grpc_max_threads or threads,
         grpc_arguments=flags.grpc_channel_arguments,
         http2_engine=http2.resolved(flags.http2_engine),

@@ -149,6 +149,8 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag("grpc_socket_path", None, "Unix socket for gRPC, in addition to the port; served by one worker; the umask "
              "sets access", "PATH", _file),
         Flag("rest_api_port", 0, f"REST port; {ANY_PORT}: any free one, 0: no REST", "PORT", _port),
+        Flag("web", False, "serve the web page at /web/ on the REST port, and report timings (not in "
+             "tensorflow_model_server)"),
         Flag("grpc_max_threads", 0, "concurrent gRPC requests; 0: 4 per core, shared by the workers; 128 with batching",
              "N", _at_least(0)),
         Flag("rest_api_num_threads", 0, "concurrent REST requests; 0: 4 per core, shared by the workers; 128 with "

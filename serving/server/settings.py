@@ -70,6 +70,7 @@ class Settings:
     - `metrics_path`: path of the Prometheus page on the REST port, "" for TensorFlow Serving's, None for no metrics.
     - `metrics_folder`: workers share their counters there; None if the main process serves.
     - `tells_timing`: responses report timings (a Server-Timing header, or trailing metadata of that name).
+    - `web_folder`: the built files of the web page, which the REST port serves; None: no page.
     - `config_file` is checked for changes every `config_poll_seconds`; 0: never.
     - `rest_timeout_seconds`: deadline by which a REST request's inference must begin; None: no deadline.
     - `grpc_arguments`: gRPC core's arguments by name; those in GRPC_ARGUMENTS have an effect.
@@ -102,6 +103,7 @@ class Settings:
     log_format: str = "text"
     logs_requests: bool = False
     tells_timing: bool = False
+    web_folder: Path | None = None
     config_file: Path | None = None
     config_poll_seconds: float = 0.0
     loader: Loader = field(default_factory=Loader)

@@ -30,6 +30,7 @@ COMMANDS = {
     "train": Command("tfship.train.command", "train the two digit classifiers", "tensorflow"),
     "export": Command("tfship.export.command", "export a model to verified SavedModel and TFLite files", "tensorflow"),
     "serve": Command("tfship.serving.command", "serve models with TensorFlow Serving's APIs", "serve", None),
+    "web": Command("tfship.serving.web_command", "draw digits and try models in the browser", "serve", None),
     "predict": Command("tfship.client.predict", "classify images", at_once=True),
     "compare": Command("tfship.client.compare.command", "find out why targets give different results", at_once=True),
     "doctor": Command("tfship.client.doctor.command", "find out why a server doesn't respond", at_once=True),

@@ -42,7 +42,7 @@ def test_every_row_opens_in_its_own_module() -> None:
     [
         (
             ["--target", "local"],
-            "--target local: expected rest, grpc, tflite[:PATH], savedmodel[:PATH], keras",
+            "--target local: expected rest, grpc, tflite[:PATH], web[:PATH], savedmodel[:PATH], keras",
         ),
         (["--target", "rest:localhost"], "--target rest:localhost: expected its address in --server"),
         (["--target", "tflite:"], "--target tflite:: expected a path after the colon"),

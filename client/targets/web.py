@@ -1,0 +1,25 @@
+"""TFLite files for browsers, run by LiteRT.js in headless Chromium. Doesn't load TensorFlow."""
+
+from dataclasses import replace
+
+from tfship.client.targets.registry import Choice, Opened, in_process
+from tfship.export.conversion import web_file
+from tfship.export.conversion.formats import FORMATS, REFERENCE
+from tfship.export.runtimes import browser
+from tfship.train.common.errors import ArtifactError
+
+__all__ = ["open_target"]
+
+
+def open_target(choice: Choice) -> Opened:
+    """Open the file that was chosen: by its path, or by a format of the version, by default float32."""
+    named = choice.path in FORMATS
+    file = web_file.file_of(choice.path if named else REFERENCE)
+    path = (replace(choice, path="") if named else choice).locate(file)
+    if path.is_dir():
+        path /= file
+    if not path.is_file():
+        raise ArtifactError(
+            f"{path}: no such file for browsers; if export.json doesn't say why, export the model again"
+        )
+    return in_process(choice, path, browser.open_model(path), choice.contract_near(path))

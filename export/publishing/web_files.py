@@ -1,0 +1,164 @@
+"""The files for browsers of a version: written, run in headless Chromium if there is one, and checked by the gate."""
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfship.export.conversion import web_file
+from tfship.export.conversion.formats import FORMATS, Format
+from tfship.export.preprocessing import outputs
+from tfship.export.preprocessing.input_contract import Contract
+from tfship.export.publishing import verification
+from tfship.export.publishing.gate import Gate, GateCheck
+from tfship.export.runtimes import browser
+from tfship.export.runtimes.browser import Browser
+from tfship.export.runtimes.litert import LiteRT
+from tfship.export.runtimes.protocol import DEFAULT_SIGNATURE, Classifier, Runtime, TensorSpec
+from tfship.export.sources.source import Source
+from tfship.train.common import interruption, statistics
+from tfship.train.common.errors import ArtifactError, ResultError
+from tfship.train.common.files import sha256
+from tfship.train.common.progress import Progress
+from tfship.train.common.tensorflow_loader import quiet
+
+__all__ = ["NATIVE_DIFFERENCE", "WebFiles"]
+
+# Limits for a format: WebAssembly is slower, and runs image by image.
+_MOST_IMAGES, _SECONDS, _BATCH = 1000, 10.0, 20
+# Field of an entry: the largest difference of a score from the same file in LiteRT, outside the browser.
+NATIVE_DIFFERENCE = "native_difference"
+_DTYPES = {1: "float32", 3: "int32", 4: "uint8"}
+
+
+@dataclass
+class WebFiles:
+    """The files for browsers of the version in `folder`; `checks` are the gate's, of those that are published.
+
+    `reference` are the original model's scores of the evaluation images. `exact`: the original model computes in
+    float32. With `force`, files that the gate doesn't bless are kept.
+    """
+
+    source: Source
+    folder: Path
+    contract: Contract
+    gate: Gate
+    reference: NDArray[np.float32]
+    say: Callable[[str], None]
+    exact: bool
+    force: bool
+    checks: list[GateCheck] = field(default_factory=list)
+
+    def write(self, formats: Sequence[str]) -> list[dict[str, Any]]:
+        """Write and check the files of the TFLite `formats` in `folder`, and return the card's entries.
+
+        A file that fails in the browser or isn't blessed is left out; its entry has `left_out`, the reason. Without a
+        browser, the files run in LiteRT only, and the entries' `browser` is empty.
+        """
+        # Spread over all images, since a folder's are sorted by class.
+        total = len(self.source.evaluation.pixels)
+        self._chosen = np.random.default_rng(0).permutation(total)[:_MOST_IMAGES]
+        reason = browser.unavailable()
+        if reason and formats:
+            self.say(f"{self.contract.model}: the files for browsers weren't run in a browser: {reason}")
+        with contextlib.ExitStack() as stack:
+            running = None if reason or not formats else stack.enter_context(contextlib.closing(Browser()))
+            return [self._entry(FORMATS[name], running) for name in formats]
+
+    def _entry(self, row: Format, running: Browser | None) -> dict[str, Any]:
+        """Write and check the file of one format, and return the card's entry."""
+        interruption.check()
+        path = self.folder / web_file.file_of(row.name)
+        path.parent.mkdir(exist_ok=True)
+        about = f"{self.contract.model} {web_file.FOLDER}/{row.name}"
+        try:
+            path.write_bytes(web_file.fixed_batch(self.folder / row.file))
+            return self._checked(row, path, running, about)
+        except (ArtifactError, ResultError) as error:
+            interruption.check()  # Ctrl-C also ends the browser
+            path.unlink(missing_ok=True)
+            reason = str(error).removeprefix(f"{path}: ").removeprefix(f"{about}: ")
+            self.say(f"{about}: left out: {reason}")
+            return {"format": row.name, "left_out": reason}
+
+    def _checked(self, row: Format, path: Path, running: Browser | None, about: str) -> dict[str, Any]:
+        with contextlib.ExitStack() as stack:
+            with quiet():  # LiteRT prints a line about its delegate
+                native = stack.enter_context(contextlib.closing(LiteRT(path)))
+            model: Runtime = native
+            if running is not None:
+                model = stack.enter_context(contextlib.closing(running.load(path)))
+            where = "LiteRT" if running is None else running.version
+            scores = self._scores(model, path, f"{about}: verifying in {where}")
+            done = self._chosen[: len(scores)]
+            expected = Classifier(native, str(path)).predict(self._images(native, done))
+            signature = native.signatures[DEFAULT_SIGNATURE]
+        truth = self.source.evaluation.truth[done] if self.source.evaluation.labelled else None
+        figures = verification.compare(
+            about, scores, self.reference[done], truth, several=self.source.several
+        )
+        failed = [check.text() for check in self._check(row, figures, truth, done) if not check.passed]
+        if failed and not self.force:
+            raise ResultError("; ".join(failed))
+        return {
+            "format": row.name,
+            "file": path.relative_to(self.folder).as_posix(),
+            "bytes": path.stat().st_size,
+            "sha256": sha256(path),
+            "input": _tensor(signature.inputs),
+            "output": _tensor(signature.outputs),
+            "browser": "" if running is None else running.version,
+            NATIVE_DIFFERENCE: verification.largest_difference(scores, expected),
+            **figures,
+        }
+
+    def _scores(self, model: Runtime, path: Path, label: str) -> NDArray[np.float32]:
+        """Return the scores of the chosen images, of as many as the time limit allows, at least one batch."""
+        target = Classifier(model, str(path))
+        end, parts = time.monotonic() + _SECONDS, []
+        with Progress(label, len(self._chosen), "images") as progress:
+            for start in range(0, len(self._chosen), _BATCH):
+                part = self._chosen[start : start + _BATCH]
+                parts.append(target.predict(self._images(model, part)))
+                progress.advance(len(part))
+                interruption.check()
+                if time.monotonic() > end:
+                    break
+        return np.concatenate(parts)
+
+    def _images(self, model: Runtime, chosen: NDArray[np.intp]) -> NDArray[Any]:
+        pixels = self.source.evaluation.pixels[chosen]
+        return pixels if Classifier(model, "").takes_pixels else self.contract.scale(pixels)
+
+    def _check(
+        self, row: Format, figures: dict[str, Any], truth: NDArray[Any] | None, done: NDArray[np.intp]
+    ) -> list[GateCheck]:
+        """Return the gate's checks of the file; they are kept if the file is published."""
+        accuracy = None
+        if truth is not None:
+            decided = outputs.decisions(self.reference[done], several=self.source.several)
+            accuracy = statistics.accuracy(decided.ravel(), truth.ravel())
+        checks = self.gate.checks(
+            f"{web_file.FOLDER}/{row.name}",
+            exact=row.exact and self.exact,
+            figures=figures,
+            reference=accuracy,
+            blessed=None,
+        )
+        if self.force or all(check.passed for check in checks):
+            self.checks += checks
+        return checks
+
+
+def _tensor(tensors: Mapping[str, TensorSpec]) -> dict[str, Any]:
+    (spec,) = tensors.values()
+    scale = spec.quantization
+    return {
+        "dtype": _DTYPES.get(spec.dtype, ""),
+        "quantization": None if scale is None else {"scale": scale.scale, "zero_point": scale.zero_point},
+    }

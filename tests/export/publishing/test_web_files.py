@@ -1,0 +1,111 @@
+"""The files for browsers of a version: verified in Chromium, marked without it, left out if they fail."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfship.export.command import main
+from tfship.export.publishing import cards
+from tfship.export.publishing.cards import ExportCard
+from tfship.export.runtimes import browser
+from tfship.train.common import cli
+
+FORMATS = ("float32", "int8", "int8_uint8")
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a network that is exported in a second, and its images."""
+    import keras
+
+    folder = tmp_path_factory.mktemp("web_files")
+    keras.utils.set_random_seed(2)
+    model = keras.Sequential(
+        [keras.Input((6, 6, 1)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
+    )
+    # Sure of itself, so that int8 decides as it does.
+    model.layers[-1].kernel.assign(model.layers[-1].kernel * 8)
+    model.save(folder / "tiny.keras")
+    images = np.random.default_rng(0).integers(0, 256, (1200, 6, 6, 1), np.uint8)
+    classes = model.predict(images.astype(np.float32) / 255, verbose=0).argmax(1)
+    np.savez(folder / "eval.npz", x=images, y=classes)
+    return folder
+
+
+def export(network: Path, folder: Path) -> ExportCard:
+    for name in ("tiny.keras", "eval.npz"):
+        shutil.copyfile(network / name, folder / name)
+    own = [f"--{flag}={folder / 'eval.npz'}" for flag in ("eval", "calibration")]
+    argv = [str(folder / "tiny.keras"), "--formats", ",".join(FORMATS), "--models", str(folder), *own]
+    assert cli.run(main, argv) == 0
+    return cards.read(folder / "tiny" / "1")
+
+
+def test_each_format_is_verified_in_the_browser(
+    network: Path, tmp_path: Path, chromium: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = export(network, tmp_path)
+    assert [each["format"] for each in card.web] == list(FORMATS)
+    for each in card.web:
+        assert each["browser"].startswith("Chromium ")
+        assert each["images"] == 1000
+        assert each["agreement"] > 0.99
+        assert each["accuracy"]["value"] > 0.99
+        assert each["native_difference"] < 1e-5
+        assert each["file"] in card.files
+    edges = {each["format"]: each["input"] for each in card.web}
+    assert edges["float32"] == {"dtype": "float32", "quantization": None}
+    assert edges["int8_uint8"]["dtype"] == "uint8"
+    assert edges["int8_uint8"]["quantization"]["zero_point"] == 0
+    printed = capsys.readouterr().out
+    assert (
+        f"for browsers: 3 files in web/, verified in {card.web[0]['browser']}, on 1,000 images; " in printed
+    )
+
+
+def test_without_a_browser_that_is_said(
+    network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = export(network, tmp_path)
+    assert [each["browser"] for each in card.web] == [""] * len(FORMATS)
+    printed = capsys.readouterr()
+    assert "tiny: the files for browsers weren't run in a browser: " in printed.err
+    assert "verified in LiteRT only, in no browser, on 1,000 images" in printed.out
+
+
+def test_what_fails_in_the_browser_is_left_out(
+    network: Path,
+    tmp_path: Path,
+    chromium: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    load = browser.Browser.load
+
+    def impatient(self: browser.Browser, path: Path) -> browser.BrowserModel:
+        # Nothing is loaded in that time.
+        monkeypatch.setattr(browser, "_SECONDS", 1e-6 if path.stem == "int8" else 100.0)
+        return load(self, path)
+
+    monkeypatch.setattr(browser.Browser, "load", impatient)
+    card = export(network, tmp_path)
+    assert [each["format"] for each in card.web if "file" in each] == ["float32", "int8_uint8"]
+    (failed,) = (each for each in card.web if "left_out" in each)
+    assert failed["left_out"].startswith("LiteRT.js can't load it (")
+    assert not (tmp_path / "tiny/1/web/int8.tflite").exists()
+    assert (tmp_path / "tiny/1/tflite/int8.tflite").exists()
+    assert "for browsers: int8 left out: LiteRT.js can't load it" in capsys.readouterr().out
+
+
+def test_a_version_without_them_is_not_up_to_date(network: Path, tmp_path: Path) -> None:
+    card = export(network, tmp_path)
+    version = tmp_path / "tiny" / "1"
+    gate = card.blessing["gate"]
+    assert cards.up_to_date(version.parent, card.request, [], None, gate, force=False) == version
+    shutil.rmtree(version / "web")
+    older = {**{name: getattr(card, name) for name in card.__dataclass_fields__}, "web": []}
+    ExportCard(**older | {"files": cards.listing(version)}).write(version)
+    assert cards.damage(version) == []
+    assert cards.up_to_date(version.parent, card.request, [], None, gate, force=False) is None
