@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfship.benchmarks.harness.server_process import embedded
+from tfship.export.runtimes import web_build
 from tfship.train.common import cli, interruption
 from tfship.train.common.errors import TfshipError
 from tfship.train.recipe import NETWORKS
@@ -42,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     _say("the server has stopped")
     _step("predict without a server", "predict", image, "--model", models[-1], "--target", "tflite:int8")
     _step("benchmark", "benchmark", "--quick", *(f"--model={model}" for model in models), *data)
+    if web_build.find() is None:
+        _say("draw digits in the browser: make web, then .venv/bin/tfship web")
+    else:
+        _say("draw digits in the browser: .venv/bin/tfship web")
     return 0
 
 

@@ -85,7 +85,7 @@ class _ModelRows:
         return [
             row
             for row in self.entry["rows"]
-            if row["kind"] != "served" and p50(row["query"]) and known(row["query"])
+            if row["kind"] not in ("browser", "served") and p50(row["query"]) and known(row["query"])
         ]
 
     @property

@@ -53,7 +53,7 @@ class _Cause:
 
 
 def slower(model: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the TFLite formats (one thread, XNNPACK) and served rows that are slower than the model's reference.
+    """Return the TFLite formats (one thread, XNNPACK), browser and served rows that are slower than the reference.
 
     They are slower by more than 10 % in every common round. Each has `row`, `ratio` and `sentence`.
     """
@@ -62,13 +62,16 @@ def slower(model: Mapping[str, Any]) -> list[dict[str, Any]]:
     slow_rows = []
     for row in rows.values():
         is_file = row["kind"] == "tflite" and row["name"] == row["format"]
-        if row is reference or not (is_file or row["kind"] == "served"):
+        if row is reference or not (is_file or row["kind"] in ("browser", "served")):
             continue
         times = ratio(row["query"], reference["query"])
         # Ratios within the tolerance of windows aren't significant.
         if times is None or times.rounds == 0 or times.low <= TOLERANCE:
             continue
-        causes = _file_causes(model, rows, row) if is_file else _served_causes(row)
+        if row["kind"] == "browser":
+            causes = "because WebAssembly runs the same operators"
+        else:
+            causes = _file_causes(model, rows, row) if is_file else _served_causes(row)
         sentence = f"{row['name']} takes {times.text(model['reference'])} on this machine {causes}."
         slow_rows.append({"row": row["name"], "ratio": times.value, "sentence": sentence})
     return slow_rows

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from tfship.benchmarks.harness.cpu_noise import Processor
 
 __all__ = [
-    "AGREEING", "FLOORS", "MOST", "QUANTILES", "SLICES", "TOLERANCE", "WINDOW", "Schedule", "Timing", "Window",
-    "in_turn", "missing", "percentiles", "settled", "window_for",
+    "AGREEING", "FLOORS", "MOST", "QUANTILES", "SLICES", "TOLERANCE", "WINDOW", "Call", "Schedule", "TimedElsewhere",
+    "Timing", "Window", "in_turn", "missing", "percentiles", "settled", "window_for",
 ]  # fmt: skip
 
 # Number of samples that each percentile needs, from LoadGen's early-stopping table at 99 % confidence.
@@ -87,6 +87,21 @@ class Schedule:
     def patience_until(self, window: int, turn: int) -> float:
         """Return the maximum total wait in seconds, up to slice `turn` of a window."""
         return self.patience * (window * SLICES + turn + 1) / (MOST * SLICES)
+
+
+@dataclass(frozen=True)
+class TimedElsewhere:
+    """A call that another program makes and times, such as a browser, since sending each call would take longer.
+
+    `measure` takes the numbers of the samples and the number of untimed calls before them, and returns the times in
+    nanoseconds.
+    """
+
+    measure: Callable[[range, int], list[int]]
+
+
+# What is timed: a function of the sample's number, or a call that is timed elsewhere.
+Call = Callable[[int], object] | TimedElsewhere
 
 
 @dataclass(frozen=True)
@@ -201,7 +216,7 @@ def missing(count: int) -> dict[str, str]:
 
 
 def in_turn(
-    calls: Mapping[str, Callable[[int], object]],
+    calls: Mapping[str, Call],
     schedule: Schedule,
     *,
     processor: Processor | None = None,
@@ -275,7 +290,7 @@ def settled(medians: Sequence[float]) -> int | None:
     return None
 
 
-def _size(call: Callable[[int], object], name: str, schedule: Schedule, clock: Callable[[], int]) -> _Size:
+def _size(call: Call, name: str, schedule: Schedule, clock: Callable[[], int]) -> _Size:
     """Warm up, and return the size of a window."""
     window = schedule.window if isinstance(schedule.window, int) else schedule.window[name]
     longest = schedule.longest[name] if isinstance(schedule.longest, Mapping) else schedule.longest
@@ -290,7 +305,7 @@ def _size(call: Callable[[int], object], name: str, schedule: Schedule, clock: C
 
 
 def _slice(
-    call: Callable[[int], object],
+    call: Call,
     part: range,
     size: _Size,
     processor: Processor,
@@ -301,11 +316,13 @@ def _slice(
     samples: list[int] = []
     here = server = 0.0
     spins = [processor.wait(patience - processor.waited)]
-    for _ in range(size.lead_in):
-        call(part.start)
+    if not isinstance(call, TimedElsewhere):
+        for _ in range(size.lead_in):
+            call(part.start)
     for start in part[:: size.block]:
         here_before, server_before = cpu_seconds()
-        samples += _sample(call, range(start, min(start + size.block, part.stop)), processor.clock)
+        block = range(start, min(start + size.block, part.stop))
+        samples += _sample(call, block, processor.clock, size.lead_in)
         here_now, server_now = cpu_seconds()
         here, server = here + here_now - here_before, server + server_now - server_before
         spins.append(processor.spin())
@@ -322,7 +339,10 @@ def _joined(slices: Sequence[_Slice], processor: Processor) -> Window:
     )
 
 
-def _sample(call: Callable[[int], object], numbers: range, clock: Callable[[], int]) -> list[int]:
+def _sample(call: Call, numbers: range, clock: Callable[[], int], lead_in: int = 0) -> list[int]:
+    """Return the times of calls in nanoseconds; `lead_in` calls before them if they are timed elsewhere."""
+    if isinstance(call, TimedElsewhere):
+        return call.measure(numbers, lead_in)
     samples = [0] * len(numbers)
     # Like timeit: garbage collection of the benchmark's own objects must not count as the model's time.
     collecting = gc.isenabled()

@@ -9,6 +9,8 @@ from tfship.benchmarks.analysis.recommendation import gain, judge
 __all__ = ["Model", "Row", "missing_sentence", "models"]
 
 Row = Mapping[str, Any]
+# Kinds of rows that don't run in this process.
+_ELSEWHERE = ("browser", "served")
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,17 @@ class Model:
     @property
     def plain(self) -> list[Row]:
         """Rows in this process with the reference's number of threads and delegate."""
-        return [row for row in self.rows if row["kind"] != "served" and self._plain(row)]
+        return [row for row in self.rows if row["kind"] not in _ELSEWHERE and self._plain(row)]
 
     @property
     def variants(self) -> list[Row]:
         """Rows in this process with more threads or another delegate."""
-        return [row for row in self.rows if row["kind"] != "served" and not self._plain(row)]
+        return [row for row in self.rows if row["kind"] not in _ELSEWHERE and not self._plain(row)]
+
+    @property
+    def in_browser(self) -> list[Row]:
+        """Rows in a browser."""
+        return [row for row in self.rows if row["kind"] == "browser"]
 
     @property
     def served(self) -> list[Row]:

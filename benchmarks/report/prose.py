@@ -22,7 +22,7 @@ def text(results: Mapping[str, Any], judged: Mapping[str, Any] | None = None) ->
     """Return the main figures for a terminal: a table per model and the verdict `judged`, by default for every use."""
     parts = [heading(results)]
     for model in models(results, judged):
-        rows = [*model.plain, *model.served]
+        rows = [*model.plain, *model.in_browser, *model.served]
         parts += [f"{model.name}\n\n{_table_text(_brief(model, rows), 'simple')}", _verdict(model)]
     return "\n\n".join(parts)
 
@@ -33,10 +33,11 @@ def markdown(results: Mapping[str, Any], judged: Mapping[str, Any] | None = None
     for model in models(results, judged):
         parts += [f"## {model.name}", _verdict(model)]
         for title, columns, rows in (
-            ("Accuracy and size", tables.ACCURACY, [*model.plain, *model.served]),
+            ("Accuracy and size", tables.ACCURACY, [*model.plain, *model.in_browser, *model.served]),
             ("Time in process", tables.TIME, model.plain),
             ("Throughput and cost in process", tables.COST, model.plain),
             ("More threads, other kernels", tables.TIME, model.variants),
+            ("In the browser", tables.IN_BROWSER, model.in_browser),
             ("Time of a request", tables.REQUESTS, model.served),
             ("Throughput and cost of a server", tables.SERVED_COST, model.served),
             ("MLPerf's scenarios", tables.scenarios(model.rows), [*model.plain, *model.served]),
@@ -75,7 +76,7 @@ def readme_block(results: Mapping[str, Any]) -> str:
     """Return the section on formats of benchmarks/README.md, in Markdown."""
     parts = [_formats(), heading(results)]
     for model in models(results):
-        rows = [*model.plain, *model.served]
+        rows = [*model.plain, *model.in_browser, *model.served]
         sentences = [each["sentence"] for each in model.verdict["recommendations"]]
         # The overhead of serving is explained in the report only.
         sentences += [

@@ -10,7 +10,7 @@ from tfship.benchmarks.report.figures import EMPTY, number, probability
 from tfship.benchmarks.report.models import Model, Row
 
 __all__ = [
-    "ACCURACY", "BRIEF", "COST", "HEADLINE", "REQUESTS", "SCENARIOS", "SERVED_COST", "TIME",
+    "ACCURACY", "BRIEF", "COST", "HEADLINE", "IN_BROWSER", "REQUESTS", "SCENARIOS", "SERVED_COST", "TIME",
     "Cell", "Column", "Line", "Table", "scenarios", "table",
 ]  # fmt: skip
 
@@ -254,6 +254,7 @@ TIME = (
     *_percentiles("model only", "query", _MODEL_ONLY, *_ALL),
     *_END_TO_END,
 )
+IN_BROWSER = _percentiles("model only", "query", f"{_MODEL_ONLY}, in headless Chromium", *_ALL)
 REQUESTS = (
     *_startup("from the server's start to ready"),
     *_percentiles("request", "query", _MODEL_ONLY, *_ALL),

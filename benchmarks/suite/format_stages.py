@@ -61,8 +61,8 @@ def noise(bench: Bench) -> dict[str, Any]:
 
 def _loaded(row: Subject) -> tuple[model_probe.Kind, Path]:
     """Return the kind and the path of the file or folder that a row in this process loads."""
-    if row.kind == "served" or row.path is None:
-        raise ResultError(f"{row.name}: is loaded by a server, not in this process")
+    if row.kind == "served" or row.kind == "browser" or row.path is None:
+        raise ResultError(f"{row.name}: isn't loaded in this process")
     return row.kind, row.path
 
 

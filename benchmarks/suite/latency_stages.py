@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from tfship.benchmarks.harness import timer
 from tfship.benchmarks.harness.mlperf_loadgen import IMAGES_PER_QUERY
-from tfship.benchmarks.harness.timer import Schedule, Timing, window_for
+from tfship.benchmarks.harness.timer import Call, Schedule, Timing, window_for
 from tfship.benchmarks.suite import latency_breakdown, system_under_test
 from tfship.benchmarks.suite.measured_model import Bench
 from tfship.benchmarks.suite.modes import Mode
@@ -67,11 +67,10 @@ def parts_of_requests(bench: Bench) -> dict[str, dict[str, float] | None]:
 
 
 def _queries(bench: Bench, targets: Targets, size: int) -> dict[str, Timing]:
-    def call(target: OpenSubject) -> Callable[[int], object]:
+    def call(target: OpenSubject) -> Call:
         # A few large queries are enough: their content doesn't change their duration.
         different = bench.queries(size, len(bench.pixels) if size == 1 else _DIFFERENT)
-        queries = [target.prepare(each) for each in different]
-        return lambda number: target.run(queries[number % len(queries)])
+        return target.repeated([target.prepare(each) for each in different])
 
     rows = bench.measured(BATCHES[size])
     calls = {row.name: call(targets[row.name]) for row in rows}
@@ -94,7 +93,7 @@ def _longest(mode: Mode, row: Subject, stage: str) -> float:
 
 
 def _in_turn(
-    bench: Bench, stage: str, calls: Mapping[str, Callable[[int], object]], window: Mapping[str, int]
+    bench: Bench, stage: str, calls: Mapping[str, Call], window: Mapping[str, int]
 ) -> dict[str, Timing]:
     rows = bench.measured(stage)
     servers = {row.name: bench.servers.get(row.server or "") for row in rows}

@@ -47,7 +47,9 @@ def measure(bench: Bench, absent: dict[str, str]) -> dict[str, Any]:
             "load_ms": round(running.ready_ms, 1) if running else probed.get("load_ms"),
             "first_ms": first[name] if running else probed.get("first_ms"),
             "peak_bytes": peaks[name] if running else probed.get("peak_bytes"),
-            "cpu_seconds_per_1000": {
+            "cpu_seconds_per_1000": None
+            if subject.kind == "browser"
+            else {
                 "here": round(query[name].cpu() * 1e3, 5),
                 "server": round(query[name].cpu(server=True) * 1e3, 5) if running else None,
             },
@@ -56,10 +58,11 @@ def measure(bench: Bench, absent: dict[str, str]) -> dict[str, Any]:
             "batches": {
                 str(size): {"rate": _rate(each[name], size), "timing": each[name].describe()}
                 for size, each in batches.items()
+                if name in each
             },
             "scenarios": {
                 "single_stream": _percentile(query[name], "90"),
-                "multi_stream": _multi_stream(batches[IMAGES_PER_QUERY][name]),
+                "multi_stream": _multi_stream(batches[IMAGES_PER_QUERY].get(name)),
                 "server": server.get(name),
                 "offline": offline.get(name),
             },
@@ -100,21 +103,33 @@ def _percentile(timing: Timing, which: str) -> dict[str, Any] | None:
     return {f"p{which}_us": round(value * 1e6, 2), "queries": len(timing.samples)}
 
 
-def _multi_stream(timing: Timing) -> dict[str, Any] | None:
-    found = _percentile(timing, "99")
+def _multi_stream(timing: Timing | None) -> dict[str, Any] | None:
+    found = _percentile(timing, "99") if timing else None
     return found and {**found, "images_per_query": IMAGES_PER_QUERY}
 
 
 def _empty(subject: Subject, found: dict[str, Any]) -> dict[str, str]:
     """Return the reasons for the missing figures of a row."""
     reasons = {}
+    if subject.kind == "browser":
+        alone = "the model alone was measured in the browser"
+        names = (
+            "load_ms",
+            "first_ms",
+            "peak_bytes",
+            "cpu_seconds_per_1000",
+            "end_to_end",
+            "offline",
+            "batches",
+        )
+        reasons = dict.fromkeys([*names, "multi_stream"], alone)
+    elif not subject.plain:
+        reasons["end_to_end"] = "differs in the model alone: see the row with one thread and XNNPACK"
+        reasons["offline"] = "with all cores: see the row with one thread and XNNPACK"
     if subject.kind != "tflite" or subject.format == REFERENCE:
         reasons["arena_bytes"] = "TensorFlow Lite Micro runs integer formats"
     elif found["arena_bytes"] is None:
         reasons["arena_bytes"] = "not entirely integer, or tflite-micro was missing during the export"
-    if not subject.plain:
-        reasons["end_to_end"] = "differs in the model alone: see the row with one thread and XNNPACK"
-        reasons["offline"] = "with all cores: see the row with one thread and XNNPACK"
     if subject.server is None:
         for name in ("sweep", "parts_us"):
             reasons[name] = "not served"
@@ -126,13 +141,12 @@ def _empty(subject: Subject, found: dict[str, Any]) -> dict[str, str]:
     elif scenarios["server"]["rate"] is None:
         reasons["server"] = "none of the tried rates kept the bound"
     if scenarios["multi_stream"] is None:
-        reasons["multi_stream"] = (
-            f"needs {FLOORS['99']} queries of {IMAGES_PER_QUERY} images; this mode has fewer"
-        )
+        few = f"needs {FLOORS['99']} queries of {IMAGES_PER_QUERY} images; this mode has fewer"
+        reasons.setdefault("multi_stream", few)
     if scenarios["single_stream"] is None:
         reasons["single_stream"] = f"needs {FLOORS['90']} queries; this mode has fewer"
     if found["peak_bytes"] is None:
-        reasons["peak_bytes"] = "this system has no /proc"
+        reasons.setdefault("peak_bytes", "this system has no /proc")
     if found["loadgen"] is None:
         reasons["loadgen"] = "run with --loadgen"
     return reasons

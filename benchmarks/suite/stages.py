@@ -21,6 +21,10 @@ def _every(_: Subject) -> bool:
     return True
 
 
+def _outside_browsers(row: Subject) -> bool:
+    return row.kind != "browser"
+
+
 def _plain(row: Subject) -> bool:
     return row.plain
 
@@ -37,7 +41,8 @@ def _tflite_file(row: Subject) -> bool:
 ROWS: dict[str, Callable[[Subject], bool]] = {
     "first request": _served,
     "accuracy": _every,
-    **dict.fromkeys(BATCHES.values(), _every),
+    # A file for browsers takes one image.
+    **{stage: _every if images == 1 else _outside_browsers for images, stage in BATCHES.items()},
     END_TO_END: _plain,  # variants differ in the model alone
     "parts of a request": _served,
     "offline": _plain,
@@ -45,7 +50,7 @@ ROWS: dict[str, Callable[[Subject], bool]] = {
     "server": lambda row: _served(row) or row.name == REFERENCE,
     "LoadGen": _plain,
     "peak": _served,
-    "own process": lambda row: row.server is None,
+    "own process": lambda row: row.server is None and row.kind != "browser",
     "operators": _tflite_file,
     "layers": lambda row: _tflite_file(row) and FORMATS[row.format].weights != "float32",
 }

@@ -1,5 +1,6 @@
-"""The rows of a benchmark: each format in this process, by threads and delegate, and each way of serving it."""
+"""The rows of a benchmark: each format in this process, by threads and delegate, in a browser, and behind servers."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from tfship.benchmarks.harness.raw_requests import Address, GrpcSender, RestSender, Sender
 from tfship.benchmarks.harness.server_process import Addresses
+from tfship.benchmarks.harness.timer import Call, TimedElsewhere
 from tfship.client.images import preprocessing
 from tfship.client.images.preview import png
 from tfship.client.targets.binding import Binding
@@ -21,16 +23,30 @@ from tfship.export.conversion import formats
 from tfship.export.preprocessing.input_contract import INDEPENDENT, SERVING_BYTES, Contract
 from tfship.export.preprocessing.outputs import interpret, kind_of
 from tfship.export.publishing import cards, verification
+from tfship.export.runtimes.browser import Browser, BrowserModel
 from tfship.export.runtimes.protocol import PROBABILITIES, Classifier, Target
+from tfship.serving.server.settings import cores
 
-__all__ = ["REST_BASE64", "OpenSubject", "Subject", "as_query", "in_process", "png", "served"]
+__all__ = [
+    "BROWSER",
+    "REST_BASE64",
+    "OpenSubject",
+    "Subject",
+    "as_query",
+    "in_browser",
+    "in_process",
+    "png",
+    "served",
+]
 
 # The default delegate of LiteRT's interpreter, which logs it at the start.
 XNNPACK = "XNNPACK"
 REST_JSON, REST_BASE64, GRPC = "REST JSON", "REST base64", "gRPC"
+# The rows in a browser: their name, and whether inference uses all cores.
+BROWSER = {"browser, WASM": False, "browser, WASM threads": True}
 _TIMEOUT = 60.0
 
-Kind = Literal["tflite", "savedmodel", "keras", "served"]
+Kind = Literal["tflite", "savedmodel", "keras", "browser", "served"]
 
 
 class OpenSubject:
@@ -49,6 +65,10 @@ class OpenSubject:
         if isinstance(self._target, Classifier):
             return self._target.infer(query)
         return self._target.predict(query)
+
+    def repeated(self, queries: Sequence[NDArray[Any]]) -> Call:
+        """Return a call that runs the prepared `queries`, one after the other."""
+        return lambda number: self.run(queries[number % len(queries)])
 
     def label(self, image: bytes) -> int:
         """Return the class of an encoded image, which is timed as end to end."""
@@ -82,6 +102,31 @@ class OpenSubject:
         self._target.close()
 
 
+class _InBrowser(OpenSubject):
+    """A file for browsers, which the browser itself times."""
+
+    def __init__(self, path: Path, contract: Contract, *, threads: bool) -> None:
+        with contextlib.ExitStack() as stack:
+            browser = stack.enter_context(contextlib.closing(Browser(threads=threads)))
+            self._model: BrowserModel = browser.load(path)
+            super().__init__(Classifier(self._model, str(path)), contract)
+            self._opened = stack.pop_all()
+
+    def repeated(self, queries: Sequence[NDArray[Any]]) -> Call:
+        """See `OpenSubject.repeated`."""
+        self._model.hold(np.concatenate(queries))
+
+        def measure(numbers: range, lead_in: int) -> list[int]:
+            times = self._model.measure(numbers.start, len(numbers), lead_in)
+            return [round(each * 1e6) for each in times]
+
+        return TimedElsewhere(measure)
+
+    def close(self) -> None:
+        """End the browser."""
+        self._opened.close()
+
+
 @dataclass(frozen=True)
 class Subject:
     """One row. The schema of the result file describes the fields that `describe` returns.
@@ -110,7 +155,9 @@ class Subject:
 
     @property
     def plain(self) -> bool:
-        """Whether it runs with the defaults, one thread and the delegate; the other rows are variants."""
+        """Whether it runs with the defaults, one thread and the delegate, outside a browser; others are variants."""
+        if self.kind == "browser":
+            return False
         return self.kind != "tflite" or (self.threads == 1 and self.delegate is not None)
 
     @property
@@ -196,6 +243,25 @@ def _tflite(
         ", ".join(name), "tflite", row.name, threads, XNNPACK if xnnpack else None,
         artefact["bytes"], artefact["sha256"], opened, version / row.file,
     )  # fmt: skip
+
+
+def in_browser(version: Path, card: cards.ExportCard, contract: Contract) -> list[Subject]:
+    """Return the rows of the reference's file for browsers, with one thread and with one per core."""
+    found = next((each for each in card.web if each["format"] == formats.REFERENCE and "file" in each), None)
+    if found is None:
+        return []
+    path = version / found["file"]
+
+    def opened(threads: bool) -> Callable[[int], OpenSubject]:
+        return lambda _: _InBrowser(path, contract, threads=threads)
+
+    return [
+        Subject(
+            name, "browser", formats.REFERENCE, cores() if threads else 1, XNNPACK, found["bytes"], found["sha256"],
+            opened(threads), path,
+        )
+        for name, threads in BROWSER.items()
+    ]  # fmt: skip
 
 
 def served(

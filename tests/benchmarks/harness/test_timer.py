@@ -266,3 +266,23 @@ def test_processor_time_is_that_of_the_windows_that_count() -> None:
     )["a"]
     assert timing.cpu() == pytest.approx(0.02)
     assert timing.cpu(server=True) == pytest.approx(0.03)
+
+
+def test_another_program_may_time_its_calls() -> None:
+    asked = []
+
+    def measure(numbers: range, lead_in: int) -> list[int]:
+        asked.append((numbers, lead_in))
+        return [1_000 * (number + 1) for number in numbers]
+
+    def here(number: int) -> None:
+        pass
+
+    calls = {"here": here, "elsewhere": timer.TimedElsewhere(measure)}
+    found = timer.in_turn(calls, timer.Schedule(window=20, rounds=3))["elsewhere"]
+    assert [sample for each in found.windows for sample in each.samples] == [
+        1_000 * (number + 1) for _ in range(3) for number in range(20)
+    ]
+    # The warm-up has no lead-in; each block has one.
+    assert asked[0][1] == 0
+    assert all(lead_in > 0 for _, lead_in in asked[1:])
