@@ -278,7 +278,7 @@ def test_another_program_may_time_its_calls() -> None:
     def here(number: int) -> None:
         pass
 
-    calls = {"here": here, "elsewhere": timer.TimedElsewhere(measure)}
+    calls: dict[str, timer.Call] = {"here": here, "elsewhere": timer.TimedElsewhere(measure)}
     found = timer.in_turn(calls, timer.Schedule(window=20, rounds=3))["elsewhere"]
     assert [sample for each in found.windows for sample in each.samples] == [
         1_000 * (number + 1) for _ in range(3) for number in range(20)
