@@ -25,6 +25,7 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 ROOT = Path(__file__).resolve().parent.parent
+BUILT_PAGE = ROOT / "client" / "web" / "dist"
 PACKAGES = ("train", "export", "serving", "client", "benchmarks")
 
 _LONG = (
@@ -185,6 +186,8 @@ def _build(folder: Path) -> None:
         if name.startswith(kept) and (ROOT / name).exists():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, source / name)
+    if BUILT_PAGE.is_dir():  # not in git
+        shutil.copytree(BUILT_PAGE, source / BUILT_PAGE.relative_to(ROOT))
     _pip("wheel", "--wheel-dir", folder, source)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from conftest import PACKAGES, ROOT
+from conftest import BUILT_PAGE, PACKAGES, ROOT
 from serving_fixtures import Client, eventually, publish
 from tfship.benchmarks.harness.server_process import Server, embedded
 from tfship.client.images.draw_samples import FOLDER
@@ -111,9 +111,20 @@ def test_nothing_but_tfship_is_installed(wheel: Path, site: Path) -> None:
     } <= names
 
 
+def test_the_wheel_carries_the_built_page(wheel: Path) -> None:
+    if not BUILT_PAGE.is_dir():
+        pytest.skip("the page's files aren't built; run `make web`")
+    built = {f"tfship/client/web/dist/{each.relative_to(BUILT_PAGE)}" for each in BUILT_PAGE.rglob("*.gz")}
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("tfship/client/web/")}
+    # The sources aren't needed.
+    assert names == built
+    assert "tfship/client/web/dist/wasm/litert_wasm_internal.wasm.gz" in names
+
+
 def test_all_modules_are_in_the_wheel(site: Path) -> None:
     for folder in PACKAGES:
-        modules = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.py")}
+        found = (path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.py"))
+        modules = {path for path in found if "node_modules" not in path.parts}
         modules.discard(Path("serving/docker/lock_subset.py"))  # for building images
         assert modules == {
             path.relative_to(site / "tfship") for path in (site / "tfship" / folder).rglob("*.py")
