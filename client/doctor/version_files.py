@@ -75,7 +75,7 @@ def examine(path: Path) -> tuple[list[Finding], Mapping[str, Signature] | None]:
 
 
 def _matters(name: str) -> bool:
-    return "/" not in name or name.startswith(("variables/", "assets.extra/", "tflite/"))
+    return "/" not in name or name.startswith(("variables/", "assets.extra/", "tflite/", "web/"))
 
 
 def _without_graph(path: Path, files: Mapping[str, Path]) -> Iterator[Finding]:

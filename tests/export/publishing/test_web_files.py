@@ -72,7 +72,7 @@ def test_without_a_browser_that_is_said(
     assert [each["browser"] for each in card.web] == [""] * len(FORMATS)
     printed = capsys.readouterr()
     assert "tiny: the files for browsers weren't run in a browser: " in printed.err
-    assert "verified in LiteRT only, in no browser, on 1,000 images" in printed.out
+    assert "verified in LiteRT only, in no browser, on 100 images" in printed.out
 
 
 def test_what_fails_in_the_browser_is_left_out(
