@@ -52,8 +52,9 @@ class ExportCard:
     - `blessing`: the gate's record (`export.publishing.gate`). `layers`: divergence by layer of refused formats.
     - `keras_accuracy`: the original model's accuracy; its `value` is None without labels.
     - `web`: one entry per file for browsers, with `format`, `file`, `bytes`, `sha256`, the dtype and quantization of
-      `input` and `output`, the `browser` in which it was verified ("": in LiteRT only), `native_difference` from
-      LiteRT, and the figures of `compare`; or with `format` and `left_out`, the reason.
+      `input` and `output`, the `browser` in which it was verified ("": in LiteRT only), `native_difference`, the
+      largest from the format's file in LiteRT, and the figures of `compare`; or with `format` and `left_out`, the
+      reason.
     - `files`: the result of `listing`. The file also holds `card_sha256`, the digest of all other fields.
     """
 

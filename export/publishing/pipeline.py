@@ -157,14 +157,7 @@ class _Export:
         made = [each["format"] for each in self._artefacts if each["format"] != SAVED_MODEL]
         with self._step(web_file.FOLDER):
             web = WebFiles(
-                source,
-                self._folder,
-                self._contract,
-                plan.gate,
-                self._reference,
-                self._say,
-                exact=self._exact,
-                force=plan.force,
+                source, self._folder, self._contract, plan.gate, self._reference, self._say, plan.force
             )
             web_entries = web.write(made)
         self._checks += web.checks

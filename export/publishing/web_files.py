@@ -12,17 +12,15 @@ from numpy.typing import NDArray
 
 from tfship.export.conversion import web_file
 from tfship.export.conversion.formats import FORMATS, Format
-from tfship.export.preprocessing import outputs
 from tfship.export.preprocessing.input_contract import Contract
 from tfship.export.publishing import verification
 from tfship.export.publishing.gate import Gate, GateCheck
-from tfship.export.runtimes import browser
 from tfship.export.runtimes.browser import Browser
 from tfship.export.runtimes.litert import LiteRT
 from tfship.export.runtimes.protocol import DEFAULT_SIGNATURE, Classifier, Runtime, TensorSpec
 from tfship.export.sources.source import Source
-from tfship.train.common import interruption, statistics
-from tfship.train.common.errors import ArtifactError, ResultError
+from tfship.train.common import interruption
+from tfship.train.common.errors import ArtifactError, ResultError, UsageError
 from tfship.train.common.files import sha256
 from tfship.train.common.progress import Progress
 from tfship.train.common.tensorflow_loader import quiet
@@ -32,7 +30,7 @@ __all__ = ["NATIVE_DIFFERENCE", "WebFiles"]
 # Limits for a format, since WebAssembly is slower and runs image by image. LiteRT alone needs a few images: that the
 # format itself is right was verified on all.
 _MOST_IMAGES, _MOST_WITHOUT_BROWSER, _SECONDS, _BATCH = 1000, 100, 5.0, 20
-# Field of an entry: the largest difference of a score from the same file in LiteRT, outside the browser.
+# Field of an entry: the largest difference of a score from the format's own file in LiteRT.
 NATIVE_DIFFERENCE = "native_difference"
 _DTYPES = {1: "float32", 3: "int32", 4: "uint8"}
 
@@ -41,8 +39,8 @@ _DTYPES = {1: "float32", 3: "int32", 4: "uint8"}
 class WebFiles:
     """The files for browsers of the version in `folder`; `checks` are the gate's, of those that are published.
 
-    `reference` are the original model's scores of the evaluation images. `exact`: the original model computes in
-    float32. With `force`, files that the gate doesn't bless are kept.
+    `reference` are the original model's scores of the evaluation images. With `force`, files that the gate doesn't
+    bless are kept.
     """
 
     source: Source
@@ -51,25 +49,26 @@ class WebFiles:
     gate: Gate
     reference: NDArray[np.float32]
     say: Callable[[str], None]
-    exact: bool
     force: bool
     checks: list[GateCheck] = field(default_factory=list)
 
     def write(self, formats: Sequence[str]) -> list[dict[str, Any]]:
         """Write and check the files of the TFLite `formats` in `folder`, and return the card's entries.
 
-        A file that fails in the browser or isn't blessed is left out; its entry has `left_out`, the reason. Without a
-        browser, the files run in LiteRT only, and the entries' `browser` is empty.
+        A file that fails in the browser, or doesn't answer there as the format does in LiteRT, is left out; its entry
+        has `left_out`, the reason. Without a browser, the files run in LiteRT, and the entries' `browser` is empty.
         """
-        reason = browser.unavailable()
-        # Spread over all images, since a folder's are sorted by class.
-        total = len(self.source.evaluation.pixels)
-        most = _MOST_WITHOUT_BROWSER if reason else _MOST_IMAGES
-        self._chosen = np.random.default_rng(0).permutation(total)[:most]
-        if reason and formats:
-            self.say(f"{self.contract.model}: the files for browsers weren't run in a browser: {reason}")
         with contextlib.ExitStack() as stack:
-            running = None if reason or not formats else stack.enter_context(contextlib.closing(Browser()))
+            running = None
+            try:
+                if formats:
+                    running = stack.enter_context(contextlib.closing(Browser()))
+            except (ArtifactError, UsageError) as error:
+                self.say(f"{self.contract.model}: the files for browsers weren't run in a browser: {error}")
+            # Spread over all images, since a folder's are sorted by class.
+            total = len(self.source.evaluation.pixels)
+            most = _MOST_IMAGES if running else _MOST_WITHOUT_BROWSER
+            self._chosen = np.random.default_rng(0).permutation(total)[:most]
             return [self._entry(FORMATS[name], running) for name in formats]
 
     def _entry(self, row: Format, running: Browser | None) -> dict[str, Any]:
@@ -91,24 +90,25 @@ class WebFiles:
     def _checked(self, row: Format, path: Path, running: Browser | None, about: str) -> dict[str, Any]:
         with contextlib.ExitStack() as stack:
             with quiet():  # LiteRT prints a line about its delegate
-                native = stack.enter_context(contextlib.closing(LiteRT(path)))
-            model: Runtime = native
-            if running is not None:
-                model = stack.enter_context(contextlib.closing(running.load(path)))
+                native = LiteRT(self.folder / row.file)
+                stack.callback(native.close)
+                model: Runtime = LiteRT(path) if running is None else running.load(path)
+                stack.callback(model.close)
             where = "LiteRT" if running is None else running.version
             scores = self._scores(model, path, f"{about}: verifying in {where}")
             done = self._chosen[: len(scores)]
-            expected = scores
-            if running is not None:
-                expected = Classifier(native, str(path)).predict(self._images(native, done))
-            signature = native.signatures[DEFAULT_SIGNATURE]
-        truth = self.source.evaluation.truth[done] if self.source.evaluation.labelled else None
-        figures = verification.compare(
-            about, scores, self.reference[done], truth, several=self.source.several
+            expected = Classifier(native, str(path)).predict(self._images(native, done))
+            signature = model.signatures[DEFAULT_SIGNATURE]
+        several = self.source.several
+        same = verification.compare(about, scores, expected, None, several=several)
+        # By the rules for float32: the format itself has passed its own, and a browser must not change its answers.
+        checks = self.gate.checks(
+            f"{web_file.FOLDER}/{row.name}", exact=True, figures=same, reference=None, blessed=None
         )
-        failed = [check.text() for check in self._check(row, figures, truth, done) if not check.passed]
-        if failed and not self.force:
+        if failed := [check.text() for check in checks if not check.passed and not self.force]:
             raise ResultError("; ".join(failed))
+        self.checks += checks
+        truth = self.source.evaluation.truth[done] if self.source.evaluation.labelled else None
         return {
             "format": row.name,
             "file": path.relative_to(self.folder).as_posix(),
@@ -117,8 +117,8 @@ class WebFiles:
             "input": _tensor(signature.inputs),
             "output": _tensor(signature.outputs),
             "browser": "" if running is None else running.version,
-            NATIVE_DIFFERENCE: verification.largest_difference(scores, expected),
-            **figures,
+            NATIVE_DIFFERENCE: same["largest_difference"],
+            **verification.compare(about, scores, self.reference[done], truth, several=several),
         }
 
     def _scores(self, model: Runtime, path: Path, label: str) -> NDArray[np.float32]:
@@ -138,25 +138,6 @@ class WebFiles:
     def _images(self, model: Runtime, chosen: NDArray[np.intp]) -> NDArray[Any]:
         pixels = self.source.evaluation.pixels[chosen]
         return pixels if Classifier(model, "").takes_pixels else self.contract.scale(pixels)
-
-    def _check(
-        self, row: Format, figures: dict[str, Any], truth: NDArray[Any] | None, done: NDArray[np.intp]
-    ) -> list[GateCheck]:
-        """Return the gate's checks of the file; they are kept if the file is published."""
-        accuracy = None
-        if truth is not None:
-            decided = outputs.decisions(self.reference[done], several=self.source.several)
-            accuracy = statistics.accuracy(decided.ravel(), truth.ravel())
-        checks = self.gate.checks(
-            f"{web_file.FOLDER}/{row.name}",
-            exact=row.exact and self.exact,
-            figures=figures,
-            reference=accuracy,
-            blessed=None,
-        )
-        if self.force or all(check.passed for check in checks):
-            self.checks += checks
-        return checks
 
 
 def _tensor(tensors: Mapping[str, TensorSpec]) -> dict[str, Any]:

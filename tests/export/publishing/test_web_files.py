@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ai_edge_litert.schema_py_generated import TensorType
+from ai_edge_litert.tools import flatbuffer_utils
 
 from tfship.export.command import main
+from tfship.export.conversion import web_file
 from tfship.export.publishing import cards
 from tfship.export.publishing.cards import ExportCard
 from tfship.export.runtimes import browser
@@ -109,3 +112,43 @@ def test_a_version_without_them_is_not_up_to_date(network: Path, tmp_path: Path)
     ExportCard(**older | {"files": cards.listing(version)}).write(version)
     assert cards.damage(version) == []
     assert cards.up_to_date(version.parent, card.request, [], None, gate, force=False) is None
+
+
+def test_a_browser_that_does_not_start_is_none(
+    network: Path,
+    tmp_path: Path,
+    chromium: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(browser.CHROMIUM, "/bin/false")
+    card = export(network, tmp_path)
+    assert [each["browser"] for each in card.web] == [""] * len(FORMATS)
+    assert "weren't run in a browser: /bin/false: the browser doesn't start (" in capsys.readouterr().err
+
+
+def test_a_file_that_answers_otherwise_is_left_out(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file of another format stands for a browser whose kernels compute something else."""
+    fixed = web_file.fixed_batch
+
+    def swapped(path: Path) -> bytes:
+        content = fixed(path)
+        return _turned(content) if path.stem == "float32" else content
+
+    monkeypatch.setattr(web_file, "fixed_batch", swapped)
+    card = export(network, tmp_path)
+    assert [each["format"] for each in card.web if "file" in each] == ["int8", "int8_uint8"]
+    assert "web/float32: left out: web/float32: agreement with the model: 0." in capsys.readouterr().err
+    assert (tmp_path / "tiny/1/tflite/float32.tflite").exists()
+
+
+def _turned(content: bytes) -> bytes:
+    """Return a TFLite file whose float32 weights have the opposite sign."""
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    for tensor in model.subgraphs[0].tensors:
+        buffer = model.buffers[tensor.buffer]
+        if buffer.data is not None and tensor.type == TensorType.FLOAT32:
+            buffer.data = list((-np.frombuffer(bytes(buffer.data), np.float32)).tobytes())
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
