@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from tfship.export.preprocessing import input_contract as rules
 from tfship.train.common.errors import DataError
@@ -44,6 +44,8 @@ _BYTES, _BYTES_OF_A_COEFFICIENT = 5, 2
 _BYTES_OF = {"WEBP": 24, "AVIF": 24, "HEIF": 24, "JPEG2000": 32}
 _ORIENTATION_TAG = 0x0112
 _STRIP_PIXELS = 1 << 20
+# Factors for grey samples of PNGs with 2 and 4 bits, by Pillow's name of their form.
+_SCALES = {"L;2": 85, "L;4": 17}
 
 
 class DecodedImage:
@@ -116,14 +118,18 @@ class DecodedImage:
         return float(low), float(high)  # type: ignore[arg-type]
 
     def _coloured(self, strip: Image.Image) -> Image.Image:
-        if strip.has_transparency_data:
-            return _on_paper(strip.convert("RGBA"), self._paper)
         if self._range is None:
-            return strip
+            return _on_paper(strip.convert("RGBA"), self._paper) if strip.has_transparency_data else strip
         low, high = self._range
+        samples = np.asarray(strip)
         with np.errstate(all="ignore"):  # for infinities and NaN
-            scaled = (np.asarray(strip, np.float64) - low) / max(high - low, 1e-9) * 255
-            return Image.fromarray(np.rint(np.nan_to_num(scaled)).clip(0, 255).astype(np.uint8))
+            scaled = (samples.astype(np.float64) - low) / max(high - low, 1e-9) * 255
+            grey = np.rint(np.nan_to_num(scaled)).clip(0, 255).astype(np.uint8)
+        if not strip.has_transparency_data:
+            return Image.fromarray(grey)
+        # Pillow would cut the samples off at 255.
+        opacity = np.where(samples == strip.info["transparency"], 0, 255).astype(np.uint8)
+        return _on_paper(Image.fromarray(np.dstack([grey, grey, grey, opacity])), self._paper)
 
 
 @contextlib.contextmanager
@@ -136,6 +142,7 @@ def decoded(data: bytes, name: str) -> Iterator[DecodedImage]:
         formats = ("HEIF",) if kind == _HEIC else FORMATS
         with _UNWARNED, Image.open(io.BytesIO(data), formats=formats) as image:
             _check_affordable(image, data, name)
+            _scale_transparency(image)
             try:
                 image.load()
                 yield DecodedImage(image)
@@ -248,6 +255,21 @@ def _orientation(image: Image.Image) -> int:
         exif = Image.Exif()
         exif.load(image.info.get("exif", b""))
     return int(exif.get(_ORIENTATION_TAG, 1))
+
+
+def _scale_transparency(image: ImageFile.ImageFile) -> None:
+    """Convert a PNG's transparent sample to the scale of the pixels, with which Pillow compares it as it is.
+
+    Pillow scales 2 and 4 bits of grey up, and drops the lower 8 bits of colours with 16.
+    """
+    found = image.info.get("transparency")
+    if image.format != "PNG" or found is None or not image.tile:
+        return
+    stored = image.tile[0].args
+    if stored in _SCALES:
+        image.info["transparency"] = found * _SCALES[stored]
+    elif stored == "RGB;16B":
+        image.info["transparency"] = tuple(each >> 8 for each in found)
 
 
 def _on_paper(image: Image.Image, paper: int) -> Image.Image:

@@ -47,12 +47,51 @@ def _png(data: tf.Tensor) -> tf.Tensor:
     # The header: width and height in big-endian, the bits per sample, the colour type.
     header = tf.cast(tf.io.decode_raw(tf.strings.substr(data, 16, 10), tf.uint8, fixed_length=10), tf.int64)
     width, height = (tf.reduce_sum(header[at : at + 4] * [1 << 24, 1 << 16, 1 << 8, 1]) for at in (0, 4))
+    clear = _transparent_sample(data, header[9])
+
+    def wide() -> tf.Tensor:
+        samples = tf.io.decode_png(data, dtype=tf.uint16)
+        return _with_opacity(_narrowed(samples, grey=header[9] == 0), samples, clear)
+
+    def narrow() -> tf.Tensor:
+        samples = tf.io.decode_png(data)
+        # Fewer than 8 bits are scaled to 0…255.
+        scale = 255 // (tf.bitwise.left_shift(tf.constant(1, tf.int64), header[8]) - 1)
+        return _with_opacity(samples, samples, clear * tf.cast(scale, tf.int32))
+
     with tf.control_dependencies([_affordable(height, width)]):
-        return tf.cond(
-            header[8] == 16,
-            lambda: _narrowed(tf.io.decode_png(data, dtype=tf.uint16), grey=header[9] == 0),
-            lambda: tf.io.decode_png(data),
+        return tf.cond(header[8] == 16, wide, narrow)
+
+
+def _transparent_sample(data: tf.Tensor, form: tf.Tensor) -> tf.Tensor:
+    """Return the transparent grey int32 [1] or colour [3] of a PNG of colour type `form`, [0] if there is none.
+
+    TensorFlow applies the chunk tRNS to palettes only (ISO/IEC 15948, 11.3.1.1).
+    """
+    head = tf.strings.split(data, b"IDAT")[0]
+    # The chunk's length is in front of its name: two bytes a channel.
+    mark = tf.where(form == 0, b"\0\0\0\2tRNS", b"\0\0\0\6tRNS")
+    behind = tf.strings.split(head, mark)
+    size = tf.where(form == 0, 2, 6)
+
+    def sample() -> tf.Tensor:
+        raw = tf.io.decode_raw(tf.strings.substr(behind[1], 0, size), tf.uint16, little_endian=False)
+        return tf.cast(raw, tf.int32)
+
+    there = (tf.size(behind) > 1) & ((form == 0) | (form == 2))
+    return tf.cond(there, sample, lambda: tf.zeros([0], tf.int32))
+
+
+def _with_opacity(stored: tf.Tensor, samples: tf.Tensor, clear: tf.Tensor) -> tf.Tensor:
+    """Return pixels uint8 [h, w, 1 or 3] with an opacity of 0 where the `samples` are `clear`; unchanged without it."""
+
+    def added() -> tf.Tensor:
+        is_clear = tf.reduce_all(samples == tf.cast(clear, samples.dtype), 2, keepdims=True)
+        return tf.concat(
+            [stored, tf.where(is_clear, tf.constant(0, tf.uint8), tf.constant(255, tf.uint8))], 2
         )
+
+    return tf.cond(tf.size(clear) > 0, added, lambda: stored)
 
 
 def _narrowed(pixels: tf.Tensor, grey: tf.Tensor) -> tf.Tensor:

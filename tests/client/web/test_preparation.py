@@ -288,10 +288,12 @@ def translucent(digits: Pixels) -> Iterator[Case]:
             image = Image.new("L", image.size, ink).convert(image.mode)
         image.putalpha(opacity)
         yield Case("opacity", encoded(image), ("cnn", "cnn", "photos", "grey")[number % 4])
-    # A transparent grey and a transparent colour.
-    for number in range(6):
-        samples = np.stack([any_note(digits, dice, 90)] * (1, 3)[number % 2], 2)
-        yield Case("opacity", png(samples, 8, (b"tRNS", samples[0, 0].astype(">u2").tobytes())))
+    # A transparent grey of 2 to 16 bits, and a transparent colour.
+    for number in range(10):
+        samples = np.stack([any_note(digits, dice, 90)] * (1, 3)[number % 2], 2).astype(np.uint16)
+        depth = 8 if number % 2 else (2, 4, 8, 8, 16)[number // 2]
+        samples = samples * np.uint16(257) >> np.uint16(16 - depth)
+        yield Case("opacity", png(samples, depth, (b"tRNS", samples[0, 0].astype(">u2").tobytes())))
 
 
 def palettes(digits: Pixels) -> Iterator[Case]:

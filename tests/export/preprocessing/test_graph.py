@@ -2,6 +2,8 @@
 
 import functools
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +93,34 @@ def test_png_of_every_mode(rules: Contract, mode: str) -> None:
         else:
             changed = picture.convert(mode)
         assert_same(rules, encoded(changed))
+
+
+@pytest.mark.parametrize("rules", [PHOTOS, GREY], ids=lambda each: each.model)
+@pytest.mark.parametrize(("depth", "channels"), [(1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (8, 3), (16, 3)])
+def test_png_with_a_transparent_sample(rules: Contract, depth: int, channels: int) -> None:
+    samples = np.random.default_rng(depth).integers(0, 2**depth, (40, 40, channels), np.uint16)
+    # Half of the image is transparent.
+    samples[:, :20] = samples[0, 0]
+    assert_same(rules, png_of(samples, depth, samples[0, 0]))
+
+
+def png_of(samples: NDArray[np.uint16], depth: int, transparent: NDArray[np.uint16]) -> bytes:
+    """Encode samples [h, w, 1 or 3] of 1 to 16 bits, most of which Pillow can't write."""
+    height, width, channels = samples.shape
+    bits = np.unpackbits(samples.astype(">u2")[..., np.newaxis].view(np.uint8), axis=-1)[..., 16 - depth :]
+    lines = np.packbits(bits.reshape(height, -1), axis=1)
+    header = struct.pack(">IIBBBBB", width, height, depth, 2 if channels == 3 else 0, 0, 0, 0)
+    content = zlib.compress(b"".join(b"\0" + line.tobytes() for line in lines))
+    parts = (
+        (b"IHDR", header),
+        (b"tRNS", transparent.astype(">u2").tobytes()),
+        (b"IDAT", content),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(each)) + name + each + struct.pack(">I", zlib.crc32(name + each))
+        for name, each in parts
+    )
 
 
 @pytest.mark.parametrize("rules", [DIGITS, PHOTOS], ids=lambda each: each.model)
