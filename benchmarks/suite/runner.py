@@ -26,7 +26,6 @@ from tfship.benchmarks.suite.system_under_test import (
     in_process,
     served,
 )
-from tfship.export.conversion.formats import REFERENCE
 from tfship.export.runtimes import browser
 from tfship.serving.server.settings import cores
 from tfship.train.common import environment, tensorflow_loader
@@ -111,7 +110,7 @@ def _inputs(
                 "version": str(each.version.resolve()),
                 "files": each.card.files,
                 "keras": each.keras is not None,
-                "browser": not _without_browser(each, mode),
+                "browser": browser.unavailable(),
                 "data": each.images.data["sha256"],
             }
             for each in models
@@ -159,22 +158,13 @@ def rows(model: ExportedModel, mode: Mode, running: Mapping[Backend, Addresses])
         model.version, model.card, model.contract, model.keras if mode.tensorflow else None, _threads(mode),
         variants=mode.variants, tensorflow=mode.tensorflow,
     )  # fmt: skip
-    if not _without_browser(model, mode):
-        found += in_browser(model.version, model.card, model.contract)
+    if mode.variants:
+        found += in_browser(model.version, model.card, model.contract)[0]
     for server, addresses in running.items():
         found += served(
             server.name, addresses, model.version, model.card, model.contract, server.format(model.card)
         )
     return found
-
-
-def _without_browser(model: ExportedModel, mode: Mode) -> str:
-    """Return why a model has no rows in a browser, empty if it has."""
-    if not mode.variants:
-        return _QUICK
-    if not any(each["format"] == REFERENCE and "file" in each for each in model.card.web):
-        return f"the version has no {REFERENCE} file for browsers; export the model again"
-    return browser.unavailable()
 
 
 def _measure(
@@ -214,8 +204,10 @@ def _absent(model: ExportedModel, mode: Mode, unavailable: str | None) -> dict[s
     elif model.keras is None:
         absent["keras"] = f"{model.name}.keras is missing, or isn't the file that was exported"
     absent[f"{serving_backends.EMBEDDED_TFLITE.name}, {REST_BASE64}"] = _NO_BYTES
-    if reason := _without_browser(model, mode):
-        absent |= dict.fromkeys(BROWSER, reason)
+    if mode.variants:
+        absent |= in_browser(model.version, model.card, model.contract)[1]
+    else:
+        absent |= dict.fromkeys(BROWSER, _QUICK)
     if unavailable:
         absent[serving_backends.OFFICIAL.name] = unavailable
     return absent

@@ -1,7 +1,7 @@
 """The rows of a benchmark: each format in this process, by threads and delegate, in a browser, and behind servers."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from tfship.export.conversion import formats
 from tfship.export.preprocessing.input_contract import INDEPENDENT, SERVING_BYTES, Contract
 from tfship.export.preprocessing.outputs import interpret, kind_of
 from tfship.export.publishing import cards, verification
+from tfship.export.runtimes import browser
 from tfship.export.runtimes.browser import Browser, BrowserModel
 from tfship.export.runtimes.protocol import PROBABILITIES, Classifier, Target
 from tfship.serving.server.settings import cores
@@ -42,8 +43,12 @@ __all__ = [
 # The default delegate of LiteRT's interpreter, which logs it at the start.
 XNNPACK = "XNNPACK"
 REST_JSON, REST_BASE64, GRPC = "REST JSON", "REST base64", "gRPC"
-# The rows in a browser: their name, and whether inference uses all cores.
-BROWSER = {"browser, WASM": False, "browser, WASM threads": True}
+# The rows in a browser: their names, and the options of `Browser`.
+BROWSER: dict[str, dict[str, bool]] = {
+    "browser, WASM": {},
+    "browser, WASM threads": {"threads": True},
+    "browser, WebGPU": {"webgpu": True},
+}
 _TIMEOUT = 60.0
 
 Kind = Literal["tflite", "savedmodel", "keras", "browser", "served"]
@@ -105,10 +110,10 @@ class OpenSubject:
 class _InBrowser(OpenSubject):
     """A file for browsers, which the browser itself times."""
 
-    def __init__(self, path: Path, contract: Contract, *, threads: bool) -> None:
+    def __init__(self, path: Path, contract: Contract, options: Mapping[str, bool]) -> None:
         with contextlib.ExitStack() as stack:
-            browser = stack.enter_context(contextlib.closing(Browser(threads=threads)))
-            self._model: BrowserModel = browser.load(path)
+            started = stack.enter_context(contextlib.closing(Browser(**options)))
+            self._model: BrowserModel = started.load(path)
             super().__init__(Classifier(self._model, str(path)), contract)
             self._opened = stack.pop_all()
 
@@ -245,23 +250,33 @@ def _tflite(
     )  # fmt: skip
 
 
-def in_browser(version: Path, card: cards.ExportCard, contract: Contract) -> list[Subject]:
-    """Return the rows of the reference's file for browsers, with one thread and with one per core."""
+def in_browser(
+    version: Path, card: cards.ExportCard, contract: Contract
+) -> tuple[list[Subject], dict[str, str]]:
+    """Return the rows of the reference's file for browsers, and the missing ones of `BROWSER`, with the reason."""
     found = next((each for each in card.web if each["format"] == formats.REFERENCE and "file" in each), None)
+    reason = browser.unavailable()
     if found is None:
-        return []
+        reason = f"the version has no {formats.REFERENCE} file for browsers; export the model again"
+    if found is None or reason:
+        return [], dict.fromkeys(BROWSER, reason)
     path = version / found["file"]
+    absent = {}
+    if refusal := browser.webgpu_refusal(path):
+        absent["browser, WebGPU"] = refusal
 
-    def opened(threads: bool) -> Callable[[int], OpenSubject]:
-        return lambda _: _InBrowser(path, contract, threads=threads)
+    def opened(options: Mapping[str, bool]) -> Callable[[int], OpenSubject]:
+        return lambda _: _InBrowser(path, contract, options)
 
-    return [
+    rows = [
         Subject(
-            name, "browser", formats.REFERENCE, cores() if threads else 1, XNNPACK, found["bytes"], found["sha256"],
-            opened(threads), path,
+            name, "browser", formats.REFERENCE, cores() if "threads" in options else 1,
+            None if "webgpu" in options else XNNPACK, found["bytes"], found["sha256"], opened(options), path,
         )
-        for name, threads in BROWSER.items()
+        for name, options in BROWSER.items()
+        if name not in absent
     ]  # fmt: skip
+    return rows, absent
 
 
 def served(

@@ -29,7 +29,9 @@ __all__ = ["NATIVE_DIFFERENCE", "WebFiles"]
 
 # Limits for a format, since WebAssembly is slower and runs image by image. LiteRT alone needs a few images: that the
 # format itself is right was verified on all.
-_MOST_IMAGES, _MOST_WITHOUT_BROWSER, _SECONDS, _BATCH = 1000, 100, 5.0, 20
+_MOST_IMAGES, _MOST_WITHOUT_BROWSER, _SECONDS = 1000, 100, 5.0
+# Images of the first batch, and the seconds up to which the next one is twice as large.
+_BATCH, _SHORT = 20, 0.5
 # Field of an entry: the largest difference of a score from the format's own file in LiteRT.
 NATIVE_DIFFERENCE = "native_difference"
 _DTYPES = {1: "float32", 3: "int32", 4: "uint8"}
@@ -124,15 +126,15 @@ class WebFiles:
     def _scores(self, model: Runtime, path: Path, label: str) -> NDArray[np.float32]:
         """Return the scores of the chosen images, of as many as the time limit allows, at least one batch."""
         target = Classifier(model, str(path))
-        end, parts = time.monotonic() + _SECONDS, []
-        with Progress(label, len(self._chosen), "images") as progress:
-            for start in range(0, len(self._chosen), _BATCH):
-                part = self._chosen[start : start + _BATCH]
-                parts.append(target.predict(self._images(model, part)))
-                progress.advance(len(part))
+        begin, parts, waiting, size = time.monotonic(), [], self._chosen, _BATCH
+        with Progress(label, len(waiting), "images") as progress:
+            while len(waiting) and (seconds := time.monotonic() - begin) < _SECONDS:
+                parts.append(target.predict(self._images(model, waiting[:size])))
+                progress.advance(len(parts[-1]))
                 interruption.check()
-                if time.monotonic() > end:
-                    break
+                waiting = waiting[size:]
+                if time.monotonic() - begin - seconds < _SHORT:
+                    size *= 2  # each batch is a message, which takes longer than a small network
         return np.concatenate(parts)
 
     def _images(self, model: Runtime, chosen: NDArray[np.intp]) -> NDArray[Any]:

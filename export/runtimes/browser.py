@@ -5,6 +5,8 @@ verified and measured results are those of the page.
 """
 
 import base64
+import contextlib
+import functools
 import importlib.util
 import os
 import shutil
@@ -24,7 +26,7 @@ from tfship.train.common import cli
 from tfship.train.common.errors import ArtifactError, UsageError
 from tfship.train.common.tensorflow_loader import quiet
 
-__all__ = ["CHROMIUM", "Browser", "BrowserModel", "open_model", "program", "unavailable"]
+__all__ = ["CHROMIUM", "Browser", "BrowserModel", "open_model", "program", "unavailable", "webgpu_refusal"]
 
 # Environment variable with the browser's path; empty: there is none.
 CHROMIUM = "TFSHIP_CHROMIUM"
@@ -32,6 +34,8 @@ _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 # Requests to this origin are answered by this process. HTTPS, because only secure origins may use threads.
 _ORIGIN = "https://tfship.invalid"
 _PAGE = b'<!doctype html><title>tfship</title><script type="module" src="harness.js"></script>'
+# On Linux, Chromium offers WebGPU only if it is asked to.
+_WEBGPU = ("--enable-unsafe-webgpu", "--enable-features=Vulkan")
 # Longest wait for the browser, for a model to load, and for a batch.
 _SECONDS = 120.0
 # A batch is sent as one text.
@@ -69,22 +73,23 @@ def _requirements(what: str) -> tuple[str, Path]:
 
 
 class Browser:
-    """A headless Chromium with LiteRT.js. `threads`: several threads per inference, one per core.
+    """A headless Chromium with LiteRT.js on one thread, on `threads`, one per core, or on `webgpu` if it has that.
 
-    `version` is the browser's name and version, `name` the runtime's: "WASM" or "WASM threads". Its methods may be
-    called from any thread. Raises UsageError if Playwright, Chromium or the built files are missing, and ArtifactError
-    if the browser doesn't start.
+    `version` is the browser's name and version, `name` the runtime's: "WASM", "WASM threads" or "WebGPU". Its methods
+    may be called from any thread. Raises UsageError if Playwright, Chromium or the built files are missing, and
+    ArtifactError if the browser doesn't start.
     """
 
-    def __init__(self, *, threads: bool = False) -> None:
+    def __init__(self, *, threads: bool = False, webgpu: bool = False) -> None:
         path, folder = _requirements("the target web")
         self._files = web_build.files(folder)
         self._models: dict[str, Path] = {}
         # Playwright's objects belong to one thread.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="browser")
         self._driver: Any = None
+        self._options = {"threads": threads, "webgpu": webgpu}
         try:
-            self.version, self.name = self._thread.submit(self._start, path, threads).result()
+            self.version, self.name = self._thread.submit(self._start, path).result()
         except BaseException:
             self.close()
             raise
@@ -118,7 +123,7 @@ class Browser:
             self._driver = None
         self._thread.shutdown()
 
-    def _start(self, path: str, threads: bool) -> tuple[str, str]:
+    def _start(self, path: str) -> tuple[str, str]:
         from playwright.sync_api import Error, sync_playwright
 
         self._driver = sync_playwright().start()
@@ -126,11 +131,10 @@ class Browser:
         try:
             self._browser = self._driver.chromium.launch(
                 executable_path=path,
-                args=["--disable-background-networking"],
+                args=["--disable-background-networking", *(_WEBGPU if self._options["webgpu"] else [])],
                 handle_sigint=False,
                 handle_sigterm=False,
             )
-            self._threads = threads
             self._page: Any = None
             return f"Chromium {self._browser.version}", self._open()
         except Error as error:
@@ -142,8 +146,7 @@ class Browser:
         self._page.context.route("**/*", self._respond)
         self._page.goto(f"{_ORIGIN}/")
         self._page.wait_for_function("() => window.tfship")
-        options = {"threads": self._threads, "webgpu": False}
-        return str(self._call("start", "LiteRT.js doesn't start", (options,)))
+        return str(self._call("start", "LiteRT.js doesn't start", (self._options,)))
 
     def _call(self, function: str, failure: str, arguments: tuple[Any, ...]) -> Any:
         # Started and then polled, because only the polling has a time limit.
@@ -231,6 +234,19 @@ class BrowserModel:
     def _run(self, images: NDArray[Any]) -> NDArray[np.float32]:
         text = self._browser.call("run", str(self._path), self._number, _text(images), len(images))
         return np.frombuffer(base64.b64decode(text), np.float32).reshape(len(images), -1)
+
+
+@functools.cache
+def webgpu_refusal(path: Path) -> str:
+    """Return why a TFLite file can't be run on WebGPU here; empty if it can."""
+    try:
+        with contextlib.closing(Browser(webgpu=True)) as browser:
+            if browser.name != "WebGPU":
+                return f"{browser.version} has no WebGPU here"
+            browser.load(path)
+    except (ArtifactError, UsageError) as error:
+        return str(error)
+    return ""
 
 
 class _SharedBrowser:

@@ -39,7 +39,11 @@ def test_rows_in_a_browser(models: Path, sample: Digits, tmp_path: Path, chromiu
         found = runner.run(model_selection.of(models, ["nn"], sample), BRIEF, Options(), tmp_path)
         jsonschema.validate(found, SCHEMA)
     rows = {row["name"]: row for row in found["models"]["nn"]["rows"]}
-    assert set(rows) == {"float32", "browser, WASM", "browser, WASM threads"}
+    # Where there is no GPU, the report says so.
+    absent = found["models"]["nn"]["absent"]
+    assert set(rows) == {"float32", *system_under_test.BROWSER} - absent.keys()
+    assert {"browser, WASM", "browser, WASM threads"} < rows.keys()
+    assert absent.get("browser, WebGPU", "WebGPU")
     reference = rows.pop("float32")
     for row in rows.values():
         assert (row["kind"], row["format"], row["server"]) == ("browser", "float32", None)
