@@ -17,7 +17,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from tfship.export.conversion import formats, web_file
+from tfship.export.conversion import formats
 from tfship.export.preprocessing import outputs
 from tfship.export.preprocessing.range_detection import NamedScaling
 from tfship.export.publishing import cards, gate
@@ -384,7 +384,7 @@ def _for_browsers(card: ExportCard) -> Iterator[str]:
         images = min(each["images"] for each in made)
         agreement = min(each["agreement"] for each in made)
         yield (
-            f"for browsers: {len(made)} files in {web_file.FOLDER}/, verified in {where}, on {images:,} images; "
+            f"for browsers: {len(made)} files in {formats.WEB}/, verified in {where}, on {images:,} images; "
             f"agreement with the original {agreement:.3f} or more"
         )
     for each in card.web:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from tfship.client.targets.connection import GRPC_PORT, REST_PORT, Connection, Servable
 from tfship.client.targets.registry import TARGETS, Choice, Opened, parse
-from tfship.export.conversion import web_file
 from tfship.export.conversion.formats import FORMATS, REFERENCE, RELEASED, Format
 from tfship.export.preprocessing.input_contract import SERVING_BYTES, SERVING_UINT8
 from tfship.export.publishing import cards, store
@@ -26,7 +25,7 @@ _HARDER = 2.0
 # The kinds of targets that have a file of each format in a version, and where it is.
 _FILES: dict[str, Callable[[Format], str]] = {
     "tflite": lambda row: row.file,
-    "web": lambda row: web_file.file_of(row.name),
+    "web": lambda row: row.web_file,
 }
 
 

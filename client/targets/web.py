@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from tfship.client.targets.registry import Choice, Opened, in_process
-from tfship.export.conversion import web_file
 from tfship.export.conversion.formats import FORMATS, REFERENCE
 from tfship.export.runtimes import browser
 from tfship.train.common.errors import ArtifactError
@@ -14,7 +13,7 @@ __all__ = ["open_target"]
 def open_target(choice: Choice) -> Opened:
     """Open the file that was chosen: by its path, or by a format of the version, by default float32."""
     named = choice.path in FORMATS
-    file = web_file.file_of(choice.path if named else REFERENCE)
+    file = FORMATS[choice.path if named else REFERENCE].web_file
     path = (replace(choice, path="") if named else choice).locate(file)
     if path.is_dir():
         path /= file

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 from tfship.train.common.errors import UsageError
 
-__all__ = ["FORMATS", "REFERENCE", "RELEASED", "SERVED_FILE", "Format", "select"]
+__all__ = ["FORMATS", "REFERENCE", "RELEASED", "SERVED_FILE", "WEB", "Format", "select"]
+
+# Folder of the files for browsers in a version directory.
+WEB = "web"
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,11 @@ class Format:
     def file(self) -> str:
         """The file's path relative to the version directory."""
         return f"tflite/{self.name}.tflite"
+
+    @property
+    def web_file(self) -> str:
+        """The path of the file for browsers, relative to the version directory (`export.conversion.web_file`)."""
+        return f"{WEB}/{self.name}.tflite"
 
     @property
     def exact(self) -> bool:

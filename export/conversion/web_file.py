@@ -10,15 +10,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from tfship.export.conversion import signature_metadata
 
-__all__ = ["FOLDER", "file_of", "fixed_batch"]
-
-# Folder of these files in a version directory.
-FOLDER = "web"
-
-
-def file_of(name: str) -> str:
-    """Return the path, relative to the version directory, of the file for browsers of the format `name`."""
-    return f"{FOLDER}/{name}.tflite"
+__all__ = ["fixed_batch"]
 
 
 def fixed_batch(path: Path) -> bytes:

@@ -56,7 +56,8 @@ def _png(data: tf.Tensor) -> tf.Tensor:
     def narrow() -> tf.Tensor:
         samples = tf.io.decode_png(data)
         # Fewer than 8 bits are scaled to 0…255.
-        scale = 255 // (tf.bitwise.left_shift(tf.constant(1, tf.int64), header[8]) - 1)
+        most = tf.bitwise.left_shift(tf.constant(1, tf.int64), tf.clip_by_value(header[8], 1, 8)) - 1
+        scale = 255 // most
         return _with_opacity(samples, samples, clear * tf.cast(scale, tf.int32))
 
     with tf.control_dependencies([_affordable(height, width)]):

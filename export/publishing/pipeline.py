@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tfship.export.conversion import calibration, selective_quantization, web_file
-from tfship.export.conversion.formats import FORMATS, REFERENCE, SERVED_FILE, Format
+from tfship.export.conversion import calibration, selective_quantization
+from tfship.export.conversion.formats import FORMATS, REFERENCE, SERVED_FILE, WEB, Format
 from tfship.export.preprocessing import outputs
 from tfship.export.publishing import cards, diagnosis, gate, store, verification
 from tfship.export.publishing.cards import DIFFERENCE, LOG, SAVED_MODEL, ExportCard
@@ -155,7 +155,7 @@ class _Export:
         self._require_obligatory()
         # In the order of the table.
         made = [each["format"] for each in self._artefacts if each["format"] != SAVED_MODEL]
-        with self._step(web_file.FOLDER):
+        with self._step(WEB):
             web = WebFiles(
                 source, self._folder, self._contract, plan.gate, self._reference, self._say, plan.force
             )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfship.export.conversion import web_file
-from tfship.export.conversion.formats import FORMATS, Format
+from tfship.export.conversion.formats import FORMATS, WEB, Format
 from tfship.export.preprocessing.input_contract import Contract
 from tfship.export.publishing import verification
 from tfship.export.publishing.gate import Gate, GateCheck
@@ -76,9 +76,9 @@ class WebFiles:
     def _entry(self, row: Format, running: Browser | None) -> dict[str, Any]:
         """Write and check the file of one format, and return the card's entry."""
         interruption.check()
-        path = self.folder / web_file.file_of(row.name)
+        path = self.folder / row.web_file
         path.parent.mkdir(exist_ok=True)
-        about = f"{self.contract.model} {web_file.FOLDER}/{row.name}"
+        about = f"{self.contract.model} {WEB}/{row.name}"
         try:
             path.write_bytes(web_file.fixed_batch(self.folder / row.file))
             return self._checked(row, path, running, about)
@@ -104,9 +104,7 @@ class WebFiles:
         several = self.source.several
         same = verification.compare(about, scores, expected, None, several=several)
         # By the rules for float32: the format itself has passed its own, and a browser must not change its answers.
-        checks = self.gate.checks(
-            f"{web_file.FOLDER}/{row.name}", exact=True, figures=same, reference=None, blessed=None
-        )
+        checks = self.gate.checks(f"{WEB}/{row.name}", exact=True, figures=same, reference=None, blessed=None)
         if failed := [check.text() for check in checks if not check.passed and not self.force]:
             raise ResultError("; ".join(failed))
         self.checks += checks

@@ -143,7 +143,7 @@ for module in pkgutil.walk_packages(tfship.client.__path__, "tfship.client."):
         missing.add((module.name, error.name.partition(".")[0]))
 optional = {
     "tfship.client.targets.tflite", "tfship.client.targets.saved_model", "tfship.client.targets.keras",
-    "tfship.client.images.draw_samples",
+    "tfship.client.targets.web", "tfship.client.images.draw_samples",
 }
 assert {name for name, _ in missing} <= optional, missing
 print("done")
@@ -179,7 +179,7 @@ def test_commands(site: Path, needed: Path, tmp_path: Path) -> None:
     assert tfship(tmp_path, "--help", path=[site, needed]).stdout == shown
     listed = re.findall(r"(?m)^  (\w+) +\w", shown)
     assert listed == [
-        "train", "export", "serve", "predict", "compare", "doctor", "benchmark", "report", "versions"
+        "train", "export", "serve", "web", "predict", "compare", "doctor", "benchmark", "report", "versions"
     ]  # fmt: skip
     assert tfship(tmp_path, "--version", path=[site, needed]).stdout == f"tfship {PROJECT['version']}\n"
     done = tfship(tmp_path, "exprot", path=[site, needed])

@@ -16,7 +16,7 @@ from tfship.train.common.errors import ConversionError
 def test_each_format_computes_the_same_without_a_free_dimension(models: Path, name: str) -> None:
     for row in FORMATS.values():
         original = LiteRT(models / name / "1" / row.file)
-        fixed = LiteRT(models / name / "1" / web_file.file_of(row.name))
+        fixed = LiteRT(models / name / "1" / row.web_file)
         ((image, spec),) = fixed.signatures["serving_default"].inputs.items()
         assert spec.reported_shape == (1, 28, 28, 1)
         pixels = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), np.uint8)
