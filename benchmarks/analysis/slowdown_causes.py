@@ -69,7 +69,7 @@ def slower(model: Mapping[str, Any]) -> list[dict[str, Any]]:
         if times is None or times.rounds == 0 or times.low <= TOLERANCE:
             continue
         if row["kind"] == "browser":
-            causes = "because WebAssembly runs the same operators"
+            causes = "in WebAssembly instead of native code"
         else:
             causes = _file_causes(model, rows, row) if is_file else _served_causes(row)
         sentence = f"{row['name']} takes {times.text(model['reference'])} on this machine {causes}."

@@ -136,3 +136,17 @@ def test_behind_a_server_the_parts_of_a_request_are_the_reason(made: Results) ->
     assert explained(made, name).endswith("and 98 % of a request is inference.")
     row(made, name)["parts_us"] = None
     assert explained(made, name).endswith("for an unknown reason: the parts of a request weren't timed.")
+
+
+def test_in_a_browser_webassembly_is_named(made: Results) -> None:
+    reference = row(made, "float32")
+    slower = {**reference["query"]}
+    slow_down(slower, 4.0)
+    browser = {**reference, "name": "browser, WASM", "kind": "browser", "query": slower}
+    made["models"]["cnn"]["rows"].append(browser)
+    assert explained(made, "browser, WASM").endswith(
+        " on this machine in WebAssembly instead of native code."
+    )
+    # It is no choice for this process.
+    recommendations = judge(made)["models"]["cnn"]["recommendations"]
+    assert all("browser" not in each["sentence"] for each in recommendations)
