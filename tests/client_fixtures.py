@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from playwright.sync_api import Browser, Page, Route
 
 from conftest import ROOT
 from serving_fixtures import TFLITE, Client, config_of, publish, serving
@@ -25,6 +26,7 @@ from tfship.train.cards import RELEASED
 from tfship.train.common import cli
 
 SEVEN = FOLDER / "seven.png"
+WEB_SOURCES = ROOT / "client" / "web" / "src"
 RELEASED_MODELS = ROOT / "models" / RELEASED
 DIGITS = input_contract.digits("cnn")
 # Prepared already: they take no time.
@@ -152,3 +154,18 @@ def counted(port: int) -> Iterator[tuple[int, list[int]]]:
     finally:
         listening.close()
         thread.join()
+
+
+def module_page(chrome: Browser, html: str) -> Page:
+    """Return a page with this content at an origin whose other files are the web page's modules."""
+    origin = "https://modules.test"
+
+    def serve(route: Route) -> None:
+        path = route.request.url.removeprefix(f"{origin}/")
+        body = (WEB_SOURCES / path).read_text() if path else html
+        route.fulfill(body=body, content_type="text/javascript" if path else "text/html")
+
+    page = chrome.new_page()
+    page.route(f"{origin}/**", serve)
+    page.goto(f"{origin}/")
+    return page

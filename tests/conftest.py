@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,6 +20,9 @@ os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
 
 from tfship.train.data import datasets
 from tfship.train.data.datasets import Digits
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Hundreds of processes would compile the same modules again where the environment forbids to keep the result.
 sys.dont_write_bytecode = False
@@ -102,6 +106,26 @@ def chromium() -> Iterator[None]:
     """Let exports and targets use Chromium, with the built files of the web page."""
     with chromium_found():
         yield
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator["Browser"]:
+    """The system's Chromium, driven by Playwright."""
+    from playwright.sync_api import sync_playwright
+
+    from tfship.export.runtimes import browser
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TFSHIP_CHROMIUM")
+        program = browser.program()
+    if not program:
+        pytest.skip("no chromium is installed (Debian: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        # What the browser would fetch for itself isn't the page's.
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        started = playwright.chromium.launch(executable_path=program, headless=True, args=arguments)
+        yield started
+        started.close()
 
 
 @contextmanager

@@ -1,13 +1,11 @@
 """The report's page, looked at in a browser."""
 
 import copy
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from report_fixtures import bare, poorer, row
 from results_fixtures import results as made_up
@@ -36,26 +34,13 @@ def fuller(results: dict[str, Any]) -> dict[str, Any]:
     return results
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no chromium is installed (Debian: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        # What the browser would fetch for itself isn't the page's.
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        started = playwright.chromium.launch(executable_path=program, headless=True, args=arguments)
-        yield started
-        started.close()
-
-
 class Visit:
     """A page that was opened, and what came to light on the way."""
 
-    def __init__(self, browser: Browser, file: Path, width: int = 1280, scheme: str = "light") -> None:
+    def __init__(self, chrome: Browser, file: Path, width: int = 1280, scheme: str = "light") -> None:
         self.said: list[str] = []
         self.fetched: list[str] = []
-        page: Page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
+        page: Page = chrome.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
         page.on("console", lambda message: self.said.append(message.text))
         page.on("pageerror", lambda error: self.said.append(str(error)))
         page.on("request", lambda request: self.fetched.append(request.url))
@@ -115,9 +100,9 @@ _LOOK = """() => {
     ],
 )
 def test_the_page_fits_and_its_plots_can_be_read(
-    browser: Browser, whole: Path, width: int, kind: str, scheme: str
+    chrome: Browser, whole: Path, width: int, kind: str, scheme: str
 ) -> None:
-    visit = Visit(browser, whole, width, scheme)
+    visit = Visit(chrome, whole, width, scheme)
     visit.page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
     plots = visit.page.evaluate(_LOOK)
@@ -159,10 +144,10 @@ def area(box: list[float]) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def test_the_page_follows_the_readers_theme(browser: Browser, whole: Path) -> None:
+def test_the_page_follows_the_readers_theme(chrome: Browser, whole: Path) -> None:
     found = {}
     for scheme in ("light", "dark"):
-        visit = Visit(browser, whole, 1280, scheme)
+        visit = Visit(chrome, whole, 1280, scheme)
         found[scheme] = visit.page.evaluate(
             "[document.body, document.querySelector('svg.wide text')].map(each => "
             "[getComputedStyle(each).backgroundColor, getComputedStyle(each).fill, getComputedStyle(each).color])"
@@ -173,16 +158,16 @@ def test_the_page_follows_the_readers_theme(browser: Browser, whole: Path) -> No
     assert found["light"][1][1] != found["dark"][1][1]
 
 
-def test_the_page_fits_on_paper(browser: Browser, whole: Path) -> None:
-    visit = Visit(browser, whole, 718, "dark")  # A4, with margins of a centimetre
+def test_the_page_fits_on_paper(chrome: Browser, whole: Path) -> None:
+    visit = Visit(chrome, whole, 718, "dark")  # A4, with margins of a centimetre
     visit.page.emulate_media(media="print")
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 718
     assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     visit.close()
 
 
-def test_ids_are_unique_and_every_reference_is_met(browser: Browser, whole: Path) -> None:
-    visit = Visit(browser, whole)
+def test_ids_are_unique_and_every_reference_is_met(chrome: Browser, whole: Path) -> None:
+    visit = Visit(chrome, whole)
     ids = visit.page.evaluate("[...document.querySelectorAll('[id]')].map(each => each.id)")
     assert len(ids) == len(set(ids)) > 0
     used = visit.page.evaluate(
@@ -193,8 +178,8 @@ def test_ids_are_unique_and_every_reference_is_met(browser: Browser, whole: Path
     visit.close()
 
 
-def test_the_page_shows_the_tables(browser: Browser, whole: Path) -> None:
-    visit = Visit(browser, whole)
+def test_the_page_shows_the_tables(chrome: Browser, whole: Path) -> None:
+    visit = Visit(chrome, whole)
     tables_shown = visit.page.locator("section.model").first.locator("table")
     answers = tables_shown.first
     heads = [
@@ -221,8 +206,8 @@ def test_the_page_shows_the_tables(browser: Browser, whole: Path) -> None:
     visit.close()
 
 
-def test_images_that_changed_are_shown(browser: Browser, whole: Path, results: dict[str, Any]) -> None:
-    visit = Visit(browser, whole)
+def test_images_that_changed_are_shown(chrome: Browser, whole: Path, results: dict[str, Any]) -> None:
+    visit = Visit(chrome, whole)
     changed = visit.page.locator("section.model").first.locator(
         "details", has=visit.page.locator("ul.images")
     )
@@ -241,7 +226,7 @@ def test_images_that_changed_are_shown(browser: Browser, whole: Path, results: d
 
 
 def test_what_the_results_say_is_text_and_never_markup(
-    browser: Browser, results: dict[str, Any], tmp_path: Path
+    chrome: Browser, results: dict[str, Any], tmp_path: Path
 ) -> None:
     results["data"]["label"] = HOSTILE
     results["environment"]["cpu"] = HOSTILE
@@ -262,7 +247,7 @@ def test_what_the_results_say_is_text_and_never_markup(
     results["models"] = {HOSTILE: model}
     file = tmp_path / "report.html"
     file.write_text(report.html(results), encoding="utf-8")
-    visit = Visit(browser, file)
+    visit = Visit(chrome, file)
     assert visit.page.evaluate("document.scripts.length") == 0
     assert visit.page.evaluate("document.querySelectorAll('[onerror]').length") == 0
     assert HOSTILE in visit.page.locator("h2").first.inner_text()
@@ -276,11 +261,11 @@ def test_what_the_results_say_is_text_and_never_markup(
 
 @pytest.mark.parametrize("less", [poorer, bare])
 def test_where_figures_are_missing_a_sentence_says_so(
-    browser: Browser, results: dict[str, Any], tmp_path: Path, less: Any
+    chrome: Browser, results: dict[str, Any], tmp_path: Path, less: Any
 ) -> None:
     file = tmp_path / "report.html"
     file.write_text(report.html(less(results)), encoding="utf-8")
-    visit = Visit(browser, file, 375)
+    visit = Visit(chrome, file, 375)
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 375
     assert "Quick run" in visit.page.locator("header").inner_text()
     shown = visit.page.locator("figure.plot")

@@ -5,7 +5,6 @@ import functools
 import io
 import json
 import re
-import shutil
 import struct
 import zlib
 from collections import Counter, defaultdict
@@ -17,9 +16,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
-from playwright.sync_api import Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page
 
-from conftest import ROOT
+from client_fixtures import module_page
 from photo_fixtures import photos
 from tfship.benchmarks.studies.photographs import photograph
 from tfship.client.images import decoding, draw_samples, preprocessing
@@ -29,8 +28,6 @@ from tfship.train.common.errors import DataError
 from tfship.train.data.datasets import CLASSES, Digits
 
 Pixels = NDArray[np.uint8]
-SOURCE = ROOT / "client" / "web" / "src"
-ORIGIN = "https://preparation.test"
 COUNT, BATCH = 1000, 100
 DIGITS = input_contract.digits("cnn")
 CONTRACTS = {
@@ -82,27 +79,10 @@ PAGE = """
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no chromium is installed (Debian: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=program, headless=True, args=arguments)
-        opened = browser.new_page()
-        opened.route(f"{ORIGIN}/**", serve)
-        opened.goto(f"{ORIGIN}/")
-        opened.wait_for_function("Boolean(window.preparedAll)")
-        yield opened
-        browser.close()
-
-
-def serve(route: Route) -> None:
-    path = route.request.url.removeprefix(f"{ORIGIN}/")
-    if path.endswith(".js"):
-        route.fulfill(body=(SOURCE / path).read_text(), content_type="text/javascript")
-    else:
-        route.fulfill(body=PAGE, content_type="text/html")
+def page(chrome: Browser) -> Page:
+    opened = module_page(chrome, PAGE)
+    opened.wait_for_function("Boolean(window.preparedAll)")
+    return opened
 
 
 @dataclass(frozen=True)

@@ -6,24 +6,20 @@ import copy
 import io
 import json
 import re
-import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page
 
-from client_fixtures import SEVEN
-from conftest import ROOT
+from client_fixtures import SEVEN, WEB_SOURCES, module_page
 from tfship.export.preprocessing import input_contract
 from tfship.export.preprocessing.input_contract import Contract, Scaling
 from tfship.train.common.errors import ArtifactError
 
-SOURCE = ROOT / "client" / "web" / "src"
-ORIGIN = "https://preparation.test"
 DIGITS = input_contract.digits("cnn")
 PHOTOS = Contract("photos", ("a", "b"), 32, 48, 3, Scaling.of_range(-1, 1, 3), "resize")
 CAFFE = Contract("caffe", ("a",), 24, 40, 3, Scaling((1, 1, 0.017), (-103.9, -116.8, 0), True), "resize",
@@ -50,24 +46,8 @@ PREPARE = """async ([data, text]) => {
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no chromium is installed (Debian: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=program, headless=True, args=arguments)
-        opened = browser.new_page()
-        opened.route(f"{ORIGIN}/**", serve)
-        opened.goto(f"{ORIGIN}/")
-        yield opened
-        browser.close()
-
-
-def serve(route: Route) -> None:
-    path = route.request.url.removeprefix(f"{ORIGIN}/")
-    script = (SOURCE / path).read_text() if path else "<!doctype html><title>contract</title>"
-    route.fulfill(body=script, content_type="text/javascript" if path else "text/html")
+def page(chrome: Browser) -> Page:
+    return module_page(chrome, "<!doctype html><title>contract</title>")
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
@@ -183,7 +163,7 @@ def test_other_texts_are_refused(page: Page, text: str) -> None:
 
 
 def test_constants_are_those_of_the_input_contract() -> None:
-    text = (SOURCE / "preparation" / "rules.js").read_text()
+    text = (WEB_SOURCES / "preparation" / "rules.js").read_text()
     lines = re.findall(r"^export const (\w+) = (.+);$", text, re.MULTILINE)
     constants = {name: ast.literal_eval(value) for name, value in lines}
     assert len(constants) == text.count("const ")

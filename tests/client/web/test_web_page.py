@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Route
 
-from conftest import ROOT, chromium_found
+from conftest import ROOT
 from serving_fixtures import config_of
 from tfship.export.conversion import formats
 from tfship.export.publishing import cards
-from tfship.export.runtimes import browser as runtime
 from tfship.export.runtimes import web_build
 from tfship.export.runtimes.web_build import HEADERS
 from tfship.serving.models.loader import Loader
@@ -37,17 +36,6 @@ FORMATS = list(formats.FORMATS)
 ALL = [*FORMATS, "server"]
 # The browser's own remark about a request that fails, and LiteRT.js' about a missing GPU.
 REMARKS = ("Failed to load resource", "No available adapters.", "Failed to create default WebGPU device")
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Browser]:
-    with chromium_found():
-        program = runtime.program()
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        started = playwright.chromium.launch(executable_path=program, args=arguments)
-        yield started
-        started.close()
 
 
 class Server:
