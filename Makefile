@@ -35,7 +35,7 @@ install: $(STAMP)  ## make .venv, with the locked packages and tfship itself
 
 # The page's files, compressed; the folder is replaced at each build.
 WEB := client/web/dist
-$(WEB): client/web/package-lock.json $(wildcard client/web/*.* client/web/src/*.js client/web/src/*/*.js)
+$(WEB): client/web/package-lock.json $(wildcard client/web/*.* client/web/style/*.css client/web/src/*.js client/web/src/*/*.js)
 	@npm --version >/dev/null 2>&1 || { echo "error: npm not found; expected Node.js 20.19 or later with npm (Debian: nodejs npm)" >&2; exit 2; }
 	@echo "web: packages of client/web/package-lock.json, and $(WEB)"
 	@cd client/web && npm ci --silent --no-progress --ignore-scripts && npm run --silent build

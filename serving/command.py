@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def serve_folder(folder: Path, argv: Sequence[str], show: Callable[[str], object] | None = None) -> int:
     """Run `model_server` with the flags `argv` for all models in `folder`; `show` gets the web page's URL."""
-    return _serve(_parsed(argv), config.models_in(folder), show)
+    return _serve(_parsed(argv), config.models_in(folder, "--models DIR"), show)
 
 
 def model_server(argv: Sequence[str] | None = None) -> int:

@@ -25,9 +25,11 @@ from tfship.export.conversion.formats import FORMATS
 from tfship.export.publishing.gate import MAX_DROP
 from tfship.train.common.errors import UsageError
 
-__all__ = ["OBJECTIVES", "gain", "judge"]
+__all__ = ["ELSEWHERE", "OBJECTIVES", "gain", "judge"]
 
 Row = Mapping[str, Any]
+# Kinds of rows that don't run in this process.
+ELSEWHERE = ("browser", "served")
 
 _SIGNIFICANT = 0.05
 # Rounding error of float arithmetic: half an image in ten million.
@@ -85,7 +87,7 @@ class _ModelRows:
         return [
             row
             for row in self.entry["rows"]
-            if row["kind"] not in ("browser", "served") and p50(row["query"]) and known(row["query"])
+            if row["kind"] not in ELSEWHERE and p50(row["query"]) and known(row["query"])
         ]
 
     @property

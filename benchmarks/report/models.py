@@ -4,13 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tfship.benchmarks.analysis.recommendation import gain, judge
+from tfship.benchmarks.analysis.recommendation import ELSEWHERE, gain, judge
 
 __all__ = ["Model", "Row", "missing_sentence", "models"]
 
 Row = Mapping[str, Any]
-# Kinds of rows that don't run in this process.
-_ELSEWHERE = ("browser", "served")
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,12 @@ class Model:
     @property
     def plain(self) -> list[Row]:
         """Rows in this process with the reference's number of threads and delegate."""
-        return [row for row in self.rows if row["kind"] not in _ELSEWHERE and self._plain(row)]
+        return [row for row in self.rows if row["kind"] not in ELSEWHERE and self._plain(row)]
 
     @property
     def variants(self) -> list[Row]:
         """Rows in this process with more threads or another delegate."""
-        return [row for row in self.rows if row["kind"] not in _ELSEWHERE and not self._plain(row)]
+        return [row for row in self.rows if row["kind"] not in ELSEWHERE and not self._plain(row)]
 
     @property
     def in_browser(self) -> list[Row]:

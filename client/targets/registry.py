@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tfship.client.targets.binding import Binding, RawScores, bound, checked
 from tfship.client.targets.connection import Connection, Servable
 from tfship.client.targets.interpretation import Interpretation
+from tfship.export.conversion.formats import FORMATS, REFERENCE, Format
 from tfship.export.preprocessing import input_contract as contracts
 from tfship.export.preprocessing.input_contract import Contract
 from tfship.export.runtimes.protocol import Classifier, Runtime, Signature
@@ -123,6 +124,20 @@ class Choice:
             if (folder / contracts.CONTRACT).is_file():
                 return contracts.read(folder)
         return None
+
+    @property
+    def format(self) -> str:
+        """The TFLite format that is chosen instead of a path, "" if none is."""
+        return self.path if self.path in FORMATS and not Path(self.path).exists() else ""
+
+    def locate_format(self, file_of: Callable[[Format], str]) -> Path:
+        """Return the file that is chosen by path, or that of the chosen format, by default float32, in the version.
+
+        `file_of` returns a format's file, relative to a version directory. Raises what `locate` does.
+        """
+        file = file_of(FORMATS[self.format or REFERENCE])
+        path = (replace(self, path="") if self.format else self).locate(file)
+        return path if path.is_file() else path / file
 
     def locate(self, inside: str) -> Path:
         """Return the chosen path if it is a file or a folder with `inside`, else the version directory below it.

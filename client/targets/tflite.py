@@ -1,11 +1,9 @@
 """TFLite files in this process. Doesn't load TensorFlow."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from tfship.client.targets.registry import Choice, Opened, in_process
 from tfship.export.conversion import formats
-from tfship.export.conversion.formats import FORMATS, REFERENCE
 from tfship.export.publishing import store
 from tfship.export.runtimes.litert import LiteRT
 from tfship.train.cards import RELEASED
@@ -24,15 +22,11 @@ def open_target(choice: Choice) -> Opened:
 
 
 def _file(choice: Choice) -> Path:
-    named = choice.path in FORMATS and not Path(choice.path).exists()
-    file = FORMATS[choice.path if named else REFERENCE].file
-    if choice.path and not named:
-        path = choice.locate(file)
-        return path if path.is_file() else path / file
-    if choice.servable.version is None and not store.versions(choice.base):
-        name = f"{choice.servable.name}.{choice.path or formats.RELEASED}.tflite"
+    chosen_by_path = choice.path and not choice.format
+    if not chosen_by_path and choice.servable.version is None and not store.versions(choice.base):
+        name = f"{choice.servable.name}.{choice.format or formats.RELEASED}.tflite"
         released = choice.models / RELEASED / name
         if released.is_file():
             cli.say(f"{choice.base} holds no version; using the released model {released}")
             return released
-    return replace(choice, path="").locate(file) / file
+    return choice.locate_format(lambda row: row.file)

@@ -1,9 +1,6 @@
 """TFLite files for browsers, run by LiteRT.js in headless Chromium. Doesn't load TensorFlow."""
 
-from dataclasses import replace
-
 from tfship.client.targets.registry import Choice, Opened, in_process
-from tfship.export.conversion.formats import FORMATS, REFERENCE
 from tfship.export.runtimes import browser
 from tfship.train.common.errors import ArtifactError
 
@@ -12,11 +9,7 @@ __all__ = ["open_target"]
 
 def open_target(choice: Choice) -> Opened:
     """Open the file that was chosen: by its path, or by a format of the version, by default float32."""
-    named = choice.path in FORMATS
-    file = FORMATS[choice.path if named else REFERENCE].web_file
-    path = (replace(choice, path="") if named else choice).locate(file)
-    if path.is_dir():
-        path /= file
+    path = choice.locate_format(lambda row: row.web_file)
     if not path.is_file():
         raise ArtifactError(
             f"{path}: no such file for browsers; if export.json doesn't say why, export the model again"

@@ -15,7 +15,7 @@ from tfship.export.conversion.formats import FORMATS, WEB, Format
 from tfship.export.preprocessing.input_contract import Contract
 from tfship.export.publishing import verification
 from tfship.export.publishing.gate import Gate, GateCheck
-from tfship.export.runtimes.browser import Browser
+from tfship.export.runtimes.browser import DTYPES, Browser
 from tfship.export.runtimes.litert import LiteRT
 from tfship.export.runtimes.protocol import DEFAULT_SIGNATURE, Classifier, Runtime, TensorSpec
 from tfship.export.sources.source import Source
@@ -34,7 +34,6 @@ _MOST_IMAGES, _MOST_WITHOUT_BROWSER, _SECONDS = 1000, 100, 5.0
 _BATCH, _SHORT = 20, 0.5
 # Field of an entry: the largest difference of a score from the format's own file in LiteRT.
 NATIVE_DIFFERENCE = "native_difference"
-_DTYPES = {1: "float32", 3: "int32", 4: "uint8"}
 
 
 @dataclass
@@ -97,9 +96,9 @@ class WebFiles:
                 model: Runtime = LiteRT(path) if running is None else running.load(path)
                 stack.callback(model.close)
             where = "LiteRT" if running is None else running.version
-            scores = self._scores(model, path, f"{about}: verifying in {where}")
+            scores = self._scores(Classifier(model, str(path)), f"{about}: verifying in {where}")
             done = self._chosen[: len(scores)]
-            expected = Classifier(native, str(path)).predict(self._images(native, done))
+            expected = self._predict(Classifier(native, row.file), done)
             signature = model.signatures[DEFAULT_SIGNATURE]
         several = self.source.several
         same = verification.compare(about, scores, expected, None, several=several)
@@ -121,13 +120,12 @@ class WebFiles:
             **verification.compare(about, scores, self.reference[done], truth, several=several),
         }
 
-    def _scores(self, model: Runtime, path: Path, label: str) -> NDArray[np.float32]:
+    def _scores(self, target: Classifier, label: str) -> NDArray[np.float32]:
         """Return the scores of the chosen images, of as many as the time limit allows, at least one batch."""
-        target = Classifier(model, str(path))
         begin, parts, waiting, size = time.monotonic(), [], self._chosen, _BATCH
         with Progress(label, len(waiting), "images") as progress:
             while len(waiting) and (seconds := time.monotonic() - begin) < _SECONDS:
-                parts.append(target.predict(self._images(model, waiting[:size])))
+                parts.append(self._predict(target, waiting[:size]))
                 progress.advance(len(parts[-1]))
                 interruption.check()
                 waiting = waiting[size:]
@@ -135,15 +133,15 @@ class WebFiles:
                     size *= 2  # each batch is a message, which takes longer than a small network
         return np.concatenate(parts)
 
-    def _images(self, model: Runtime, chosen: NDArray[np.intp]) -> NDArray[Any]:
+    def _predict(self, target: Classifier, chosen: NDArray[np.intp]) -> NDArray[np.float32]:
         pixels = self.source.evaluation.pixels[chosen]
-        return pixels if Classifier(model, "").takes_pixels else self.contract.scale(pixels)
+        return target.predict(pixels if target.takes_pixels else self.contract.scale(pixels))
 
 
 def _tensor(tensors: Mapping[str, TensorSpec]) -> dict[str, Any]:
     (spec,) = tensors.values()
     scale = spec.quantization
     return {
-        "dtype": _DTYPES.get(spec.dtype, ""),
+        "dtype": DTYPES.get(spec.dtype, ""),
         "quantization": None if scale is None else {"scale": scale.scale, "zero_point": scale.zero_point},
     }

@@ -26,7 +26,16 @@ from tfship.train.common import cli
 from tfship.train.common.errors import ArtifactError, UsageError
 from tfship.train.common.tensorflow_loader import quiet
 
-__all__ = ["CHROMIUM", "Browser", "BrowserModel", "open_model", "program", "unavailable", "webgpu_refusal"]
+__all__ = [
+    "CHROMIUM",
+    "DTYPES",
+    "Browser",
+    "BrowserModel",
+    "open_model",
+    "program",
+    "unavailable",
+    "webgpu_refusal",
+]
 
 # Environment variable with the browser's path; empty: there is none.
 CHROMIUM = "TFSHIP_CHROMIUM"
@@ -40,7 +49,8 @@ _WEBGPU = ("--enable-unsafe-webgpu", "--enable-features=Vulkan")
 _SECONDS = 120.0
 # A batch is sent as one text.
 _BATCH_BYTES = 1 << 22
-_DTYPES = {1: np.float32, 3: np.int32, 4: np.uint8}
+# The dtypes that LiteRT.js takes, by TensorFlow's DataType number.
+DTYPES = {1: "float32", 3: "int32", 4: "uint8"}
 
 
 def unavailable() -> str:
@@ -208,7 +218,7 @@ class BrowserModel:
         (images,) = inputs.values()
         rows = max(1, _BATCH_BYTES // max(images[:1].nbytes, 1))
         parts = [self._run(images[start : start + rows]) for start in range(0, len(images), rows)]
-        return {output: np.concatenate(parts).astype(_DTYPES[spec.dtype])}
+        return {output: np.concatenate(parts).astype(DTYPES[spec.dtype])}
 
     def hold(self, images: NDArray[Any]) -> None:
         """Keep the rows of an input tensor in the page, for `measure`."""

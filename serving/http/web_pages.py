@@ -15,6 +15,7 @@ from tfship.export.runtimes import web_build
 from tfship.export.runtimes.web_build import ROOT
 from tfship.serving.http.messages import HttpRequest, HttpResponse, page
 from tfship.serving.models.registry import Servables
+from tfship.serving.models.version_policy import parse_version
 from tfship.serving.protos.messages import model_pb2
 from tfship.serving.protos.status import StatusError
 
@@ -22,7 +23,7 @@ __all__ = ["WebPages"]
 
 _INDEX = "index.html"
 _VERSION_FILE = re.compile(
-    r"models/(?P<name>[^/]+)/versions/(?P<version>[0-9]{1,19})/"
+    r"models/(?P<name>[^/]+)/versions/(?P<version>[0-9]+)/"
     r"(?P<file>contract\.json|export\.json|web/[a-z0-9_]+\.tflite)"
 )
 # Browsers ask each time, and get the content only if it has changed.
@@ -63,10 +64,11 @@ class WebPages:
 
     def _version_file(self, name: str) -> Path | None:
         match = _VERSION_FILE.fullmatch(name)
-        if match is None:
+        number = None if match is None else parse_version(match["version"])
+        if match is None or number is None:
             return None
         spec = model_pb2.ModelSpec(name=match["name"])
-        spec.version.value = min(int(match["version"]), 2**63 - 1)
+        spec.version.value = number
         try:
             return self._servables.directory(spec) / match["file"]
         except StatusError:

@@ -24,13 +24,15 @@ def one_model(name: str, base_path: str) -> Any:
     return _config({name: base_path}, "--model_base_path")
 
 
-def models_in(folder: Path) -> Any:
-    """Return the ModelServerConfig of all servables in `folder`. Raises UsageError if there are none."""
+def models_in(folder: Path, otherwise: str = "--model_base_path=DIR or --model_config_file=FILE") -> Any:
+    """Return the ModelServerConfig of all servables in `folder`.
+
+    Raises UsageError, which says to pass the flags `otherwise`, if there are none.
+    """
     names = store.servables(folder)
     if not names:
         raise UsageError(
-            f"no model: {folder} holds no exported version; run `tfship export` first, or pass --model_base_path=DIR "
-            "or --model_config_file=FILE"
+            f"no model: {folder} holds no exported version; run `tfship export` first, or pass {otherwise}"
         )
     return _config({name: str(folder / name) for name in names}, str(folder))
 

@@ -3,6 +3,7 @@
 import { getWebGpuDevice, loadAndCompile, loadLiteRt, supportsFeature, Tensor } from "@litertjs/core";
 
 import { arrayOf, scoresOf } from "./tensors.js";
+import { reason } from "./texts.js";
 
 /** @typedef {import("./tensors.js").Description} Description */
 /** @typedef {import("./tensors.js").Tensor} Values */
@@ -110,8 +111,7 @@ export class Runtime {
  * @param {unknown} error
  */
 function reasonOf(error) {
-  const text = error instanceof Error ? error.message : String(error);
-  const lines = text.split("\n").map((line) => line.replace(/^[\s└├─]*(ERROR:)?\s*(\[[^\]]*\])?\s*/, ""));
+  const lines = reason(error).split("\n").map((line) => line.replace(/^[\s└├─]*(ERROR:)?\s*(\[[^\]]*\])?\s*/, ""));
   return lines.filter(Boolean).join("; ") || "LiteRT.js can't compile it";
 }
 

@@ -2,6 +2,7 @@
 
 import { Latency } from "./latency.js";
 import * as server from "./server.js";
+import { reason } from "./texts.js";
 
 /** @typedef {import("./preparation/contract.js").Contract} Contract */
 /** @typedef {import("./decision.js").Decision} Decision */
@@ -168,7 +169,7 @@ export class Version {
       format.state = "ready";
       if (this.#deleted) format.delete();
     } catch (error) {
-      format.fail(error instanceof Error ? error.message : String(error));
+      format.fail(reason(error));
       format.again = error instanceof server.ServerError && error.lost;
     }
   }
