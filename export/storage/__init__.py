@@ -1,0 +1,1 @@
+"""Versions in object storage and in container images."""
