@@ -23,6 +23,7 @@ __all__ = [
     "rollback",
     "scan",
     "servables",
+    "version_number",
     "versions",
 ]
 
@@ -70,9 +71,15 @@ def scan(base: Path) -> dict[int, Path]:
     found: dict[int, Path] = {}
     # Sorted, so that the choice between "1" and "01" is always the same.
     for path in sorted(base.iterdir()):
-        if _VERSION.fullmatch(path.name) and path.is_dir() and int(path.name) <= _LARGEST:
-            found.setdefault(int(path.name), path)
+        number = version_number(path.name)
+        if number is not None and path.is_dir():
+            found.setdefault(number, path)
     return dict(sorted(found.items()))
+
+
+def version_number(name: str) -> int | None:
+    """Return the version number that a directory's `name` is, None if it isn't one."""
+    return int(name) if _VERSION.fullmatch(name) and int(name) <= _LARGEST else None
 
 
 def versions(base: Path) -> dict[int, Path]:

@@ -3,28 +3,33 @@
 import contextlib
 import errno
 import importlib.util
+import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tfship.train.common import cli
 from tfship.train.common.errors import ArtifactError, Refused, Unreachable, UsageError
 
-__all__ = ["EXTRAS", "filesystem", "is_url", "translated"]
+__all__ = ["CACHE_FOLDER", "EXTRAS", "check", "filesystem", "is_url", "translated"]
 
+# Copies of versions, for servers and clients.
+CACHE_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tfship"
 # The driver of each scheme, and the extra that installs it.
 EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "az": ("adlfs", "azure"), "file": ("fsspec", "s3")}
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(.*)", re.DOTALL)
 # Seconds for a connection and for a response. S3's driver waits a minute by default, and retries five times.
-_CONNECT_SECONDS, _READ_SECONDS = 5, 30
+_CONNECT_SECONDS, _READ_SECONDS = 5, 15
 _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
         "config_kwargs": {
             "connect_timeout": _CONNECT_SECONDS,
             "read_timeout": _READ_SECONDS,
-            "retries": {"mode": "standard", "total_max_attempts": 3},
+            "retries": {"mode": "standard", "total_max_attempts": 2},
         }
     },
+    "file": {"auto_mkdir": True},
     "az": {"connection_timeout": _CONNECT_SECONDS, "read_timeout": _READ_SECONDS},
 }
 # Errors of the operating system that another attempt doesn't mend.
@@ -36,26 +41,33 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
-def filesystem(url: str) -> tuple[Any, str]:
-    """Return the fsspec filesystem of `url` and the path in it, without a slash at the end.
+def check(url: str) -> str:
+    """Return the scheme of `url`.
 
-    Listings aren't cached, so that changes are seen. Credentials are found as the driver finds them: environment,
-    configuration files, or the machine's role. Raises UsageError for another scheme, a URL without bucket, or a driver
-    that isn't installed.
+    Raises UsageError for another scheme, a URL without bucket, or a driver that isn't installed.
     """
     match = _URL.match(url)
-    scheme = match[1].lower() if match else ""
+    scheme = match[1] if match else ""
     if match is None or scheme not in EXTRAS:
         raise UsageError(
             f"{url}: expected a URL that begins with {', '.join(f'{each}://' for each in EXTRAS)}"
         )
-    if not match[2].strip("/"):
-        raise UsageError(
-            f"{url}: expected {'an absolute path' if scheme == 'file' else 'a bucket'} after ://"
-        )
+    is_file = scheme == "file"
+    if not match[2].strip("/") or is_file != match[2].startswith("/"):
+        raise UsageError(f"{url}: expected {'an absolute path' if is_file else 'a bucket'} after ://")
     package, extra = EXTRAS[scheme]
     if importlib.util.find_spec(package) is None:
         raise cli.missing(f"a URL with {scheme}://", package, extra)
+    return scheme
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """Return the fsspec filesystem of `url` and the path in it, without a slash at the end.
+
+    Listings aren't cached, so that changes are seen. Credentials are found as the driver finds them: environment,
+    configuration files, or the machine's role. Raises what `check` does.
+    """
+    scheme = check(url)
     import fsspec
 
     with translated(url):
