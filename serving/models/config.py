@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tfship.export.publishing import store
+from tfship.export.storage import filesystems
 from tfship.serving.protos import config_messages
 from tfship.serving.protos.messages import model_server_config_pb2
 from tfship.serving.protos.status import invalid
@@ -14,7 +15,6 @@ from tfship.train.common.errors import UsageError
 __all__ = ["check_request", "models_in", "one_model", "parse_config", "read_config"]
 
 PLATFORM = "tensorflow"
-_URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _FILE = re.compile(r"file://(?:localhost)?(?=/)")
 _EXPECTED = 'model_config_list { config { name: "…" base_path: "…" model_platform: "tensorflow" } … }'
 
@@ -46,7 +46,7 @@ def _config(base_paths: Mapping[str, str], source: str) -> Any:
 
 
 def read_config(path: Path) -> Any:
-    """Return the ModelServerConfig in the text file `path`, with absolute base paths. Raises UsageError."""
+    """Return the ModelServerConfig in the text file `path`, with absolute base paths or URLs. Raises UsageError."""
     flag = "--model_config_file"
     return parse_config(config_messages.read_text(path, flag), f"{flag}: {path}")
 
@@ -79,7 +79,7 @@ def check_request(config: Any, known: Container[str] = ()) -> None:
         if not model.model_platform and not model.model_type:
             raise invalid(_no_platform(model))
         model.base_path = _local(model.base_path)
-        if not _URI.match(model.base_path) and not Path(model.base_path).is_absolute():
+        if not filesystems.is_url(model.base_path) and not Path(model.base_path).is_absolute():
             raise invalid(
                 f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
             )
@@ -108,7 +108,8 @@ def _check(config: Any, source: str) -> None:
         names.add(model.name)
         # TensorFlow Serving refuses relative paths. Here they are resolved, so that a config file can be moved together
         # with its models.
-        model.base_path = str(Path(model.base_path).absolute())
+        if not filesystems.is_url(model.base_path):
+            model.base_path = str(Path(model.base_path).absolute())
     if not names:
         raise UsageError(f"{source}: lists no model; expected {_EXPECTED}")
 
@@ -126,11 +127,11 @@ def _check_model(model: Any, source: str) -> None:
         raise UsageError(f"{where}: has no base_path; expected the directory that holds its versions")
     if "\0" in model.base_path:
         raise UsageError(f"{where}: base_path {model.base_path!r} contains a NUL character; expected a path")
-    if _URI.match(model.base_path):
-        raise UsageError(
-            f"{where}: base_path {model.base_path} is remote; only local directories are supported, as a path or as "
-            "file:///path"
-        )
+    if filesystems.is_url(model.base_path):
+        try:
+            filesystems.check(model.base_path)
+        except UsageError as error:
+            raise UsageError(f"{where}: base_path {error}") from None
     tensorflow_type = model_server_config_pb2.ModelType.Value("TENSORFLOW")
     if not model.model_platform and not model.model_type:
         raise UsageError(f'{source}: {_no_platform(model)}; expected model_platform: "{PLATFORM}"')

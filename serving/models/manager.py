@@ -5,21 +5,23 @@ load is reported in the version's status, while other versions continue to serve
 the `Fleet` (`serving.models.snapshot`).
 """
 
+import contextlib
 import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tfship.export.publishing import store
+from tfship.export.storage.filesystems import CACHE_FOLDER
 from tfship.serving.models import version_policy as versions
-from tfship.serving.models.snapshot import Fleet, ModelView, ProcessDiedError, State, VersionStatus
+from tfship.serving.models.served_models import ServedModel, ServedVersion
+from tfship.serving.models.snapshot import Fleet, ProcessDiedError, State
 from tfship.serving.protos.status import Code, StatusError
-from tfship.train.common.errors import ArtifactError
+from tfship.train.common.errors import ArtifactError, TfshipError
 
 __all__ = ["LoadPolicy", "ModelManager"]
 
@@ -40,6 +42,7 @@ class LoadPolicy:
     - `labels_for_unavailable`: whether labels may name versions that aren't available.
     - `first_load_threads`, `load_threads`: number of models loaded in parallel at the start, and later; 0: one by one.
     - `unload_threads`: number of versions whose last requests can be awaited in the background; 0: unloads block.
+    - `cache_folder`: folder of the copies of versions from object storage.
     """
 
     poll_seconds: float = 1.0
@@ -49,37 +52,12 @@ class LoadPolicy:
     first_load_threads: int = 0
     load_threads: int = 0
     unload_threads: int = 0
+    cache_folder: Path = CACHE_FOLDER
 
 
-@dataclass
-class _Version:
-    number: int
-    path: Path
-    key: int
-    state: State = State.START
-    code: Code = Code.OK
-    message: str = ""
-    failures: int = 0
-    retry_at: float = 0.0
-    # Set when the policy no longer selects the version. Only then is the same number a new version.
-    retired: bool = False
-
-
-@dataclass
-class _Model:
-    name: str
-    base_path: Path
-    policy: Any
-    labels: Mapping[str, int]
-    versions: dict[int, _Version] = field(default_factory=dict)
-    # Removed from the config: only the last states of its versions are still reported.
-    removed: bool = False
-    problem: str = ""  # the last logged problem on disk, which is logged once, not at each check
-
-
-def _model(config: Any) -> _Model:
-    return _Model(
-        config.name, Path(config.base_path), config.model_version_policy, dict(config.version_labels)
+def _model(config: Any) -> ServedModel:
+    return ServedModel(
+        config.name, config.base_path, config.model_version_policy, dict(config.version_labels)
     )
 
 
@@ -90,14 +68,14 @@ class ModelManager:
         self._fleet = fleet
         self._policy = policy or LoadPolicy()
         self._keys = itertools.count(1)
-        self._models = {each.name: _model(each) for each in config.model_config_list.config}
         # Held while models are loaded and unloaded, by a check of the base paths or by a reload.
         self._editing = threading.Lock()
         # Guards the models' and versions' fields, and the order of published views.
         self._lock = threading.Lock()
         self._started = threading.Event()
         self._stopping = threading.Event()
-        self._failure: ArtifactError | None = None
+        self._models = {each.name: _model(each) for each in config.model_config_list.config}
+        self._failure: TfshipError | None = None
         self._watcher = threading.Thread(target=self._watch, name="models", daemon=True)
         threads = self._policy.unload_threads
         self._unloads = ThreadPoolExecutor(threads, thread_name_prefix="unload") if threads else None
@@ -106,7 +84,8 @@ class ModelManager:
         """Load all models, and watch the base paths from then on.
 
         Raises ArtifactError if a model has no versions or can't be loaded, or if a label names a version that isn't
-        available. May be interrupted by an exception from a signal handler.
+        available, and TargetError if object storage can't be read. May be interrupted by an exception from a signal
+        handler.
         """
         self._watcher.start()
         self._started.wait()
@@ -125,6 +104,8 @@ class ModelManager:
             self._watcher.join()
         if self._unloads:
             self._unloads.shutdown()
+        for model in self._models.values():
+            model.close()
 
     def reload(self, config: Any) -> None:
         """Switch to the models of another ModelServerConfig, a model_config_list: all of them, or none on an error.
@@ -135,17 +116,22 @@ class ModelManager:
         """
         with self._editing:
             self._check_new_labels(config)
-            fresh: dict[str, _Model] = {}
+            fresh: dict[str, ServedModel] = {}
             kept: dict[str, Any] = {}
             for each in config.model_config_list.config:
                 known = self._models.get(each.name)
-                if known and not known.removed and known.base_path == Path(each.base_path):
+                if known and not known.removed and known.base_path == each.base_path:
                     kept[each.name] = each
                 else:
                     fresh[each.name] = _model(each)
             try:
+                for name, each in kept.items():
+                    self._models[name].prepare(each.model_version_policy)
                 _run_all(self._policy.load_threads, self._load_initial, fresh.values())
-            except ArtifactError as error:
+            except TfshipError as error:
+                for name in kept:
+                    with contextlib.suppress(TfshipError):
+                        self._models[name].prepare(self._models[name].policy)
                 self._unload_all(fresh.values())
                 self._keep_statuses(fresh.values())
                 raise StatusError(Code.FAILED_PRECONDITION, str(error)) from error
@@ -167,7 +153,7 @@ class ModelManager:
             self._unload_all(replaced)
         log.info("config reloaded: %s", ", ".join(sorted({*fresh, *kept})) or "no models")
 
-    def _keep_statuses(self, failed: Iterable[_Model]) -> None:
+    def _keep_statuses(self, failed: Iterable[ServedModel]) -> None:
         with self._lock:
             for model in failed:
                 known = self._models.get(model.name)
@@ -177,13 +163,14 @@ class ModelManager:
                     self._models[model.name] = model
             self._publish()
 
-    def _unload_all(self, models: Iterable[_Model]) -> None:
+    def _unload_all(self, models: Iterable[ServedModel]) -> None:
         for model in models:
             # Versions that wait for a retry are never loaded.
             self._retire(model, chosen={})
             for version in model.versions.values():
                 if version.state is State.AVAILABLE:
                     self._unload(model, version)
+            model.close()
 
     def _check_new_labels(self, config: Any) -> None:
         if self._policy.labels_for_unavailable:
@@ -202,7 +189,7 @@ class ModelManager:
     def _watch(self) -> None:
         try:
             _run_all(self._policy.first_load_threads, self._load_initial, self._models.values())
-        except ArtifactError as error:
+        except TfshipError as error:
             self._failure = error
             return
         except Exception as error:  # start() must not hang after an unexpected error
@@ -221,9 +208,12 @@ class ModelManager:
             except Exception:  # the watcher must go on; the next check may succeed
                 log.exception("unexpected error while looking for versions")
 
-    def _load_initial(self, model: _Model) -> None:
+    def _load_initial(self, model: ServedModel) -> None:
+        model.start(self._policy.cache_folder, self._policy.poll_seconds, self._stopping)
+        if self._stopping.is_set():
+            return
         try:
-            found = store.scan(model.base_path)
+            found = model.scan()
         except FileNotFoundError:
             raise ArtifactError(f"{model.base_path}: no such directory; {_REMEDY}") from None
         except OSError as error:
@@ -244,7 +234,7 @@ class ModelManager:
                 raise ArtifactError(f"model {model.name} version {number} can't be loaded: {failure.detail}")
         self._check_labels(model)
 
-    def _check_labels(self, model: _Model) -> None:
+    def _check_labels(self, model: ServedModel) -> None:
         if self._policy.labels_for_unavailable:
             return
         for label, number in model.labels.items():
@@ -255,10 +245,10 @@ class ModelManager:
                     "or pass --allow_version_labels_for_unavailable_models"
                 )
 
-    def _refresh(self, model: _Model) -> None:
+    def _refresh(self, model: ServedModel) -> None:
         """Load and unload versions of `model` according to those on disk."""
         try:
-            found = store.scan(model.base_path)
+            found = model.scan()
         except OSError as error:
             # A base path that can't be read changes nothing, as in TensorFlow Serving.
             self._log_problem(
@@ -280,17 +270,17 @@ class ModelManager:
             if version.state is State.AVAILABLE and version.number not in chosen:
                 self._unload(model, version)
 
-    def _add(self, model: _Model, number: int, path: Path) -> _Version:
+    def _add(self, model: ServedModel, number: int, path: Path) -> ServedVersion:
         with self._lock:
             ended = [each.number for each in model.versions.values() if each.retired]
             for oldest in ended[: max(0, len(ended) - _MOST_ENDED)]:
                 del model.versions[oldest]
             # A number that was there before moves to the end: the versions are ordered by age.
             model.versions.pop(number, None)
-            model.versions[number] = version = _Version(number, path, next(self._keys))
+            model.versions[number] = version = ServedVersion(number, path, next(self._keys))
         return version
 
-    def _retire(self, model: _Model, chosen: Mapping[int, Path]) -> None:
+    def _retire(self, model: ServedModel, chosen: Mapping[int, Path]) -> None:
         """End the versions of `model` that aren't chosen any more and aren't loaded."""
         loaded = (State.AVAILABLE, State.UNLOADING)
         for version in model.versions.values():
@@ -298,7 +288,7 @@ class ModelManager:
                 version.retired = True
                 self._set_state(version, State.END)
 
-    def _load(self, model: _Model, version: _Version, retries: int) -> StatusError | None:
+    def _load(self, model: ServedModel, version: ServedVersion, retries: int) -> StatusError | None:
         self._set_state(version, State.LOADING)
         log.info("model %s version %d: loading from %s", model.name, version.number, version.path)
         begin = time.monotonic()
@@ -315,7 +305,9 @@ class ModelManager:
             log.info("model %s version %d: %s", model.name, version.number, note)
         return None
 
-    def _record_failure(self, model: _Model, version: _Version, error: StatusError, retries: int) -> None:
+    def _record_failure(
+        self, model: ServedModel, version: ServedVersion, error: StatusError, retries: int
+    ) -> None:
         version.failures += 1
         version.code, version.message = error.code, error.message
         seconds = max(0.0, self._policy.retry_seconds)
@@ -335,42 +327,32 @@ class ModelManager:
                 then,
             )
 
-    def _unload(self, model: _Model, version: _Version) -> None:
+    def _unload(self, model: ServedModel, version: ServedVersion) -> None:
         self._set_state(version, State.UNLOADING)
         if self._unloads:
             self._unloads.submit(self._finish_unload, model, version)
         else:
             self._finish_unload(model, version)
 
-    def _finish_unload(self, model: _Model, version: _Version) -> None:
+    def _finish_unload(self, model: ServedModel, version: ServedVersion) -> None:
         self._fleet.unload(version.key)
         version.retired = True
         self._set_state(version, State.END)
         log.info("model %s version %d: unloaded", model.name, version.number)
 
-    def _set_state(self, version: _Version, state: State) -> None:
+    def _set_state(self, version: ServedVersion, state: State) -> None:
         with self._lock:
             version.state = state
             self._publish()
 
     def _publish(self) -> None:
         """Publish a snapshot to the fleet; the caller must hold the lock."""
-        self._fleet.publish({name: _view(model) for name, model in self._models.items()})
+        self._fleet.publish({name: model.view() for name, model in self._models.items()})
 
-    def _log_problem(self, model: _Model, problem: str) -> None:
+    def _log_problem(self, model: ServedModel, problem: str) -> None:
         if problem and problem != model.problem:
             log.warning("model %s: %s", model.name, problem)
         model.problem = problem
-
-
-def _view(model: _Model) -> ModelView:
-    newest_first = sorted(model.versions.values(), key=lambda each: each.number, reverse=True)
-    return ModelView(
-        tuple(VersionStatus(each.number, each.state, each.code, each.message) for each in newest_first),
-        model.labels,
-        {each.number: each.key for each in newest_first if each.state is State.AVAILABLE},
-        is_configured=not model.removed,
-    )
 
 
 _T = TypeVar("_T")

@@ -1,13 +1,15 @@
 """Version numbers: selection by a model's version policy, and numbers that clients send."""
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["choose", "parse_version"]
 
 
-def choose(policy: Any, found: Mapping[int, Path]) -> dict[int, Path]:
+_Where = TypeVar("_Where")
+
+
+def choose(policy: Any, found: Mapping[int, _Where]) -> dict[int, _Where]:
     """Return the versions in `found` selected by `policy`, a ServableVersionPolicy: by default the latest."""
     match policy.WhichOneof("policy_choice"):
         case "all":

@@ -68,6 +68,7 @@ def settings(flags: argparse.Namespace) -> Settings:
             first_load_threads=4 * cores(),
             load_threads=flags.num_load_threads,
             unload_threads=flags.num_unload_threads,
+            cache_folder=flags.model_cache_dir,
         ),
         limits=Limits(
             body_bytes=flags.max_body_bytes,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfship.export.storage.filesystems import CACHE_FOLDER
 from tfship.serving.protos import messages
 from tfship.serving.server.logs import FORMATS
 from tfship.serving.server.settings import ANY_PORT, GRPC_ARGUMENTS, REUSE_PORT, Limits, cores
@@ -40,7 +41,7 @@ class Flag:
     """
 
     name: str
-    default: bool | int | float | str | None
+    default: bool | int | float | str | Path | None
     help: str
     metavar: str = "true|false"
     type: Callable[[str], object] | None = None
@@ -129,12 +130,16 @@ def _port(text: str) -> int:
 FLAGS: Mapping[str, tuple[Flag, ...]] = {
     "models": (
         Flag("model_name", "default", "name of the one model", "MODEL_NAME", str),
-        Flag("model_base_path", "", "directory of the one model, which holds its versions", "DIR", str),
+        Flag("model_base_path", "", "directory of the one model, which holds its versions, or its s3://, gs:// or "
+             "az:// URL", "DIR", str),
         Flag("model_config_file", None, "several models: a ModelServerConfig in text format", "FILE", Path),
         Flag("model_config_file_poll_wait_seconds", 0, "seconds between checks of that file for changes; 0: never",
              "S", _at_least(0)),
-        Flag("file_system_poll_wait_seconds", 1, "seconds between checks for new versions; 0: only at the start",
+        Flag("file_system_poll_wait_seconds", 1, "seconds between checks for new versions, also in object storage; 0: "
+             "only at the start",
              "S", _at_least(0)),
+        Flag("model_cache_dir", CACHE_FOLDER, "directory for copies of versions in object storage (not in "
+             "tensorflow_model_server)", "DIR", Path),
         Flag("max_num_load_retries", 5, "retries for a version that can't be loaded", "N", _at_least(0)),
         Flag("load_retry_interval_micros", 60_000_000, "microseconds between retries; negative: none", "US", _integer),
         Flag("num_load_threads", 0, "models whose new versions are loaded in parallel; 0: one at a time",
