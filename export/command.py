@@ -4,12 +4,14 @@ tfship export                           both networks of `tfship train`, all for
 tfship export cnn --formats int8        one network, SavedModel and int8 only
 tfship export --new                     a new version even if the latest is up to date
 tfship export my.keras --eval photos/ --calibration photos/    your own model, verified on labelled images
+tfship export cnn --publish s3://bucket/models    also upload the version, for servers that read from there
+tfship export oci cnn --out cnn.tar     write a version as a container image, for Kubernetes
 tfship versions list | verify | rollback | restore | retire | c-source    manage versions (each with --help)
 """
 
 import argparse
 import json
-import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,27 +19,36 @@ from typing import Any
 
 from tabulate import tabulate
 
+from tfship.export.arguments import parser
 from tfship.export.conversion import formats
-from tfship.export.preprocessing import outputs
 from tfship.export.preprocessing.range_detection import NamedScaling
 from tfship.export.publishing import cards, gate
 from tfship.export.publishing.cards import ExportCard
 from tfship.export.publishing.pipeline import ExportPlan, export
 from tfship.export.sources import source, user_model
+from tfship.export.storage import filesystems, image_command
+from tfship.export.storage.remote_versions import RemoteServable
 from tfship.train import cards as training_cards
 from tfship.train.common import cli
 from tfship.train.common.errors import UsageError
+from tfship.train.common.progress import Progress
 from tfship.train.data import datasets
 from tfship.train.recipe import NETWORKS
 
+IMAGE_COMMAND = "oci"
 # Subfolders of the models' folder that aren't servables, and the networks' names.
-_RESERVED = (*NETWORKS, training_cards.RELEASED, "logs", "seeds", "teachers")
+_RESERVED = (*NETWORKS, IMAGE_COMMAND, training_cards.RELEASED, "logs", "seeds", "teachers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Export the models that `argv` names, print a table for each, and return the exit code."""
-    arguments = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == [IMAGE_COMMAND]:
+        return image_command.main(argv[1:])
+    arguments = parser().parse_args(argv)
     # Checked before anything is loaded, so that a wrong flag is reported at once.
+    if arguments.publish:
+        filesystems.check(arguments.publish)
     rows = formats.select(arguments.formats)
     required = [row.name for row in formats.select(arguments.require)] if arguments.require else []
     bounds = gate.Gate(arguments.min_accuracy, arguments.max_drop, arguments.min_agreement)
@@ -61,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             version, card = export(load(), arguments.models, plan, cli.say)
             cli.say(f"{name}: published {version} after {sum(card.seconds.values()):.0f} s")
         done.append(card)
+        if arguments.publish:
+            _publish(version, name, arguments.publish)
         if not arguments.json:
             print(f"\n{name}: {version}, {_verified(card)}\n{_table(card)}", flush=True)
     if arguments.json:
@@ -68,153 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser(
-        "tfship export",
-        "Write a SavedModel and TFLite files to <models>/<name>/<N>/, where N is the next version number. All files "
-        "are verified on the evaluation images before the version is published. A format that can't be converted, or "
-        "isn't good enough, is left out, and the reason is reported. To manage versions: tfship versions.",
-    )
-    parser.add_argument(
-        "models_named",
-        nargs="*",
-        metavar="MODEL",
-        help=f"{' or '.join(NETWORKS)} (both if none is given); or one Keras file or SavedModel folder",
-    )
-    parser.add_argument("--data", metavar="PATH", help="the data that the networks were trained on")
-    parser.add_argument(
-        "--models", type=Path, default=Path("models"), help="the models' folder, to read and write"
-    )
-    parser.add_argument(
-        "--formats",
-        metavar="A,B",
-        help=f"the TFLite formats to try: {', '.join(formats.FORMATS)} (all if not given)",
-    )
-    parser.add_argument(
-        "--require",
-        metavar="A,B",
-        help="formats without which nothing is published (none if not given)",
-    )
-    parser.add_argument(
-        "--serve",
-        metavar="FORMAT",
-        choices=formats.FORMATS,
-        help="also write this format as model.tflite, for TensorFlow Serving's --prefer_tflite_model, and only those "
-        "warm-up requests that it supports",
-    )
-    parser.add_argument(
-        "--selective-seconds",
-        type=float,
-        default=ExportPlan.selective_seconds,
-        metavar="S",
-        help="time limit for choosing the layers that the format selective keeps in float32, in seconds",
-    )
-    parser.add_argument("--new", action="store_true", help="export even if the latest version is up to date")
-    parser.add_argument("--json", action="store_true", help="print the export cards as JSON on stdout")
-    judging = parser.add_argument_group("the gate")
-    judging.add_argument(
-        "--min-accuracy",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="accuracy that the model and every format must reach, 0 to 1",
-    )
-    judging.add_argument(
-        "--max-drop",
-        type=float,
-        default=gate.MAX_DROP,
-        metavar="SHARE",
-        help="largest loss of accuracy relative to the model and to the last blessed version; a larger one blocks a "
-        "format if an exact test is significant",
-    )
-    judging.add_argument(
-        "--min-agreement",
-        type=float,
-        default=gate.MIN_AGREEMENT,
-        metavar="SHARE",
-        help="share of images on which a quantized format must agree with the model",
-    )
-    judging.add_argument(
-        "--force",
-        action="store_true",
-        help="publish even if the gate doesn't bless the version; the card records it",
-    )
-    own = parser.add_argument_group("your own model")
-    own.add_argument("--name", help="the servable's name (default: from the file name)")
-    own.add_argument(
-        "--eval",
-        type=Path,
-        metavar="PATH",
-        help="labelled images for verification: a folder with a folder of PNG and JPEG images per class, or an .npz "
-        "with x [N, H, W, C] and y: class numbers, or rows of 0 and 1",
-    )
-    own.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="PATH",
-        help="calibration images for integer formats: a folder, or an .npz; labels aren't needed",
-    )
-    own.add_argument(
-        "--labels",
-        type=Path,
-        metavar="FILE",
-        help="text file with a class name on each line (default: the folders' names, or numbers)",
-    )
-    own.add_argument(
-        "--size",
-        type=_size,
-        metavar="H,W",
-        help="height and width, for a model whose input has free sizes or is a flat row",
-    )
-    own.add_argument(
-        "--outputs",
-        choices=outputs.KINDS,
-        help="kind of the model's outputs (default: detected by activation and values)",
-    )
-    own.add_argument(
-        "--import",
-        dest="imports",
-        type=Path,
-        action="append",
-        metavar="FILE",
-        help="a Python file that registers the model's own layers and functions; may be given several times",
-    )
-    own.add_argument(
-        "--preparation",
-        choices=("resize", "digit"),
-        default="resize",
-        help="how an image is brought to the model's size: stretched, or like MNIST's digits",
-    )
-    own.add_argument(
-        "--unverified-accuracy",
-        action="store_true",
-        help="export without labels: verify only the agreement of the formats with the model, on --eval, --calibration "
-        "or noise, and mark the version as unverified; needs --range",
-    )
-    values = parser.add_argument_group(
-        "the range of values", "Detected with the labelled images if none of these is given."
-    )
-    values.add_argument(
-        "--range", type=_range, metavar="LOW,HIGH", help="values of pixels 0 and 255, such as --range=-1,1"
-    )
-    values.add_argument(
-        "--mean",
-        type=_numbers,
-        metavar="M,M,M",
-        help="mean to subtract from these values; one number, or one per channel",
-    )
-    values.add_argument(
-        "--std",
-        type=_deviations,
-        metavar="S,S,S",
-        help="divisor of the difference; one number, or one per channel",
-    )
-    values.add_argument(
-        "--channel-order",
-        choices=("RGB", "BGR"),
-        help="order of the model's channels, also for --mean and --std",
-    )
-    return parser
+def _publish(version: Path, name: str, url: str) -> None:
+    size = sum(path.stat().st_size for path in version.rglob("*") if path.is_file())
+    with Progress(f"{name}: upload", size, "bytes") as progress:
+        where, uploaded = RemoteServable(f"{url.rstrip('/')}/{name}").upload(version, progress.advance)
+    cli.say(f"{name}: published {where}" if uploaded else f"{name}: {where} is up to date")
 
 
 # Arguments that only apply to a user's own model.
@@ -300,43 +171,6 @@ def _own(arguments: argparse.Namespace, path: Path) -> tuple[str, str, Callable[
     )
     request = model.digest()
     return name, request, lambda: user_model.source_of(model, request, cli.say)
-
-
-def _range(text: str) -> tuple[float, float]:
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected two numbers, such as --range=-1,1") from None
-    if not low < high:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected the lower one first, such as --range=-1,1")
-    return low, high
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(map(float, text.split(",")))
-    except ValueError:
-        numbers = ()
-    if not numbers or not all(map(math.isfinite, numbers)):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers, such as --mean=0.485,0.456,0.406")
-    return numbers
-
-
-def _deviations(text: str) -> tuple[float, ...]:
-    numbers = _numbers(text)
-    if not all(each > 0 for each in numbers):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers above 0")
-    return numbers
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        height, width = (cli.count(each.strip()) for each in text.split(","))
-    except (ValueError, argparse.ArgumentTypeError):
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: expected height and width, such as --size=224,224"
-        ) from None
-    return height, width
 
 
 def _verified(card: ExportCard) -> str:
