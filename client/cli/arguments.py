@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from tfship.client.targets.connection import GRPC_PORT, MOST_RETRIES, REST_PORT,
 from tfship.client.targets.registry import TARGETS, Choice, Kind, parse
 from tfship.export.publishing import store
 from tfship.export.runtimes.protocol import DEFAULT_SIGNATURE
+from tfship.export.storage import filesystems
 from tfship.train.common.errors import UsageError
 
 __all__ = [
@@ -63,8 +65,9 @@ def add_model(parser: argparse.ArgumentParser) -> Any:
         "prepares"
     ))  # fmt: skip
     group.add_argument(
-        "--models", type=Path, default=Path("models"), metavar="FOLDER", help="folder of models and contracts"
-    )
+        "--models", type=_models, default=Path("models"), metavar="FOLDER",
+        help="folder of models and contracts, also an s3://, gs:// or az:// URL, from which the version is copied",
+    )  # fmt: skip
     group.add_argument(
         "--contract", type=Path, metavar="PATH",
         help="contract.json, or the version directory that holds one: preparation of images and names of classes "
@@ -112,17 +115,33 @@ def add_credentials(group: Any) -> None:
     )  # fmt: skip
 
 
-def choice(arguments: argparse.Namespace) -> Choice:
-    """Return the chosen target. Raises UsageError for conflicting flags."""
+def choice(arguments: argparse.Namespace, *, local: bool = False) -> Choice:
+    """Return the chosen target; `local`: targets in this process may be opened, too.
+
+    A version in object storage is copied, or for a server only its contract. Raises UsageError for conflicting flags,
+    and what `remote_models.local_copy` does.
+    """
     kind, path = parse(arguments.target)
     if not kind.served:
         _only_for_servers(kind, arguments)
+    chosen = Servable(servable(arguments), arguments.version, arguments.label, arguments.signature)
+    models, contract = arguments.models, arguments.contract
+    if isinstance(models, str):
+        from tfship.client.targets import remote_models
+
+        if local or not kind.served:
+            copy = remote_models.local_copy(models, chosen.name, chosen.version)
+            models, version = copy.models, copy.version if not kind.served else chosen.version
+            chosen = replace(chosen, version=version)
+        else:
+            contract = contract or remote_models.local_contract(models, chosen.name, chosen.version)
+            models = Path("models")
     return Choice(
         kind,
-        Servable(servable(arguments), arguments.version, arguments.label, arguments.signature),
-        arguments.models,
+        chosen,
+        models,
         path,
-        arguments.contract,
+        contract,
         connection(arguments, GRPC_PORT if kind.name == "grpc" else REST_PORT) if kind.served else None,
     )
 
@@ -132,8 +151,13 @@ def servable(arguments: argparse.Namespace) -> str:
     if arguments.model:
         return str(arguments.model)
     folder = arguments.models or Path("models")
-    # The doctor also takes a servable's own folder, which may hold no versions.
-    found = [] if store.versions(folder) or folder.name == _MODEL else store.servables(folder)
+    if isinstance(folder, str):
+        from tfship.export.storage.remote_versions import servables
+
+        found = servables(folder)
+    else:
+        # The doctor also takes a servable's own folder, which may hold no versions.
+        found = [] if store.versions(folder) or folder.name == _MODEL else store.servables(folder)
     if len(found) == 1:
         return found[0]
     if found and _MODEL not in found:
@@ -175,6 +199,11 @@ def headers(lines: Sequence[str]) -> dict[str, str]:
                 raise UsageError(f"--header {name}: {value[1:]}: {reason}") from None
         found[name] = value
     return found
+
+
+def _models(text: str) -> Path | str:
+    """Return the folder of models, as a path, or the URL of one in object storage."""
+    return text if filesystems.is_url(text) else Path(text)
 
 
 def _only_for_servers(kind: Kind, arguments: argparse.Namespace) -> None:

@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.target != "rest":
         raise UsageError(f"--target {arguments.target} with --compare: use --compare={arguments.target},…")
     sources = expand(arguments.images)
-    candidates = chosen(arguments.compare, flags.choice(arguments), _connections(arguments))
+    candidates = chosen(arguments.compare, flags.choice(arguments, local=True), _connections(arguments))
     comparison = compare(sources, candidates, cli.say)
     for problem in comparison.problems:
         cli.say(f"error: {cli.one_line(problem)}")

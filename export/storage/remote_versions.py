@@ -48,10 +48,14 @@ class RemoteServable:
     def card(self, folder: str) -> bytes | None:
         """Return the contents of the export card in `folder`; None if there is none."""
         try:
-            with translated(f"{self.url}/{folder}"):
-                contents: bytes = self._files.cat_file(self._path(folder, cards.CARD))
+            return self.read(folder, cards.CARD)
         except ArtifactError:
             return None
+
+    def read(self, folder: str, name: str) -> bytes:
+        """Return the contents of the file `name` in `folder`."""
+        with translated(f"{self.url}/{folder}/{name}"):
+            contents: bytes = self._files.cat_file(self._path(folder, name))
         return contents
 
     def download(self, folder: str, final: Path, advance: Callable[[int], object]) -> None:
