@@ -234,3 +234,37 @@ def test_model_tflite_is_written_for_tensorflow_serving_on_demand(
     assert "2 is up to date" in capsys.readouterr().err
     assert export_tiny(exported, "--formats", "int8") == 0
     assert list(store.versions(exported / "tiny")) == [1, 2, 3]
+
+
+def test_publish_uploads_each_version_once(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A shared folder is a storage, too; tests/export/storage has an S3 server."""
+    url = f"file://{exported}/shared"
+    wanted = ("--formats", "float32", "--publish", url)
+    assert export_tiny(exported, *wanted) == 0
+    assert f"tiny: published {url}/tiny/1" in capsys.readouterr().err
+    assert cards.damage(exported / "shared" / "tiny" / "1") == []
+    assert export_tiny(exported, *wanted) == 0
+    assert f"tiny: {url}/tiny/1 is up to date" in capsys.readouterr().err
+    assert export_tiny(exported, *wanted, "--new") == 0
+    assert f"tiny: published {url}/tiny/2" in capsys.readouterr().err
+    shutil.rmtree(exported / "tiny")
+    assert export_tiny(exported, *wanted) == 0
+    assert f"tiny: published {url}/tiny/3" in capsys.readouterr().err
+    assert sorted(path.name for path in (exported / "shared" / "tiny").iterdir()) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("url", ["models", "http://host/models", "s3://"])
+def test_other_places_to_publish_to_are_refused_at_once(
+    exported: Path, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    assert export_tiny(exported, "--new", "--publish", url) == 2
+    assert "expected" in capsys.readouterr().err
+    assert list(store.versions(exported / "tiny")) == [1]
+
+
+def test_a_version_is_written_as_an_image(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export(exported, "oci", "tiny", "--out", str(exported / "tiny.tar")) == 0
+    assert "tiny version 1 in /models/1, sha256:" in capsys.readouterr().out
+    assert (exported / "tiny.tar").is_file()
+    assert export(exported, "oci", "other", "--out", str(exported / "other.tar")) == 2
+    assert not (exported / "other.tar").exists()
