@@ -83,8 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _publish(version: Path, name: str, url: str) -> None:
     size = sum(path.stat().st_size for path in version.rglob("*") if path.is_file())
-    with Progress(f"{name}: upload", size, "bytes") as progress:
-        where, uploaded = RemoteServable(f"{url.rstrip('/')}/{name}").upload(version, progress.advance)
+    with Progress(f"{name}: upload", size // 1000, "kB") as progress:
+        servable = RemoteServable(f"{url.rstrip('/')}/{name}")
+        where, uploaded = servable.upload(version, lambda count: progress.advance(count // 1000))
     cli.say(f"{name}: published {where}" if uploaded else f"{name}: {where} is up to date")
 
 
