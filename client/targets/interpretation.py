@@ -110,6 +110,10 @@ class Interpretation:
         self._found, self._count = max(self._found, _ORDER.index(kind)), self._count + len(values)
         return values
 
+    def expect(self, kind: str) -> None:
+        """Continue from the `kind` that other scores of the same run have shown, such as those in another process."""
+        self._found = max(self._found, _ORDER.index(kind))
+
     def scores(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return values [N, K] that `read` returned as scores [N, classes]."""
         return interpret(values, self.kind)

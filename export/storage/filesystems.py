@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tfship.train.common import cli
-from tfship.train.common.errors import ArtifactError, Refused, Unreachable, UsageError
+from tfship.train.common.errors import ArtifactError, Refused, TfshipError, Unreachable, UsageError
 
 __all__ = ["CACHE_FOLDER", "EXTRAS", "check", "filesystem", "is_url", "translated"]
 
@@ -84,7 +84,7 @@ def translated(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ArtifactError, Refused, Unreachable, UsageError):
+    except TfshipError:
         raise
     except FileNotFoundError:
         raise ArtifactError(f"{url}: no such object, folder or bucket; check the URL") from None

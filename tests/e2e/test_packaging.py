@@ -179,7 +179,7 @@ def test_commands(site: Path, needed: Path, tmp_path: Path) -> None:
     assert tfship(tmp_path, "--help", path=[site, needed]).stdout == shown
     listed = re.findall(r"(?m)^  (\w+) +\w", shown)
     assert listed == [
-        "train", "export", "serve", "web", "predict", "compare", "doctor", "benchmark", "report", "versions"
+        "train", "export", "serve", "web", "predict", "score", "compare", "doctor", "benchmark", "report", "versions"
     ]  # fmt: skip
     assert tfship(tmp_path, "--version", path=[site, needed]).stdout == f"tfship {PROJECT['version']}\n"
     done = tfship(tmp_path, "exprot", path=[site, needed])

@@ -32,6 +32,7 @@ COMMANDS = {
     "serve": Command("tfship.serving.command", "serve models with TensorFlow Serving's APIs", "serve", None),
     "web": Command("tfship.serving.web_command", "draw digits and try models in the browser", "serve", None),
     "predict": Command("tfship.client.predict", "classify images", at_once=True),
+    "score": Command("tfship.client.score.command", "classify many images into a Parquet file", "score"),
     "compare": Command("tfship.client.compare.command", "find out why targets give different results", at_once=True),
     "doctor": Command("tfship.client.doctor.command", "find out why a server doesn't respond", at_once=True),
     "benchmark": Command("tfship.benchmarks.command", "benchmark every format and serving method", "benchmark"),
@@ -41,7 +42,7 @@ COMMANDS = {
 
 
 # For each extra, a package that only this extra installs.
-_PACKAGES = {"tensorflow": "tensorflow", "serve": "httptools", "benchmark": "jinja2"}
+_PACKAGES = {"tensorflow": "tensorflow", "serve": "httptools", "benchmark": "jinja2", "score": "pyarrow"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
