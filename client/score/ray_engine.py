@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import pickle
+import socket
 import warnings
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from tfship.client.score.chunks import Chunk
 from tfship.client.score.scorer import Scored, Scorer, Seconds, failed
 from tfship.client.targets.registry import Choice, open_target
 from tfship.train.common import cli, interruption
-from tfship.train.common.errors import ArtifactError, TargetError, TfshipError, Unreachable
+from tfship.train.common.errors import ArtifactError, TargetError, TfshipError, Unreachable, UsageError
 from tfship.train.common.files import sha256
+from tfship.train.common.tensorflow_loader import quiet
 
 __all__ = ["Model", "connected", "score"]
 
@@ -30,6 +32,7 @@ _WINDOW = 4096
 _ATTEMPTS = 2
 # Chunks that wait at a worker, besides the one it scores.
 _AHEAD = 1
+_CONNECT_SECONDS = 5
 # For the descriptions and rows of a few hundred chunks. Ray would reserve 30 % of the memory.
 _STORE_BYTES = 256 << 20
 
@@ -55,6 +58,8 @@ def connected(address: str | None, workers: int | None) -> Iterator[int]:
 
     By default that is the number of the cluster's processors. Raises Unreachable if there is no cluster.
     """
+    if address is not None:
+        _check_reachable(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     with interruption.loading():
@@ -87,6 +92,19 @@ def connected(address: str | None, workers: int | None) -> Iterator[int]:
         # The chunks of a worker that has ended are left out, and `score` repeats them.
         context.max_errored_blocks = -1
         yield workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _check_reachable(address: str) -> None:
+    """Raise Unreachable unless something listens at the address: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(f"--ray-address {address}: expected HOST:PORT, such as 10.0.0.1:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise Unreachable(
+            f"--ray-address {address}: no connection ({cli.one_line(error)}); start the cluster by `ray start --head`"
+        ) from None
 
 
 def score(work: Iterable[tuple[int, Chunk]], model: Model, workers: int) -> Generator[Scored, None, None]:
@@ -140,28 +158,29 @@ def _pass(
     try:
         data = ray.data.from_items(described, override_num_blocks=len(described))
         with warnings.catch_warnings():
-            # `max_restarts` has no successor yet; pyproject.toml excludes the version that removes it.
+            # These parameters have no successors yet; pyproject.toml excludes the version that removes them.
             warnings.simplefilter("ignore", RayDeprecationWarning)
-            # Ray would repeat a chunk that ends its worker without end, and wait for a machine that is lost.
             data = data.map_batches(
                 _Worker,
                 fn_constructor_args=(pickle.dumps(model),),
                 batch_size=None,
                 compute=pool,
                 num_cpus=1,
-                max_restarts=0,
+                max_restarts=-1,
+                # By default, Ray repeats a chunk that ends its worker for ever, and waits for a lost machine.
+                max_task_retries=0,
             )
         iterator = iter(data.iter_batches(batch_size=None, prefetch_batches=0))
-        while True:
-            with interruption.waiting():
-                batch = next(iterator, None)
-            if batch is None:
-                return
+        with interruption.waiting(), quiet():  # Ray's native code advises its developers
+            batch = next(iterator, None)
+        while batch is not None:
             for packed in batch["result"]:
                 result = pickle.loads(packed)  # noqa: S301 - of our own workers
                 if isinstance(result, TfshipError):
                     raise result
                 yield result
+            with interruption.waiting():
+                batch = next(iterator, None)
     except RayError as error:
         raise Unreachable(f"Ray: {cli.one_line(error)[:500]}") from error
 
