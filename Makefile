@@ -10,7 +10,7 @@ COMPOSE ?= docker compose
 # `make -j train export` must not export before the training is done.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install web demo train export release serve serve-docker predict benchmark report zoo test fuzz lint lock protos clean
+.PHONY: help install web demo train export release serve serve-docker predict benchmark report zoo test fuzz lint lock protos kubernetes clean
 
 help:  ## show this list
 	@echo "tfship: train, export, serve, predict, compare. Start with: make demo"
@@ -113,6 +113,7 @@ lint: $(STAMP)  ## check style, types, and that the README's tables are the meas
 	@$(TFSHIP) benchmark readme --check
 	@if [ -d client/web/node_modules ]; then cd client/web && npm run --silent check; \
 	else echo "skipped: the page's checks (\`make web\` installs them)"; fi
+	@$(PY) -m tfship.serving.kubernetes.kustomize --check
 	@$(PY) -m pytest --quiet -n0 tests/test_structure.py -k sizes
 
 lock:  ## choose the locked versions anew, from pyproject.toml (needs uv)
@@ -124,7 +125,12 @@ protos: $(STAMP)  ## derive export/descriptors.binpb from the locked packages: a
 	@echo "protos: export/descriptors.binpb"
 	@$(PY) -m tfship.export.derive_descriptors
 
+kubernetes: $(STAMP)  ## render serving/kubernetes/rendered anew: after a change of the manifests (needs npm, or kustomize)
+	@if npm --version >/dev/null 2>&1; then cd serving/kubernetes && npm ci --silent --no-progress --ignore-scripts; fi
+	@$(PY) -m tfship.serving.kubernetes.kustomize
+	@echo "kubernetes: serving/kubernetes/rendered"
+
 clean:  ## remove the environment, caches, the built page and benchmark results; models/ stays
 	@echo "clean: $(VENV), caches, benchmarks/out, $(WEB); models/ is left alone"
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out client/web/node_modules $(WEB)
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out client/web/node_modules $(WEB) serving/kubernetes/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

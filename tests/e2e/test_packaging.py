@@ -108,6 +108,7 @@ def test_nothing_but_tfship_is_installed(wheel: Path, site: Path) -> None:
         "tfship/export/descriptors.binpb",
         "tfship/benchmarks/report/results.schema.json",
         "tfship/benchmarks/report/page.html",
+        "tfship/serving/kubernetes/rendered/volume.yaml",
     } <= names
 
 
@@ -160,6 +161,7 @@ print("done")
         (["serve", "--model_base_path=m"], "serve"),
         (["benchmark"], "benchmark"),
         (["report"], "benchmark"),
+        (["kubernetes", "render"], "kubernetes"),
     ],
 )
 def test_a_missing_extra_is_one_line(
@@ -179,7 +181,8 @@ def test_commands(site: Path, needed: Path, tmp_path: Path) -> None:
     assert tfship(tmp_path, "--help", path=[site, needed]).stdout == shown
     listed = re.findall(r"(?m)^  (\w+) +\w", shown)
     assert listed == [
-        "train", "export", "serve", "web", "predict", "score", "compare", "doctor", "benchmark", "report", "versions"
+        "train", "export", "serve", "web", "predict", "score", "compare", "doctor", "benchmark", "report",
+        "kubernetes", "versions",
     ]  # fmt: skip
     assert tfship(tmp_path, "--version", path=[site, needed]).stdout == f"tfship {PROJECT['version']}\n"
     done = tfship(tmp_path, "exprot", path=[site, needed])

@@ -37,12 +37,19 @@ COMMANDS = {
     "doctor": Command("tfship.client.doctor.command", "find out why a server doesn't respond", at_once=True),
     "benchmark": Command("tfship.benchmarks.command", "benchmark every format and serving method", "benchmark"),
     "report": Command("tfship.benchmarks.report.command", "render the report of the last benchmark again", "benchmark"),
+    "kubernetes": Command("tfship.serving.kubernetes.command", "write Kubernetes manifests for a model", "kubernetes"),
     "versions": Command("tfship.export.versions_command", "list, verify, retire and restore exported versions"),
 }  # fmt: skip
 
 
 # For each extra, a package that only this extra installs.
-_PACKAGES = {"tensorflow": "tensorflow", "serve": "httptools", "benchmark": "jinja2", "score": "pyarrow"}
+_PACKAGES = {
+    "tensorflow": "tensorflow",
+    "serve": "httptools",
+    "benchmark": "jinja2",
+    "kubernetes": "yaml",
+    "score": "pyarrow",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

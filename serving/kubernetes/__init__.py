@@ -1,0 +1,1 @@
+"""Kubernetes manifests: their sources, the rendered files, and `tfship kubernetes render`."""
