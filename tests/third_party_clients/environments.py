@@ -50,7 +50,7 @@ def python(factory: pytest.TempPathFactory, name: str, *packages: str) -> Path:
     return _python(_made(factory, f"python-{name}", make))
 
 
-def node_modules(factory: pytest.TempPathFactory, *packages: str) -> Path:
+def node_modules(factory: pytest.TempPathFactory, *packages: str, name: str = "node") -> Path:
     """Return a folder `node_modules` with `packages` from the npm registry, or skip."""
     npm = program("npm")
 
@@ -60,7 +60,7 @@ def node_modules(factory: pytest.TempPathFactory, *packages: str) -> Path:
         quiet = ("--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=1")
         _run(folder, npm, "install", *quiet, "--fetch-timeout=20000", *packages)
 
-    return _made(factory, "node", make) / "node_modules"
+    return _made(factory, name, make) / "node_modules"
 
 
 def _python(folder: Path) -> Path:
@@ -111,3 +111,14 @@ def kserve(factory: pytest.TempPathFactory) -> Path:
 def grpc_js(factory: pytest.TempPathFactory) -> Path:
     """Return the folder `node_modules` with @grpc/grpc-js."""
     return node_modules(factory, "@grpc/grpc-js@1")
+
+
+def kubernetes_models(factory: pytest.TempPathFactory) -> Path:
+    """Return the folder `node_modules` with the schemas of KEDA's and the Prometheus operator's objects."""
+    packages = ("@kubernetes-models/keda", "@kubernetes-models/prometheus-operator")
+    return node_modules(factory, *packages, name="kubernetes-models")
+
+
+def checkov(factory: pytest.TempPathFactory) -> Path:
+    """Return the interpreter with checkov, a checker of policies."""
+    return python(factory, "checkov", "checkov>=3.2")

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import kubernetes.client
-from kserve import models
+import kubernetes.client  # type: ignore[import-not-found]
+from kserve import models  # type: ignore[import-not-found]
 
 _ROOTS = {
     "InferenceService": "V1beta1InferenceService",
@@ -27,14 +27,14 @@ def unknown(value: Any, kind: str, path: str) -> Iterator[str]:
     elif match := re.fullmatch(r"dict\(str, (.+)\)", kind):
         for key, each in value.items():
             yield from unknown(each, match[1], f"{path}.{key}")
-    elif isinstance(model := getattr(models, kind, None), type):
+    elif model := getattr(models, kind, None):
         names = {json_name: name for name, json_name in model.attribute_map.items()}
         for key, each in value.items():
             if key in names:
                 yield from unknown(each, model.openapi_types[names[key]], f"{path}.{key}")
             else:
                 yield f"{path}.{key}: not a field of {kind}"
-    elif isinstance(model := getattr(kubernetes.client, kind, None), type):
+    elif model := getattr(kubernetes.client, kind, None):
         yield from lost(value, json.loads(json.dumps(kept(value, model), default=str)), path)
     elif kind in _PLAIN and not isinstance(value, _PLAIN[kind]):
         yield f"{path}: expected {kind}"
