@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfship.export.publishing import store
-from tfship.serving.kubernetes.overlays import OVERLAYS
-from tfship.serving.kubernetes.render import MODEL, Choice, render
+from tfship.serving.kubernetes.manifests import OVERLAYS
+from tfship.serving.kubernetes.render import MODEL, Rendering, render
 from tfship.train.common import cli
 from tfship.train.common.errors import UsageError
 from tfship.train.common.files import write_bytes
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.model is None and OVERLAYS[arguments.overlay].location:
         raise UsageError("--model is missing; expected the name of a model, such as cnn")
-    choice = Choice(
+    choice = Rendering(
         overlay=arguments.overlay,
         model=arguments.model or MODEL,
         location=arguments.location,

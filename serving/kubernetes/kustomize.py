@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from tfship.serving.kubernetes.overlays import FOLDER, OVERLAYS, rendered
+from tfship.serving.kubernetes.manifests import FOLDER, OVERLAYS, rendered
 from tfship.train.common import cli
 from tfship.train.common.errors import ResultError, TfshipError
 from tfship.train.common.files import write_bytes

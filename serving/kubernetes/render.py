@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tfship.serving.kubernetes import overlays
-from tfship.serving.kubernetes.overlays import CLAIM, IMAGE, OBJECTS, OVERLAYS, Manifest
+from tfship.serving.kubernetes import manifests
+from tfship.serving.kubernetes.manifests import CLAIM, IMAGE, OBJECTS, OVERLAYS, Manifest
 from tfship.train.common.errors import UsageError
 
-__all__ = ["MODEL", "Choice", "check", "render"]
+__all__ = ["MODEL", "Rendering", "check", "render"]
 
 # The model in the committed manifests.
 MODEL = "cnn"
@@ -28,7 +28,7 @@ _CLUSTER = "ClusterServingRuntime"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class Rendering:
     """The choices of `tfship kubernetes render`; None keeps what the committed manifest has.
 
     `location` is a claim with a path, a URL or an image, by the overlay. `memory_mib` is the memory to request; the
@@ -45,7 +45,7 @@ class Choice:
     monitoring: bool = True
 
 
-def check(choice: Choice) -> None:
+def check(choice: Rendering) -> None:
     """Raise UsageError for a choice that is invalid or that the overlay doesn't have."""
     overlay = OVERLAYS[choice.overlay]
     _match(
@@ -77,10 +77,10 @@ def check(choice: Choice) -> None:
         raise UsageError(f"--location {choice.location}: expected {_expected(choice.overlay)}")
 
 
-def render(choice: Choice) -> str:
+def render(choice: Rendering) -> str:
     """Return the manifest as YAML. Raises UsageError if the choice is invalid."""
     check(choice)
-    found: list[Manifest] = [_renamed(each, choice.model) for each in overlays.documents(choice.overlay)]
+    found: list[Manifest] = [_renamed(each, choice.model) for each in manifests.documents(choice.overlay)]
     if not choice.monitoring:
         found = [each for each in found if not _monitors(each)]
     for each in found:
@@ -88,7 +88,7 @@ def render(choice: Choice) -> str:
             edit(each, choice)
         if choice.namespace and each["kind"] != _CLUSTER:
             each["metadata"]["namespace"] = choice.namespace
-    return overlays.dump(found)
+    return manifests.dump(found)
 
 
 def _expected(overlay: str) -> str:
@@ -126,7 +126,7 @@ def _renamed(value: Any, model: str) -> Any:
     return value
 
 
-def _deployment(manifest: Manifest, choice: Choice) -> None:
+def _deployment(manifest: Manifest, choice: Rendering) -> None:
     pod = manifest["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     _container(container, choice)
@@ -156,7 +156,7 @@ def _flag(container: Manifest, name: str, value: str) -> None:
     container["args"] = [prefix + value if each.startswith(prefix) else each for each in container["args"]]
 
 
-def _container(container: Manifest, choice: Choice) -> None:
+def _container(container: Manifest, choice: Rendering) -> None:
     if choice.image:
         container["image"] = choice.image
     if choice.memory_mib:
@@ -165,12 +165,12 @@ def _container(container: Manifest, choice: Choice) -> None:
         resources["limits"]["memory"] = f"{2 * choice.memory_mib}Mi"
 
 
-def _autoscaler(manifest: Manifest, choice: Choice) -> None:
+def _autoscaler(manifest: Manifest, choice: Rendering) -> None:
     if choice.replicas:
         manifest["spec"]["minReplicas"], manifest["spec"]["maxReplicas"] = choice.replicas
 
 
-def _scaled_object(manifest: Manifest, choice: Choice) -> None:
+def _scaled_object(manifest: Manifest, choice: Rendering) -> None:
     spec = manifest["spec"]
     if choice.replicas:
         spec["minReplicaCount"], spec["maxReplicaCount"] = choice.replicas
@@ -180,11 +180,11 @@ def _scaled_object(manifest: Manifest, choice: Choice) -> None:
         query["query"] = query["query"].replace('namespace="default"', f'namespace="{choice.namespace}"')
 
 
-def _runtime(manifest: Manifest, choice: Choice) -> None:
+def _runtime(manifest: Manifest, choice: Rendering) -> None:
     _container(manifest["spec"]["containers"][0], choice)
 
 
-def _inference_service(manifest: Manifest, choice: Choice) -> None:
+def _inference_service(manifest: Manifest, choice: Rendering) -> None:
     predictor = manifest["spec"]["predictor"]
     if choice.replicas:
         predictor["minReplicas"], predictor["maxReplicas"] = choice.replicas
@@ -198,7 +198,7 @@ def _inference_service(manifest: Manifest, choice: Choice) -> None:
     predictor["model"]["storageUri"] = scheme + location
 
 
-_EDITS: Mapping[str, Callable[[Manifest, Choice], None]] = {
+_EDITS: Mapping[str, Callable[[Manifest, Rendering], None]] = {
     "ClusterServingRuntime": _runtime,
     "Deployment": _deployment,
     "HorizontalPodAutoscaler": _autoscaler,

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from tfship.serving.kubernetes import overlays
+from tfship.serving.kubernetes import manifests
 from third_party_clients.environments import program
 
 COUNT = ':tensorflow:serving:request_count{namespace="ml",job="cnn",pod="a",model_name="cnn",status="%s"}'
@@ -39,7 +39,7 @@ CASES: dict[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
 
 
 def rules() -> dict[str, Any]:
-    (found,) = (each for each in overlays.documents("volume") if each["kind"] == "PrometheusRule")
+    (found,) = (each for each in manifests.documents("volume") if each["kind"] == "PrometheusRule")
     spec: dict[str, Any] = found["spec"]
     return spec
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tfship.serving.kubernetes import overlays
-from tfship.serving.kubernetes.overlays import OVERLAYS, Manifest
-from tfship.serving.kubernetes.render import Choice, render
+from tfship.serving.kubernetes import manifests
+from tfship.serving.kubernetes.manifests import OVERLAYS, Manifest
+from tfship.serving.kubernetes.render import Rendering, render
 from third_party_clients import environments
 
 # Findings of checkov that are accepted, with the reason.
@@ -23,7 +23,7 @@ DIGEST = f"registry.example/tfship@sha256:{'0' * 64}"
 
 
 def custom(*groups: str) -> list[Manifest]:
-    found = [each for name in OVERLAYS for each in overlays.documents(name)]
+    found = [each for name in OVERLAYS for each in manifests.documents(name)]
     return [each for each in found if each["apiVersion"].startswith(groups)]
 
 
@@ -60,7 +60,7 @@ def test_kserve(tmp_path_factory: pytest.TempPathFactory) -> None:
 def test_policies(overlay: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     python = environments.checkov(tmp_path_factory)
     location = {"oci": "registry.example/cnn:1", "object-storage": "s3://bucket/cnn"}.get(overlay)
-    choice = Choice(overlay=overlay, location=location, namespace="ml", image=DIGEST)
+    choice = Rendering(overlay=overlay, location=location, namespace="ml", image=DIGEST)
     (tmp_path / f"{overlay}.yaml").write_text(render(choice))
     done = subprocess.run(
         [

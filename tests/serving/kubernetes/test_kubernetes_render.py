@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tfship.serving.kubernetes import command, overlays
-from tfship.serving.kubernetes.overlays import CLAIM, IMAGE, OBJECTS, OVERLAYS, Manifest
-from tfship.serving.kubernetes.render import MODEL, Choice, render
+from tfship.serving.kubernetes import command, manifests
+from tfship.serving.kubernetes.manifests import CLAIM, IMAGE, OBJECTS, OVERLAYS, Manifest
+from tfship.serving.kubernetes.render import MODEL, Rendering, render
 from tfship.train.common import cli
 
 WHERE = {CLAIM: "claim/path/of/it", OBJECTS: "s3://bucket/it", IMAGE: "registry.example:5000/team/it:3"}
@@ -19,7 +19,7 @@ def located(overlay: str) -> str | None:
     return WHERE.get(OVERLAYS[overlay].location)
 
 
-def loaded(choice: Choice) -> list[Manifest]:
+def loaded(choice: Rendering) -> list[Manifest]:
     return list(yaml.safe_load_all(render(choice)))
 
 
@@ -30,7 +30,7 @@ def of_kind(found: list[Manifest], kind: str) -> Manifest:
 
 @pytest.mark.parametrize("overlay", WITH_MODELS)
 def test_no_trace_of_the_committed_model_is_left(overlay: str) -> None:
-    text = render(Choice(overlay=overlay, model="my-model", location=located(overlay)))
+    text = render(Rendering(overlay=overlay, model="my-model", location=located(overlay)))
     assert MODEL not in text
     assert "my-model" in text
 
@@ -43,8 +43,8 @@ def test_without_choices_the_committed_objects_are_written(overlay: str) -> None
         "kserve-canary": "s3://models/cnn-canary",
         "kserve-oci": "cnn:1",
     }
-    choice = Choice(overlay=overlay, location=(kept | storage).get(overlay))
-    assert loaded(choice) == overlays.documents(overlay)
+    choice = Rendering(overlay=overlay, location=(kept | storage).get(overlay))
+    assert loaded(choice) == manifests.documents(overlay)
     assert render(choice) == render(choice)
 
 
@@ -58,7 +58,7 @@ def test_without_choices_the_committed_objects_are_written(overlay: str) -> None
     ],
 )
 def test_a_claim(overlay: str, location: str | None, claim: str, path: str) -> None:
-    deployment = of_kind(loaded(Choice(overlay=overlay, model="m", location=location)), "Deployment")
+    deployment = of_kind(loaded(Rendering(overlay=overlay, model="m", location=location)), "Deployment")
     pod = deployment["spec"]["template"]["spec"]
     assert [
         each["persistentVolumeClaim"]["claimName"] for each in pod["volumes"] if each["name"] == "models"
@@ -68,14 +68,14 @@ def test_a_claim(overlay: str, location: str | None, claim: str, path: str) -> N
 
 
 def test_object_storage() -> None:
-    found = loaded(Choice(overlay="object-storage", model="m", location="gs://bucket/models/m/"))
+    found = loaded(Rendering(overlay="object-storage", model="m", location="gs://bucket/models/m/"))
     container = of_kind(found, "Deployment")["spec"]["template"]["spec"]["containers"][0]
     assert "--model_base_path=gs://bucket/models/m" in container["args"]
     assert container["envFrom"] == [{"secretRef": {"name": "m-storage", "optional": True}}]
 
 
 def test_an_image_of_models_and_one_of_the_server() -> None:
-    choice = Choice(
+    choice = Rendering(
         overlay="oci", model="m", location="registry.example/m:2", image="registry.example/server:1"
     )
     pod = of_kind(loaded(choice), "Deployment")["spec"]["template"]["spec"]
@@ -99,28 +99,28 @@ def test_an_image_of_models_and_one_of_the_server() -> None:
     ],
 )
 def test_the_storage_uri(overlay: str, location: str, uri: str) -> None:
-    service = of_kind(loaded(Choice(overlay=overlay, model="m", location=location)), "InferenceService")
+    service = of_kind(loaded(Rendering(overlay=overlay, model="m", location=location)), "InferenceService")
     assert service["spec"]["predictor"]["model"]["storageUri"] == uri
 
 
 def test_replicas_namespace_and_memory() -> None:
-    found = loaded(Choice(overlay="volume", model="m", replicas=(3, 7), namespace="ml", memory_mib=1536))
+    found = loaded(Rendering(overlay="volume", model="m", replicas=(3, 7), namespace="ml", memory_mib=1536))
     scale = of_kind(found, "HorizontalPodAutoscaler")["spec"]
     assert (scale["minReplicas"], scale["maxReplicas"]) == (3, 7)
     assert {each["metadata"]["namespace"] for each in found} == {"ml"}
     resources = of_kind(found, "Deployment")["spec"]["template"]["spec"]["containers"][0]["resources"]
     assert (resources["requests"]["memory"], resources["limits"]["memory"]) == ("1536Mi", "3072Mi")
-    spec = of_kind(loaded(Choice(overlay="keda", replicas=(3, 7), namespace="ml")), "ScaledObject")["spec"]
+    spec = of_kind(loaded(Rendering(overlay="keda", replicas=(3, 7), namespace="ml")), "ScaledObject")["spec"]
     assert (spec["minReplicaCount"], spec["maxReplicaCount"], spec["fallback"]["replicas"]) == (3, 7, 3)
     assert 'namespace="ml"' in spec["triggers"][0]["metadata"]["query"]
-    runtimes = loaded(Choice(overlay="kserve-runtimes", namespace="ml", image="s:1"))
+    runtimes = loaded(Rendering(overlay="kserve-runtimes", namespace="ml", image="s:1"))
     assert all("namespace" not in each["metadata"] for each in runtimes)
     assert {each["spec"]["containers"][0]["image"] for each in runtimes} == {"s:1"}
 
 
 def test_without_monitoring() -> None:
-    before = [each["kind"] for each in loaded(Choice(overlay="volume"))]
-    after = [each["kind"] for each in loaded(Choice(overlay="volume", monitoring=False))]
+    before = [each["kind"] for each in loaded(Rendering(overlay="volume"))]
+    after = [each["kind"] for each in loaded(Rendering(overlay="volume", monitoring=False))]
     before.remove("ServiceMonitor")
     before.remove("PrometheusRule")
     before.remove("ConfigMap")  # the dashboard; the other one has the server's settings

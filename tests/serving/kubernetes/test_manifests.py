@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from tfship.serving.kubernetes import kustomize, overlays
-from tfship.serving.kubernetes.overlays import FOLDER, OVERLAYS, Manifest
+from tfship.serving.kubernetes import kustomize, manifests
+from tfship.serving.kubernetes.manifests import FOLDER, OVERLAYS, Manifest
 from tfship.serving.server import flags
 
 TRAINING = ROOT / "train" / "kubernetes" / "job.yaml"
@@ -25,14 +25,14 @@ METRICS = set(re.findall(r"^\| `([\w:]+)` \|", (ROOT / "serving" / "METRICS.md")
 
 
 def one(overlay: str, kind: str) -> Manifest:
-    (found,) = (each for each in overlays.documents(overlay) if each["kind"] == kind)
+    (found,) = (each for each in manifests.documents(overlay) if each["kind"] == kind)
     return found
 
 
 def containers() -> Iterator[tuple[str, Manifest]]:
     """Yield all containers of the server, with the overlay's name."""
     for name in OVERLAYS:
-        for each in overlays.documents(name):
+        for each in manifests.documents(name):
             if each["kind"] == "Deployment":
                 yield name, each["spec"]["template"]["spec"]["containers"][0]
             elif each["kind"] == "ClusterServingRuntime":
@@ -41,7 +41,7 @@ def containers() -> Iterator[tuple[str, Manifest]]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_objects_match_the_schemas_of_kubernetes(version: str) -> None:
-    found = [each for name in OVERLAYS for each in overlays.documents(name)]
+    found = [each for name in OVERLAYS for each in manifests.documents(name)]
     found += yaml.safe_load_all(TRAINING.read_text())
     # Most overlays have the same Services and more; a schema takes a fifth of a second.
     distinct = [json.loads(each) for each in sorted({json.dumps(each) for each in found})]
@@ -66,7 +66,7 @@ def test_rendered_files_equal_their_sources(program: str) -> None:
         pytest.skip(f"no third-party client: {program} isn't installed")
     command = [found, "build"] if program == "kustomize" else [found, "kustomize"]
     for name in OVERLAYS:
-        assert overlays.rendered(name).read_text() == kustomize.build(command, name), name
+        assert manifests.rendered(name).read_text() == kustomize.build(command, name), name
     assert {each.stem for each in (FOLDER / "rendered").iterdir()} == set(OVERLAYS)
 
 
@@ -94,7 +94,7 @@ def test_the_grace_period_fits_the_wait_and_the_drain(overlay: str) -> None:
 def test_the_grace_period_of_kserve_fits_the_wait_and_the_drain() -> None:
     (drain,) = {
         flags.parse(each["spec"]["containers"][0]["args"]).shutdown_grace_seconds
-        for each in overlays.documents("kserve-runtimes")
+        for each in manifests.documents("kserve-runtimes")
     }
     for name in ("kserve-volume", "kserve-s3", "kserve-oci"):
         predictor = one(name, "InferenceService")["spec"]["predictor"]
@@ -108,11 +108,11 @@ def test_the_grace_period_of_kserve_fits_the_wait_and_the_drain() -> None:
 
 @pytest.mark.parametrize("overlay", SERVERS)
 def test_selectors_find_the_pods(overlay: str) -> None:
-    found = {each["kind"]: each for each in overlays.documents(overlay)}
+    found = {each["kind"]: each for each in manifests.documents(overlay)}
     template = found["Deployment"]["spec"]["template"]
     labels, pod = template["metadata"]["labels"], template["spec"]
     ports = {each["name"] for each in pod["containers"][0]["ports"]}
-    services = [each for each in overlays.documents(overlay) if each["kind"] == "Service"]
+    services = [each for each in manifests.documents(overlay) if each["kind"] == "Service"]
     spreads = pod["topologySpreadConstraints"]
     for selector in (
         found["Deployment"]["spec"]["selector"]["matchLabels"],
@@ -134,7 +134,7 @@ def test_selectors_find_the_pods(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", SERVERS)
 def test_names_that_objects_refer_to_exist(overlay: str) -> None:
-    found = overlays.documents(overlay)
+    found = manifests.documents(overlay)
     names = {(each["kind"], each["metadata"]["name"]) for each in found}
     pod = one(overlay, "Deployment")["spec"]["template"]["spec"]
     assert ("ServiceAccount", pod["serviceAccountName"]) in names

@@ -8,8 +8,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from serving_fixtures import Client, client_of, eventually, process, publish, withdraw
-from tfship.serving.kubernetes import overlays
-from tfship.serving.kubernetes.overlays import FOLDER, Manifest
+from tfship.serving.kubernetes import manifests
+from tfship.serving.kubernetes.manifests import FOLDER, Manifest
 from tfship.serving.open_inference.messages import ModelInferRequest, ModelInferResponse
 
 CONFIG = FOLDER / "base" / "monitoring.config"
@@ -34,7 +34,7 @@ def paths(container: Manifest) -> dict[str, str]:
 
 
 def of_kind(overlay: str, kind: str) -> list[Manifest]:
-    return [each for each in overlays.documents(overlay) if each["kind"] == kind]
+    return [each for each in manifests.documents(overlay) if each["kind"] == kind]
 
 
 def test_probes_and_metrics(tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 __all__ = [
     "CLAIM", "FOLDER", "IMAGE", "OBJECTS", "OVERLAYS", "Manifest", "Overlay", "documents", "dump", "rendered",
 ]  # fmt: skip
@@ -62,23 +60,21 @@ def rendered(name: str) -> Path:
 
 def documents(name: str) -> list[Manifest]:
     """Return the objects in the committed manifest of an overlay."""
+    import yaml  # not in the images of the server
+
     return list(yaml.safe_load_all(rendered(name).read_text(encoding="utf-8")))
 
 
 def dump(manifests: list[Manifest]) -> str:
-    """Return objects as YAML, with texts of several lines as blocks."""
-    return yaml.dump_all(manifests, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+    """Return objects as YAML, with texts of several lines as blocks and without anchors."""
+    import yaml
 
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+            return True
 
-class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as blocks, and no anchors."""
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
 
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
-        return True
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-_Dumper.add_representer(str, _text)
+    Dumper.add_representer(str, text)
+    return yaml.dump_all(manifests, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1000)
