@@ -8,6 +8,7 @@ tfship benchmark server             compare the embedded server's speed with Ten
 tfship benchmark soak               measure that server's start time and memory growth
 tfship benchmark pictures           measure the accuracy on photographs of digits
 tfship benchmark client             measure the duration of the client's whole process
+tfship benchmark rollout            replace servers behind Envoy, as the Kubernetes manifests do
 tfship benchmark zoo                export networks of many kinds and compare them with Keras
 tfship benchmark readme [--check]   write the committed results into the README files, or compare
 """

@@ -71,5 +71,6 @@ STUDIES = {
     "client": Study("client_startup", "client_startup_table", ("models",)),
     "pictures": Study("photographs_study", "photographs_study"),
     "training": Study("training_time", "training_time", ("data",)),
+    "rollout": Study("rollout.study", "rollout.table", ("models",)),
     "zoo": Study("zoo.study", "zoo.table", ("data",)),
 }

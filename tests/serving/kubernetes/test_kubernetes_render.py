@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tfship.serving.kubernetes import command, manifests
-from tfship.serving.kubernetes.manifests import CLAIM, IMAGE, OBJECTS, OVERLAYS, Manifest
+from tfship.serving.kubernetes.manifests import CLAIM, FOLDER, IMAGE, OBJECTS, OVERLAYS, Manifest
 from tfship.serving.kubernetes.render import MODEL, Rendering, render
 from tfship.train.common import cli
 
@@ -189,3 +189,16 @@ def test_help_lists_all_overlays(capsys: pytest.CaptureFixture[str]) -> None:
         command.main(["render", "--help"])
     shown: Any = capsys.readouterr().out
     assert all(f"  {name} " in shown and each.purpose in shown for name, each in OVERLAYS.items())
+
+
+def test_the_readmes_commands_write_manifests(capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (FOLDER / "README.md").read_text()
+    lines = [each for each in readme.splitlines() if each.startswith("tfship kubernetes render --overlay")]
+    assert len(lines) == 3
+    for line in lines:
+        arguments = line.partition(" | ")[0].replace("BUCKET", "bucket").split()[2:]
+        assert command.main(arguments) == 0
+        assert list(yaml.safe_load_all(capsys.readouterr().out))
+    # The table has all overlays.
+    table = "".join(each for each in readme.splitlines() if each.startswith("| `"))
+    assert all(f"`{name}`" in table for name in OVERLAYS)

@@ -1,0 +1,1 @@
+"""The study of servers behind a load balancer: replacement, weights, failures and balancing."""
