@@ -83,9 +83,8 @@ def _grpc(address: str, request: Payload, policy: str) -> Iterator[Send]:
         # Otherwise, channels to one address share a connection.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.lb_policy_name", policy),
-        # A failed call must count.
-        ("grpc.enable_retries", 0),
     ]
+    # Without a retry policy, gRPC repeats only calls that the server has refused unread, as on a connection that ends.
     with grpc.insecure_channel(address, options) as channel:
         call = channel.unary_unary(METHOD, None, None)
 

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     publish(folder / "models" / "m", 1)
     row = np.array([[1.0, 2.0]], np.float32)
     pod = manifest.pod_settings(folder)
+    # gRPC connections that end after half a second, not after a minute.
+    age = "--grpc_channel_arguments=grpc.max_connection_age_ms=500"
+    pod = replace(pod, flags=(*pod.flags, age))
     return Site(folder / "models", payload("m", "x", row), pod, wait=1.0, callers=1)
 
 
@@ -68,6 +72,8 @@ def test_values_of_the_manifests(tmp_path: Path) -> None:
     assert (pod.wait, pod.drain) == (10, 30)
     assert manifest.canary_percent() == 10
     assert not [each for each in pod.flags if "model_" in each]
+    # The study lasts longer than a connection.
+    assert "--grpc_channel_arguments=grpc.max_connection_age_ms=60000" in pod.flags
 
 
 def test_envoy_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
