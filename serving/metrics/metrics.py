@@ -95,6 +95,9 @@ class Metrics:
         self._received, self._sent = map(self._series, (_RECEIVED, _SENT))
         self._in_flight, self._versions = map(self._series, (_IN_FLIGHT, _VERSIONS))
         self._series(_WORKERS).add((), 1)
+        # Autoscalers take a missing series for an error.
+        for entrypoint in ("GRPC", "REST"):
+            self._in_flight.add((entrypoint,), 0)
 
     @staticmethod
     def at(path: str | None, folder: Path | None = None) -> "Metrics":
