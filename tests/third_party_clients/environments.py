@@ -103,6 +103,16 @@ def grpclib(factory: pytest.TempPathFactory) -> Path:
 tritonclient = grpclib
 
 
+def kserve_storage(factory: pytest.TempPathFactory) -> Path:
+    """Return the interpreter with KServe's storage initializer."""
+    return python(factory, "kserve-storage", "kserve-storage>=0.16")
+
+
+def azurite(factory: pytest.TempPathFactory) -> Path:
+    """Return the program of an Azure Blob Storage server."""
+    return node_modules(factory, "azurite", name="azurite") / "azurite" / "dist" / "src" / "blob" / "main.js"
+
+
 def kserve(factory: pytest.TempPathFactory) -> Path:
     """Return the interpreter with KServe's SDK: 450 MB of packages."""
     return python(factory, "kserve", "kserve>=0.15")
