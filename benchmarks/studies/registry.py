@@ -72,5 +72,6 @@ STUDIES = {
     "pictures": Study("photographs_study", "photographs_study"),
     "training": Study("training_time", "training_time", ("data",)),
     "rollout": Study("rollout.study", "rollout.table", ("models",)),
+    "scoring": Study("scoring", "scoring_table"),
     "zoo": Study("zoo.study", "zoo.table", ("data",)),
 }

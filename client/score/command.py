@@ -23,7 +23,6 @@ from tfship.train.common.errors import DataError, UsageError
 __all__ = ["main"]
 
 _KINDS = ("tflite", "savedmodel")
-_BATCH = 256
 # The flags of `client.cli.arguments` that only servers have.
 _FLAGS_OF_SERVERS = ("server", "tls", "ca", "cert", "key", "header", "timeout", "retries", "gzip")
 
@@ -105,7 +104,11 @@ def _parser() -> argparse.ArgumentParser:
     ))  # fmt: skip
     group.add_argument("--restart", action="store_true", help="discard the finished parts, and begin again")
     group.add_argument(
-        "--batch", type=cli.count, default=_BATCH, metavar="N", help="images that a worker takes at a time"
+        "--batch",
+        type=cli.count,
+        default=inputs.BATCH,
+        metavar="N",
+        help="images that a worker takes at a time",
     )
     group.add_argument(
         "--workers", type=cli.count, metavar="N", help="threads or actors (default: one per processor)"

@@ -20,7 +20,10 @@ from tfship.export.storage.filesystems import filesystem, is_url, translated
 from tfship.train.common import interruption
 from tfship.train.common.errors import DataError, UsageError
 
-__all__ = ["Inputs", "find"]
+__all__ = ["BATCH", "Inputs", "find"]
+
+# Images per chunk, by default: enough to make the engine's part small, few enough for a smooth end.
+BATCH = 256
 
 _TABLES = (".parquet", ".pq")
 _IMAGES = tuple(SUFFIXES)

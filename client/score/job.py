@@ -22,7 +22,7 @@ from tfship.train.common import cli
 from tfship.train.common.files import sha256
 from tfship.train.common.progress import Progress
 
-__all__ = ["LOCAL", "RAY", "Settings", "Summary", "run"]
+__all__ = ["LOCAL", "RAY", "Settings", "Steady", "Summary", "run"]
 
 LOCAL, RAY = "local", "ray"
 
@@ -44,6 +44,24 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Steady:
+    """What follows the first result of the engine: `images` scored in `seconds`, and this process's processor time.
+
+    The engine's start isn't part of it.
+    """
+
+    images: int = 0
+    seconds: float = 0.0
+    processor: float = 0.0
+
+    def since(self, first: "Steady") -> "Steady":
+        """Return the difference from an earlier one."""
+        return Steady(
+            self.images - first.images, self.seconds - first.seconds, self.processor - first.processor
+        )
+
+
+@dataclass(frozen=True)
 class Summary:
     """The outcome of a job: `images` and `errors` are rows of `out`, and `resumed` of them were finished before.
 
@@ -58,6 +76,7 @@ class Summary:
     seconds: float
     phases: Seconds
     write: float
+    steady: Steady
 
     def describe(self) -> dict[str, object]:
         """Return the object that `--json` prints."""
@@ -92,7 +111,8 @@ def run(images: Inputs, choice: Choice, out: Path, settings: Settings) -> Summar
     phases, write = Seconds(), 0.0
     with Progress("score", images.rows, "images", done=resumed) as progress:
         results = _scored(unfinished, scorer, parts, choice, settings)
-        with contextlib.closing(_by_part(unfinished, results, progress)) as finished:
+        marks: list[Steady] = []
+        with contextlib.closing(_by_part(unfinished, results, progress, marks)) as finished:
             for part, scored in finished:
                 start = time.perf_counter()
                 parts.write(part, [each.table for each in scored])
@@ -103,18 +123,29 @@ def run(images: Inputs, choice: Choice, out: Path, settings: Settings) -> Summar
     start = time.perf_counter()
     rows, errors = parts.join(scorer.meaning, {**about, "scores": scorer.meaning})
     end = time.perf_counter()
-    return Summary(str(out), rows, errors, resumed, end - begin, phases, write + end - start)
+    steady = marks[-1].since(marks[0]) if marks else Steady()
+    return Summary(str(out), rows, errors, resumed, end - begin, phases, write + end - start, steady)
 
 
 def _by_part(
-    parts: Sequence[Part], results: Generator[Scored, None, None], progress: Progress
+    parts: Sequence[Part],
+    results: Generator[Scored, None, None],
+    progress: Progress,
+    marks: list[Steady],
 ) -> Generator[tuple[Part, list[Scored]], None, None]:
-    """Yield each part when all of its chunks are scored, with their results in order."""
+    """Yield each part when all of its chunks are scored, with their results in order.
+
+    Adds to `marks` the number of images, the time and the processor time at each result of the engine.
+    """
     part_of = {number: part for part in parts for number in part.numbers}
     waiting: dict[int, Scored] = {}
+    images = 0
     with contextlib.closing(results):
-        for scored in results:
+        for count, scored in enumerate(results):
             waiting[scored.number] = scored
+            images += scored.table.num_rows
+            if count:  # the first result isn't the engine's
+                marks.append(Steady(images, time.perf_counter(), time.process_time()))
             progress.advance(scored.table.num_rows)
             part = part_of[scored.number]
             if all(number in waiting for number in part.numbers):

@@ -98,7 +98,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_commands_of_the_readme(tfship: Installed, folder: Path) -> None:
     assert COMMANDS is not None
     lines = [shlex.split(line, comments=True)[1:] for line in COMMANDS[1].splitlines()]
-    export, serve, predict, compare, benchmark = lines
+    export, serve, predict, compare, score, benchmark = lines
     # In less time than with all formats.
     shown = tfship(folder, *export, "--labels=labels.txt", "--formats=float32,int8")
     assert "verified on 60 images (test)" in shown
@@ -127,6 +127,9 @@ def test_the_commands_of_the_readme(tfship: Installed, folder: Path) -> None:
     finally:
         server.send_signal(signal.SIGTERM)
     assert server.wait() == 0
+
+    assert json.loads(tfship(folder, *score, "--json"))["images"] == 90
+    assert (folder / "scores.parquet").is_file()
 
     tfship(folder, *benchmark, "--quick")
     page = folder / "benchmarks" / "out" / "report.html"

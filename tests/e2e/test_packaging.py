@@ -162,6 +162,7 @@ print("done")
         (["benchmark"], "benchmark"),
         (["report"], "benchmark"),
         (["kubernetes", "render"], "kubernetes"),
+        (["score", "x.png", "--out=scores.parquet"], "score"),
     ],
 )
 def test_a_missing_extra_is_one_line(

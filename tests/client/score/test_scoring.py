@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +243,13 @@ def test_tables_without_images(tmp_path: Path, capsys: pytest.CaptureFixture[str
     path.write_bytes(b"PAR1 no table")
     assert score(path, "--out", tmp_path / "o.parquet") == 3
     assert "not a Parquet file" in capsys.readouterr().err
+
+
+def test_packages_of_the_extras_are_imported_late() -> None:
+    """The base install, and the start of every other command, are what they were."""
+    script = (
+        "import sys, tfship.client.predict, tfship.client.score.command, tfship.client.score.ray_engine\n"
+        "print({'pyarrow', 'fsspec', 'ray', 'ai_edge_litert'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
