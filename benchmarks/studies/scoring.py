@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter
 from tfship.benchmarks.studies.registry import Save
 from tfship.client.score import inputs
 from tfship.client.score.inputs import BATCH
-from tfship.client.score.job import LOCAL, RAY, Settings, Summary, run
+from tfship.client.score.job import LOCAL, RAY, JobSettings, JobSummary, run
 from tfship.client.score.scorer import Seconds
 from tfship.client.targets.connection import Servable
 from tfship.client.targets.registry import TARGETS, Choice
@@ -83,7 +83,7 @@ def measure(arguments: argparse.Namespace, _flags: Sequence[str], save: Save) ->
                     if kind == "jpeg":
                         choice = replace(choice, contract=folder / "contract.json")
                     found = inputs.find([str(folder / kind)], _BATCHES[kind], "image", None, without=())
-                    settings = Settings(part_rows=1000, engine=engine, workers=workers)
+                    settings = JobSettings(part_rows=1000, engine=engine, workers=workers)
                     summary = run(found, choice, folder / "scores.parquet", settings)
                     runs[kind, engine, workers].append(_described(summary, _BATCHES[kind]))
                     results = _results(runs, files, arguments.node_price)
@@ -121,7 +121,7 @@ def costs(rows: Sequence[dict[str, Any]], price: float) -> list[dict[str, Any]]:
     return found
 
 
-def _described(summary: Summary, batch: int) -> dict[str, Any]:
+def _described(summary: JobSummary, batch: int) -> dict[str, Any]:
     steady = summary.steady
     return {
         "rate": steady.images / steady.seconds,

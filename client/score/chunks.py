@@ -12,7 +12,7 @@ from typing import Any
 from tfship.client.images.sources import MOST_BYTES, ImageSource, read_file
 from tfship.export.storage.filesystems import filesystem, is_url, translated
 from tfship.train.common import cli
-from tfship.train.common.errors import ArtifactError, DataError, Refused
+from tfship.train.common.errors import ArtifactError, DataError, Refused, Unreachable
 
 __all__ = ["Chunk", "ImageFiles", "RowGroups", "open_parquet"]
 
@@ -162,9 +162,16 @@ def _read(name: str) -> bytes:
         return read_file(Path(name))
     try:
         storage, path = filesystem(name)
-        with translated(name):
-            # One byte more than allowed shows that an object is too large.
-            data: bytes = storage.cat_file(path, start=0, end=MOST_BYTES + 1)
+        try:
+            with translated(name):
+                # One byte more than allowed shows that an object is too large.
+                data: bytes = storage.cat_file(path, start=0, end=MOST_BYTES + 1)
+        except Unreachable:
+            # S3 refuses a range of an empty object.
+            with translated(name):
+                if storage.size(path):
+                    raise
+            data = b""
     except (ArtifactError, Refused) as error:
         # Of this image alone: the others are listed, so the storage can be reached.
         raise DataError(str(error)) from error

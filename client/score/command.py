@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tfship.client.cli import arguments as flags
 from tfship.client.score import inputs
-from tfship.client.score.job import LOCAL, RAY, Settings, run
+from tfship.client.score.job import LOCAL, RAY, JobSettings, run
 from tfship.client.score.parts import folder_of
 from tfship.export.storage.filesystems import is_url
 from tfship.train.common import cli
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = inputs.find(
         arguments.images, arguments.batch, arguments.image_column, arguments.name_column, without=own
     )
-    settings = Settings(
+    settings = JobSettings(
         arguments.top,
         arguments.part_rows,
         arguments.engine,

@@ -7,7 +7,6 @@ none, so that workers on other machines read them there.
 import glob
 import hashlib
 import os
-import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,23 +156,26 @@ def _local(argument: str, without: Sequence[Path]) -> Iterator[_Found]:
     for match in matches:
         path = Path(match)
         if path.is_dir():
-            for each in _walk(path):
-                if not any(other in (each.resolve(), *each.resolve().parents) for other in without):
-                    yield _stamped(each)
-        else:
+            for each in _walk(path, without):
+                yield _stamped(each)
+        elif matches == [argument] or path.resolve() not in without:
             yield _stamped(path)
 
 
-def _walk(folder: Path) -> list[Path]:
+def _walk(folder: Path, without: Sequence[Path]) -> list[Path]:
     """Return the images and tables below a folder, sorted by path; hidden files and folders are left out."""
     found = []
     for parent, folders, names in os.walk(folder):
         interruption.check()
-        folders[:] = [each for each in folders if not each.startswith(".")]
+        here = Path(parent).resolve()
+        folders[:] = [each for each in folders if not each.startswith(".") and here / each not in without]
+        left_out = {each.name for each in without if each.parent == here}
         found += [
             os.path.join(parent, name)  # noqa: PTH118 - many
             for name in names
-            if name.lower().endswith((*_IMAGES, *_TABLES)) and not name.startswith(".")
+            if name.lower().endswith((*_IMAGES, *_TABLES))
+            and not name.startswith(".")
+            and name not in left_out
         ]
     return list(map(Path, sorted(found)))
 
@@ -189,20 +191,23 @@ def _stamped(path: Path) -> _Found:
 def _remote(url: str) -> Iterator[_Found]:
     storage, path = filesystem(url)
     scheme = url.partition("://")[0]
+    pattern = any(each in path for each in _MAGIC)
+    suffixes = (*_IMAGES, *_TABLES)
     with translated(url):
-        if any(each in path for each in _MAGIC):
-            listed = {
-                name: each for name, each in storage.glob(path, detail=True).items() if each["type"] == "file"
-            }
-        elif path.lower().endswith((*_IMAGES, *_TABLES)) and storage.isfile(path):
+        if pattern:
+            listed = storage.glob(path, detail=True)
+        elif path.lower().endswith(suffixes) and storage.isfile(path):
             listed = {path: storage.info(path)}
         else:
-            listed = {
-                name: each
-                for name, each in storage.find(path, detail=True).items()
-                if name.lower().endswith((*_IMAGES, *_TABLES))
-                and not posixpath.basename(name).startswith(".")
-            }
+            listed = storage.find(path, detail=True)
+    if pattern:
+        listed = {name: each for name, each in listed.items() if each["type"] == "file"}
+    elif list(listed) != [path]:
+        listed = {
+            name: each
+            for name, each in listed.items()
+            if name.lower().endswith(suffixes) and "/." not in name.removeprefix(path)
+        }
     for name, each in sorted(listed.items()):
         # Each storage has its own name for what changes with the contents.
         stamps = [

@@ -22,13 +22,13 @@ from tfship.train.common import cli
 from tfship.train.common.files import sha256
 from tfship.train.common.progress import Progress
 
-__all__ = ["LOCAL", "RAY", "Settings", "Steady", "Summary", "run"]
+__all__ = ["LOCAL", "RAY", "JobSettings", "JobSummary", "Steady", "run"]
 
 LOCAL, RAY = "local", "ray"
 
 
 @dataclass(frozen=True)
-class Settings:
+class JobSettings:
     """How a job is done: `top` classes per image, `part_rows` images per part, and the engine.
 
     `workers` is the number of threads or actors, None for one per processor. `address` is the Ray cluster's, None to
@@ -62,7 +62,7 @@ class Steady:
 
 
 @dataclass(frozen=True)
-class Summary:
+class JobSummary:
     """The outcome of a job: `images` and `errors` are rows of `out`, and `resumed` of them were finished before.
 
     `seconds` is the duration, and `phases` the time of all workers by phase of scoring; `write` is that of the parts
@@ -89,7 +89,7 @@ class Summary:
         }  # fmt: skip
 
 
-def run(images: Inputs, choice: Choice, out: Path, settings: Settings) -> Summary:
+def run(images: Inputs, choice: Choice, out: Path, settings: JobSettings) -> JobSummary:
     """Score images by a model in this process or on a Ray cluster, and write the Parquet file `out`.
 
     Goes on from the parts that an interrupted job of the same images, model and settings has left. Raises TfshipError.
@@ -124,7 +124,7 @@ def run(images: Inputs, choice: Choice, out: Path, settings: Settings) -> Summar
     rows, errors = parts.join(scorer.meaning, {**about, "scores": scorer.meaning})
     end = time.perf_counter()
     steady = marks[-1].since(marks[0]) if marks else Steady()
-    return Summary(str(out), rows, errors, resumed, end - begin, phases, write + end - start, steady)
+    return JobSummary(str(out), rows, errors, resumed, end - begin, phases, write + end - start, steady)
 
 
 def _by_part(
@@ -153,7 +153,7 @@ def _by_part(
 
 
 def _scored(
-    unfinished: Sequence[Part], scorer: Scorer, parts: Parts, choice: Choice, settings: Settings
+    unfinished: Sequence[Part], scorer: Scorer, parts: Parts, choice: Choice, settings: JobSettings
 ) -> Generator[Scored, None, None]:
     """Yield the results of all chunks of the unfinished parts, in any order."""
     work = [pair for part in unfinished for pair in zip(part.numbers, part.chunks, strict=True)]
@@ -173,7 +173,7 @@ def _scored(
 
 
 def _by_ray(
-    work: Sequence[tuple[int, Chunk]], scorer: Scorer, choice: Choice, settings: Settings
+    work: Sequence[tuple[int, Chunk]], scorer: Scorer, choice: Choice, settings: JobSettings
 ) -> Generator[Scored, None, None]:
     from tfship.client.score import ray_engine
 
@@ -185,7 +185,7 @@ def _by_ray(
         yield from ray_engine.score(work, model, workers)
 
 
-def _others(scorer: Scorer, choice: Choice, count: int, settings: Settings) -> Iterator[Scorer]:
+def _others(scorer: Scorer, choice: Choice, count: int, settings: JobSettings) -> Iterator[Scorer]:
     """Yield scorers for further threads: a TFLite interpreter runs one inference at a time, TensorFlow several."""
     for _ in range(count):
         opened = open_target(choice) if choice.kind.name == "tflite" else scorer.opened
@@ -206,7 +206,7 @@ def _exact(choice: Choice, opened: Opened) -> Choice:
     )
 
 
-def _about(choice: Choice, opened: Opened, settings: Settings) -> dict[str, Any]:
+def _about(choice: Choice, opened: Opened, settings: JobSettings) -> dict[str, Any]:
     """Return what decides the predictions: the model, the preparation and the settings; part of the result."""
     path = Path(choice.path)
     files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())

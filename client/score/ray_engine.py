@@ -116,8 +116,9 @@ def score(work: Iterable[tuple[int, Chunk]], model: Model, workers: int) -> Gene
     while window := dict(itertools.islice(numbered, _WINDOW)):
         for attempt in range(_ATTEMPTS):
             for number, table, seconds in _pass(window, model, workers, 1 + _AHEAD):
-                del window[number]
-                yield Scored(number, table, seconds)
+                # Ray may repeat a task whose result is lost with a machine.
+                if window.pop(number, None) is not None:
+                    yield Scored(number, table, seconds)
             if window and attempt == 0:
                 cli.say(f"score: a worker has ended; scoring its {len(window)} chunks again")
         for number, chunk in window.items():

@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +201,49 @@ def test_urls(images: Path, tmp_path: Path) -> None:
         each["path"] = each["path"].removeprefix("file://")
         each["error"] = each["error"] and each["error"].replace("file://", "")
     assert found == rows(expected)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an S3 bucket on a server in this process."""
+    from moto.server import ThreadedMotoServer
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    import_module("boto3").client("s3").create_bucket(Bucket="images")
+    yield "s3://images"
+    server.stop()
+
+
+def test_object_storage(
+    bucket: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = import_module("s3fs").S3FileSystem()
+    for path in (each for each in images.rglob("*.*") if each.is_file()):
+        storage.pipe_file(f"{bucket}/all/{path.relative_to(images)}", path.read_bytes())
+    table = pa.table({"image": [SEVEN.read_bytes()] * 3})
+    with storage.open(f"{bucket}/all/c.parquet", "wb") as file:
+        parquet.write_table(table, file)
+    out, expected = tmp_path / "scores.parquet", tmp_path / "expected.parquet"
+    assert score(images, "--out", expected) == 0
+    assert score(f"{bucket}/all", "--out", out, "--batch=4") == 0
+    found, rows_expected = rows(out), rows(expected)
+    assert [each["path"] for each in found[-3:]] == [f"{bucket}/all/c.parquet#{row}" for row in range(3)]
+    assert [each["label"] for each in found[-3:]] == ["7"] * 3
+    for each, wanted in zip(found[:-3], rows_expected, strict=True):
+        assert each["path"] == f"{bucket}/all/{Path(wanted['path']).relative_to(images)}"
+        assert (each["label"], each["error"]) == (wanted["label"], wanted["error"])
+    capsys.readouterr()
+    assert score(f"{bucket}/none", "--out", out) == 3
+    assert score("s3://missing/all", "--out", out) == 4
+    first, second = capsys.readouterr().err.splitlines()
+    assert "no images found" in first
+    assert "no such object, folder or bucket" in second
 
 
 @pytest.mark.parametrize(
