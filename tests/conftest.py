@@ -36,6 +36,7 @@ _LONG = (
     "train_command", "photo_model", "hostile_images", "own_model", "benchmarks", "cases", "export_command",
     "digit_models", "interruption", "graph", "predict", "converter", "user_model", "server_load", "http2_attacks",
     "trainer", "faults", "zoo", "comparison", "fuzzing", "packaging", "client_startup", "training_time", "release",
+    "ray_engine", "scoring_study", "score_resume",
 )  # fmt: skip
 
 # On a busy machine examples take long, and so does drawing them. The fixtures of such tests are only read.

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from tfship.client.score import local_engine
-from tfship.client.score.chunks import Chunk
 from tfship.client.score.inputs import Inputs
 from tfship.client.score.parts import Part, Parts, folder_of, parts_of
 from tfship.client.score.scorer import Scored, Scorer, Seconds
@@ -160,29 +159,26 @@ def _scored(
     remaining = iter(work)
     # The first scores decide for all workers what the numbers mean.
     for number, chunk in remaining:
-        yield scorer.score(number, chunk)
+        scored = scorer.score(number, chunk)
         if scorer.kind is not None:
             parts.settle(scorer.kind)
+        yield scored
+        if scorer.kind is not None:
             break
-    left = list(remaining)
-    if left and settings.engine == RAY:
-        yield from _by_ray(left, scorer, choice, settings)
-    elif left:
+    left, kind = list(remaining), scorer.kind
+    if not left or kind is None:
+        return
+    if settings.engine == LOCAL:
         count = min(settings.workers or _processors(), len(left))
         yield from local_engine.score(left, [scorer, *_others(scorer, choice, count - 1, settings)])
-
-
-def _by_ray(
-    work: Sequence[tuple[int, Chunk]], scorer: Scorer, choice: Choice, settings: JobSettings
-) -> Generator[Scored, None, None]:
+        return
     from tfship.client.score import ray_engine
 
-    assert scorer.kind is not None  # noqa: S101 - otherwise no work would be left
     path = Path(choice.path)
     digest = sha256(path) if path.is_file() else ""
-    model = ray_engine.Model(choice, digest, settings.top, scorer.kind, str(Path.cwd()))
+    model = ray_engine.Model(choice, digest, settings.top, kind, str(Path.cwd()))
     with ray_engine.connected(settings.address, settings.workers) as workers:
-        yield from ray_engine.score(work, model, workers)
+        yield from ray_engine.score(left, model, workers)
 
 
 def _others(scorer: Scorer, choice: Choice, count: int, settings: JobSettings) -> Iterator[Scorer]:

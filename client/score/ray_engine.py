@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import pickle
+import re
 import socket
 import warnings
 from collections.abc import Generator, Iterable, Iterator
@@ -22,7 +23,6 @@ from tfship.client.targets.registry import Choice, open_target
 from tfship.train.common import cli, interruption
 from tfship.train.common.errors import ArtifactError, TargetError, TfshipError, Unreachable, UsageError
 from tfship.train.common.files import sha256
-from tfship.train.common.tensorflow_loader import quiet
 
 __all__ = ["Model", "connected", "score"]
 
@@ -33,6 +33,8 @@ _ATTEMPTS = 2
 # Chunks that wait at a worker, besides the one it scores.
 _AHEAD = 1
 _CONNECT_SECONDS = 5
+# Ray's messages quote whole tracebacks, in colour.
+_MOST_TEXT, _COLOUR = 400, re.compile(r"\x1b\[\d*m")
 # For the descriptions and rows of a few hundred chunks. Ray would reserve 30 % of the memory.
 _STORE_BYTES = 256 << 20
 
@@ -172,7 +174,7 @@ def _pass(
                 max_task_retries=0,
             )
         iterator = iter(data.iter_batches(batch_size=None, prefetch_batches=0))
-        with interruption.waiting(), quiet():  # Ray's native code advises its developers
+        with interruption.waiting(), _without_stderr():
             batch = next(iterator, None)
         while batch is not None:
             for packed in batch["result"]:
@@ -183,7 +185,21 @@ def _pass(
             with interruption.waiting():
                 batch = next(iterator, None)
     except RayError as error:
-        raise Unreachable(f"Ray: {cli.one_line(error)[:500]}") from error
+        text = cli.one_line(_COLOUR.sub("", str(error)))
+        raise Unreachable(f"Ray: {text[:_MOST_TEXT]}; is tfship installed on each machine?") from error
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Discard what is written to stderr: when actors start, Ray's native code prints advice for its developers."""
+    original, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(original, 2)
+        os.close(original)
+        os.close(nowhere)
 
 
 class _Worker:

@@ -14,7 +14,7 @@ from tfship.client.score.chunks import Chunk
 from tfship.client.targets.interpretation import SCORES
 from tfship.client.targets.registry import Opened
 from tfship.export.preprocessing.input_contract import INDEPENDENT, THRESHOLD
-from tfship.train.common import cli
+from tfship.train.common import cli, interruption
 from tfship.train.common.errors import Refused
 
 __all__ = ["Scored", "Scorer", "Seconds", "failed", "schema"]
@@ -72,6 +72,7 @@ class Scorer:
         inferring = _Timer()
         queries: list[Query] = []
         for batch in batches(_timed(chunk.sources(), reading), lambda: self.opened, pixels=False):
+            interruption.check()
             with inferring:
                 predict(batch, lambda: self.opened)
             queries += batch
