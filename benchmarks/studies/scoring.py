@@ -7,10 +7,13 @@ part of the rate: it is a column of its own.
 
 import argparse
 import importlib.util
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +21,12 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from tfship.benchmarks.studies.registry import Save
-from tfship.client.score import inputs
 from tfship.client.score.inputs import BATCH
-from tfship.client.score.job import LOCAL, RAY, JobSettings, JobSummary, run
+from tfship.client.score.job import LOCAL, RAY
 from tfship.client.score.scorer import Seconds
-from tfship.client.targets.connection import Servable
-from tfship.client.targets.registry import TARGETS, Choice
 from tfship.export.preprocessing import input_contract
 from tfship.train.common import cli
+from tfship.train.common.errors import ResultError
 from tfship.train.common.files import write_json
 from tfship.train.common.progress import Progress
 from tfship.train.data import datasets
@@ -79,12 +80,7 @@ def measure(arguments: argparse.Namespace, _flags: Sequence[str], save: Save) ->
         with Progress("scoring", len(cases) * arguments.repeats, "runs") as progress:
             for _ in range(arguments.repeats):
                 for kind, engine, workers in cases:
-                    choice = Choice(TARGETS["tflite"], Servable(_MODEL), arguments.models)
-                    if kind == "jpeg":
-                        choice = replace(choice, contract=folder / "contract.json")
-                    found = inputs.find([str(folder / kind)], _BATCHES[kind], "image", None, without=())
-                    settings = JobSettings(part_rows=1000, engine=engine, workers=workers)
-                    summary = run(found, choice, folder / "scores.parquet", settings)
+                    summary = _score(folder, kind, engine, workers, arguments.models)
                     runs[kind, engine, workers].append(_described(summary, _BATCHES[kind]))
                     results = _results(runs, files, arguments.node_price)
                     save(results)
@@ -121,14 +117,33 @@ def costs(rows: Sequence[dict[str, Any]], price: float) -> list[dict[str, Any]]:
     return found
 
 
-def _described(summary: JobSummary, batch: int) -> dict[str, Any]:
-    steady = summary.steady
+def _score(folder: Path, kind: str, engine: str, workers: int, models: Path) -> dict[str, Any]:
+    """Run `tfship score` in a process of its own, and return its summary and, as `process`, its duration."""
+    contract: list[str | Path] = ["--contract", folder / "contract.json"] if kind == "jpeg" else []
+    begin = time.perf_counter()
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "tfship.train.common.entry_point", "score", folder / kind, "--json",
+            "--model", _MODEL, "--models", models, *contract, "--out", folder / "scores.parquet",
+            "--batch", str(_BATCHES[kind]), "--part-rows", "1000", "--engine", engine, "--workers", str(workers),
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise ResultError(
+            f"tfship score failed with exit code {done.returncode}: {cli.one_line(done.stderr)}"
+        )
+    summary: dict[str, Any] = json.loads(done.stdout)
+    return {**summary, "process": time.perf_counter() - begin}
+
+
+def _described(summary: dict[str, Any], batch: int) -> dict[str, Any]:
+    steady, phases = summary["steady"], summary["seconds_by_phase"]
     return {
-        "rate": steady.images / steady.seconds,
-        "start": summary.seconds - steady.seconds,
-        "driver": batch * steady.processor / steady.images,
-        "phases": {name: value / summary.images for name, value in summary.phases._asdict().items()},
-        "write": summary.write / summary.images,
+        "rate": steady["images"] / steady["seconds"],
+        "start": summary["process"] - steady["seconds"],
+        "driver": batch * steady["processor"] / steady["images"],
+        "phases": {name: phases[name] / summary["images"] for name in Seconds._fields},
     }
 
 
@@ -148,10 +163,7 @@ def _results(
                 "workers": workers,
                 "rate": statistics.median(rates),
                 "rates": rates,
-                **{
-                    name: statistics.median(each[name] for each in found)
-                    for name in ("start", "driver", "write")
-                },
+                **{name: statistics.median(each[name] for each in found) for name in ("start", "driver")},
                 "phases": phases,
             }
         )

@@ -85,8 +85,8 @@ def _heading(results: dict[str, Any]) -> str:
 
 def _remarks(results: dict[str, Any]) -> list[str]:
     remarks = [
-        "Images/s are those after the engine's first result; start s is the rest of the job: reading the model, "
-        "starting the engine, and writing the result.",
+        "Images/s are those after the engine's first result; start s is the rest of the process: its "
+        "imports, the model, the engine's start, and joining the parts.",
         "Read, prepare (decoding and preparation), infer and table: milliseconds per image of a worker's time, which "
         "includes waiting for a core or for Python's lock. Driver: milliseconds of processor time per chunk in the "
         "process that describes chunks, and collects and writes rows.",

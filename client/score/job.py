@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,7 @@ class JobSummary:
             "seconds": round(self.seconds, 3),
             "images_per_second": round((self.images - self.resumed) / self.seconds, 2),
             "seconds_by_phase": {name: round(value, 3) for name, value in phases.items()},
+            "steady": asdict(self.steady),
         }  # fmt: skip
 
 
@@ -176,7 +177,7 @@ def _scored(
 
     path = Path(choice.path)
     digest = sha256(path) if path.is_file() else ""
-    model = ray_engine.Model(choice, digest, settings.top, kind, str(Path.cwd()))
+    model = ray_engine.WorkerModel(choice, digest, settings.top, kind, str(Path.cwd()))
     with ray_engine.connected(settings.address, settings.workers) as workers:
         yield from ray_engine.score(left, model, workers)
 

@@ -24,7 +24,7 @@ from tfship.train.common import cli, interruption
 from tfship.train.common.errors import ArtifactError, TargetError, TfshipError, Unreachable, UsageError
 from tfship.train.common.files import sha256
 
-__all__ = ["Model", "connected", "score"]
+__all__ = ["WorkerModel", "connected", "score"]
 
 # Chunks that are described to Ray at a time: descriptions occupy memory until they are scored.
 _WINDOW = 4096
@@ -40,7 +40,7 @@ _STORE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
-class Model:
+class WorkerModel:
     """The model that each worker opens; see `Scorer` for `top` and `kind`.
 
     Where `digest` isn't empty, the file that `choice` names must have this sha256 on each machine. Relative paths of
@@ -109,7 +109,9 @@ def _check_reachable(address: str) -> None:
         ) from None
 
 
-def score(work: Iterable[tuple[int, Chunk]], model: Model, workers: int) -> Generator[Scored, None, None]:
+def score(
+    work: Iterable[tuple[int, Chunk]], model: WorkerModel, workers: int
+) -> Generator[Scored, None, None]:
     """Score numbered chunks by `workers` actors and yield the results in the order in which they end.
 
     Raises what `Scorer.score` does, ArtifactError if a machine has no such model, and Unreachable if Ray fails.
@@ -127,7 +129,7 @@ def score(work: Iterable[tuple[int, Chunk]], model: Model, workers: int) -> Gene
             yield _one_by_one(number, chunk, model, workers)
 
 
-def _one_by_one(number: int, chunk: Chunk, model: Model, workers: int) -> Scored:
+def _one_by_one(number: int, chunk: Chunk, model: WorkerModel, workers: int) -> Scored:
     """Score the images of a chunk apart from each other. An image that ends its worker becomes a row with an error."""
     import pyarrow as pa
 
@@ -146,7 +148,7 @@ def _one_by_one(number: int, chunk: Chunk, model: Model, workers: int) -> Scored
 
 
 def _pass(
-    chunks: dict[int, Any], model: Model, workers: int, at_once: int
+    chunks: dict[int, Any], model: WorkerModel, workers: int, at_once: int
 ) -> Iterator[tuple[int, Any, Seconds]]:
     """Yield number, table and seconds of each chunk whose worker hasn't ended."""
     if not chunks:
@@ -207,7 +209,7 @@ class _Worker:
 
     def __init__(self, packed: bytes) -> None:
         self._error: TfshipError | None = None
-        model: Model = pickle.loads(packed)  # noqa: S301 - of the driver
+        model: WorkerModel = pickle.loads(packed)  # noqa: S301 - of the driver
         try:
             if Path(model.folder).is_dir():
                 os.chdir(model.folder)

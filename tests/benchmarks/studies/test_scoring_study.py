@@ -12,7 +12,7 @@ def row(images: str, engine: str, workers: int, rate: float) -> dict[str, object
     phases = {"read": 1e-4, "prepare": 3e-3, "infer": 2e-3, "table": 1e-5}
     return {
         "images": images, "engine": engine, "workers": workers, "rate": rate, "rates": [rate], "start": 10.0,
-        "driver": 0.01, "write": 1e-5, "phases": phases,
+        "driver": 0.01, "phases": phases,
     }  # fmt: skip
 
 
