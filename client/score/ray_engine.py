@@ -63,6 +63,7 @@ def connected(address: str | None, workers: int | None) -> Iterator[int]:
     if address is not None:
         _check_reachable(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # What it will be by default: without it, Ray warns.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     with interruption.loading():
         import ray
@@ -87,7 +88,8 @@ def connected(address: str | None, workers: int | None) -> Iterator[int]:
                 else:
                     ray.init(address, **common)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise Unreachable(f"--ray-address {address}: {cli.one_line(error)}") from None
+            where = "Ray doesn't start" if address is None else f"--ray-address {address}"
+            raise Unreachable(f"{where}: {cli.one_line(error)}") from None
         stack.callback(ray.shutdown)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
