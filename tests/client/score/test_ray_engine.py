@@ -142,6 +142,8 @@ def test_a_cluster_loses_an_actor_and_a_node(
         await_parts(1)
         nodes = [cluster.head_node, *cluster.worker_nodes]
         while not (workers := [pid for node in nodes[:2] for pid in workers_below(raylet(node))]):
+            if ended.is_set():
+                return
             time.sleep(0.01)
         os.kill(workers[0], signal.SIGKILL)
         events.append(("actor", finished()))
