@@ -1,6 +1,6 @@
 """Models in object storage: local copies of the chosen version, for targets in this process."""
 
-from contextlib import ExitStack
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,12 +59,22 @@ def local_copy(url: str, name: str, version: int | None) -> LocalCopy:
 
 def local_contract(url: str, name: str, version: int | None) -> Path:
     """Return a copy of the contract of the version that `local_copy` would return; raises what it does."""
-    with ExitStack() as stack:
-        cache = stack.enter_context(VersionCache(f"{url.rstrip('/')}/{name}", _FOLDER))
-        number, folder = _chosen(cache, version)
-        path = cache.base / f"contract-{number}" / CONTRACT
-        files.write_bytes(path, cache.servable.read(folder, CONTRACT))
-    return path
+    cache = _cache(f"{url.rstrip('/')}/{name}", _FOLDER)
+    number, folder = _chosen(cache, version)
+    copy = cache.base / f"contract-{number}"
+    for file in (cards.CARD, CONTRACT):
+        files.write_bytes(copy / file, cache.servable.read(folder, file))
+    if cards.read(copy).files.get(CONTRACT) != files.sha256(copy / CONTRACT):
+        raise ArtifactError(
+            f"{cache.servable.url}/{folder}: {CONTRACT} differs from the hash in {cards.CARD}"
+        )
+    return copy / CONTRACT
+
+
+@functools.cache
+def _cache(url: str, folder: Path) -> VersionCache:
+    """Return the cache, which stays open: another process must not remove the copy while this one uses it."""
+    return VersionCache(url, folder)
 
 
 def _chosen(cache: VersionCache, version: int | None) -> tuple[int, str]:

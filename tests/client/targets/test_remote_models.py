@@ -97,6 +97,13 @@ def test_a_server_gets_images_prepared_by_the_contract_in_storage(s3: S3, models
     assert [path for path in read if "contract.json" in path]
     assert not [path for path in read if "tflite" in path]
 
+    def changed(path: str, status: int, body: bytes) -> tuple[int, bytes, None]:
+        return status, body.replace(b"digit", b"other") if "contract.json" in path else body, None
+
+    s3.fault = changed
+    with pytest.raises(ArtifactError, match="differs from the hash"):
+        predict.main([SEVEN, "--models", URL, "--model", "nn"])
+
 
 def test_compare_uses_all_formats_of_the_copy(
     s3: S3, models: Path, capsys: pytest.CaptureFixture[str]
