@@ -14,6 +14,7 @@ from tfship.serving.protos.status import Code, StatusError
 
 if TYPE_CHECKING:
     from tfship.serving.grpc.connection import GrpcConnection
+    from tfship.serving.server.dispatch import Waiting
 
 __all__ = ["MOST_QUEUED_BYTES", "OK", "GrpcCall", "RequestHead", "StreamingCall", "UnaryCall"]
 
@@ -117,6 +118,13 @@ class UnaryCall(GrpcCall):
         self._method = method
         self._gzip = head.answers_gzip
         self._request: bytes | None = None
+        self._waiting: Waiting | None = None
+
+    def close(self) -> None:
+        """See `GrpcCall.close`."""
+        super().close()
+        if self._waiting:
+            self._waiting.cancel()
 
     def receive(self, data: bytes) -> None:
         """See `GrpcCall.receive`."""
@@ -154,7 +162,7 @@ class UnaryCall(GrpcCall):
         else:
             self._work = functools.partial(method.read_and_answer, data, self._call, service.observer)
             place = "threads" if place == "either" else place
-        service.dispatcher.run(place, kind, len(data), self._answer, self._respond)
+        self._waiting = service.dispatcher.run(place, kind, len(data), self._answer, self._respond)
         if not self.has_responded and not self._closed:
             self.begin()  # it runs in a thread, or waits for its turn
 

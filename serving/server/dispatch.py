@@ -6,13 +6,13 @@ import functools
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, Protocol, TypeVar
 
 from tfship.serving.inference.latency_estimate import LatencyEstimate
 from tfship.serving.protos.status import Code, StatusError
 
-__all__ = ["Dispatcher", "Place"]
+__all__ = ["Dispatcher", "Place", "Waiting"]
 
 # On the event loop, in threads, or wherever the estimated duration belongs.
 Place = Literal["loop", "threads", "either"]
@@ -27,6 +27,23 @@ class _Result(Protocol):
 
 
 _R = TypeVar("_R", bound=_Result)
+
+
+class Waiting:
+    """A request that waits for a thread, or for its turn on the loop."""
+
+    def __init__(self, dispatcher: "Dispatcher") -> None:
+        self._dispatcher = dispatcher
+        # Of a request that waits for a thread.
+        self.future: Future[None] | None = None
+        self.is_cancelled = self.has_begun = False
+
+    def cancel(self) -> None:
+        """Free the request's place, unless it has begun. Otherwise clients that cancel would fill all places."""
+        if self.has_begun or self.is_cancelled or (self.future and not self.future.cancel()):
+            return
+        self.is_cancelled = True
+        self._dispatcher.leave()
 
 
 class Dispatcher:
@@ -56,13 +73,18 @@ class Dispatcher:
                 f"{self._limit} requests are in flight, the limit; try again later",
             )
 
+    def leave(self) -> None:
+        """Count a waiting request as ended."""
+        self._running -= 1
+
     def run(
         self, place: Place, key: Hashable, size: int, work: Callable[[], _R], done: Callable[[_R], None]
-    ) -> None:
+    ) -> Waiting | None:
         """Call `work` here or in a thread, and then `done` with its result, in the loop's thread.
 
-        Neither may raise. `key` and the `size` of a request in bytes determine how long it is expected to take, by
-        the successful requests before it.
+        Returns a request that waits, None if it has ended. Neither may raise, and neither is called for a request that
+        was cancelled while it waited. `key` and the `size` of a request in bytes determine how long it is expected to
+        take, by the successful requests before it.
         """
         self._running += 1
         latency = self._latency
@@ -72,10 +94,11 @@ class Dispatcher:
                 self._turn_ends = now + _TURN_SECONDS
                 self._loop.call_soon(self._turn)
             if self._ready or now > self._turn_ends:
-                self._ready.append(functools.partial(self._run_here, key, size, work, done))
-            else:
-                self._run_here(key, size, work, done)
-            return
+                waiting = Waiting(self)
+                self._ready.append(functools.partial(self._run_waiting, waiting, key, size, work, done))
+                return waiting
+            self._run_here(key, size, work, done)
+            return None
 
         def run() -> None:
             begin, cpu_begin = time.monotonic(), time.thread_time()
@@ -88,14 +111,24 @@ class Dispatcher:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._complete, result, done)
 
+        waiting = Waiting(self)
         try:
-            self._threads.submit(run)
+            waiting.future = self._threads.submit(run)
         except RuntimeError:
             self._running -= 1  # the server has closed
+            return None
+        return waiting
 
     def close(self) -> None:
         """Cancel the requests that wait for a thread; running ones finish."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _run_waiting(
+        self, waiting: Waiting, key: Hashable, size: int, work: Callable[[], _R], done: Callable[[_R], None]
+    ) -> None:
+        if not waiting.is_cancelled:
+            waiting.has_begun = True
+            self._run_here(key, size, work, done)
 
     def _run_here(self, key: Hashable, size: int, work: Callable[[], _R], done: Callable[[_R], None]) -> None:
         begin = time.monotonic()
