@@ -31,29 +31,27 @@ def local_copy(url: str, name: str, version: int | None) -> LocalCopy:
     If the storage can't be reached, an earlier copy is used, with a message. Older copies are removed. Raises
     ArtifactError if there is no such complete version, and what `filesystems.translated` does.
     """
-    with VersionCache(f"{url.rstrip('/')}/{name}", _FOLDER) as cache:
-        try:
-            number, folder = _chosen(cache, version)
-            size = 0
+    cache = _cache(f"{url.rstrip('/')}/{name}", _FOLDER)
+    try:
+        number, folder = _chosen(cache, version)
+        size = 0
 
-            def count(more: int) -> None:
-                nonlocal size
-                size += more
+        def count(more: int) -> None:
+            nonlocal size
+            size += more
 
-            _, downloaded = cache.fetch(number, folder, count)
-            if downloaded:
-                cli.say(
-                    f"{name}: downloaded version {number} from {cache.servable.url} ({size / 1e6:.1f} MB)"
-                )
-        except Unreachable as error:
-            copies = {n: path for n, path in cache.versions().items() if version in (None, n)}
-            intact = [n for n, path in copies.items() if not cards.damage(path)]
-            if not intact:
-                raise
-            number = max(intact)
-            cli.say(f"{name}: {cli.one_line(error)}; using the copy of version {number}")
-        else:
-            cache.keep({number})
+        _, downloaded = cache.fetch(number, folder, count)
+        if downloaded:
+            cli.say(f"{name}: downloaded version {number} from {cache.servable.url} ({size / 1e6:.1f} MB)")
+    except Unreachable as error:
+        copies = {n: path for n, path in cache.versions().items() if version in (None, n)}
+        intact = [n for n, path in copies.items() if not cards.damage(path)]
+        if not intact:
+            raise
+        number = max(intact)
+        cli.say(f"{name}: {cli.one_line(error)}; using the copy of version {number}")
+    else:
+        cache.keep({number})
     return LocalCopy(cache.base.parent, number)
 
 

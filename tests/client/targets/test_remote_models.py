@@ -13,6 +13,7 @@ from object_storage.versions import same
 from tfship.client import predict
 from tfship.client.compare import command as compare
 from tfship.client.targets import remote_models
+from tfship.export.storage.cache import VersionCache
 from tfship.export.storage.remote_versions import RemoteServable
 from tfship.train.common.errors import ArtifactError, Unreachable, UsageError
 
@@ -64,6 +65,15 @@ def test_predict_uses_the_newest_version_and_copies_it_once(
     assert "downloaded version 2" in capsys.readouterr().err
     copies = tmp_path / "cache" / "s3" / "clients" / "models" / "nn"
     assert [path.name for path in copies.iterdir() if path.name.isdigit()] == ["2"]
+
+
+@pytest.mark.usefixtures("s3")
+def test_no_other_process_removes_the_copy_in_use(models: Path, tmp_path: Path) -> None:
+    _upload(models / "nn" / "1", "nn")
+    _predict("--model", "nn")
+    with VersionCache(f"{URL}/nn", tmp_path / "cache") as other:
+        assert other.keep(()) == []
+        assert list(other.versions()) == [1]
 
 
 def test_an_outage_leaves_the_copy(s3: S3, models: Path, capsys: pytest.CaptureFixture[str]) -> None:
