@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from tfship.export.preprocessing.input_contract import BATCHING
 from tfship.export.publishing import cards, store
@@ -35,13 +36,10 @@ class RemoteServable:
 
     def numbers(self) -> dict[int, str]:
         """Return the names of the integer-named folders by number, lowest first. Some may be incomplete."""
-        with translated(self.url):
-            entries = self._files.ls(self._root, detail=True)
         found: dict[int, str] = {}
-        for entry in sorted(entries, key=lambda each: str(each["name"])):
-            name = str(entry["name"]).rstrip("/").rpartition("/")[2]
+        for name in _folders(self._files, self._root, self.url):
             number = store.version_number(name)
-            if entry["type"] == "directory" and number is not None:
+            if number is not None:
                 found.setdefault(number, name)
         return dict(sorted(found.items()))
 
@@ -162,13 +160,16 @@ class RemoteServable:
 
 def servables(url: str) -> list[str]:
     """Return the names of the folders at `url` that hold a version. Raises what `filesystems.translated` does."""
-    files, root = filesystem(url)
+    names = _folders(*filesystem(url), url)
+    return [name for name in names if RemoteServable(f"{url.rstrip('/')}/{name}").numbers()]
+
+
+def _folders(files: Any, root: str, url: str) -> list[str]:
+    """Return the sorted names of the folders in `root` of a filesystem; `url` is for messages."""
     with translated(url):
         entries = files.ls(root, detail=True)
-    names = sorted(
-        str(entry["name"]).rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "directory"
-    )
-    return [name for name in names if RemoteServable(f"{url.rstrip('/')}/{name}").numbers()]
+    names = [str(each["name"]) for each in entries if each["type"] == "directory"]
+    return sorted(name.rstrip("/").rpartition("/")[2] for name in names)
 
 
 def _check_name(name: str, where: str) -> None:
