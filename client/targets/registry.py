@@ -99,15 +99,7 @@ class Choice:
         """Return the directory of the chosen version, or of the newest. Raises ArtifactError if there is none."""
         from tfship.export.publishing import store
 
-        base = base or self.base
-        number = self.servable.version
-        if number is None:
-            return store.latest(base)
-        found = store.versions(base)
-        if number not in found:
-            listed = ", ".join(map(str, found)) or "none"
-            raise ArtifactError(f"{base}: holds no version {number}; there are {listed}")
-        return found[number]
+        return store.version(base or self.base, self.servable.version)
 
     def contract_of_servable(self) -> Contract | None:
         """Return the contract of the chosen version, or of the newest, in `models`; None if there is none."""

@@ -23,6 +23,7 @@ __all__ = [
     "rollback",
     "scan",
     "servables",
+    "version",
     "version_number",
     "versions",
 ]
@@ -110,6 +111,16 @@ def latest(base: Path) -> Path:
     if not found:
         raise ArtifactError(f"{base}: holds no version directory (1, 2, …); run `tfship export` first")
     return found[max(found)]
+
+
+def version(base: Path, number: int | None) -> Path:
+    """Return the directory of the version `number` in `base`; None: the highest. ArtifactError if there is none."""
+    if number is None:
+        return latest(base)
+    found = versions(base)
+    if number not in found:
+        raise ArtifactError(f"{base}: holds no version {number}; there are {_listed(found)}")
+    return found[number]
 
 
 def retire(base: Path, number: int) -> Path:

@@ -12,12 +12,12 @@ from typing import Any
 from tfship.train.common import cli
 from tfship.train.common.errors import ArtifactError, Refused, TfshipError, Unreachable, UsageError
 
-__all__ = ["CACHE_FOLDER", "EXTRAS", "check", "filesystem", "is_url", "translated"]
+__all__ = ["CACHE_FOLDER", "check", "filesystem", "is_url", "translated"]
 
 # Copies of versions, for servers and clients.
 CACHE_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tfship"
 # The driver of each scheme, and the extra that installs it.
-EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "az": ("adlfs", "azure"), "file": ("fsspec", "s3")}
+_EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "az": ("adlfs", "azure"), "file": ("fsspec", "s3")}
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(.*)", re.DOTALL)
 # Seconds for a connection and for a response. S3's driver waits a minute by default, and retries five times.
 _CONNECT_SECONDS, _READ_SECONDS = 5, 15
@@ -48,14 +48,14 @@ def check(url: str) -> str:
     """
     match = _URL.match(url)
     scheme = match[1] if match else ""
-    if match is None or scheme not in EXTRAS:
+    if match is None or scheme not in _EXTRAS:
         raise UsageError(
-            f"{url}: expected a URL that begins with {', '.join(f'{each}://' for each in EXTRAS)}"
+            f"{url}: expected a URL that begins with {', '.join(f'{each}://' for each in _EXTRAS)}"
         )
     is_file = scheme == "file"
     if not match[2].strip("/") or is_file != match[2].startswith("/"):
         raise UsageError(f"{url}: expected {'an absolute path' if is_file else 'a bucket'} after ://")
-    package, extra = EXTRAS[scheme]
+    package, extra = _EXTRAS[scheme]
     if importlib.util.find_spec(package) is None:
         raise cli.missing(f"a URL with {scheme}://", package, extra)
     return scheme

@@ -11,7 +11,7 @@ from pathlib import Path
 from tfship.export.publishing import store
 from tfship.export.storage import oci_image
 from tfship.train.common import cli
-from tfship.train.common.errors import ArtifactError, UsageError
+from tfship.train.common.errors import UsageError
 
 __all__ = ["main"]
 
@@ -20,17 +20,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the image that `argv` requests, and return the exit code."""
     arguments = _parser().parse_args(argv)
     base = arguments.models / arguments.model
-    found = store.versions(base)
-    if not found:
+    if not store.versions(base):
         names = ", ".join(store.servables(arguments.models)) or "none"
         raise UsageError(f"{base}: holds no version; {arguments.models} has these models: {names}")
-    number = max(found) if arguments.version is None else arguments.version
-    if number not in found:
-        raise ArtifactError(f"{base}: holds no version {number}; there are {', '.join(map(str, found))}")
+    version = store.version(base, arguments.version)
     out = arguments.out or Path(f"{arguments.model}.tar")
-    digest = oci_image.write(found[number], arguments.model, out, arguments.base)
-    print(f"{out}: {arguments.model} version {number} in /models/{number}, {digest}", flush=True)  # noqa: T201
-    cli.say(f"push it with: skopeo copy oci-archive:{out} docker://REGISTRY/{arguments.model}:{number}")
+    digest = oci_image.write(version, arguments.model, out, arguments.base)
+    print(f"{out}: {arguments.model} version {version.name} in /models/{version.name}, {digest}", flush=True)  # noqa: T201
+    cli.say(f"push it with: skopeo copy oci-archive:{out} docker://REGISTRY/{arguments.model}:{version.name}")
     return 0
 
 
