@@ -30,7 +30,7 @@ from training_fixtures import FAST, files, first_of, old_weights, without_times
 @pytest.fixture
 def few_npz(sample: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images as a file, for large networks: a few batches an epoch."""
-    few = first_of(sample, 640)
+    few = first_of(sample, 320)
     path = tmp_path_factory.mktemp("few") / "few.npz"
     np.savez(path, x_train=few.x_train, y_train=few.y_train, x_test=few.x_test, y_test=few.y_test)
     return path
@@ -100,7 +100,7 @@ def test_best_trains_the_teachers_first_and_once_and_goes_on_when_killed(
     card = cards.read(whole, "nn")
     teachers = [cards.read(whole / "teachers" / str(seed), "teacher") for seed in (1, 2)]
     assert card.teachers == [each.weights_sha256 for each in teachers]
-    assert card.steps == 3 * (576 // 64)
+    assert card.steps == 3 * (288 // 64)
     left = {path.name for path in whole.iterdir()}
     assert left == {"nn.keras", "nn.card.json", "nn.curves.png", "nn.confusion.png", "logs", "teachers"}
     # Neither another network nor another seed needs others.
