@@ -1,7 +1,7 @@
 import numpy as np
 from scipy import ndimage
 
-from tfship.train.data.corruptions import CORRUPTIONS, corrupted
+from tfship.train.data.corruptions import CORRUPTIONS, MEDIUM, corrupted
 from tfship.train.data.datasets import Digits
 
 
@@ -42,3 +42,35 @@ def test_kinds_do_what_they_are_called(sample: Digits) -> None:
     assert np.median(sizes[sizes < 1]) == np.clip(np.median(sizes[sizes < 1]), 0.4, 0.6)  # 0.7² of the area
     assert np.median(sizes[sizes > 1]) == np.clip(np.median(sizes[sizes > 1]), 1.5, 1.8)  # 1.3²
     assert (found["noise"] > 0)[:, 0, 0].mean() > 0.3  # also where there was paper
+
+
+def test_strengths_grow(sample: Digits) -> None:
+    """The corrupted images of cards are those at medium strength."""
+    images = sample.x_test[:200]
+    medium = dict(corrupted(images))
+    for name, corruption in CORRUPTIONS.items():
+        changed = {strength: corruption.apply(images, strength) for strength in corruption.strengths}
+        np.testing.assert_array_equal(changed[MEDIUM], medium[name], err_msg=name)
+        differences = [np.abs(each.astype(float) - images).mean() for each in changed.values()]
+        assert differences == sorted(set(differences)), name
+        assert len({corruption.describe(strength) for strength in changed}) == len(changed), name
+
+
+def test_strengths_are_described() -> None:
+    assert CORRUPTIONS["scale"].describe("weak") == "to 0.8 or 1.2 times the size"
+    assert CORRUPTIONS["noise"].describe("strong") == "Gaussian, 35 % of the range"
+
+
+def test_parts_of_a_pixel() -> None:
+    """A stroke of four pixels, as a column: half of the change is grey."""
+    images = np.zeros((1, 28, 28), np.uint8)
+    images[0, :, 10:14] = 200
+    rows = {
+        (name, strength): CORRUPTIONS[name].apply(images, strength)[0, 14, 7:17].tolist()
+        for name in ("thick", "thin")
+        for strength in CORRUPTIONS[name].strengths
+    }
+    assert rows["thick", "weak"] == [0, 0, 100, 200, 200, 200, 200, 100, 0, 0]
+    assert rows["thick", "strong"] == [0, 100, 200, 200, 200, 200, 200, 200, 100, 0]
+    assert rows["thin", "weak"] == [0, 0, 0, 100, 200, 200, 200, 0, 0, 0]
+    assert rows["thin", "strong"] == [0, 0, 0, 0, 200, 200, 150, 0, 0, 0]
