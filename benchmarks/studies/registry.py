@@ -69,7 +69,7 @@ STUDIES = {
     "server": Study("server_load", "server_load_table", flags=True, schema=2),
     "soak": Study("soak", "soak_table", flags=True),
     "client": Study("client_startup", "client_startup_table", ("models",)),
-    "pictures": Study("photographs_study", "photographs_study"),
+    "pictures": Study("digits.photographs_study", "digits.photographs_study"),
     "training": Study("training_time", "training_time", ("data",)),
     "rollout": Study("rollout.study", "rollout.table", ("models",)),
     "scoring": Study("scoring", "scoring_table"),

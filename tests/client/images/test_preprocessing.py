@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from conftest import ROOT
-from tfship.benchmarks.studies.photographs import photograph
+from tfship.benchmarks.studies.digits.photographs import photograph
 from tfship.client.images import draw_samples
 from tfship.client.images import preprocessing as image
 from tfship.export.preprocessing import input_contract

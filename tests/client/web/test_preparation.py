@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, Page
 
 from client_fixtures import module_page
 from photo_fixtures import photos
-from tfship.benchmarks.studies.photographs import photograph
+from tfship.benchmarks.studies.digits.photographs import photograph
 from tfship.client.images import decoding, draw_samples, preprocessing
 from tfship.export.preprocessing import input_contract
 from tfship.export.preprocessing.input_contract import Contract, Scaling

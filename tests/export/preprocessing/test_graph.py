@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from conftest import ROOT
-from tfship.benchmarks.studies.photographs import photograph
+from tfship.benchmarks.studies.digits.photographs import photograph
 from tfship.client.api import inputs
 from tfship.client.images import draw_samples
 from tfship.client.images import preprocessing as image

@@ -1,16 +1,13 @@
 """Accuracy on photographs of the test digits, and on the unchanged digits.
 
-Photographs (`benchmarks.studies.photographs`) are preprocessed like the client's images, `client.images.preprocessing`,
-and predicted by a TFLite file in this process. Their accuracy measures the preprocessing. It must not change
-predictions of unchanged digits, encoded as PNGs of 28 × 28 pixels.
+Photographs (`benchmarks.studies.digits.photographs`) are preprocessed like the client's images
+(`client.images.preprocessing`) and predicted by a TFLite file in this process. Their accuracy measures the
+preprocessing. It must not change predictions of unchanged digits, encoded as PNGs of 28 × 28 pixels.
 """
 
 import argparse
-import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,21 +15,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tfship.benchmarks.studies.photographs import photograph
+from tfship.benchmarks.studies.digits import client_preparation
+from tfship.benchmarks.studies.digits.photographs import photograph
 from tfship.benchmarks.studies.registry import Save
 from tfship.benchmarks.studies.table_layout import table
 from tfship.client.images import preprocessing, preview
 from tfship.client.targets.connection import Servable
 from tfship.client.targets.registry import TARGETS, Choice, open_target
 from tfship.export.preprocessing import input_contract
-from tfship.train.common import cli, interruption, statistics
+from tfship.train.common import cli, statistics
 from tfship.train.common.errors import DataError, UsageError
 from tfship.train.common.progress import Progress
 from tfship.train.data import datasets
 from tfship.train.data.datasets import Digits, to_input
 from tfship.train.recipe import NETWORKS
 
-__all__ = ["BARS", "DESCRIPTION", "add_arguments", "failures", "measure", "render", "run"]
+__all__ = [
+    "BARS", "DESCRIPTION", "NO_CLASS", "add_arguments", "classes", "failures", "measure", "prepared_photographs",
+    "render", "run",
+]  # fmt: skip
 
 DESCRIPTION = (
     "Turn test digits into photographs (paper, ink, shadow, noise, tilt, a table around, JPEG), preprocess them like "
@@ -54,6 +55,8 @@ _KINDS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "above 1,000 pixels": lambda made: max(made["size"]) > 1000,
 }
 _DIGITS = input_contract.digits("digits")
+# Counts as a wrong prediction for an image without a prediction.
+NO_CLASS = -1
 # Distance between the sequences of photographs of consecutive seeds.
 _SEED = 1_000_000
 
@@ -79,27 +82,26 @@ def measure(arguments: argparse.Namespace, _flags: Sequence[str], _save: Save) -
 def run(models: Path, names: list[str], digits: Digits, count: int, seed: int) -> dict[str, Any]:
     """Measure each network and return the results.
 
-    `count` test images, evenly spread, become photographs. The seed of photograph i is `seed` × 1,000,000 + i.
+    `count` test images, evenly spread, become photographs. `seed` is that of `prepared_photographs`.
     """
     chosen = np.linspace(0, len(digits.x_test) - 1, count).astype(int)
-    seeds = range(seed * _SEED, seed * _SEED + count)
-    made, pixels = [], np.zeros((count, *_DIGITS.shape), np.uint8)
+    made, prepared = [], []
     with Progress("photographs", count, "images") as progress:
-        for place, (description, prepared) in enumerate(_all_prepared(digits.x_test[chosen], seeds)):
+        for description, pixels in prepared_photographs(digits.x_test[chosen], seed):
             made.append(description)
-            if prepared is not None:
-                pixels[place] = prepared
+            prepared.append(pixels)
             progress.advance()
+    images, found = client_preparation.stacked(prepared)
     untouched = np.stack(
-        [preprocessing.pixels(preview.png(each[..., np.newaxis]), _DIGITS) for each in digits.x_test]
+        [preprocessing.pixels(preview.png(each[..., np.newaxis]), _DIGITS)[..., 0] for each in digits.x_test]
     )
     results = {}
     for name in names:
         opened = open_target(Choice(TARGETS["tflite"], Servable(name), models))
         try:
-            photographs = _classes(opened.predict, pixels)
-            plain = _classes(opened.predict, digits.x_test[..., np.newaxis])
-            changed = int(np.sum(_classes(opened.predict, untouched) != plain))
+            photographs = np.where(found, classes(opened.predict, images), NO_CLASS)
+            plain = classes(opened.predict, digits.x_test)
+            changed = int(np.sum(classes(opened.predict, untouched) != plain))
         finally:
             opened.target.close()
         truth = digits.y_test[chosen]
@@ -109,9 +111,9 @@ def run(models: Path, names: list[str], digits: Digits, count: int, seed: int) -
             "same_digits_untouched": statistics.accuracy(plain[chosen], truth),
             "untouched": {"images": len(plain), "changed": changed},
             "kinds": {
-                kind: statistics.accuracy(photographs[found], truth[found])
+                kind: statistics.accuracy(photographs[of_kind], truth[of_kind])
                 for kind, belongs in _KINDS.items()
-                if (found := np.array([belongs(each) for each in made])).any()
+                if (of_kind := np.array([belongs(each) for each in made])).any()
             },
         }
     return {
@@ -187,15 +189,15 @@ def _remarks(results: dict[str, Any]) -> list[str]:
     return lines + [f"- missed: {each}" for each in failures(results)]
 
 
-def _all_prepared(
-    images: NDArray[np.uint8], seeds: range
+def prepared_photographs(
+    images: NDArray[np.uint8], seed: int
 ) -> Iterator[tuple[dict[str, Any], NDArray[np.uint8] | None]]:
-    # No fork: TensorFlow and gRPC, which the caller may have loaded, don't survive it.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), context) as workers:
-        with interruption.held_back():
-            prepared = workers.map(_prepared, images, seeds, chunksize=4)
-        yield from prepared
+    """Yield each photograph's properties, and its prepared pixels uint8 [28, 28], None if no digit was found.
+
+    `images` are MNIST's, uint8 [N, 28, 28]. The seed of photograph i is `seed` × 1,000,000 + i.
+    """
+    seeds = range(seed * _SEED, seed * _SEED + len(images))
+    yield from client_preparation.in_processes(_prepared, images, seeds)
 
 
 def _prepared(digit: NDArray[np.uint8], seed: int) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
@@ -204,17 +206,18 @@ def _prepared(digit: NDArray[np.uint8], seed: int) -> tuple[dict[str, Any], NDAr
     description = {key: value for key, value in asdict(made).items() if key != "data"}
     start, problem, pixels = time.perf_counter(), None, None
     try:
-        pixels = preprocessing.pixels(made.data, _DIGITS)
+        pixels = preprocessing.pixels(made.data, _DIGITS)[..., 0]
     except DataError as error:
         problem = str(error)
     milliseconds = (time.perf_counter() - start) * 1e3
     return {**description, "problem": problem, "milliseconds": milliseconds}, pixels
 
 
-def _classes(
-    predict: Callable[[NDArray[np.float32]], NDArray[np.float32]], pixels: NDArray[np.uint8]
+def classes(
+    predict: Callable[[NDArray[np.float32]], NDArray[np.float32]], images: NDArray[np.uint8]
 ) -> NDArray[np.int64]:
-    values = to_input(pixels[..., 0])
+    """Return the predicted classes [N] of images uint8 [N, 28, 28], 0 (paper) to 255 (ink)."""
+    values = to_input(images)
     return np.concatenate(
         [predict(values[start : start + 500]).argmax(1) for start in range(0, len(values), 500)]
     )

@@ -1,0 +1,1 @@
+"""`tfship benchmark digits` and `pictures`: digits that aren't clean MNIST."""
