@@ -7,6 +7,7 @@ tfship benchmark training           compare the time of plain training with that
 tfship benchmark server             compare the embedded server's speed with TensorFlow Serving's
 tfship benchmark soak               measure that server's start time and memory growth
 tfship benchmark pictures           measure the accuracy on photographs of digits
+tfship benchmark digits             measure the accuracy on corrupted, photographed and other digits
 tfship benchmark client             measure the duration of the client's whole process
 tfship benchmark rollout            replace servers behind Envoy, as the Kubernetes manifests do
 tfship benchmark zoo                export networks of many kinds and compare them with Keras

@@ -35,7 +35,8 @@ def main(argv: Sequence[str]) -> int:
     results = report.read(_RESULTS / "formats.json")
     blocks = {"results": report.readme_block(results), "released": _released()}
     for name, study in STUDIES.items():
-        blocks[name] = study.table().render(study.read(_RESULTS / f"{name}.json"), "github")
+        if study.committed:
+            blocks[name] = study.table().render(study.read(_RESULTS / f"{name}.json"), "github")
     written = {_README: {"formats": report.headline(results)}, _TABLES: blocks}
     before = {file: file.read_text(encoding="utf-8") for file in written}
     after = {file: _filled(file, before[file], each) for file, each in written.items()}

@@ -1,1 +1,1 @@
-"""Separate studies: server load, soak, client startup, photographs, training time, zoo."""
+"""Separate studies: server load, soak, client startup, digits, training time, zoo."""

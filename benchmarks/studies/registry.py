@@ -42,7 +42,8 @@ class Study:
     """A study: its modules, which are imported when needed, and its options.
 
     `reads` names the options `--models` and `--data` that it has. With `flags`, it passes arguments after `--` to the
-    server. `schema` is the number of its results' schema, increased when a field changes its meaning.
+    server. `schema` is the number of its results' schema, increased when a field changes its meaning. With
+    `committed`, its results are in benchmarks/results, and their tables in benchmarks/README.md.
     """
 
     measures: str
@@ -50,6 +51,7 @@ class Study:
     reads: tuple[str, ...] = ("models", "data")
     flags: bool = False
     schema: int = 1
+    committed: bool = True
 
     def measurement(self) -> StudyMeasurement:
         """Import the module that measures."""
@@ -70,6 +72,7 @@ STUDIES = {
     "soak": Study("soak", "soak_table", flags=True),
     "client": Study("client_startup", "client_startup_table", ("models",)),
     "pictures": Study("digits.photographs_study", "digits.photographs_study"),
+    "digits": Study("digits.study", "digits.table", committed=False),
     "training": Study("training_time", "training_time", ("data",)),
     "rollout": Study("rollout.study", "rollout.table", ("models",)),
     "scoring": Study("scoring", "scoring_table"),
