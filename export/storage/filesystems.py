@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import importlib.util
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -70,6 +71,8 @@ def filesystem(url: str) -> tuple[Any, str]:
     scheme = check(url)
     import fsspec
 
+    # Its errors are raised. Its log would repeat them, with tracebacks.
+    logging.getLogger(_EXTRAS[scheme][0]).setLevel(logging.CRITICAL)
     with translated(url):
         found, path = fsspec.url_to_fs(url, use_listings_cache=False, **_OPTIONS.get(scheme, {}))
     return found, path.rstrip("/")

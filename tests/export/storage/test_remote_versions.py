@@ -50,6 +50,15 @@ def _download(number: str, folder: Path) -> Path:
     return folder / number
 
 
+def test_errors_of_a_driver_are_not_also_logged(
+    port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    with pytest.raises(ArtifactError, match="gs://bucket/m: no such object, folder or bucket"):
+        RemoteServable("gs://bucket/m").numbers()
+    assert not caplog.records
+
+
 @pytest.mark.usefixtures("s3")
 def test_a_version_comes_back_as_it_was(version: Path, tmp_path: Path) -> None:
     sent: list[int] = []
