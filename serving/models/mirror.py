@@ -17,8 +17,10 @@ __all__ = ["Mirror"]
 
 log = logging.getLogger(__name__)
 
-# Seconds before the attempts at the start. With a copy from an earlier start, the first two are enough.
-_FIRST_DELAYS = (1, 2, 4, 8, 16)
+# Seconds of attempts at the start, and the first pause between them, which doubles. It isn't the number of attempts
+# that is limited, since Google Cloud Storage's driver tries again itself, for over half a minute. With copies from an
+# earlier start, the shorter time is enough.
+_FIRST_SECONDS, _SECONDS_WITH_COPIES, _FIRST_DELAY = 30.0, 3.0, 1.0
 _LONGEST_DELAY = 60.0
 _SECONDS_BETWEEN_LINES = 10.0
 # A request in flight isn't waited for.
@@ -174,17 +176,18 @@ class Mirror:
             self._watch()
 
     def _first(self) -> None:
-        delays = iter(_FIRST_DELAYS[: 2 if self._cache.versions() else None])
+        end = time.monotonic() + (_SECONDS_WITH_COPIES if self._cache.versions() else _FIRST_SECONDS)
+        delay = _FIRST_DELAY
         while True:
             try:
                 return self.sync(self._policy)
             except Unreachable as error:
-                delay = next(delays, None)
-                if delay is None:
+                if time.monotonic() >= end:
                     return self._use_copies(error)
                 log.warning("model %s: %s; next try in %d s", self._name, error, delay)
                 if self._stopping.wait(delay):
                     raise _Stopped from None
+                delay *= 2
 
     def _use_copies(self, error: Unreachable) -> None:
         intact = {number: path for number, path in self._cache.versions().items() if not cards.damage(path)}

@@ -231,7 +231,8 @@ def configs(draw: st.DrawFn, kept: Any) -> Any:
         "/nowhere",
         "/a\0b",
         "/" + "a" * 5000,
-        "gs://a/b",
+        "gs://",
+        "s3:///a",
         "file:///a",
         "~",
     ]

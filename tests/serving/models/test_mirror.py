@@ -49,7 +49,9 @@ def loading(tmp_path: Path) -> LoadPolicy:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait less between attempts."""
-    monkeypatch.setattr(mirror, "_FIRST_DELAYS", (0, 0, 0))
+    monkeypatch.setattr(mirror, "_FIRST_DELAY", 0)
+    monkeypatch.setattr(mirror, "_FIRST_SECONDS", 1)
+    monkeypatch.setattr(mirror, "_SECONDS_WITH_COPIES", 0.5)
     monkeypatch.setattr(mirror, "_LONGEST_DELAY", 0.3)
 
 
@@ -179,6 +181,24 @@ def test_everything_that_is_gone_changes_nothing(
         s3fs.S3FileSystem().rm("served/models", recursive=True)
         eventually(lambda: "no such object, folder or bucket" in caplog.text)
         assert factor(client) == 1.0
+
+
+def test_a_server_that_starts_in_an_outage_waits_for_its_end(
+    s3: S3,
+    tmp_path: Path,
+    loading: LoadPolicy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(mirror, "_FIRST_SECONDS", 3600)
+    _upload(tmp_path, 1)
+    failures = iter(range(4))
+    s3.fault = lambda path, status, body: (
+        (status, body, None) if next(failures, None) is None else (503, b"", None)
+    )
+    with serving(_config(), SETTINGS, loading) as client:
+        assert factor(client) == 1.0
+    assert "next try in" in caplog.text
 
 
 def test_the_copies_of_an_earlier_start_are_served_in_an_outage(
