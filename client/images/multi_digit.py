@@ -107,9 +107,8 @@ class _Page:
             if gaps and min(gaps.values()) <= _NEAR * self._height:
                 groups[min(gaps, key=lambda main: gaps[main])].append(part)
         return [
-            _Group(_around(map(box, labels)), strokes)
+            _Group(_around(map(box, labels)), self._found.strokes(np.array(labels)))
             for labels in groups.values()
-            if (strokes := self._found.strokes(np.array(labels))).any()
         ]
 
     def lines(self) -> list[list[_Group]]:

@@ -109,8 +109,7 @@ def _located(small: Grey) -> Written | None:
         digit for found in segmentation.found(small, segmentation.cell_of(small)) if (digit := found.digit())
     ]
     # For ties, the first one: dark ink.
-    digit = max(digits, key=lambda each: each.distinct, default=None)
-    return digit if digit is not None and digit.strokes.any() else None
+    return max(digits, key=lambda each: each.distinct, default=None)
 
 
 def _box(contract: Contract) -> int:

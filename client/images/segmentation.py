@@ -4,7 +4,6 @@
 operations, and find the same ink.
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ __all__ = ["Box", "Components", "Found", "Grey", "cell_of", "found", "window"]
 
 # Smallest area of a further digit, relative to the largest digit's, and smallest distance, relative to its height.
 _SIMILAR, _APART = 0.2, 0.15
+_WHITE = 255
 # Values 0…255; 8 bits are fastest.
 Grey = NDArray[np.uint8]
 # Top, bottom, left and right in pixels; bottom and right are exclusive.
@@ -36,9 +36,9 @@ class Written:
         """The number of other components that may be digits: similar to the largest in size, and apart from it."""
         return len(self.found.digits(int(self.labels[0]))) - 1
 
-    @functools.cached_property
+    @property
     def strokes(self) -> Grey:
-        """The digit's strokes, 0…255 [h, w], within its box and one pixel around; all 0 if it is too pale."""
+        """The digit's strokes, 0…255 [h, w], in its box and a margin around."""
         return self.found.strokes(self.labels)
 
 
@@ -91,23 +91,40 @@ class Found:
         return top, min(bottom, height), left, min(right, width)
 
     def strokes(self, labels: NDArray[np.intp]) -> Grey:
-        """Return the strokes in components of these labels, 0…255, within their box and one pixel around."""
-        top, bottom, left, right = self.box(labels)
-        cell = self._cell
-        cells = np.isin(
-            self.ink.cells[top // cell : -(-bottom // cell), left // cell : -(-right // cell)], labels
+        """Return the strokes of a digit, 0…255 [h, w], in the box of its components, `labels`, and a margin around."""
+        part = self._around(labels, rules.EDGE)
+        contrast, ink, these = (
+            self._contrast[part].astype(np.int64),
+            self.ink.ink[part],
+            self._these(part, labels),
         )
-        these = cells.repeat(cell, 0).repeat(cell, 1)[: bottom - top, : right - left]
-        these &= self.ink.ink[top:bottom, left:right]
-        height, width = self._grey.shape
-        # A stroke's edge is one pixel wide and may lie outside the box.
-        ends = (
-            slice(max(0, top - 1), min(height, bottom + 1)), slice(max(0, left - 1), min(width, right + 1))
-        )  # fmt: skip
-        padding = (top - ends[0].start, ends[0].stop - bottom), (left - ends[1].start, ends[1].stop - right)
-        near = window(np.pad(these, padding), 3, np.maximum)
-        strokes: Grey = np.where(near, self._strokes[ends], 0)
+        full = _quantile(contrast[ink & these], rules.FULL)
+        palest = max(rules.PALEST, min(self._noise(labels) + 1, rules.LOCAL * full))
+        contrast[(contrast < palest) | window(ink & ~these, 3, np.maximum)] = 0
+        # Rounds halves up.
+        strokes: Grey = ((2 * _WHITE * contrast + full) // (2 * full)).clip(max=_WHITE).astype(np.uint8)
         return strokes
+
+    def _noise(self, labels: NDArray[np.intp]) -> int:
+        """Return the contrast of nearly all paper around components, 0 without paper."""
+        part = self._around(labels, 1.0)
+        top, bottom, left, right = self.box(labels)
+        reach = int(rules.PAPER * max(bottom - top, right - left))
+        near = window(self._these(part, labels), 2 * reach + 1, np.maximum)
+        return _quantile(self._contrast[part][~(near | self.ink.ink[part])], rules.NOISE)
+
+    def _around(self, labels: NDArray[np.intp], share: float) -> tuple[slice, slice]:
+        """Return rows and columns of the components' box with a margin, a share of its longer side."""
+        top, bottom, left, right = self.box(labels)
+        margin = int(share * max(bottom - top, right - left))
+        return np.s_[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin]
+
+    def _these(self, part: tuple[slice, slice], labels: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Return which pixels of a part [h, w] are in cells of these components."""
+        rows, columns = (
+            np.arange(length)[side] // self._cell for side, length in zip(part, self._grey.shape, strict=True)
+        )
+        return np.isin(self.ink.cells[np.ix_(rows, columns)], labels)
 
     def distinct(self, label: int, least: int) -> float:
         """Return how much darker than paper a component is: the smaller of its contrast and that to its surroundings.
@@ -130,14 +147,6 @@ class Found:
         contrast = self._contrast
         local = window(contrast, self._size, np.maximum)
         return (contrast >= rules.FAINTEST) & (contrast > np.float32(rules.LOCAL) * local)
-
-    @functools.cached_property
-    def _strokes(self) -> Grey:
-        full = np.maximum(window(self._contrast, 4 * self._cell + 1, np.maximum), 1)
-        share = self._contrast / full
-        strokes = np.rint(((share - rules.PALE) / (rules.FULL - rules.PALE)).clip(0, 1) * 255)
-        found: Grey = strokes.astype(np.uint8)
-        return found
 
 
 def found(grey: Grey, cell: int) -> list[Found]:
@@ -225,6 +234,12 @@ def window(values: NDArray[Any], size: int, extreme: np.ufunc) -> NDArray[Any]:
 def cell_of(image: NDArray[Any]) -> int:
     """Return the cell size for an image of a single digit, so that small gaps don't split its strokes."""
     return rules.CELL if min(image.shape) >= rules.SPECKLED else 1
+
+
+def _quantile(values: NDArray[Any], share: float) -> int:
+    """Return the lowest of 0…255 that at least this share of the values doesn't exceed; 0 without values."""
+    counts = np.bincount(values, minlength=_WHITE + 1).cumsum()
+    return int(np.sum(counts < share * counts[-1]))
 
 
 def _by_cell(values: NDArray[Any], cell: int) -> NDArray[np.int64]:

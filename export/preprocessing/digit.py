@@ -16,8 +16,11 @@ from tfship.export.preprocessing.resampling import NUDGE, lanczos, resampling, t
 __all__ = ["prepared"]
 
 _LEVELS = 256
+_WHITE = 255
 # The width in pixels of MNIST's pen on the largest image.
 _PEN = int(rules.STROKE * rules.MOST_SIDE / rules.REDUCTION)
+# The widest window around a digit on that image, in which there is no paper.
+_PAPER = 2 * int(rules.PAPER * rules.MOST_SIDE / rules.REDUCTION) + 1
 
 
 def prepared(pixels: tf.Tensor, contract: Contract) -> tf.Tensor:
@@ -154,25 +157,37 @@ def _cut(
     # Without a digit, any extent will do.
     top, bottom, left, right = _extent(digit | ~exists)
     box = top * cell, tf.minimum(bottom * cell, height), left * cell, tf.minimum(right * cell, width)
-    # The strokes end a pixel outside the box; their contrast is compared with up to two cells around.
-    inner, outer = _around(box, 1), _around(box, 2 * cell + 1)
-    contrast, ink = contrast[outer], ink[outer]
-    rows, columns = (
-        tf.range(side.start, tf.minimum(side.stop, length)) // cell
-        for side, length in zip(outer, (height, width), strict=True)
-    )
-    these = tf.gather(tf.gather(digit, rows), columns, axis=1) & ink
-    near = highest(tf.cast(these, tf.float32), 3, 3) > 0
-    full = tf.maximum(highest(contrast, 4 * cell + 1, 4 * rules.CELL + 1), 1.0)
-    share = tf.cast(contrast, tf.float64) / tf.cast(full, tf.float64)
-    strokes = tf.round(tf.clip_by_value((share - rules.PALE) / (rules.FULL - rules.PALE), 0.0, 1.0) * 255)
-    strokes = tf.where(near, tf.cast(strokes, tf.float32), 0.0)
-    top, left = inner[0].start - outer[0].start, inner[1].start - outer[1].start
-    return _Written(
-        exists & tf.reduce_any(strokes > 0),
-        strokes[top : top + inner[0].stop - inner[0].start, left : left + inner[1].stop - inner[1].start],
-        tf.stack(box),
-    )
+    longer = tf.cast(tf.maximum(box[1] - box[0], box[3] - box[2]), tf.float64)
+
+    def around(share: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Return contrast, ink, and the digit's cells, in the box with a margin."""
+        part = _around(box, tf.cast(share * longer, tf.int32))
+        rows, columns = (
+            tf.range(side.start, tf.minimum(side.stop, length)) // cell
+            for side, length in zip(part, (height, width), strict=True)
+        )
+        return contrast[part], ink[part], tf.gather(tf.gather(digit, rows), columns, axis=1)
+
+    wide, inked, these = around(1.0)
+    reach = 2 * tf.cast(rules.PAPER * longer, tf.int32) + 1
+    near = highest(tf.cast(these, tf.float32), reach, _PAPER) > 0
+    noise = _quantile(wide, ~(near | inked), rules.NOISE)
+    close, inked, these = around(rules.EDGE)
+    full = _quantile(close, inked & these, rules.FULL)
+    palest = tf.minimum(tf.cast(noise + 1, tf.float64), rules.LOCAL * tf.cast(full, tf.float64))
+    pale = tf.cast(close, tf.float64) < tf.maximum(tf.constant(rules.PALEST, tf.float64), palest)
+    others = highest(tf.cast(inked & ~these, tf.float32), 3, 3) > 0
+    kept = tf.where(pale | others, 0, tf.cast(close, tf.int32))
+    # Rounds halves up. Without a digit, full contrast is 0.
+    strokes = (2 * _WHITE * kept + full) // tf.maximum(2 * full, 1)
+    return _Written(exists, tf.cast(tf.minimum(strokes, _WHITE), tf.float32), tf.stack(box))
+
+
+def _quantile(values: tf.Tensor, chosen: tf.Tensor, share: float) -> tf.Tensor:
+    """Return the lowest of 0…255 that at least this share of the chosen values doesn't exceed; 0 without values."""
+    counts = tf.math.unsorted_segment_sum(tf.cast(chosen, tf.int32), tf.cast(values, tf.int32), _LEVELS)
+    below = tf.cast(tf.cumsum(counts), tf.float64)
+    return tf.math.count_nonzero(below < share * below[-1], dtype=tf.int32)
 
 
 def _around(box: tuple[tf.Tensor, ...], margin: tf.Tensor | int) -> tuple[slice, slice]:

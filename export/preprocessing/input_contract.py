@@ -30,12 +30,15 @@ the model's size with black paper and a digit of MNIST's size passes unchanged. 
 5. A digit that is small on a reduced image is cut from the original, if that part needs less reduction. The margin on
    each side is `MARGIN` times the digit's longer side. Steps 1 to 4 are repeated on that part. If they find nothing,
    the first result is kept.
-6. The strokes: the contrast relative to the strongest contrast within two cells, so that ink in a shadow counts like
-   other ink. It is scaled from `PALE` (0) to `FULL` (255), within the digit and a pixel around it. A digit without
-   strokes counts as not found in steps 4 and 5. Strokes thinner than the share `STROKE` of the digit's longer side,
-   such as a ballpoint's, are thickened to it. Their width is estimated from the ink's area and the length of its
-   outline. The bounding box is scaled to `BOX` of `FIELD` of the model's size, keeping its proportions (Lanczos, three
-   lobes), and placed by its centre of mass.
+6. The strokes: the contrast within the digit's box and the share `EDGE` of its longer side around it, relative to full
+   contrast. Full is the contrast that the share `FULL` of the digit's ink doesn't exceed. A stroke's pale parts, which
+   aren't ink by step 3, are kept: they are a large part of a digit that was enlarged from few pixels. These become 0:
+   other components with a pixel around them, contrasts below `PALEST`, and the noise of the paper, up to the share
+   `LOCAL` of full contrast. Noise is the contrast that the share `NOISE` of the paper doesn't exceed. The paper are all
+   pixels that aren't ink, up to the digit's longer side around its box, but at least `PAPER` of that side away from the
+   digit. Strokes thinner than the share `STROKE` of the digit's longer side, such as a ballpoint's, are thickened to
+   it. Their width is estimated from the ink's area and the length of its outline. The bounding box is scaled to `BOX`
+   of `FIELD` of the model's size, keeping its proportions (Lanczos, three lobes), and placed by its centre of mass.
 """
 
 from dataclasses import dataclass
@@ -51,8 +54,8 @@ from tfship.train.common.files import read_json, write_json
 from tfship.train.data.datasets import CLASSES
 
 __all__ = [
-    "BATCHING", "BOX", "CANDIDATES", "CELL", "CLASSIFY", "CONTRACT", "EXAMPLE_FEATURE", "FAINTEST", "FIELD",
-    "FULL", "INDEPENDENT", "LOCAL", "MARGIN", "MOST_PIXELS", "MOST_SIDE", "NEAR", "PALE", "PART",
+    "BATCHING", "BOX", "CANDIDATES", "CELL", "CLASSIFY", "CONTRACT", "EDGE", "EXAMPLE_FEATURE", "FAINTEST", "FIELD",
+    "FULL", "INDEPENDENT", "LOCAL", "MARGIN", "MOST_PIXELS", "MOST_SIDE", "NEAR", "NOISE", "PALEST", "PAPER", "PART",
     "PROBABILITIES_OF_CLASSES", "REDUCTION", "SCHEMA", "SERVING_BYTES", "SERVING_UINT8", "SLACK", "SPECK", "SPECKLED",
     "STROKE", "THRESHOLD", "WARMUP", "WIDEST", "WINDOW", "WORKING", "Contract", "Scaling", "digits", "is_current",
     "read",
@@ -84,7 +87,17 @@ WINDOW = 0.4
 WIDEST = 127
 # Minimum contrast of ink, relative to the strongest around it: above the grey of an anti-aliased edge.
 LOCAL = 0.4
-PALE, FULL = 0.25, 0.75
+# Width of a stroke's edge, which may lie outside the ink's box, as a share of the digit's longer side: the edges of
+# enlarged images are wide.
+EDGE = 0.08
+# Share of a digit's ink that doesn't exceed the contrast of full strokes: not all, since some spots are darker.
+FULL = 0.75
+# Paper is at least this distance from a digit, as a share of its longer side, since strokes of few pixels are wide.
+PAPER = 0.16
+# Share of the paper that doesn't exceed its noise: not all, because of single specks.
+NOISE = 0.998
+# The least contrast of strokes, even on clean paper: JPEG leaves less around them.
+PALEST = 12
 # Width of MNIST's pens as a share of the digit's longer side; networks haven't seen thinner ones.
 STROKE = 0.1
 # From this size on, single pixels are dirt or dithering, which could be mistaken for ends of strokes.
@@ -103,11 +116,14 @@ MARGIN = 1.0
 # Decoding this number of pixels takes some seconds and 300 MB; so does resizing.
 MOST_PIXELS, MOST_SIDE = 50_000_000, 32_767
 
-# 3: scale and offset for each channel, the channel order, the kind of outputs; `digit` cuts out small digits (step 5),
-# and ink that would vanish on white gets black paper. 2: one range of values.
-SCHEMA = 3
+# 4: `digit` keeps the pale parts of strokes (step 6). 3: scale and offset for each channel, the channel order, the kind
+# of outputs; `digit` cuts out small digits (step 5), and ink that would vanish on white gets black paper. 2: one range
+# of values.
+SCHEMA = 4
+# The first schema with a scale and an offset for each channel.
+_CHANNELS = 3
 # Schema 1 isn't readable: its method `digit` was another one.
-_READABLE = (2, SCHEMA)
+_READABLE = (2, _CHANNELS, SCHEMA)
 _METHODS = ("digit", "resize")
 PROBABILITIES_OF_CLASSES, INDEPENDENT = "probabilities", "independent"
 _OUTPUTS = (PROBABILITIES_OF_CLASSES, INDEPENDENT)
@@ -255,7 +271,8 @@ def read(version: Path) -> Contract:
     try:
         if values["schema"] not in _READABLE:
             raise ValueError(f"schema {values['schema']}")
-        values = _upgraded(values) if values["schema"] < SCHEMA else values
+        values = _with_channels(values) if values["schema"] < _CHANNELS else values
+        values = {**values, "schema": SCHEMA}
         image = values["image"]
         _, height, width, channels = image["shape"]
         contract = Contract(
@@ -292,15 +309,14 @@ def is_current(version: Path) -> bool:
     return bool(read_json(version / CONTRACT)["schema"] == SCHEMA)
 
 
-def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """Convert a description of schema 2, which has one range for all channels, to the current schema."""
+def _with_channels(values: dict[str, Any]) -> dict[str, Any]:
+    """Convert a description of schema 2, which has one range for all channels, to that of the next one."""
     image = dict(values["image"])
     low, high = map(float, image.pop("range"))
     scaling = Scaling.of_range(low, high, image["shape"][-1])
     image |= {"scale": list(scaling.scale), "offset": list(scaling.offset)}
     return {
         **values,
-        "schema": SCHEMA,
         "image": image,
         "outputs": PROBABILITIES_OF_CLASSES,
         "tflite_batch": None,

@@ -239,14 +239,17 @@ def test_channels_are_scaled_and_ordered_each_by_itself() -> None:
     assert caffe.ends == (-123.68, 255 - 103.939)
 
 
-def test_a_contract_of_the_schema_before_is_read(tmp_path: Path) -> None:
-    described = PHOTOS.describe()
+def test_contracts_of_earlier_schemas_are_read(tmp_path: Path) -> None:
+    described = {**PHOTOS.describe(), "schema": 3}
+    write_json(tmp_path / input_contract.CONTRACT, described)
+    assert input_contract.read(tmp_path) == PHOTOS
     image = {key: value for key, value in described["image"].items() if key not in ("scale", "offset")}
     older = {key: value for key, value in described.items() if key not in ("outputs", "tflite_batch")}
     write_json(
         tmp_path / input_contract.CONTRACT, {**older, "schema": 2, "image": {**image, "range": [-1.0, 1.0]}}
     )
     assert input_contract.read(tmp_path) == PHOTOS
+    assert not input_contract.is_current(tmp_path)
 
 
 def on_a_page(

@@ -21,8 +21,8 @@ import { INDEPENDENT, PROBABILITIES_OF_CLASSES, SCHEMA } from "./rules.js";
  * @property {number | null} tfliteBatch fixed number of images per call of the TFLite files, null for any number
  */
 
-// The previous schema has one range of values for all channels.
-const RANGED = 2;
+// Schemas before `SCHEMA` that are read. The older one has one range of values for all channels.
+const [RANGED, CHANNELS] = [2, 3];
 const WHITE = 255;
 
 /**
@@ -34,8 +34,10 @@ export function parse(json) {
   try {
     const value = typeof json === "string" ? JSON.parse(json) : json;
     const { schema } = object(value);
-    if (schema !== SCHEMA && schema !== RANGED) throw new Error(`schema ${schema}; expected ${RANGED} or ${SCHEMA}`);
-    return read(schema === SCHEMA ? object(value) : upgraded(object(value)));
+    if (schema !== SCHEMA && schema !== CHANNELS && schema !== RANGED) {
+      throw new Error(`schema ${schema}; expected ${RANGED} to ${SCHEMA}`);
+    }
+    return read({ ...(schema === RANGED ? withChannels(object(value)) : object(value)), schema: SCHEMA });
   } catch (error) {
     const reason = error instanceof Error ? error.message : error;
     throw new Error(`not an input contract of this version (${reason}); export the model again`, { cause: error });
@@ -103,17 +105,16 @@ function read(value) {
 }
 
 /**
- * Convert a description of the previous schema to the current one.
+ * Convert a description of the older schema to that of the next one.
  * @param {Record<string, unknown>} value
  * @returns {Record<string, unknown>}
  */
-function upgraded(value) {
+function withChannels(value) {
   const { range, ...image } = object(value.image);
   const [low, high] = list(range, "number", "range");
   const [, , channels] = shape(image);
   return {
     ...value,
-    schema: SCHEMA,
     image: { ...image, scale: Array(channels).fill((high - low) / WHITE), offset: Array(channels).fill(low) },
     outputs: PROBABILITIES_OF_CLASSES,
     tflite_batch: null,

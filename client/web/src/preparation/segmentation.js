@@ -35,8 +35,7 @@ export function located(image) {
   // For ties, dark ink.
   const digit = light && (!dark || light.distinct > dark.distinct) ? light : dark;
   if (!digit) return null;
-  const strokes = digit.ink.strokes(digit.parts);
-  return strokes.data.some((value) => value > 0) ? { digit, strokes } : null;
+  return { digit, strokes: digit.ink.strokes(digit.parts) };
 }
 
 /**
@@ -140,38 +139,86 @@ class Ink {
   }
 
   /**
-   * Return the strokes of components, 0…255, within their box and one pixel around.
+   * Return the strokes of components, 0…255, in their box and a margin around.
    * @param {Component[]} parts
    * @returns {Grey}
    */
   strokes(parts) {
-    const { height, width } = this.image;
-    const { top, bottom, left, right } = box(parts, this.image);
-    // A stroke's edge is one pixel wide and may lie outside the box.
-    const [firstRow, lastRow] = [Math.max(0, top - 1), Math.min(height, bottom + 1)];
-    const [first, last] = [Math.max(0, left - 1), Math.min(width, right + 1)];
-    const labels = new Set(parts.map((each) => each.label));
-    const size = { height: lastRow - firstRow, width: last - first };
-    const inside = { data: new Uint8Array(size.height * size.width), ...size };
-    for (let row = top; row < bottom; row++) {
-      const cells = Math.floor(row / this.cell) * this.cells.columns;
-      for (let column = left; column < right; column++) {
-        if (!this.mask[row * width + column]) continue;
-        const label = this.cells.labels[cells + Math.floor(column / this.cell)];
-        if (labels.has(label)) inside.data[(row - firstRow) * size.width + column - first] = 1;
-      }
-    }
-    const near = maximum(inside, 3).data;
-    const strongest = maximum(this.contrast, 4 * this.cell + 1).data;
-    const data = new Uint8Array(near.length);
-    for (let at = 0, row = firstRow; row < lastRow; row++) {
-      for (let column = first; column < last; column++, at++) {
-        const from = row * width + column;
-        if (near[at]) data[at] = opacity(this.contrast.data[from] / Math.max(strongest[from], 1));
-      }
-    }
-    return { data, ...size };
+    const { contrast, ink, these } = this.around(parts, rules.EDGE);
+    const full = quantile(
+      contrast.data.filter((_, at) => ink[at] && these.data[at]),
+      rules.FULL,
+    );
+    const palest = Math.max(rules.PALEST, Math.min(this.noise(parts) + 1, rules.LOCAL * full));
+    const others = maximum({ ...these, data: ink.map((inked, at) => (inked && !these.data[at] ? 1 : 0)) }, 3).data;
+    const data = contrast.data.map((value, at) => {
+      if (value < palest || others[at]) return 0;
+      // Rounds halves up.
+      return Math.min(Math.floor((2 * WHITE * value + full) / (2 * full)), WHITE);
+    });
+    return { ...contrast, data };
   }
+
+  /**
+   * @param {Component[]} parts
+   * @returns {number} the contrast of nearly all paper around components, 0 without paper
+   */
+  noise(parts) {
+    const { contrast, ink, these } = this.around(parts, 1);
+    const reach = Math.trunc(rules.PAPER * longer(box(parts, this.image)));
+    const near = maximum(these, 2 * reach + 1).data;
+    return quantile(
+      contrast.data.filter((_, at) => !near[at] && !ink[at]),
+      rules.NOISE,
+    );
+  }
+
+  /**
+   * Return contrast and ink in the box of components with a margin, and which pixels are in cells of these components.
+   * @param {Component[]} parts
+   * @param {number} share the margin as a share of the longer side
+   * @returns {{contrast: Grey, ink: Uint8Array, these: Grey}}
+   */
+  around(parts, share) {
+    const { height, width } = this.image;
+    const within = box(parts, this.image);
+    const margin = Math.trunc(share * longer(within));
+    const [firstRow, lastRow] = [Math.max(0, within.top - margin), Math.min(height, within.bottom + margin)];
+    const [first, last] = [Math.max(0, within.left - margin), Math.min(width, within.right + margin)];
+    const size = { height: lastRow - firstRow, width: last - first };
+    const [contrast, ink, these] = [0, 0, 0].map(() => new Uint8Array(size.height * size.width));
+    const labels = new Set(parts.map((each) => each.label));
+    for (let at = 0, row = firstRow; row < lastRow; row++) {
+      const cells = Math.floor(row / this.cell) * this.cells.columns;
+      for (let column = first; column < last; column++, at++) {
+        contrast[at] = this.contrast.data[row * width + column];
+        ink[at] = this.mask[row * width + column];
+        these[at] = labels.has(this.cells.labels[cells + Math.floor(column / this.cell)]) ? 1 : 0;
+      }
+    }
+    return { contrast: { data: contrast, ...size }, ink, these: { data: these, ...size } };
+  }
+}
+
+/**
+ * @param {{top: number, bottom: number, left: number, right: number}} box
+ * @returns {number} its longer side
+ */
+function longer({ top, bottom, left, right }) {
+  return Math.max(bottom - top, right - left);
+}
+
+/**
+ * @param {Uint8Array} values
+ * @param {number} share
+ * @returns {number} the lowest of 0…255 that at least this share of the values doesn't exceed; 0 without values
+ */
+function quantile(values, share) {
+  const counts = new Uint32Array(WHITE + 1);
+  for (const value of values) counts[value]++;
+  let level = 0;
+  for (let below = counts[0]; below < share * values.length; below += counts[level]) level++;
+  return level;
 }
 
 /**
@@ -213,8 +260,7 @@ function chosen(all) {
  * @returns {boolean} whether another component is a part of the digit
  */
 function isPart(other, component) {
-  const longer = Math.max(component.bottom - component.top, component.right - component.left);
-  return gap(other, component) <= rules.NEAR * longer && other.area >= rules.PART * component.area;
+  return gap(other, component) <= rules.NEAR * longer(component) && other.area >= rules.PART * component.area;
 }
 
 /**
@@ -229,16 +275,4 @@ function gap(one, other) {
     one.left - other.right,
     other.left - one.right,
   );
-}
-
-/**
- * @param {number} share the contrast relative to the strongest one around it
- * @returns {number} 0…255
- */
-function opacity(share) {
-  const scaled = Math.min(Math.max((share - rules.PALE) / (rules.FULL - rules.PALE), 0), 1) * WHITE;
-  // Halves are rounded to even numbers.
-  const below = Math.floor(scaled);
-  const rest = scaled - below;
-  return rest > 0.5 || (rest === 0.5 && below % 2) ? below + 1 : below;
 }
