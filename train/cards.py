@@ -23,11 +23,11 @@ RELEASED = "released"
 class Card:
     """The record of one training run.
 
-    `validation` holds `train.common.statistics.accuracy` and the loss on the validation images, by which recipes
-    and seeds are chosen. `accuracy` is the same statistic on the test images, which are used once, at the end.
-    `corruptions` is the share of correct predictions for each corrupted copy of the test images. `seconds` is the
-    wall time of the training alone, `history` its figures by epoch, and `precision` Keras' dtype policy. `teachers`
-    holds the `weights_sha256` of each teacher. `keras_sha256` is the digest of the file that this card describes;
+    `validation` holds `train.common.statistics.accuracy` and the loss on the validation images, and `corruptions`, the
+    share of correct predictions for each corrupted copy of them. Recipes and seeds are chosen by these. `accuracy` and
+    `corruptions` are the same for the test images, which are used once, at the end. `seconds` is the wall time of the
+    training alone, `history` its figures by epoch, and `precision` Keras' dtype policy. `teachers` holds the
+    `weights_sha256` of each teacher. `keras_sha256` is the digest of the file that this card describes;
     `weights_sha256` is the digest of its weights, equal for equal weights. `seeds` lists the runs from which this one
     was selected, if any, and `tried` the alternatives to its recipe.
     """

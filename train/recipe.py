@@ -7,7 +7,7 @@ trains on. The test set wasn't used.
 
 from dataclasses import dataclass
 
-__all__ = ["NETWORKS", "RECIPES", "Augmentation", "Recipe", "Teachers"]
+__all__ = ["NETWORKS", "RECIPES", "Augmentation", "Degradation", "Recipe", "Teachers"]
 
 NETWORKS = ("nn", "cnn")
 
@@ -27,6 +27,24 @@ class Augmentation:
     shift: float = 0.0
     elastic: float = 0.0
     erase: int = 0
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """The strongest degradations of a training image, each of which a random `share` of the images gets.
+
+    Strokes become up to `thickness` pixels wider or narrower on every side. `resolution` is the least number of pixels
+    per side to which an image is reduced before it is enlarged again. `blur` is the largest standard deviation in
+    pixels of a Gaussian. `contrast` is the least intensity of the ink, and `noise` the largest standard deviation of
+    Gaussian noise, both as shares of the range of values.
+    """
+
+    share: float = 0.0
+    thickness: float = 0.0
+    resolution: int = 28
+    blur: float = 0.0
+    contrast: float = 1.0
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,7 @@ class Recipe:
     # The number of epochs grows until a small data set gives this many steps: 3 epochs of the 3,600 sample digits
     # are only 84 steps, too few to learn anything.
     min_steps: int
+    degradation: Degradation = Degradation()
 
 
 _FAST = {

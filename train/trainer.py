@@ -113,6 +113,7 @@ def fit(
                         part=(workers.index, workers.count),
                         plain=range(total - int(total * recipe.plain), total),
                         originals=len(images),
+                        degradation=recipe.degradation,
                     ),
                     initial_epoch=first,
                     epochs=epochs,
@@ -259,7 +260,10 @@ def _predict(model: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float3
 def _validate(
     name: str, model: keras.Model, images: NDArray[np.uint8], labels: NDArray[np.uint8]
 ) -> dict[str, object]:
-    """Return accuracy and loss on the held-out images. Raises ResultError if a constant prediction is as accurate."""
+    """Return accuracy and loss on the held-out images, and accuracy on corrupted copies of them.
+
+    Raises ResultError if a constant prediction is as accurate.
+    """
     probabilities = _predict(model, images)
     accuracy = statistics.accuracy(probabilities.argmax(1), labels)
     constant = np.bincount(labels).max() / len(labels)
@@ -269,17 +273,29 @@ def _validate(
             f"than the {constant:.1%} of a constant prediction; lower the recipe's peak_learning_rate"
         )
     likelihood = np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1)
-    return {**accuracy, "loss": float(-np.log(likelihood).mean())}
+    return {
+        **accuracy,
+        "loss": float(-np.log(likelihood).mean()),
+        "corruptions": _on_corrupted(f"{name}: corrupted validation images", model, images, labels),
+    }
+
+
+def _on_corrupted(
+    what: str, model: keras.Model, images: NDArray[np.uint8], labels: NDArray[np.uint8]
+) -> dict[str, float]:
+    """Return the share of correct predictions for each kind of corruption."""
+    found = {}
+    with Progress(what, len(CORRUPTIONS), "kinds") as progress:
+        for kind, changed in corrupted(images):
+            found[kind] = float(np.mean(_predict(model, changed).argmax(1) == labels))
+            progress.advance()
+    return found
 
 
 def _publish(model: keras.Model, card: Card, digits: Digits, folder: Path) -> Card:
     """Evaluate on the test images, write figures, card and weights, and return the completed card."""
     predicted = _predict(model, digits.x_test).argmax(1)
-    with Progress(f"{card.model}: corrupted test images", len(CORRUPTIONS), "kinds") as progress:
-        corruptions = {}
-        for kind, images in corrupted(digits.x_test):
-            corruptions[kind] = float(np.mean(_predict(model, images).argmax(1) == digits.y_test))
-            progress.advance()
+    corruptions = _on_corrupted(f"{card.model}: corrupted test images", model, digits.x_test, digits.y_test)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     accuracy = statistics.accuracy(predicted, digits.y_test)
     card = replace(card, created=created, accuracy=accuracy, corruptions=corruptions)

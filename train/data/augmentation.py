@@ -1,4 +1,4 @@
-"""Label-preserving distortions of training images, drawn anew in every epoch. Loads TensorFlow.
+"""Label-preserving distortions and degradations of training images, drawn anew in every epoch. Loads TensorFlow.
 
 All distortions of an image are one warp with one interpolation. Several interpolations would take longer and add a
 blur that test images don't have. All random numbers are functions of the seed alone, so that a resumed run gets the
@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tfship.train.recipe import Augmentation
+from tfship.train.recipe import Augmentation, Degradation
 
-__all__ = ["distort"]
+__all__ = ["degrade", "distort"]
 
 # Control points per side at which elastic displacements are drawn; they are smoothed in between. Simard et al. (2003)
 # draw them at every pixel and smooth with a Gaussian. This is the low-frequency part, without the filter.
@@ -42,6 +42,64 @@ def distort(images: tf.Tensor, limits: Augmentation, seed: tf.Tensor) -> tf.Tens
         from_y += field[:, 1]
     warped = _sample(images, from_y + (height - 1) / 2, from_x + (width - 1) / 2)
     return _erase(warped, limits.erase, seeds[2]) if limits.erase else warped
+
+
+def degrade(images: tf.Tensor, limits: Degradation, seed: tf.Tensor) -> tf.Tensor:
+    """Return `images` [N, H, W, 1], float32 0.0 to 1.0, randomly degraded within `limits`.
+
+    `seed` holds two integers; the same seed gives the same degradations.
+    """
+    count, height, width, _ = images.shape
+    seeds = tf.random.split(seed, 3)
+    draw = tf.random.stateless_uniform([count, 5], seeds[0])
+    chosen = tf.random.stateless_uniform([count, 5], seeds[1]) < limits.share
+    pen, *others = tf.unstack(tf.where(chosen, draw, [0.5, 0.0, 0.0, 0.0, 0.0])[..., tf.newaxis], axis=1)
+    reduction, blur, fading, noise = others
+    pixels = _redrawn(images[..., 0], limits.thickness * (2 * pen[..., tf.newaxis] - 1))
+    rows, columns = (
+        _blurring(size, limits.blur * blur[..., tf.newaxis]) @ _resampling(size, limits.resolution, reduction)
+        for size in (height, width)
+    )
+    pixels = rows @ pixels @ tf.transpose(columns, [0, 2, 1])
+    pixels *= 1 - (1 - limits.contrast) * fading[..., tf.newaxis]
+    grain = tf.random.stateless_normal([count, height, width], seeds[2])
+    pixels += limits.noise * noise[..., tf.newaxis] * grain
+    return tf.clip_by_value(pixels, 0.0, 1.0)[..., tf.newaxis]
+
+
+def _redrawn(images: tf.Tensor, wider: tf.Tensor) -> tf.Tensor:
+    """Return images [N, H, W] with strokes that are `wider` [N, 1, 1] on every side, in pixels -1 to 1."""
+    pixels = images[..., tf.newaxis]
+    dilated, eroded = (sign * tf.nn.max_pool2d(sign * pixels, 3, 1, "SAME")[..., 0] for sign in (1.0, -1.0))
+    return images + tf.nn.relu(wider) * (dilated - images) + tf.nn.relu(-wider) * (eroded - images)
+
+
+def _blurring(size: int, deviation: tf.Tensor) -> tf.Tensor:
+    """Return the matrices [N, size, size] of a Gaussian of a standard `deviation` [N, 1, 1] in pixels."""
+    distances = _centred(size) - _centred(size)[:, tf.newaxis]
+    # A narrower Gaussian changes nothing.
+    kernel = tf.exp(-0.5 * (distances / tf.maximum(deviation, 0.1)) ** 2)
+    return kernel / tf.reduce_sum(kernel, 2, keepdims=True)
+
+
+def _resampling(size: int, least: int, reduction: tf.Tensor) -> tf.Tensor:
+    """Return the matrices [N, size, size] that reduce `size` pixels, to `least` for a `reduction` [N, 1] of 1.
+
+    The means of areas are enlarged again by linear interpolation.
+    """
+    places = np.arange(size) + 0.5
+    table = []
+    for fewer in range(size, least - 1, -1):
+        ends = np.arange(fewer + 1) * (size / fewer)
+        inside = np.minimum(places + 0.5, ends[1:, np.newaxis]) - np.maximum(
+            places - 0.5, ends[:-1, np.newaxis]
+        )
+        areas = inside.clip(0) * (fewer / size)
+        centres = np.arange(fewer) + 0.5
+        linear = [np.interp(places * (fewer / size), centres, unit) for unit in np.eye(fewer)]
+        table.append(np.transpose(linear) @ areas)
+    index = tf.cast(tf.round(reduction[:, 0] * (size - least)), tf.int32)
+    return tf.gather(tf.constant(np.array(table), tf.float32), index)
 
 
 def _centred(size: int) -> tf.Tensor:

@@ -8,10 +8,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tfship.train.data.augmentation import distort
-from tfship.train.recipe import Augmentation
+from tfship.train.data.augmentation import degrade, distort
+from tfship.train.recipe import Augmentation, Degradation
 
 __all__ = ["batches"]
+
+_NOT_DEGRADED = Degradation()
 
 
 def batches(
@@ -24,13 +26,14 @@ def batches(
     part: tuple[int, int] = (0, 1),
     plain: range = range(0),
     originals: int = 0,
+    degradation: Degradation = _NOT_DEGRADED,
 ) -> tf.data.Dataset:
     """Return the batches of `steps`: images float32 [n, H, W, 1], 0.0 to 1.0, and targets float32 [n, classes].
 
     They are made from `images` uint8 [N, H, W] and `targets` [N, classes]. Each pass of N // `size` steps has a new
     order, without the remainder at its end. `part` (index, count) selects every `count`-th image of each batch, the
-    share of one worker. The steps in `plain` contain no distorted images. If `images` are `originals` images followed
-    by distorted copies of all of them, in the same order, these steps use the originals.
+    share of one worker. The steps in `plain` contain no distorted images, but degraded ones. If `images` are
+    `originals` images followed by distorted copies of all of them, in the same order, these steps use the originals.
     """
     per_pass = len(images) // size
     index, count = part
@@ -45,12 +48,14 @@ def batches(
         if originals:
             chosen = tf.where(undistorted, chosen % originals, chosen)
         batch_images = tf.cast(tf.gather(pixels, chosen), tf.float32)[..., tf.newaxis] / 255.0
+        # Different for each worker: the same draws would give fewer distortions in all.
+        draw = tf.random.fold_in(tf.stack([tf.constant(seed, tf.int64), step]), index)
         if augmentation != Augmentation():
-            # Different for each worker: the same draws would give fewer distortions in all.
-            draw = tf.random.fold_in(tf.stack([tf.constant(seed, tf.int64), step]), index)
             batch_images = tf.cond(
                 undistorted, lambda: batch_images, lambda: distort(batch_images, augmentation, draw)
             )
+        if degradation != _NOT_DEGRADED:
+            batch_images = degrade(batch_images, degradation, tf.random.fold_in(draw, 1))
         return batch_images, tf.cast(tf.gather(labels, chosen), tf.float32)
 
     # Two, not AUTOTUNE: one batch is prepared during a step, and the memory stays bounded.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tfship.train.common.tensorflow_loader import tensorflow
-from tfship.train.recipe import Augmentation
+from tfship.train.recipe import Augmentation, Degradation
 
 tensorflow()
 
@@ -49,6 +49,20 @@ def test_beginning_later_gives_the_same_distortions() -> None:
     whole = [images for images, _ in batches(IMAGES, TARGETS, SIZE, 1, how, range(9)).as_numpy_iterator()]
     late = [images for images, _ in batches(IMAGES, TARGETS, SIZE, 1, how, range(5, 9)).as_numpy_iterator()]
     np.testing.assert_array_equal(whole[5:], late)
+
+
+def test_plain_steps_are_degraded_too_in_the_same_way_when_resumed() -> None:
+    how = Degradation(share=1, contrast=0.5, noise=0.1)
+
+    def made(steps: range) -> list[np.ndarray]:
+        found = batches(
+            IMAGES, TARGETS, SIZE, 1, Augmentation(), steps, plain=range(4, 9), degradation=how
+        ).as_numpy_iterator()
+        return [images for images, _ in found]
+
+    whole = made(range(9))
+    assert all(images.std(axis=(1, 2, 3)).max() > 0.01 for images in whole)
+    np.testing.assert_array_equal(whole[5:], made(range(5, 9)))
 
 
 def test_plain_steps_see_the_originals() -> None:
