@@ -197,6 +197,12 @@ def _published(path: Path, local: LocalModel) -> Iterator[Finding]:
             words = str(error).removeprefix(f"{path}/{CONTRACT}: ")
             yield fault(str(path / CONTRACT), words, "write a new version by `tfship export`")
             return
+        if local.contract.preparation == "digit" and not contract.is_current(path):
+            yield warning(
+                str(path / CONTRACT),
+                "of an earlier schema: serving_bytes prepares images differently from this client",
+                "write a new version by `tfship export`",
+            )
     if wrong := cards.damage(path):
         yield fault(
             str(path),

@@ -1,12 +1,13 @@
 """What the doctor says of a directory of models, each fault made for real."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from doctor_fixtures import at, cut_graph, diagnose, folder_of_models, free_port
+from doctor_fixtures import at, card_of, cut_graph, diagnose, folder_of_models, free_port
 from serving_fixtures import (
     config_of,
     serving,
@@ -149,7 +150,15 @@ def test_the_usual_directory_need_not_be_there(
 def test_warnings_about_the_directory(models: Path) -> None:
     cnn = models / "cnn"
     with serving(config_of(cnn=cnn)) as client:
-        assert diagnose(*at(client), "--models", models).code == 0
+        found = diagnose(*at(client), "--models", models)
+        assert found.code == 0
+        assert not any("serving_bytes prepares" in each for each in found.level("warning"))
+        older = json.loads((cnn / "1" / "contract.json").read_text()) | {"schema": 3}
+        (cnn / "1" / "contract.json").write_text(json.dumps(older))
+        card_of(cnn / "1").write(cnn / "1")
+        found = diagnose(*at(client), "--models", models)
+        assert found.code == 0
+        assert any("serving_bytes prepares images differently" in each for each in found.level("warning"))
         (cnn / "1" / "saved_model.pb").chmod(0o600)
         (cnn / "2.partial").mkdir()
         (cnn / "1" / "contract.json").unlink()
