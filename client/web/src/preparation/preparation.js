@@ -37,11 +37,10 @@ function digit(grey, contract) {
   const factor = reduction(grey);
   const found = located(reduced(grey, factor));
   if (!found) throw new Error("nothing to see on the image; expected a digit in one ink on plain paper");
-  const digits = 1 + found.digit.neighbours;
-  const near = surroundings(grey, found.digit, factor);
+  const near = surroundings(grey, found, factor);
   const closer = reduction(near);
-  const { strokes } = (closer < factor && located(reduced(near, closer))) || found;
-  return { pixels: asMnist(strokes, contract), digits };
+  const { ink, parts } = (closer < factor && located(reduced(near, closer))) || found;
+  return { pixels: asMnist(ink.strokes(parts), contract), digits: 1 + found.neighbours };
 }
 
 /**

@@ -24,18 +24,16 @@ const WHITE = 255;
  */
 
 /**
- * Return the dark or light digit on an image, and its strokes, or null if there is none.
+ * Return the dark or light digit on an image, or null if there is none.
  * @param {Grey} image
- * @returns {{digit: Digit, strokes: Grey} | null}
+ * @returns {Digit | null}
  */
 export function located(image) {
   if (!image.data.length) return null;
   const dark = new Ink(image).digit();
   const light = new Ink(negative(image)).digit();
   // For ties, dark ink.
-  const digit = light && (!dark || light.distinct > dark.distinct) ? light : dark;
-  if (!digit) return null;
-  return { digit, strokes: digit.ink.strokes(digit.parts) };
+  return light && (!dark || light.distinct > dark.distinct) ? light : dark;
 }
 
 /**
