@@ -149,7 +149,7 @@ def fit(
             "worker: it resumes from the last complete epoch"
         ) from error
     if workers.chief:
-        card = _publish(final, card, digits, folder)
+        card = _publish(final, card, digits, held_out, folder)
         run.clear()
     return card
 
@@ -260,10 +260,7 @@ def _predict(model: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float3
 def _validate(
     name: str, model: keras.Model, images: NDArray[np.uint8], labels: NDArray[np.uint8]
 ) -> dict[str, object]:
-    """Return accuracy and loss on the held-out images, and accuracy on corrupted copies of them.
-
-    Raises ResultError if a constant prediction is as accurate.
-    """
+    """Return accuracy and loss on the held-out images. Raises ResultError if a constant prediction is as accurate."""
     probabilities = _predict(model, images)
     accuracy = statistics.accuracy(probabilities.argmax(1), labels)
     constant = np.bincount(labels).max() / len(labels)
@@ -273,11 +270,7 @@ def _validate(
             f"than the {constant:.1%} of a constant prediction; lower the recipe's peak_learning_rate"
         )
     likelihood = np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1)
-    return {
-        **accuracy,
-        "loss": float(-np.log(likelihood).mean()),
-        "corruptions": _on_corrupted(f"{name}: corrupted validation images", model, images, labels),
-    }
+    return {**accuracy, "loss": float(-np.log(likelihood).mean())}
 
 
 def _on_corrupted(
@@ -292,8 +285,16 @@ def _on_corrupted(
     return found
 
 
-def _publish(model: keras.Model, card: Card, digits: Digits, folder: Path) -> Card:
-    """Evaluate on the test images, write figures, card and weights, and return the completed card."""
+def _publish(
+    model: keras.Model,
+    card: Card,
+    digits: Digits,
+    held_out: tuple[NDArray[np.uint8], NDArray[np.uint8]],
+    folder: Path,
+) -> Card:
+    """Evaluate on test and corrupted images, write figures, card and weights, and return the completed card."""
+    on_validation = _on_corrupted(f"{card.model}: corrupted validation images", model, *held_out)
+    card = replace(card, validation={**card.validation, "corruptions": on_validation})
     predicted = _predict(model, digits.x_test).argmax(1)
     corruptions = _on_corrupted(f"{card.model}: corrupted test images", model, digits.x_test, digits.y_test)
     created = datetime.now(UTC).isoformat(timespec="seconds")
