@@ -45,6 +45,14 @@ def test_sampling_is_bilinear_with_paper_outside(
             np.testing.assert_allclose(found[n, ..., c], expected, atol=1e-5)
 
 
+def check_form(images: np.ndarray, found: np.ndarray) -> None:
+    """Check that images changed by augmentation are still images."""
+    assert found.dtype == np.float32
+    assert found.shape == images.shape
+    assert found.min() >= 0
+    assert found.max() <= 1 + 1e-6
+
+
 def test_no_distortion_changes_nothing(sample: Digits) -> None:
     images, found = apply(sample, Augmentation())
     np.testing.assert_allclose(found, images, atol=1e-6)
@@ -54,10 +62,7 @@ def test_no_distortion_changes_nothing(sample: Digits) -> None:
 def test_each_distortion_does_something_and_stays_in_range(sample: Digits, what: str) -> None:
     how = Augmentation(**{what: getattr(EVERYTHING, what)})
     images, found = apply(sample, how)
-    assert found.dtype == np.float32
-    assert found.shape == images.shape
-    assert found.min() >= 0
-    assert found.max() <= 1 + 1e-6
+    check_form(images, found)
     assert np.abs(found - images).max(axis=(1, 2, 3)).mean() > 0.2
 
 
@@ -119,10 +124,7 @@ def test_no_degradation_changes_nothing(sample: Digits) -> None:
 @pytest.mark.parametrize("what", ["thickness", "resolution", "blur", "contrast", "noise"])
 def test_each_degradation_does_something_and_stays_in_range(sample: Digits, what: str) -> None:
     images, found = degraded(sample, Degradation(share=1, **{what: getattr(WORST, what)}))
-    assert found.dtype == np.float32
-    assert found.shape == images.shape
-    assert found.min() >= 0
-    assert found.max() <= 1 + 1e-6
+    check_form(images, found)
     assert np.abs(found - images).max(axis=(1, 2, 3)).mean() > 0.1
 
 
