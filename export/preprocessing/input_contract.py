@@ -34,7 +34,7 @@ the model's size with black paper and a digit of MNIST's size passes unchanged. 
    contrast. Full is the contrast that the share `FULL` of the digit's ink doesn't exceed. A stroke's pale parts, which
    aren't ink by step 3, are kept: they are a large part of a digit that was enlarged from few pixels. These become 0:
    other components with a pixel around them, contrasts below `PALEST`, and the noise of the paper, up to the share
-   `LOCAL` of full contrast. Noise is the contrast that the share `NOISE` of the paper doesn't exceed. The paper are all
+   `LOCAL` of full contrast. Noise is the contrast that the share `NOISE` of the paper doesn't exceed. The paper is all
    pixels that aren't ink, up to the digit's longer side around its box, but at least `PAPER` of that side away from the
    digit. Strokes thinner than the share `STROKE` of the digit's longer side, such as a ballpoint's, are thickened to
    it. Their width is estimated from the ink's area and the length of its outline. The bounding box is scaled to `BOX`

@@ -71,7 +71,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     scheme = check(url)
     import fsspec
 
-    # Its errors are raised. Its log would repeat them, with tracebacks.
+    # The driver raises its errors, too. Its log would only repeat them, with tracebacks.
     logging.getLogger(_EXTRAS[scheme][0]).setLevel(logging.CRITICAL)
     with translated(url):
         found, path = fsspec.url_to_fs(url, use_listings_cache=False, **_OPTIONS.get(scheme, {}))

@@ -17,8 +17,8 @@ __all__ = ["Mirror"]
 
 log = logging.getLogger(__name__)
 
-# Seconds of attempts at the start, and the first pause between them, which doubles. It isn't the number of attempts
-# that is limited, since Google Cloud Storage's driver tries again itself, for over half a minute. With copies from an
+# Seconds of attempts at the start, and the first pause between them, which doubles. The number of attempts isn't
+# limited instead, since Google Cloud Storage's driver repeats each for over half a minute itself. With copies from an
 # earlier start, the shorter time is enough.
 _FIRST_SECONDS, _SECONDS_WITH_COPIES, _FIRST_DELAY = 30.0, 3.0, 1.0
 _LONGEST_DELAY = 60.0

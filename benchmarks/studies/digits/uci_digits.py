@@ -40,9 +40,10 @@ def page(digit: NDArray[np.uint8], *, light_ink: bool) -> bytes:
 
 
 def boxed(digit: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a digit uint8 [8, 8] in MNIST's size and place, uint8 [28, 28], without the client's preparation.
+    """Return a digit uint8 [h, w], 0 (paper) to 255 (ink), in MNIST's size and place, uint8 [28, 28].
 
-    The box of its ink is scaled to a longer side of 20 pixels; its centre of mass is in the middle.
+    The box of its ink is scaled to a longer side of 20 pixels; its centre of mass is in the middle. This is all the
+    preparation that a digit without a page needs, to compare the client's with.
     """
     from scipy.ndimage import center_of_mass
 
