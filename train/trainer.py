@@ -24,7 +24,7 @@ from tfship.train.data.corruptions import CORRUPTIONS, corrupted
 from tfship.train.data.datasets import CLASSES, Digits, to_input
 from tfship.train.data.input_pipeline import batches
 from tfship.train.distillation import SoftTargets
-from tfship.train.models import build
+from tfship.train.models import build, folded
 from tfship.train.recipe import Augmentation, Recipe
 from tfship.train.workers import ALONE, Workers
 
@@ -73,7 +73,7 @@ def fit(
     total = epochs * per_epoch
 
     precision = _MIXED_BFLOAT16 if recipe.bfloat16 and environment.has_bfloat16() else "float32"
-    model = build(name, recipe.dropout, precision)
+    model = build(name, recipe.dropout, precision, training=True)
     model.compile(
         _Optimizer(recipe, total, workers),
         keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
@@ -83,7 +83,7 @@ def fit(
     )
     card = Card(
         model=name,
-        parameters=model.count_params(),
+        parameters=build(name, recipe.dropout).count_params(),
         data=digits.describe(),
         classes=list(CLASSES),
         recipe=asdict(recipe),
@@ -235,17 +235,15 @@ def _deployable(model: keras.Model, name: str, recipe: Recipe, images: NDArray[n
     Batch normalization's moving averages come from distorted images with dropout, and from changing weights. They
     are computed again here, over all undistorted training `images`.
     """
-    final = build(name, recipe.dropout)
-    final.set_weights(model.get_weights())
-    if any(isinstance(layer, keras.layers.BatchNormalization) for layer in final.layers):
-        measured = build(name, dropout=0.0)
-        measured.set_weights(model.get_weights())
-        for layer in measured.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.momentum = 0.0  # drops the old averages
-        measured(to_input(images), training=True)
-        final.set_weights(measured.get_weights())
-    return final
+    measured = build(name, dropout=0.0, training=True)
+    measured.set_weights(model.get_weights())
+    averaging = [each for each in measured.layers if isinstance(each, keras.layers.BatchNormalization)]
+    if averaging:
+        for number, start in enumerate(range(0, len(images), _PREDICT_BATCH)):
+            for layer in averaging:
+                layer.momentum = number / (number + 1)  # gives the mean of all batches so far
+            measured(to_input(images[start : start + _PREDICT_BATCH]), training=True)
+    return folded(measured, recipe.dropout)
 
 
 def _predict(model: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ tensorflow()
 
 import keras  # noqa: E402
 
-from tfship.train.models import MODELS, build  # noqa: E402
+from tfship.train.models import MODELS, build, folded  # noqa: E402
 
 # Layer by layer, as the issue that asked for these networks gives them: (class, output, parameters).
 EXPECTED = {
@@ -69,3 +69,25 @@ def test_answers_probabilities_in_float32(name: str, policy: str) -> None:
     output = model.predict(np.zeros((3, 28, 28, 1), np.float32), verbose=0)
     assert (output.shape, output.dtype) == ((3, 10), np.float32)
     np.testing.assert_allclose(output.sum(1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_deployed_network_computes_the_same_as_the_trained_one(name: str) -> None:
+    random = np.random.default_rng(1)
+    trained = build(name, 0.5, training=True)
+    trained.set_weights(
+        [
+            # Variances are positive; a negative scale must be folded, too.
+            random.uniform(0.5, 2, each.shape)
+            if "variance" in each.path
+            else random.normal(0, 0.3, each.shape)
+            for each in trained.weights
+        ]
+    )
+    deployed = folded(trained, 0.5)
+    images = random.uniform(0, 1, (20, 28, 28, 1)).astype(np.float32)
+    expected = trained.predict(images, verbose=0)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(deployed.predict(images, verbose=0), expected, rtol=1e-3, atol=1e-5)
+    kinds = [type(layer) for layer in deployed.layers]
+    assert kinds == [type(layer) for layer in build(name, 0.5).layers]
