@@ -47,7 +47,7 @@ web: $(WEB)  ## build the web page into client/web/dist (needs npm); `tfship web
 demo: $(STAMP)  ## the whole way once: train, export, serve, predict, benchmark (MODEL=nn: only that)
 	@$(PY) -m tfship.benchmarks.demo $(if $(MODEL),--model $(MODEL))
 
-train: $(STAMP)  ## train both networks (RECIPE=best SEEDS=5, MNIST_NPZ=file for full MNIST offline, FORCE=1)
+train: $(STAMP)  ## train both networks (RECIPE=robust SEEDS=5, MNIST_NPZ=file for full MNIST offline, FORCE=1)
 	@echo "train: models/nn.keras and models/cnn.keras"
 	@$(TFSHIP) train $(if $(FORCE),--force) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(SEEDS),--seeds $(SEEDS))
 

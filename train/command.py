@@ -3,6 +3,7 @@
 tfship train                         both networks, as fast as possible, on the first data set found
 tfship train cnn --data mnist.npz    one network, on this data
 tfship train --recipe best           both, for the best accuracy
+tfship train --recipe robust         both, for digits that aren't as clean as MNIST's
 tfship train --recipe best --seeds 5 five runs of each; keep the best on the validation images
 tfship train --force                 train even if the weights are up to date
 """
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--recipe",
         choices=RECIPES,
         default="fast",
-        help="for speed (minutes) or for accuracy (up to an hour)",
+        help="for speed (minutes), for accuracy, or also for unclean images (up to an hour each)",
     )
     parser.add_argument("--data", metavar="PATH", help="a Keras mnist.npz or a folder of IDX files")
     parser.add_argument("--models", type=Path, default=Path("models"), help="the folder to write to")

@@ -1,11 +1,12 @@
 """Training recipes: every setting of each network, with its reason.
 
 `fast` reaches the required accuracies in as little time as possible; `best` reaches the best accuracy of these
-architectures. All settings were chosen on the validation images, the last of the training set, which no recipe
-trains on. The test set wasn't used.
+architectures; `robust` also reads digits that aren't as clean as MNIST's. All settings were chosen on the validation
+images, the last of the training set, which no recipe trains on, and on corrupted copies of them. The test set wasn't
+used.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["NETWORKS", "RECIPES", "Augmentation", "Degradation", "Recipe", "Teachers"]
 
@@ -18,7 +19,7 @@ class Augmentation:
 
     `rotation` (degrees), `scale` (a share, drawn separately for width and height), `shear` (a share) and `shift`
     (pixels) are drawn uniformly between minus and plus their value. `elastic` is the standard deviation in pixels
-    of a smooth random displacement. In every second image, a square with sides of `erase` pixels becomes paper.
+    of a smooth random displacement.
     """
 
     rotation: float = 0.0
@@ -26,7 +27,6 @@ class Augmentation:
     shear: float = 0.0
     shift: float = 0.0
     elastic: float = 0.0
-    erase: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,15 @@ class Degradation:
 
     Strokes become up to `thickness` pixels wider or narrower on every side. `resolution` is the least number of pixels
     per side to which an image is reduced before it is enlarged again. `blur` is the largest standard deviation in
-    pixels of a Gaussian. `contrast` is the least intensity of the ink, and `noise` the largest standard deviation of
-    Gaussian noise, both as shares of the range of values.
+    pixels of a Gaussian. A square with sides of `erase` pixels becomes paper. `contrast` is the least intensity of the
+    ink, and `noise` the largest standard deviation of Gaussian noise, both as shares of the range of values.
     """
 
     share: float = 0.0
     thickness: float = 0.0
     resolution: int = 28
     blur: float = 0.0
+    erase: int = 0
     contrast: float = 1.0
     noise: float = 0.0
 
@@ -69,8 +70,8 @@ class Recipe:
     An epoch has as many images as the training set; with teachers, they are drawn from all views. AdamW's
     learning rate rises to `peak_learning_rate` over the share `warmup` of all steps, then falls to nearly zero along
     a cosine. The resulting weights are an exponential moving average over about the last share `average` of the steps
-    (0: the last weights). The last share `plain` of the steps uses undistorted images: every distortion blurs,
-    and the images in use aren't blurred. `dropout` and `label_smoothing` are shares 0…1. `bfloat16` enables mixed
+    (0: the last weights). The last share `plain` of the steps uses images as they are: every distortion blurs, and
+    most images in use aren't blurred. `dropout` and `label_smoothing` are shares 0…1. `bfloat16` enables mixed
     precision on processors that support it. `validation` is the number of images held out from the end of the
     training set, at most a tenth of it.
     """
@@ -129,7 +130,8 @@ _FAST = {
     ),
 }
 
-# For the teachers and their students; stronger distortions (such as elastic 1.5) cost accuracy on undistorted images.
+# For the teachers and their students. Stronger distortions cost accuracy on undistorted images: with rotation 20°,
+# scale 0.25, shear 0.2 and shift 3, the cnn makes 23 errors in 5,000 instead of 20; the nn doesn't fit the views.
 _DISTORTED = Augmentation(rotation=11, scale=0.12, shear=0.15, shift=2, elastic=0.8)
 _BEST = {
     "teacher": Recipe(
@@ -151,15 +153,17 @@ _BEST = {
     "cnn": Recipe(
         epochs=20,  # each view once
         batch_size=128,
-        peak_learning_rate=2e-3,
+        peak_learning_rate=3e-3,
         warmup=0.1,
         weight_decay=0.02,
         label_smoothing=0.0,  # the teachers' probabilities are already smooth
         average=0.05,
-        dropout=0.5,  # 96 % of the parameters are in one dense layer
+        dropout=0.4,  # 96 % of the parameters are in one dense layer
         augmentation=_DISTORTED,
         plain=0.15,  # without undistorted images at the end it stays at 25 errors
-        teachers=Teachers("teacher", count=3, views=20, weight=0.9),  # 20 errors, 23 without teachers
+        teachers=Teachers(
+            "teacher", count=3, views=20, weight=0.9
+        ),  # three errors fewer than without teachers
         bfloat16=True,
         validation=5000,
         min_steps=600,
@@ -182,4 +186,12 @@ _BEST = {
         min_steps=1000,
     ),
 }
-RECIPES = {"fast": _FAST, "best": _BEST}
+# None is stronger than the strongest corruption of its kind. A share of 0.2 leaves 29 errors, 0.1 leaves 27 (8 epochs,
+# no teachers).
+_DEGRADED = Degradation(share=0.1, thickness=0.6, resolution=10, blur=1.2, erase=5, contrast=0.3, noise=0.35)
+_ROBUST = {
+    "teacher": _BEST["teacher"],
+    "cnn": replace(_BEST["cnn"], degradation=_DEGRADED),
+    "nn": replace(_BEST["nn"], degradation=_DEGRADED),
+}
+RECIPES = {"fast": _FAST, "best": _BEST, "robust": _ROBUST}

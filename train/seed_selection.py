@@ -31,8 +31,8 @@ def publish_best(cards: dict[Path, Card], folder: Path) -> Card:
         for card in cards.values()
     ]
     card = cards[best]
-    of_best = card.recipe == asdict(RECIPES["best"][card.model])
-    chosen = replace(card, seeds=runs, tried=TRIED[card.model] if of_best else [])
+    tuned = card.recipe in (asdict(RECIPES[recipe][card.model]) for recipe in ("best", "robust"))
+    chosen = replace(card, seeds=runs, tried=TRIED[card.model] if tuned else [])
     copy(chosen, best, folder)
     return chosen
 

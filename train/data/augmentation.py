@@ -24,7 +24,7 @@ def distort(images: tf.Tensor, limits: Augmentation, seed: tf.Tensor) -> tf.Tens
     Pixels from outside the image are 0.0 (paper). `seed` holds two integers; the same seed gives the same distortions.
     """
     count, height, width, _ = images.shape
-    seeds = tf.random.split(seed, 3)
+    seeds = tf.random.split(seed, 2)
     draw = tf.random.stateless_uniform([count, 6], seeds[0], -1.0, 1.0)[..., tf.newaxis, tf.newaxis]
     angle, stretch_x, stretch_y, shear, shift_x, shift_y = tf.unstack(draw, axis=1)
     angle = angle * np.deg2rad(limits.rotation)
@@ -40,8 +40,7 @@ def distort(images: tf.Tensor, limits: Augmentation, seed: tf.Tensor) -> tf.Tens
         field = limits.elastic * tf.einsum("nkij,yi,xj->nkyx", points, _smooth(height), _smooth(width))
         from_x += field[:, 0]
         from_y += field[:, 1]
-    warped = _sample(images, from_y + (height - 1) / 2, from_x + (width - 1) / 2)
-    return _erase(warped, limits.erase, seeds[2]) if limits.erase else warped
+    return _sample(images, from_y + (height - 1) / 2, from_x + (width - 1) / 2)
 
 
 def degrade(images: tf.Tensor, limits: Degradation, seed: tf.Tensor) -> tf.Tensor:
@@ -50,17 +49,18 @@ def degrade(images: tf.Tensor, limits: Degradation, seed: tf.Tensor) -> tf.Tenso
     `seed` holds two integers; the same seed gives the same degradations.
     """
     count, height, width, _ = images.shape
-    seeds = tf.random.split(seed, 3)
+    seeds = tf.random.split(seed, 4)
     draw = tf.random.stateless_uniform([count, 5], seeds[0])
-    chosen = tf.random.stateless_uniform([count, 5], seeds[1]) < limits.share
-    pen, *others = tf.unstack(tf.where(chosen, draw, [0.5, 0.0, 0.0, 0.0, 0.0])[..., tf.newaxis], axis=1)
-    reduction, blur, fading, noise = others
+    chosen = tf.random.stateless_uniform([count, 6], seeds[1]) < limits.share
+    degrees = tf.where(chosen[:, :5], draw, [0.5, 0.0, 0.0, 0.0, 0.0])
+    pen, reduction, blur, fading, noise = tf.unstack(degrees[..., tf.newaxis], axis=1)
     pixels = _redrawn(images[..., 0], limits.thickness * (2 * pen[..., tf.newaxis] - 1))
     rows, columns = (
         _blurring(size, limits.blur * blur[..., tf.newaxis]) @ _resampling(size, limits.resolution, reduction)
         for size in (height, width)
     )
     pixels = rows @ pixels @ tf.transpose(columns, [0, 2, 1])
+    pixels = tf.where(chosen[:, 5:, tf.newaxis], _erased(pixels, limits.erase, seeds[3]), pixels)
     pixels *= 1 - (1 - limits.contrast) * fading[..., tf.newaxis]
     grain = tf.random.stateless_normal([count, height, width], seeds[2])
     pixels += limits.noise * noise[..., tf.newaxis] * grain
@@ -69,9 +69,15 @@ def degrade(images: tf.Tensor, limits: Degradation, seed: tf.Tensor) -> tf.Tenso
 
 def _redrawn(images: tf.Tensor, wider: tf.Tensor) -> tf.Tensor:
     """Return images [N, H, W] with strokes that are `wider` [N, 1, 1] on every side, in pixels -1 to 1."""
-    pixels = images[..., tf.newaxis]
-    dilated, eroded = (sign * tf.nn.max_pool2d(sign * pixels, 3, 1, "SAME")[..., 0] for sign in (1.0, -1.0))
-    return images + tf.nn.relu(wider) * (dilated - images) + tf.nn.relu(-wider) * (eroded - images)
+    # The minimum is the negative maximum of negative values. Max pooling of one channel takes twice as long.
+    sign = tf.where(wider < 0, -1.0, 1.0)
+    largest = sign * images
+    height, width = images.shape[1:]
+    for down, right in ((1, 0), (0, 1)):
+        padded = tf.pad(largest, [[0, 0], [down, down], [right, right]], constant_values=-1.0)
+        before, after = padded[:, :height, :width], padded[:, 2 * down :, 2 * right :]
+        largest = tf.maximum(tf.maximum(before, largest), after)
+    return images + tf.abs(wider) * (sign * largest - images)
 
 
 def _blurring(size: int, deviation: tf.Tensor) -> tf.Tensor:
@@ -140,15 +146,14 @@ def _sample(images: tf.Tensor, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     return above * (1 - down) + below * down
 
 
-def _erase(images: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
-    """Turn a square with sides of `size` pixels to paper in half of the images (random erasing, Zhong et al. 2020)."""
-    count, height, width, _ = images.shape
-    seeds = tf.random.split(seed, 3)
+def _erased(images: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
+    """Return images [N, H, W] with a square of paper, `size` pixels a side (random erasing, Zhong et al. 2020)."""
+    count, height, width = images.shape
+    seeds = tf.random.split(seed, 2)
 
     def inside(length: int, seed: tf.Tensor) -> tf.Tensor:
         first = tf.random.stateless_uniform([count, 1], seed, 0, length - size + 1, tf.int32)
         return (tf.range(length) >= first) & (tf.range(length) < first + size)
 
-    chosen = tf.random.stateless_uniform([count, 1, 1], seeds[2]) < 0.5
     square = inside(height, seeds[0])[:, :, tf.newaxis] & inside(width, seeds[1])[:, tf.newaxis, :]
-    return tf.where((chosen & square)[..., tf.newaxis], 0.0, images)
+    return tf.where(square, 0.0, images)
