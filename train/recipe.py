@@ -186,8 +186,8 @@ _BEST = {
         min_steps=1000,
     ),
 }
-# None is stronger than the strongest corruption of its kind. A share of 0.2 leaves 29 errors, 0.1 leaves 27 (8 epochs,
-# no teachers).
+# None is stronger than the strongest corruption of its kind. The cnn makes 21 errors in 5,000, 20 without them; on
+# corrupted copies, its accuracy is 0.984 instead of 0.875.
 _DEGRADED = Degradation(share=0.1, thickness=0.6, resolution=10, blur=1.2, erase=5, contrast=0.3, noise=0.35)
 _ROBUST = {
     "teacher": _BEST["teacher"],

@@ -41,6 +41,7 @@ _RUNS: dict[str, list[tuple[str, int] | tuple[str, int, float]]] = {
         ("the same, squares of 5 pixels erased", 24, 0.987),
         ("the same, nothing degraded", 23, 0.846),
         ("the same, rotation 11°, scale 0.12, shear 0.15, shift 2 again", 20, 0.875),
+        ("the same, degraded and erased again", 21, 0.984),
     ],
     "nn": [
         ("three teachers, 20 views, 120 epochs, teachers' weight 0.9, last tenth on images as they are", 37),
