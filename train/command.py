@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--recipe",
         choices=RECIPES,
         default="fast",
-        help="for speed (minutes), for accuracy, or also for unclean images (up to an hour each)",
+        help="fast takes minutes; best, for accuracy, and robust, also for unclean images, up to an hour",
     )
     parser.add_argument("--data", metavar="PATH", help="a Keras mnist.npz or a folder of IDX files")
     parser.add_argument("--models", type=Path, default=Path("models"), help="the folder to write to")

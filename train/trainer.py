@@ -3,6 +3,7 @@
 import hashlib
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -239,20 +240,22 @@ def _deployable(model: keras.Model, name: str, recipe: Recipe, images: NDArray[n
     measured.set_weights(model.get_weights())
     averaging = [each for each in measured.layers if isinstance(each, keras.layers.BatchNormalization)]
     if averaging:
-        for number, start in enumerate(range(0, len(images), _PREDICT_BATCH)):
+        for number, batch in enumerate(_in_batches(images)):
             for layer in averaging:
                 layer.momentum = number / (number + 1)  # gives the mean of all batches so far
-            measured(to_input(images[start : start + _PREDICT_BATCH]), training=True)
+            measured(batch, training=True)
     return folded(measured, recipe.dropout)
+
+
+def _in_batches(images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+    """Yield the networks' input, made from all images in order."""
+    for start in range(0, len(images), _PREDICT_BATCH):
+        yield to_input(images[start : start + _PREDICT_BATCH])
 
 
 def _predict(model: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     # Not `predict`: it sets up a pipeline on each call, which takes longer than a thousand predictions of the nn.
-    parts = [
-        model.predict_on_batch(to_input(images[start : start + _PREDICT_BATCH]))
-        for start in range(0, len(images), _PREDICT_BATCH)
-    ]
-    return np.concatenate(parts)
+    return np.concatenate([model.predict_on_batch(batch) for batch in _in_batches(images)])
 
 
 def _validate(
